@@ -27,13 +27,22 @@ REQUIREMENTS = ("requirements/dev.txt", "requirements/uv.txt")
 
 COMPILED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("operator", ("pyproject.toml", "--extra=operator")),
+    ("agent", ("pyproject.toml", "--extra=agent")),
     ("trainer-cpu", ("pyproject.toml", "--extra=trainer-cpu")),
     ("trainer-gpu", ("pyproject.toml", "--extra=trainer-gpu")),
     (
         "dev",
-        ("pyproject.toml", "requirements/dev.in", "--extra=operator", "--extra=trainer-cpu", "--group=dev"),
+        (
+            "pyproject.toml",
+            "requirements/dev.in",
+            "--extra=operator",
+            "--extra=agent",
+            "--extra=trainer-cpu",
+            "--group=dev",
+        ),
     ),
     ("build", ("--group=build",)),
+    ("peers", ("--group=peers",)),
     ("uv", ("requirements/uv.in",)),
 )
 """Which requirements/*.txt is compiled from what."""
