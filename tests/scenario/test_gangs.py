@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from greentrain.core.snapshot import Pod
-from tests.scenario.world import Watchman, World
+from tests.scenario.world import NODES, Watchman, World
 from tests.support.manifests import build_job, build_template
 
 SEEDS = range(200)
@@ -23,6 +23,8 @@ class Scene(Protocol):
     random: Random
     cut_after: int | None
     """Effects the operator gets done before it is killed; None for a pass to its end."""
+    silent: set[str]
+    """Nodes that do not answer."""
 
     @property
     def pods(self) -> Mapping[str, Any]: ...
@@ -33,7 +35,11 @@ class Scene(Protocol):
     def remove(self, name: str) -> None: ...
     def evict(self, name: str) -> None: ...
     def refuse(self, name: str) -> None: ...
-    def lose_node(self, name: str) -> None: ...
+    def lose_node(self, node: str) -> None: ...
+    def mark_lost(self, node: str) -> None: ...
+    def give_up(self, node: str, *, says_why: bool) -> None: ...
+    def return_node(self, node: str, *, rebooted: bool) -> None: ...
+    def delete_node(self, node: str) -> None: ...
     def edit(self, manifest: dict[str, Any]) -> None: ...
     def pass_time(self, seconds: float) -> None: ...
     def step_clock(self, seconds: float) -> None: ...
@@ -67,6 +73,8 @@ def disturb(world: Scene) -> None:
     chance = world.random
     names = sorted(world.pods)
     pods = {p.name: p for p in world.parsed()}
+    names_seen = names
+    names = [n for n in names if pods[n].node not in world.silent]
     pending = [n for n in names if pods[n].state.value == "pending"]
     running = [n for n in names if pods[n].state.value == "running"]
     leaving = [n for n in names if pods[n].terminating]
@@ -94,12 +102,12 @@ def disturb(world: Scene) -> None:
         world.remove(gone)
     elif act < 0.84 and running:
         world.evict(chance.choice(running))
-    elif act < 0.85 and running:
-        world.lose_node(chance.choice(running))
-    elif act < 0.86 and pending:
+    elif act < 0.86:
+        disturb_nodes(world)
+    elif act < 0.87 and pending:
         world.refuse(chance.choice(pending))
-    elif act < 0.88 and names:
-        world.remove(chance.choice(names))
+    elif act < 0.88 and names_seen:
+        world.remove(chance.choice(names_seen))
     elif act < 0.93:
         world.edit(spec_of(world))
     elif act < 0.94:
@@ -108,8 +116,27 @@ def disturb(world: Scene) -> None:
         world.pass_time(chance.choice([1, 5, 10, 31, 120]))
 
 
+def disturb_nodes(world: Scene) -> None:
+    """A node falls silent; one that did is marked, given up, deleted, or back as if nothing had been."""
+    chance = world.random
+    if not world.silent or (len(world.silent) < len(NODES) and chance.random() < 0.1):
+        world.lose_node(chance.choice(sorted(set(NODES) - world.silent)))
+        return
+    node, act = chance.choice(sorted(world.silent)), chance.random()
+    if act < 0.35:
+        world.mark_lost(node)
+    elif act < 0.55:
+        world.give_up(node, says_why=chance.random() < 0.5)
+    elif act < 0.85:
+        world.return_node(node, rebooted=chance.random() < 0.5)
+    else:
+        world.delete_node(node)
+
+
 def bring_to_rest(world: World, watchman: Watchman) -> None:
     """No more disturbances: a sound spec, a diligent kubelet, an operator that lives."""
+    for node in sorted(world.silent):
+        world.return_node(node, rebooted=world.random.random() < 0.5)
     spec = world.manifest["spec"]
     # Where the spec allows it nobody edits it again: an edit begins a new attempt and would hide a stuck one.
     if "enregy" in spec or spec.get("runPolicy", {}).get("suspend"):
@@ -132,7 +159,7 @@ def bring_to_rest(world: World, watchman: Watchman) -> None:
         world.pass_time(60)
     else:
         raise AssertionError("did not come to rest\n" + "\n".join(world.story[-80:]))
-    world.pass_time(4000)
+    world.pass_time(100_000)  # however often the clock was set back
     world.operate()
     watchman.check()
     lives = "ttlSecondsAfterFinished" in world.manifest["spec"].get("runPolicy", {})
@@ -191,4 +218,52 @@ def test_the_story_of_a_killed_worker_reads_as_it_happened() -> None:
         "40 digits-worker-0-2 exits 0",
         "40 digits-worker-1-2 exits 0",
         "40 Running → Succeeded",
+    ]
+
+
+def test_the_story_of_a_lost_node_reads_as_it_happened() -> None:
+    world = World(build_job(), seed=0)
+    world.in_order = True
+    world.operate()
+    world.silent = {"node-2"}
+    world.start("digits-worker-0-1")
+    world.silent = {"node-1"}
+    world.start("digits-worker-1-1")
+    world.silent = set()
+    world.operate()
+    world.pass_time(30)
+    world.lose_node("node-2")
+    world.pass_time(10)
+    world.end("digits-worker-0-1", 144)
+    world.operate()
+    world.pass_time(33)
+    world.mark_lost("node-2")
+    world.operate()
+    first = world.status.attempts[0]
+    assert (first.reason, first.counted_against) == ("NodeLost", "infrastructureRestartLimit")
+    assert first.message == "worker-1: its node stopped answering (node node-2)"
+    world.remove("digits-worker-0-1")
+    world.pass_time(3600)
+    world.operate()  # nobody knows whether the other one still runs
+    waiting = next(c for c in world.status.conditions if c.type == "PodsReady")
+    assert "kubectl delete node node-2" in waiting.message
+    world.delete_node("node-2")
+    world.operate()
+    assert [line.strip() for line in world.story] == [
+        "0 new → Starting",
+        "0 create digits-worker-0-1",
+        "0 create digits-worker-1-1",
+        "0 Starting → Running",
+        "30 node-2 stops answering",
+        "40 digits-worker-0-1 exits 144",
+        "40 Running → Degraded",
+        "73 node-2 is marked",
+        "73 Degraded → Restarting",
+        "73 delete digits-worker-0-1",
+        "73 delete digits-worker-1-1",
+        "73 digits-worker-0-1 gone",
+        "3673 node-2 deleted",
+        "3673 digits-worker-1-1 gone",
+        "3673 create digits-worker-0-2",
+        "3673 create digits-worker-1-2",
     ]

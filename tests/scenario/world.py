@@ -16,12 +16,21 @@ from typing import Any
 
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.names import LABEL_ATTEMPT
-from greentrain.api.v1alpha1 import KEPT_ATTEMPTS, KEPT_REPLACED, GreenTrainingJobStatus
+from greentrain.api.v1alpha1 import KEPT_ATTEMPTS, KEPT_REPLACED, AttemptStatus, GreenTrainingJobStatus
 from greentrain.core.decide import Decision, decide
-from greentrain.core.snapshot import Job, Pod, Snapshot, format_time, parse_pod, parse_time
+from greentrain.core.snapshot import Job, Pod, PodState, Snapshot, format_time, parse_pod, parse_time
 from tests.support.snapshots import START
 
 Body = dict[str, Any]
+
+
+NODES = ("node-1", "node-2")
+LOST: tuple[Body, ...] = (
+    {"type": "Ready", "status": "False"},
+    {"type": "ContainersReady", "status": "True"},
+)
+"""A pod's conditions once the node controller has marked it."""
+GIVEN_UP: Body = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
 
 
 class Killed(Exception):  # noqa: N818 - an event of the story, not an error
@@ -48,6 +57,8 @@ class World:
     """Pods the operator has written down as ended with 0."""
     deleted: bool = False
     """The job's object is gone, and the garbage collector follows."""
+    silent: set[str] = field(default_factory=set)
+    """Nodes that do not answer: what runs there is nobody's to see, start or end."""
     _uids: int = 0
 
     def __post_init__(self) -> None:
@@ -112,10 +123,21 @@ class World:
             self.say(f"{self.status.phase or 'new'} → {status.phase}")
         self.status = GreenTrainingJobStatus.model_validate_json(status.model_dump_json(by_alias=True))
         last = status.attempts[-1] if status.attempts else None
+        self._check_blame(last)
         done = last.finished_ranks if last is not None else ()
         self.finished_names |= {
             p.name for p in self.parsed() if last and p.attempt == last.number and str(p.rank) in done
         }
+
+    def _check_blame(self, last: AttemptStatus | None) -> None:
+        """An attempt that ended with a pod on a node known to be lost is not held against the program."""
+        before = next((a for a in self.status.attempts if last and a.number == last.number), None)
+        if last is None or last.end_time is None or (before is not None and before.end_time is not None):
+            return
+        lost = [p.name for p in self.parsed() if p.attempt == last.number and p.unreachable]
+        if any("evaluator" not in name for name in lost) and last.reason not in UNCOUNTED:
+            told = "\n".join(self.story)
+            assert last.counted_against == "infrastructureRestartLimit", f"{last.reason}, {lost}\n{told}"
 
     def _create_service(self) -> None:
         self.has_service = True
@@ -169,7 +191,12 @@ class World:
         self.say("spec edited")
 
     def start(self, name: str) -> None:
-        """The kubelet starts a pod's container."""
+        """The scheduler finds a node that answers, whose kubelet starts the pod's container."""
+        answering = sorted(set(NODES) - self.silent)
+        if not self.pods[name]["spec"].get("nodeName"):
+            if not answering:
+                return
+            self.pods[name]["spec"]["nodeName"] = self.random.choice(answering)
         self._state(name, "Running", {"running": {"startedAt": format_time(self.now)}})
 
     def end(self, name: str, code: int, reason: str = "Error") -> None:
@@ -195,13 +222,44 @@ class World:
             ],
         }
 
-    def lose_node(self, name: str) -> None:
-        """The node of a pod stops answering: its pod is marked, and nobody can say whether it still runs."""
-        self._delete(name, self.pods[name]["metadata"]["uid"])
-        self.pods[name]["status"]["conditions"] = [
-            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
-        ]
-        self.say(f"{name} lost with its node")
+    def lose_node(self, node: str) -> None:
+        """A node stops answering. Whether its pods still run nobody can say."""
+        self.silent.add(node)
+        self.say(f"{node} stops answering")
+
+    def mark_lost(self, node: str) -> None:
+        """The node controller marks the pods of a node that has not reported for its grace period."""
+        for name in self._running_on(node):
+            self.pods[name]["status"]["conditions"] = LOST
+        self.say(f"{node} is marked")
+
+    def give_up(self, node: str, *, says_why: bool) -> None:
+        """The taint manager asks for the deletion of the pods of a node marked for long; since 1.26 it says why."""
+        self.mark_lost(node)
+        for name in self._running_on(node):
+            self._delete(name, self.pods[name]["metadata"]["uid"])
+            if says_why:
+                self.pods[name]["status"]["conditions"] = [*LOST, GIVEN_UP]
+
+    def return_node(self, node: str, *, rebooted: bool) -> None:
+        """A node answers again: what runs there is as it was, or it was started anew and nothing does."""
+        self.silent.discard(node)
+        self.say(f"{node} answers again" + (", rebooted" if rebooted else ""))
+        for name in self._running_on(node):
+            if rebooted:
+                self.end(name, 255, "Unknown")
+            else:
+                self.pods[name]["status"].pop("conditions", None)
+
+    def delete_node(self, node: str) -> None:
+        """Somebody deletes a lost node: its pods are removed without anybody's word."""
+        self.silent.discard(node)
+        self.say(f"{node} deleted")
+        for name in [n for n, b in self.pods.items() if b["spec"].get("nodeName") == node]:
+            self.remove(name)
+
+    def _running_on(self, node: str) -> list[str]:
+        return sorted(p.name for p in self.parsed() if p.node == node and p.state is PodState.RUNNING)
 
     def step_clock(self, seconds: float) -> None:
         """The clock of the operator's machine is set."""

@@ -100,9 +100,9 @@ class Server:
             content_type=MERGE,
         )
 
-    async def run_pod(self, namespace: str, name: str) -> None:
+    async def run_pod(self, namespace: str, name: str, *, node: str = "node-1") -> None:
         """Play the scheduler and the kubelet: the pod is bound to a node (else a deletion would not wait), runs, is ready."""
-        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": "node-1"}}
+        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
         await self.call("POST", f"/api/v1/namespaces/{namespace}/pods/{name}/binding", binding)
         state = {"running": {"startedAt": timestamp()}}
         await self.set_pod_status(namespace, name, container_status("Running", state, ready=True))

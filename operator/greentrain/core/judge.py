@@ -9,7 +9,7 @@ passed, by its earliest exit that is not a consequence of another. `docs/restart
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -21,6 +21,10 @@ from greentrain.core.snapshot import Disruption, Pod, PodState, Rank
 
 SETTLE = timedelta(seconds=30)
 """How long the other ranks have to end after the first failure: three times the default peer timeout."""
+
+SETTLE_SILENT = timedelta(seconds=75)
+"""How long a rank that neither ends nor says why has instead: Kubernetes marks the pods of a node that is gone after up
+to 55 seconds (a grace period of 50, looked at every 5), and the others' exits may have come first."""
 
 LAST_RANKS = timedelta(seconds=2)
 """How long success waits for the other ranks' exits, which usually follow within a second: told once, told whole."""
@@ -110,14 +114,20 @@ def judge(
         return Finishing(finished + LAST_RANKS)
     seats = tuple(r for r in seats if r not in done)
     missing = [r for r in seats if r not in pods] if attempt.running_time is not None else []
-    failures = [*(cause_of(pods[r]) for r in seats if r in pods and failed(pods[r])), *map(_gone, missing)]
+    there = [pods[r] for r in seats if r in pods]
+    failures = [*(cause_of(p) for p in there if failed(p) or _lost(p)), *map(_gone, missing)]
     if not failures:
         return Ongoing()
     # What has not ended is no failure yet, but it may be why the others failed.
-    suspects = [c for r in seats if r in pods and (c := _suspicion(pods[r])) is not None]
+    suspects = [c for p in there if (c := _suspicion(p)) is not None]
     cause = earliest([*failures, *suspects], pods)
-    due = until(broken_since or now, SETTLE, now=now)
-    everyone_down = all(r in missing or (r in pods and pods[r].ended) for r in seats)
+    silent = next((p for p in there if p.state is PodState.RUNNING and _suspicion(p) is None), None)
+    if cause.kind is CauseKind.PEER_LOST and silent is not None:
+        cause = replace(
+            cause, rank=silent.rank, message=f"{silent.rank} does not answer{_at(silent)}: {cause.message}"
+        )
+    due = until(broken_since or now, SETTLE if silent is None else SETTLE_SILENT, now=now)
+    everyone_down = all(r in missing or (r in pods and (pods[r].ended or pods[r].unreachable)) for r in seats)
     return Broken(cause) if everyone_down or now >= due else Settling(cause, due)
 
 
@@ -149,6 +159,11 @@ def failed(pod: Pod) -> bool:
     return pod.ended and not succeeded(pod)
 
 
+def _lost(pod: Pod) -> bool:
+    """Whether a pod that has not ended was given up with its node: its deletion is asked for and nobody carries it out."""
+    return not pod.ended and pod.terminating and (pod.unreachable or pod.disruption is Disruption.NODE_LOST)
+
+
 _DISRUPTIONS = {
     Disruption.EVICTED: (Reason.EVICTED, "was evicted"),
     Disruption.PREEMPTED: (Reason.PREEMPTED, "was preempted by a pod of higher priority"),
@@ -164,7 +179,10 @@ def cause_of(pod: Pod) -> Cause:
     code, rank = pod.exit_code, pod.rank
     words = pod.termination.reason if pod.termination else _last_line_first(pod.log_tail)
     said = f": {words.strip()}" if words.strip() else ""
-    where = f" (node {pod.node})" if pod.node else ""
+    where = _at(pod)
+    if pod.unreachable:
+        text = f"{rank}: its node stopped answering{where}"
+        return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.NODE_LOST, text)
     if pod.disruption is not None:
         reason, what = _DISRUPTIONS[pod.disruption]
         why = f": {pod.disruption_message}" if pod.disruption_message else said
@@ -191,6 +209,10 @@ def cause_of(pod: Pod) -> Cause:
     if code >= 128:
         return Cause(rank, CauseKind.SIGNAL, Reason.KILLED, f"{rank} {_signal(code)}{said}", code)
     return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, f"{rank} exited with {code}{said}", code)
+
+
+def _at(pod: Pod) -> str:
+    return f" (node {pod.node})" if pod.node else ""
 
 
 def _last_line_first(tail: str) -> str:
@@ -231,7 +253,7 @@ def _suspicion(pod: Pod) -> Cause | None:
     """Why a pod that has not ended may be what the others died of."""
     if pod.ended:
         return None
-    if pod.disruption is not None:
+    if pod.disruption is not None or pod.unreachable:
         return cause_of(pod)
     if pod.terminating:
         where = f" on node {pod.node}, which may not answer" if pod.node else ""

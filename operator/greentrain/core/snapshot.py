@@ -115,6 +115,8 @@ class Pod:
     """When its deletion was asked for, before the grace period."""
     disruption: Disruption | None = None
     disruption_message: str = ""
+    unreachable: bool = False
+    """Kubernetes has marked the pod of a node that stopped answering; whether it still runs nobody can know."""
 
     @property
     def ended(self) -> bool:
@@ -269,7 +271,9 @@ def parse_pod(body: Raw) -> Pod | None:
             log_tail=_tail(status.get("message") or ""),
         )
     if state.get("running") is not None:
-        return replace(pod, state=PodState.RUNNING, ready=bool(container.get("ready")))
+        cut_off = _unreachable(status)
+        ready = bool(container.get("ready")) and not cut_off
+        return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off)
     reason, message = _why_waiting(status, state)
     return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=message)
 
@@ -297,6 +301,19 @@ def _disruption(status: Raw) -> tuple[Disruption | None, str]:
             known = _DISRUPTION_TARGET.get(condition.get("reason") or "", Disruption.EVICTED)
             return known, condition.get("message") or ""
     return _STATUS_REASONS.get(status.get("reason") or ""), status.get("message") or ""
+
+
+def _unreachable(status: Raw) -> bool:
+    """Whether the node controller, not the kubelet, said last that a pod is not ready.
+
+    When a node has not reported for its grace period (`--node-monitor-grace-period`, 40 s, since 1.32 50 s) the
+    controller sets the condition Ready of its pods to False and leaves ContainersReady as the kubelet wrote it. The
+    kubelet itself writes the two apart only for a readiness gate, with a reason of its own.
+    """
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    marked = ready.get("status") == "False" and containers.get("status") == "True"
+    return bool(marked and ready.get("reason") != "ReadinessGatesNotReady")
 
 
 def _why_waiting(status: Raw, state: Raw) -> tuple[str, str]:

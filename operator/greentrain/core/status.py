@@ -30,7 +30,7 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.core.judge import Cause, failed, finished_ranks
 from greentrain.core.manifests import deciding_rank, ranks, replica_counts
-from greentrain.core.snapshot import Pod, Rank, Snapshot, format_time
+from greentrain.core.snapshot import Disruption, Pod, Rank, Snapshot, format_time
 
 
 class EventType(StrEnum):
@@ -236,8 +236,12 @@ class Writer:
         ready = sum(r in pods and pods[r].ready for r in seats)
         finished = len(finished_ranks(attempt, self._told(attempt)))
         leaving = next((p for p in pods.values() if p.terminating), None)
+        cut_off = next((p for p in pods.values() if p.unreachable), None)
         stuck = find_stuck(pods)
-        if leaving is not None:
+        if cut_off is not None:
+            text = f"pod {cut_off.name}: its node {cut_off.node} stopped answering"
+            self._set(Type.PODS_READY, "False", Reason.NODE_LOST, text)
+        elif leaving is not None:
             self._set(
                 Type.PODS_READY, "False", Reason.POD_TERMINATING, f"pod {leaving.name} is being deleted"
             )
@@ -285,12 +289,18 @@ class Writer:
 
     def waiting_for_old_pods(self, pods: Sequence[Pod]) -> None:
         """The next attempt starts when every pod of the old one is gone."""
-        first = pods[0]
+        cut_off = next((p for p in pods if p.unreachable or p.disruption is Disruption.NODE_LOST), None)
+        first = cut_off or pods[0]
         where = f" on node {first.node}" if first.node else ""
         text = (
             f"{len(pods)} old pods are still there, such as {first.name}{where}; "
             "the next attempt starts when they are gone"
         )
+        if cut_off is not None:
+            text += (
+                f". The node stopped answering: if it is off for good, delete it (kubectl delete node {first.node}) "
+                "or taint it node.kubernetes.io/out-of-service"
+            )
         self._not_running(Reason.WAITING_FOR_OLD_PODS, text)
         if self._is(Type.SUSPENDED):
             self._set(Type.SUSPENDED, "False", Reason.RESUMED, text)
@@ -498,7 +508,13 @@ def transition_events(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) 
 
 
 _STUCK = frozenset(
-    {Reason.UNSCHEDULABLE, Reason.IMAGE_UNAVAILABLE, Reason.CONTAINER_NOT_STARTED, Reason.CREATE_REFUSED}
+    {
+        Reason.UNSCHEDULABLE,
+        Reason.IMAGE_UNAVAILABLE,
+        Reason.CONTAINER_NOT_STARTED,
+        Reason.CREATE_REFUSED,
+        Reason.NODE_LOST,
+    }
 )
 
 

@@ -20,8 +20,9 @@ from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.controller.clock import SteadyClock
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
-from greentrain.core.snapshot import Pod, format_time, parse_pod, parse_status
+from greentrain.core.snapshot import Pod, PodState, format_time, parse_pod, parse_status
 from tests.scenario.test_gangs import disturb
+from tests.scenario.world import GIVEN_UP, LOST, NODES
 from tests.support.api import RefusedError, Server
 from tests.support.manifests import build_job
 
@@ -43,6 +44,7 @@ class Stage:
         self.pods: dict[str, Json] = {}
         self.status = GreenTrainingJobStatus()
         self.deleted = False
+        self.silent: set[str] = set()
         self.story: list[str] = []
         self._server = server
         self._namespace = namespace
@@ -101,7 +103,9 @@ class Stage:
             self.status = parse_status(job.get("status"))
 
     def start(self, name: str) -> None:
-        self._do(self._server.run_pod(self._namespace, name))
+        answering = sorted(set(NODES) - self.silent)
+        if answering:
+            self._do(self._server.run_pod(self._namespace, name, node=self.random.choice(answering)))
 
     def end(self, name: str, code: int, reason: str = "") -> None:
         self.say(f"{name} exits {code}")
@@ -115,12 +119,39 @@ class Stage:
         words = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}
         self._set_status(name, {"conditions": [words]})
 
-    def lose_node(self, name: str) -> None:
-        self.say(f"{name} lost with its node")
-        path = f"/api/v1/namespaces/{self._namespace}/pods/{name}"
-        self._do(self._server.call("DELETE", path, {"gracePeriodSeconds": 30}))
-        lost = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
-        self._set_status(name, {"conditions": [lost]})
+    def lose_node(self, node: str) -> None:
+        self.say(f"{node} stops answering")
+        self.silent.add(node)
+
+    def mark_lost(self, node: str) -> None:
+        self.say(f"{node} is marked")
+        for name in self._running_on(node):
+            self._set_status(name, {"conditions": LOST})
+
+    def give_up(self, node: str, *, says_why: bool) -> None:
+        self.say(f"{node} is given up")
+        for name in self._running_on(node):
+            path = f"/api/v1/namespaces/{self._namespace}/pods/{name}"
+            self._do(self._server.call("DELETE", path, {"gracePeriodSeconds": 30}))
+            self._set_status(name, {"conditions": [*LOST, GIVEN_UP] if says_why else LOST})
+
+    def return_node(self, node: str, *, rebooted: bool) -> None:
+        self.say(f"{node} answers again" + (", rebooted" if rebooted else ""))
+        self.silent.discard(node)
+        for name in self._running_on(node):
+            if rebooted:
+                self.end(name, 255, "Unknown")
+            else:
+                self._set_status(name, {"conditions": None})
+
+    def delete_node(self, node: str) -> None:
+        self.say(f"{node} deleted")
+        self.silent.discard(node)
+        for name in [p.name for p in self.parsed() if p.node == node]:
+            self.remove(name)
+
+    def _running_on(self, node: str) -> list[str]:
+        return sorted(p.name for p in self.parsed() if p.node == node and p.state is PodState.RUNNING)
 
     def _set_status(self, name: str, status: Json) -> None:
         self._do(self._server.set_pod_status(self._namespace, name, status))
@@ -207,6 +238,8 @@ def play(stage: Stage) -> None:
 
 
 def bring_to_rest(stage: Stage, watchman: Watchman) -> None:
+    for node in sorted(stage.silent):
+        stage.return_node(node, rebooted=stage.random.random() < 0.5)
     spec = stage.manifest["spec"]
     if "enregy" in spec or spec.get("runPolicy", {}).get("suspend"):
         stage.edit(build_job(workers=2, runPolicy={"backoffLimit": 1000}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from greentrain.api.conditions import Reason
 from greentrain.api.v1alpha1 import AttemptStatus, SuccessPolicy
 from greentrain.core.judge import (
     SETTLE,
+    SETTLE_SILENT,
     Broken,
     Cause,
     CauseKind,
@@ -94,12 +96,42 @@ def test_a_rank_that_was_never_started_is_not_lost() -> None:
     assert isinstance(verdict(pod(0), started=False), Ongoing)
 
 
-def test_a_frozen_rank_is_not_waited_for_beyond_the_settle_window() -> None:
-    pods = {p.rank: p for p in (exited(0, 1), pod(1))}
+@pytest.mark.parametrize(
+    ("other", "window"),
+    [(pod(1), SETTLE_SILENT), (pod(1, terminating=True), SETTLE), (pod(1, PodState.PENDING), SETTLE)],
+    ids=["frozen, or its node is gone and not marked yet", "being deleted", "not there yet"],
+)
+def test_a_rank_that_does_not_end_is_not_waited_for_beyond_its_window(other: Pod, window: timedelta) -> None:
+    pods = {p.rank: p for p in (exited(0, 1), other)}
     since = at(0)
-    before = judge(attempt(), pods, broken_since=since, now=since + SETTLE * 0.99)
-    after = judge(attempt(), pods, broken_since=since, now=since + SETTLE)
+    before = judge(attempt(), pods, broken_since=since, now=since + window * 0.99)
+    after = judge(attempt(), pods, broken_since=since, now=since + window)
     assert (type(before), type(after)) == (Settling, Broken)
+
+
+def test_a_silent_rank_is_named_where_the_others_only_say_that_they_lost_a_peer() -> None:
+    pods = {p.rank: p for p in (exited(0, 144), pod(1, node="node-2"))}
+    judged = judge(attempt(), pods, broken_since=at(0), now=at(75))
+    assert isinstance(judged, Broken)
+    assert (judged.cause.rank, judged.cause.reason) == (worker(1), Reason.PEER_LOST)
+    assert judged.cause.message == "worker-1 does not answer (node node-2): worker-0 lost a peer"
+
+
+@pytest.mark.parametrize("code", [1, 137, 144], ids=["a plain script's end", "a signal", "a peer was lost"])
+def test_a_node_that_stopped_answering_is_the_cause_as_soon_as_the_others_are_down(code: int) -> None:
+    lost = pod(1, unreachable=True, node="node-2")
+    assert isinstance(verdict(pod(0), lost), Ongoing)  # it may come back
+    judged = verdict(exited(0, code, 5), lost)
+    assert isinstance(judged, Broken)
+    assert (judged.cause.rank, judged.cause.reason) == (worker(1), Reason.NODE_LOST)
+    assert judged.cause.message == "worker-1: its node stopped answering (node node-2)"
+
+
+def test_a_pod_given_up_with_its_node_ends_the_attempt_although_the_others_run_on() -> None:
+    lost = pod(1, unreachable=True, terminating=True)
+    judged = verdict(pod(0), lost)
+    assert isinstance(judged, Settling)
+    assert judged.cause.reason == Reason.NODE_LOST
 
 
 @pytest.mark.parametrize(
@@ -191,3 +223,38 @@ def test_of_a_long_log_whole_lines_are_kept() -> None:
     assert parsed is not None
     lines = parsed.log_tail.splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("line 0398", "line 0499", 102)
+
+
+@pytest.mark.parametrize(
+    ("ready", "containers_ready", "reason", "unreachable"),
+    [
+        ("True", "True", None, False),
+        ("False", "True", None, True),
+        ("False", "False", "ContainersNotReady", False),
+        ("False", "True", "ReadinessGatesNotReady", False),
+        ("Unknown", "True", None, False),
+    ],
+    ids=["well", "marked by the node controller", "its probe fails", "a readiness gate is open", "unknown"],
+)
+def test_a_pod_is_unreachable_where_the_node_controller_said_so(
+    ready: str, containers_ready: str, reason: str | None, unreachable: bool
+) -> None:
+    labels = {"replica-type": "Worker", "replica-index": "0", "attempt": "1"}
+    conditions = [
+        {"type": "Ready", "status": ready, **({"reason": reason} if reason else {})},
+        {"type": "ContainersReady", "status": containers_ready},
+    ]
+    containers = [{"name": "tensorflow", "ready": containers_ready == "True", "state": {"running": {}}}]
+    parsed = parse_pod(
+        {
+            "metadata": {
+                "name": "w",
+                "uid": "1",
+                "labels": {f"greentrain.dev/{k}": v for k, v in labels.items()},
+            },
+            "status": {"phase": "Running", "conditions": conditions, "containerStatuses": containers},
+        }
+    )
+    assert parsed is not None
+    assert parsed.unreachable is unreachable
+    assert not (parsed.ready and unreachable)

@@ -71,6 +71,15 @@ def running(**status: Any) -> Body:
     return container({"running": {}}, "Running", **status)
 
 
+def cut_off() -> Body:
+    """What the node controller leaves of a pod whose node stopped reporting."""
+    conditions = [
+        {"type": "Ready", "status": "False"},
+        {"type": "ContainersReady", "status": "True"},
+    ]
+    return container({"running": {}}, "Running", conditions=conditions)
+
+
 def exit_(code: int, second: float = 10, reason: str = "Error", **status: Any) -> Body:
     terminated = {"exitCode": code, "reason": reason, "finishedAt": format_time(at(second))}
     return container({"terminated": terminated}, "Failed" if code else "Succeeded", **status)
@@ -118,6 +127,11 @@ CULPRITS: dict[str, list[Body | None]] = {
         body(1, running(reason="NodeLost"), deleted=9),
         body(1, {"phase": "Failed", "conditions": [disrupted("DeletionByPodGC")]}),
     ],
+    "it runs on, and its node does not answer": [
+        body(1, cut_off()),
+        body(1, cut_off(), deleted=9),
+    ],
+    "every other rank 144, it runs on": [body(1, running())],
     "it is gone, or ended after its deletion was asked for": [
         None,
         body(1, exit_(143), deleted=9),
@@ -176,7 +190,7 @@ def play(row: Row, policy: str, culprit: Body | None, order: str) -> GreenTraini
     healthy = culprit if never_started else body(1, running())
     first = parsed(ran, culprit) if order == "cause first" else parsed(bystander, healthy)
     both = parsed(bystander, culprit)
-    return live(manifest, [(at(12), first), (at(13), both), (at(13 + 30), both)], status)
+    return live(manifest, [(at(12), first), (at(13), both), (at(13 + 75), both)], status)
 
 
 CELLS = [
@@ -243,7 +257,7 @@ def test_every_line_of_the_matrix_is_played() -> None:
     played = {row.cause for row in read_matrix() if row.outcomes["Never"] in ("Failed", "restart")}
     rest = {row.cause for row in read_matrix()} - played
     assert rest == {"done", "one of them is done", "stopped by us"}
-    assert len(played) == 17
+    assert len(played) == 19
     assert {LIKEWISE.get(r.cause, r.seen_as) for r in read_matrix() if r.cause in played} == set(CULPRITS)
 
 
