@@ -39,8 +39,8 @@ test: python ## Run the unit, guard, scenario, contract and integration tests.
 demo: python ## From nothing to a trained model: sandbox, images, chart and the digits job (about 10 min the first time).
 	@$(SANDBOX) demo
 
-e2e: python ## Run the end-to-end tests in the sandbox, bringing up what is missing.
-	@$(SANDBOX) demo --without-job
+e2e: python ## Run the end-to-end tests in a sandbox of two nodes, bringing up what is missing.
+	@GREENTRAIN_SANDBOX_NODES=2 $(SANDBOX) demo --without-job
 	@$(BIN)/pytest tests/e2e
 
 check: ## Everything that must hold: style, types, test, demo, e2e, in that order.

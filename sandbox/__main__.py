@@ -1,4 +1,4 @@
-"""The sandbox's commands: `python3 -m sandbox up|down|status|packages|binaries|import|images|environment|demo`."""
+"""The sandbox's commands: `python3 -m sandbox up|down|status|power-off|power-on|packages|binaries|import|images|environment|demo`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from sandbox import binaries, node, packages
+from sandbox import binaries, node, outage, packages
 from sandbox.down import remove_sandbox, sweep
 from sandbox.shell import SandboxError
 from sandbox.state import Sandbox, parse_node_count, read_node_count
@@ -36,6 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--nodes", help="1 or 2 (default: $GREENTRAIN_SANDBOX_NODES, else 1)")
     commands.add_parser("down", help="remove it: processes, mounts, network, cgroups and state")
     commands.add_parser("status", help="say what runs")
+    for word, about in (
+        ("power-off", "end everything that runs on a node, as if its plug were pulled"),
+        ("power-on", "start such a node again"),
+    ):
+        commands.add_parser(word, help=about).add_argument("node", help="node1 or node2")
     commands.add_parser("packages", help="install the Debian packages that are missing")
     commands.add_parser("binaries", help="find or build Kubernetes' programs and say where they are")
     importing = commands.add_parser("import", help="import an image archive into every node")
@@ -96,6 +101,14 @@ def _run(asked: argparse.Namespace) -> int:
             healthy, text = describe(sandbox)
             print(text)
             return 0 if healthy else 1
+        case "power-off":
+            with hold_lock():
+                count = outage.power_off(sandbox, outage.find_node(sandbox, asked.node))
+            print(f"{asked.node} is off: {count} processes ended. Kubernetes says so in about 45 seconds.")
+        case "power-on":
+            with hold_lock():
+                outage.power_on(sandbox, outage.find_node(sandbox, asked.node))
+            print(f"{asked.node} is on and ready.")
         case "packages":
             run_steps([packages.build_step(cache)])
         case "binaries":

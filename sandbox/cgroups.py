@@ -125,19 +125,22 @@ def _enable_controllers(hierarchy: Path, parts: list[str]) -> None:
         folder = folder / part
 
 
-def find_folders(mode: CgroupMode) -> Iterator[Path]:
-    """Every cgroup of the sandbox, deepest first."""
-    top = "greentrain.slice" if mode.driver is Driver.SYSTEMD else TOP
+def find_folders(mode: CgroupMode, node: Node | None = None) -> Iterator[Path]:
+    """Every cgroup of the sandbox, or of one of its nodes, deepest first."""
+    systemd = mode.driver is Driver.SYSTEMD
+    top = Path("greentrain.slice" if systemd else TOP)
+    if node is not None:
+        top /= f"greentrain-{node.name}.slice" if systemd else node.name
     for hierarchy in (*mode.hierarchies, *mode.beside):
         # os.walk: cgroup folders vanish while they are read, which Path.rglob does not forgive in Python 3.11.
         for folder, _, _ in os.walk(hierarchy / top, topdown=False):
             yield Path(folder)
 
 
-def find_pids(mode: CgroupMode) -> set[int]:
-    """Program ids of everything that runs in a container of the sandbox."""
+def find_pids(mode: CgroupMode, node: Node | None = None) -> set[int]:
+    """Program ids of everything that runs in a container of the sandbox, or of one of its nodes."""
     pids: set[int] = set()
-    for folder in find_folders(mode):
+    for folder in find_folders(mode, node):
         with contextlib.suppress(OSError):
             pids.update(int(line) for line in (folder / "cgroup.procs").read_text().split())
     return pids

@@ -20,6 +20,7 @@ from sandbox.binaries import gather_binaries
 from sandbox.images import ROOT
 from sandbox.release import Cluster
 from sandbox.state import CONTEXT, Sandbox
+from tests.support.weights import hash_checkpoints
 
 Json = dict[str, Any]
 NAMESPACE = "default"
@@ -95,6 +96,14 @@ class Bench:
         )
         return seen
 
+    def folder(self, job: str) -> Path:
+        """Where a job's checkpoints lie on the shared volume."""
+        return self.sandbox.volume / "greentrain" / NAMESPACE / job
+
+    def last_weights(self, job: str) -> str:
+        """The SHA-256 over all variables of model, optimizer and step in the last checkpoint of a `long` job."""
+        return hash_checkpoints(self.folder(job))[LONG_STEPS]
+
     def kill_container(self, pod_uid: str, word: str) -> None:
         """SIGKILL the process of a pod whose command line holds that word, as a crash would."""
         killed = 0
@@ -129,10 +138,32 @@ def condition(job: Json, type_: str) -> Json:
     return next(found, {})
 
 
+LONG_STEPS = 400
+
+
 def long(job: Json) -> Json:
-    """The same job, slowed down so that there is time to disturb it."""
+    """The same job, equal to the bit from run to run and slowed down so that there is time to disturb it."""
     container = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
-    container["args"] = ["digits", "--steps=400", "--checkpoint-every=20", "--step-delay-seconds=0.1"]
+    container["args"] = [
+        *("digits", f"--steps={LONG_STEPS}", "--checkpoint-every=20"),
+        *("--step-delay-seconds=0.1", "--deterministic"),
+    ]
+    return job
+
+
+def apart(job: Json) -> Json:
+    """The same job, its workers on different nodes where there is room."""
+    name = name_of(job)
+    term = {
+        "labelSelector": {"matchLabels": {"greentrain.dev/job-name": name}},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    rule = {
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]
+        }
+    }
+    job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["affinity"] = rule
     return job
 
 
@@ -159,13 +190,27 @@ def read_example() -> list[Json]:
     return list(yaml.safe_load_all((ROOT / "examples/digits.yaml").read_text()))
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(bench: Bench) -> Iterator[str]:
+    """What `Bench.last_weights` says of a `long` job that nothing disturbed."""
+    job = long(next(b for b in read_example() if b["kind"] == "GreenTrainingJob"))
+    job["metadata"]["name"] = name = "e2e-uninterrupted"
+    shutil.rmtree(bench.folder(name), ignore_errors=True)
+    bench.apply(job)
+    seen = bench.until_condition(name, "Succeeded", seconds=300)
+    assert seen["status"]["attemptCount"] == 1
+    yield bench.last_weights(name)
+    bench.kubectl("delete", "gtj", name, "--wait")
+    shutil.rmtree(bench.folder(name), ignore_errors=True)
+
+
 @pytest.fixture
 def digits(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Json]:
     """The job of examples/digits.yaml under a name of the test's own; its files are removed before and after."""
     job = next(b for b in read_example() if b["kind"] == "GreenTrainingJob")
     name = f"e2e-{zlib.crc32(request.node.name.encode()):08x}"
     job["metadata"]["name"] = name
-    folder = bench.sandbox.volume / "greentrain" / NAMESPACE / name
+    folder = bench.folder(name)
     shutil.rmtree(folder, ignore_errors=True)
     yield job
     bench.kubectl("delete", "gtj", name, "--ignore-not-found", "--wait")

@@ -24,7 +24,8 @@ def look_inside(bench: Bench, image: str) -> dict[str, Any]:
         *("run", "look-inside", "--rm", "--attach", "--quiet", "--restart=Never", f"--image={image}"),
         *("--image-pull-policy=IfNotPresent", "--command", "--", "python3", "-c", LOOK),
     )
-    found: dict[str, Any] = json.loads(said.strip().splitlines()[0])
+    # Where the container ended before kubectl was attached, it says so and prints the log instead.
+    found: dict[str, Any] = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
     return found
 
 

@@ -42,7 +42,9 @@ def test_a_plain_user_image_with_its_own_script_succeeds(bench: Bench) -> None:
     bench.kubectl("delete", "gtj", name_of(job), "--wait")
 
 
-def test_suspend_saves_and_resume_goes_on_from_there(bench: Bench, digits: Json) -> None:
+def test_suspend_saves_and_resume_ends_where_an_uninterrupted_run_does(
+    bench: Bench, digits: Json, uninterrupted: str
+) -> None:
     name = name_of(digits)
     bench.apply(long(digits))
     bench.until_step(name, 40)
@@ -61,9 +63,12 @@ def test_suspend_saves_and_resume_goes_on_from_there(bench: Bench, digits: Json)
         assert second["startStep"] == saved["step"]
     assert second["startStep"] >= saved["step"]
     assert job["status"]["failureCount"] == 0
+    assert bench.last_weights(name) == uninterrupted
 
 
-def test_a_worker_killed_9_restarts_the_gang_from_a_checkpoint(bench: Bench, digits: Json) -> None:
+def test_a_worker_killed_9_restarts_the_gang_which_ends_where_an_uninterrupted_run_does(
+    bench: Bench, digits: Json, uninterrupted: str
+) -> None:
     name = name_of(digits)
     bench.apply(long(digits))
     bench.until_step(name, 40)
@@ -77,6 +82,7 @@ def test_a_worker_killed_9_restarts_the_gang_from_a_checkpoint(bench: Bench, dig
     assert second["startStep"] > 0
     assert second["startStep"] % 20 == 0
     assert job["status"]["failureCount"] == 1
+    assert bench.last_weights(name) == uninterrupted
 
 
 def test_the_operator_killed_9_while_it_creates_converges(bench: Bench) -> None:

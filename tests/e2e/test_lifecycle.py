@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.e2e.conftest import PLAIN_IMAGE, Bench, condition, long, name_of
+from sandbox.outage import find_node, power_off, power_on
+from tests.e2e.conftest import PLAIN_IMAGE, Bench, apart, condition, long, name_of
 
 Json = dict[str, Any]
 
@@ -38,6 +41,17 @@ def plain_job(name: str, *command: str, workers: int = 2, limits: Json | None = 
     }
 
 
+EXTENDED = "example.com/e2e-card"
+"""An extended resource of these tests, so that preemption is about nothing else on the nodes."""
+
+
+def offer(bench: Bench, count: str | None) -> None:
+    """Announce the extended resource on one node, or take it back."""
+    node = bench.read("nodes")["items"][0]["metadata"]["name"]
+    body = json.dumps({"status": {"capacity": {EXTENDED: count}}})
+    bench.kubectl("patch", "node", node, "--subresource=status", "--type=merge", f"-p={body}")
+
+
 def pods_of(bench: Bench, job: str) -> dict[str, Json]:
     found = bench.read("pods", "-l", f"greentrain.dev/job-name={job}")["items"]
     return {p["metadata"]["name"]: p for p in found}
@@ -51,17 +65,30 @@ def removed(bench: Bench) -> Iterator[list[str]]:
     bench.kubectl("delete", "gtj", *names, "--ignore-not-found", "--wait")
 
 
-def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there(bench: Bench, digits: Json) -> None:
+def node_of(bench: Bench, pod: str) -> str:
+    name: str = bench.read("pod", pod)["spec"]["nodeName"]
+    return name
+
+
+def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewhere(
+    bench: Bench, digits: Json, uninterrupted: str
+) -> None:
     name = name_of(digits)
-    node = bench.read("nodes")["items"][0]["metadata"]["name"]
-    bench.apply(long(digits))
+    bench.apply(apart(long(digits)))
     bench.until_step(name, 40)
+    node = node_of(bench, f"{name}-worker-1-1")
+    other = node_of(bench, f"{name}-worker-0-1")
+    assert node != other
     try:
         bench.kubectl(
             "drain", node, f"--pod-selector=greentrain.dev/job-name={name}", "--ignore-daemonsets", "--force"
         )
-        job = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable")
-        assert "unschedulable" in condition(job, "PodsReady")["message"]
+        bench.until(
+            lambda: [p["spec"].get("nodeName") for n, p in pods_of(bench, name).items() if n.endswith("-2")],
+            lambda nodes: nodes == [other, other],
+            seconds=120,
+            what="the second attempt's pods stand on the other node",
+        )
     finally:
         bench.kubectl("uncordon", node)
     job = bench.until_condition(name, "Succeeded", seconds=300)
@@ -70,6 +97,110 @@ def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there(bench: B
     # Not a multiple of --checkpoint-every: the step all of them agreed on, saved because of the drain.
     assert second["startStep"] == first["lastStep"] >= 40
     assert (job["status"]["failureCount"], job["status"]["infrastructureFailureCount"]) == (0, 1)
+    assert bench.last_weights(name) == uninterrupted
+
+
+def test_a_lost_node_is_named_and_the_gang_goes_on_when_it_is_deleted(
+    bench: Bench, digits: Json, uninterrupted: str
+) -> None:
+    name = name_of(digits)
+    bench.apply(apart(long(digits)))
+    bench.until_step(name, 40)
+    # The operator itself must outlive the node.
+    standing = bench.operator_pod()["spec"]["nodeName"]
+    nodes = {i: node_of(bench, f"{name}-worker-{i}-1") for i in (0, 1)}
+    index, lost = next((i, n) for i, n in nodes.items() if n != standing)
+    node = find_node(bench.sandbox, lost)
+    power_off(bench.sandbox, node)
+    try:
+        job = bench.until_condition(name, "Restarting", reason="NodeLost", seconds=120)
+        assert (
+            f"worker-{index}: its node stopped answering (node {lost})"
+            in condition(job, "Restarting")["message"]
+        )
+        job = bench.until_condition(name, "PodsReady", "False", reason="WaitingForOldPods", seconds=60)
+        job = bench.until(
+            lambda: bench.read("gtj", name),
+            lambda body: f"kubectl delete node {lost}" in condition(body, "PodsReady")["message"],
+            seconds=60,
+            what="the condition says how to go on",
+        )
+        assert job["status"]["attemptCount"] == 1
+        bench.kubectl("delete", "node", lost)
+        bench.until(
+            lambda: sorted(pods_of(bench, name)),
+            lambda pods: pods == [f"{name}-worker-{i}-2" for i in (0, 1)],
+            seconds=150,
+            what="the second attempt's pods",
+        )
+    finally:
+        power_on(bench.sandbox, node)
+    job = bench.until_condition(name, "Succeeded", seconds=300)
+    first, second = job["status"]["attempts"]
+    assert (first["reason"], first["countedAgainst"]) == ("NodeLost", "infrastructureRestartLimit")
+    assert second["startStep"] >= 40
+    assert (job["status"]["failureCount"], job["status"]["infrastructureFailureCount"]) == (0, 1)
+    assert bench.last_weights(name) == uninterrupted
+
+
+def test_a_preempted_worker_is_an_infrastructure_restart(bench: Bench, removed: list[str]) -> None:
+    name = "e2e-preempted"
+    removed.append(name)
+    job = plain_job(name, "sleep", "3600", workers=1)
+    job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]["resources"] = {
+        "requests": {EXTENDED: "1"},
+        "limits": {EXTENDED: "1"},
+    }
+    urgent = "e2e-urgent"
+    offer(bench, "1")
+    try:
+        bench.apply(
+            {
+                "apiVersion": "scheduling.k8s.io/v1",
+                "kind": "PriorityClass",
+                "metadata": {"name": urgent},
+                "value": 1000,
+            },
+            job,
+        )
+        bench.until_condition(name, "Running", seconds=90)
+        pod_spec = {
+            **job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"],
+            "priorityClassName": urgent,
+        }
+        pod_spec["restartPolicy"] = "Never"
+        bench.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": urgent}, "spec": pod_spec})
+        seen = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable", seconds=120)
+        (first, _) = seen["status"]["attempts"]
+        # The pod condition DisruptionTarget, which says that it was preempted, came with 1.26.
+        assert first["reason"] in ("PodLost", "Preempted")
+        assert first["countedAgainst"] == "infrastructureRestartLimit"
+        bench.kubectl("delete", "pod", urgent, "--grace-period=1")
+        bench.until_condition(name, "Running", seconds=90)
+    finally:
+        bench.kubectl("delete", "pod", urgent, "--ignore-not-found", "--grace-period=1")
+        bench.kubectl("delete", "priorityclass", urgent, "--ignore-not-found")
+        offer(bench, None)
+
+
+def test_an_image_that_vanished_is_named_when_the_others_gave_up_waiting(
+    bench: Bench, removed: list[str]
+) -> None:
+    name = "e2e-image"
+    removed.append(name)
+    job = plain_job(
+        name, "sh", "-c", "sleep 10; exit 144", workers=1, runPolicy={"infrastructureRestartLimit": 0}
+    )
+    chief = yaml.safe_load(yaml.safe_dump(job["spec"]["tfReplicaSpecs"]["Worker"]))
+    job["spec"]["tfReplicaSpecs"]["Chief"] = chief
+    container = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+    container |= {"image": "localhost/greentrain/vanished:1", "imagePullPolicy": "Never"}
+    bench.apply(job)
+    seen = bench.until_condition(name, "Failed", reason="InfrastructureRestartLimitExceeded", seconds=120)
+    (first,) = seen["status"]["attempts"]
+    assert first["reason"] == "ImageUnavailable"
+    assert "worker-0 never started" in condition(seen, "Failed")["message"]
+    assert "localhost/greentrain/vanished:1" in condition(seen, "Failed")["message"]
 
 
 def test_out_of_memory_is_said_so(bench: Bench, removed: list[str]) -> None:

@@ -23,10 +23,9 @@ from tests.integration.trainer.ranks import (
     exit_codes,
     free_ports,
     frozen,
-    hash_checkpoints,
     is_connected,
-    run_python,
 )
+from tests.support.weights import hash_checkpoints, run_python
 
 pytestmark = pytest.mark.tensorflow
 
