@@ -1,4 +1,4 @@
-"""Generates the CustomResourceDefinition from the pydantic models.
+"""Generates the CustomResourceDefinitions from the pydantic models.
 
 JSON Schema as pydantic writes it is not what a CRD may hold (structural schemas, no `$ref`, no `const`,
 no null unions). The conversion knows the constructs the models use and raises on any other, so that a
@@ -16,7 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from greentrain.api import names
+from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
 from greentrain.api.v1alpha1 import GreenTrainingJobSpec, GreenTrainingJobStatus, ReplicaType
 
 Schema = dict[str, Any]
@@ -115,6 +118,12 @@ COLUMNS: list[dict[str, Any]] = [
         "description": "How much of the training is done.",
     },
     {
+        "name": "Energy",
+        "type": "string",
+        "jsonPath": ".status.display.energy",
+        "description": "Energy used by all its pods so far; nothing where nothing is known.",
+    },
+    {
         "name": "Attempt",
         "type": "integer",
         "jsonPath": ".status.attemptCount",
@@ -134,6 +143,37 @@ COLUMNS: list[dict[str, Any]] = [
         "jsonPath": ".status.progress.modelPath",
         "description": "Where the trained model was saved.",
         "priority": 1,
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+]
+
+
+NODE_POWER_COLUMNS: list[dict[str, Any]] = [
+    {"name": "GPUs", "type": "integer", "jsonPath": ".status.gpuCount", "description": "GPUs of the node."},
+    {
+        "name": "Idle-J",
+        "type": "integer",
+        "jsonPath": ".status.idleJoules",
+        "description": "Joules of GPUs that nobody held.",
+    },
+    {
+        "name": "Unattributed-J",
+        "type": "integer",
+        "jsonPath": ".status.unattributedJoules",
+        "description": "Joules of GPUs that worked although no pod held them.",
+    },
+    {
+        "name": "Model",
+        "type": "string",
+        "jsonPath": ".status.gpus[0].model",
+        "description": "Product name of the first GPU.",
+        "priority": 1,
+    },
+    {
+        "name": "Observed",
+        "type": "date",
+        "jsonPath": ".status.observedAt",
+        "description": "How long ago the agent reported.",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
@@ -211,27 +251,46 @@ def _mark(out: Schema, path: str) -> None:
         out["x-kubernetes-validations"] = RULES[path]
 
 
-def build_schema() -> Schema:
-    """Return the openAPIV3Schema of GreenTrainingJob."""
+def _sections(kind: str, **models: type[BaseModel]) -> Schema:
     sections: Schema = {}
-    for name, model in (("spec", GreenTrainingJobSpec), ("status", GreenTrainingJobStatus)):
+    for name, model in models.items():
         raw = model.model_json_schema(by_alias=True, mode="validation")
         sections[name] = structural(raw, raw.get("$defs", {}), name)
-    sections["spec"]["description"] = "What to train and under which rules."
-    sections["status"]["description"] = "What the operator observed; written by it alone."
-    _drop_defaults(sections["status"])
+    return {
+        "apiVersion": {"type": "string", "description": f"Always {names.API_VERSION}."},
+        "kind": {"type": "string", "description": f"Always {kind}."},
+        # The server owns what stands in metadata and refuses even a description of it.
+        "metadata": {"type": "object"},
+        **sections,
+    }
+
+
+def build_schema() -> Schema:
+    """Return the openAPIV3Schema of GreenTrainingJob."""
+    properties = _sections(names.KIND, spec=GreenTrainingJobSpec, status=GreenTrainingJobStatus)
+    properties["spec"]["description"] = "What to train and under which rules."
+    properties["status"]["description"] = "What the operator observed; written by it alone."
+    _drop_defaults(properties["status"])
     return {
         "description": "A distributed TensorFlow training job that stays inside an energy and carbon budget.",
         "type": "object",
         "required": ["spec"],
-        "properties": {
-            "apiVersion": {"type": "string", "description": f"Always {names.API_VERSION}."},
-            "kind": {"type": "string", "description": f"Always {names.KIND}."},
-            # The server owns what stands in metadata and refuses even a description of it.
-            "metadata": {"type": "object"},
-            **sections,
-        },
+        "properties": properties,
         "x-kubernetes-validations": RULES[""],
+    }
+
+
+def build_node_power_schema() -> Schema:
+    """Return the openAPIV3Schema of NodePower."""
+    properties = _sections(names.NODE_POWER_KIND, spec=NodePowerSpec, status=NodePowerStatus)
+    properties["spec"]["description"] = "What the operator asks of the node's agent; written by the operator."
+    properties["status"]["description"] = "What the node's agent observed; written by it alone."
+    _drop_defaults(properties["spec"])
+    _drop_defaults(properties["status"])
+    return {
+        "description": "Power and energy of one node's GPUs, and of the pods that used them.",
+        "type": "object",
+        "properties": properties,
     }
 
 
@@ -258,26 +317,35 @@ def _without_rules(node: Any) -> Any:
     return node
 
 
-def build_crd() -> dict[str, Any]:
-    """Return the CustomResourceDefinition as one plain mapping."""
-    schema = build_schema()
+def _definition(
+    schema: Schema,
+    *,
+    scope: str,
+    kind: str,
+    plural: str,
+    singular: str,
+    short: str,
+    subresources: Schema,
+    columns: list[dict[str, Any]],
+    categories: tuple[str, ...] = (),
+) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": f"{names.PLURAL}.{names.GROUP}",
+            "name": f"{plural}.{names.GROUP}",
             "annotations": {names.ANNOTATION_SCHEMA_HASH: schema_hash(schema)},
         },
         "spec": {
             "group": names.GROUP,
-            "scope": "Namespaced",
+            "scope": scope,
             "names": {
-                "kind": names.KIND,
-                "listKind": f"{names.KIND}List",
-                "plural": names.PLURAL,
-                "singular": names.SINGULAR,
-                "shortNames": [names.SHORT_NAME],
-                "categories": ["all"],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": singular,
+                "shortNames": [short],
+                **({"categories": list(categories)} if categories else {}),
             },
             "versions": [
                 {
@@ -285,23 +353,58 @@ def build_crd() -> dict[str, Any]:
                     "served": True,
                     "storage": True,
                     "schema": {"openAPIV3Schema": schema},
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.tfReplicaSpecs.Worker.replicas",
-                            "statusReplicasPath": ".status.replicaStatuses.Worker.active",
-                            "labelSelectorPath": ".status.labelSelector",
-                        },
-                    },
-                    "additionalPrinterColumns": COLUMNS,
+                    "subresources": {"status": {}, **subresources},
+                    "additionalPrinterColumns": columns,
                 }
             ],
         },
     }
 
 
-def render_crd() -> str:
-    """Return the committed YAML; its order is that of the models."""
+def build_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of GreenTrainingJob as one plain mapping."""
+    scale = {
+        "specReplicasPath": ".spec.tfReplicaSpecs.Worker.replicas",
+        "statusReplicasPath": ".status.replicaStatuses.Worker.active",
+        "labelSelectorPath": ".status.labelSelector",
+    }
+    return _definition(
+        build_schema(),
+        scope="Namespaced",
+        kind=names.KIND,
+        plural=names.PLURAL,
+        singular=names.SINGULAR,
+        short=names.SHORT_NAME,
+        subresources={"scale": scale},
+        columns=COLUMNS,
+        categories=("all",),
+    )
+
+
+def build_node_power_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of NodePower as one plain mapping."""
+    return _definition(
+        build_node_power_schema(),
+        scope="Cluster",
+        kind=names.NODE_POWER_KIND,
+        plural=names.NODE_POWER_PLURAL,
+        singular=names.NODE_POWER_SINGULAR,
+        short=names.NODE_POWER_SHORT_NAME,
+        subresources={},
+        columns=NODE_POWER_COLUMNS,
+    )
+
+
+def wanted_hashes() -> dict[str, str]:
+    """The schema hash each CRD must carry, by the CRD's name."""
+    return {
+        f"{names.PLURAL}.{names.GROUP}": schema_hash(build_schema()),
+        f"{names.NODE_POWER_PLURAL}.{names.GROUP}": schema_hash(build_node_power_schema()),
+    }
+
+
+def render(crd: dict[str, Any]) -> str:
+    """Return the committed YAML of a definition; its order is that of the models."""
     # Imported here: only those who generate need YAML, the package itself needs pydantic alone.
     import yaml
 
@@ -310,12 +413,20 @@ def render_crd() -> str:
             return True
 
     # Through JSON, so that enums and tuples become plain values.
-    plain = json.loads(json.dumps(build_crd()))
+    plain = json.loads(json.dumps(crd))
     return yaml.dump(plain, Dumper=_Plain, sort_keys=False, width=110, allow_unicode=True)
 
 
-FILE_NAME = f"{names.GROUP}_{names.PLURAL}.yaml"
-COPIES = (Path("crds") / FILE_NAME, Path("charts/greentrain/files/crds") / FILE_NAME)
+FOLDERS = (Path("crds"), Path("charts/greentrain/files/crds"))
+
+
+def render_all() -> dict[Path, str]:
+    """Every generated file by its path below the project's folder."""
+    texts = {
+        f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": render(crd)
+        for crd in (build_crd(), build_node_power_crd())
+    }
+    return {folder / name: text for folder in FOLDERS for name, text in texts.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -326,15 +437,15 @@ def main(argv: list[str] | None = None) -> int:
     mode.add_argument("--write", action="store_true")
     mode.add_argument("--check", action="store_true")
     args = parser.parse_args(argv)
-    text = render_crd()
-    stale = [p for p in COPIES if not (args.root / p).exists() or (args.root / p).read_text() != text]
+    files = {args.root / path: text for path, text in render_all().items()}
     if args.check:
+        stale = [p for p, text in files.items() if not p.exists() or p.read_text() != text]
         for path in stale:
             sys.stderr.write(f"{path} differs from the models: run make crds\n")
         return 1 if stale else 0
-    for path in COPIES:
-        (args.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (args.root / path).write_text(text)
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     return 0
 
 

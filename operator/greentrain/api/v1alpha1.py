@@ -22,6 +22,9 @@ MAX_REPLICAS = 1024
 KEPT_REPLACED = 10
 """How many replaced pods an attempt lists; the counts of the status count them all."""
 
+KEPT_SETTLED = 128
+"""How many settled pods are remembered by name. A report of one that is older than 128 others was overtaken long ago."""
+
 KEPT_ATTEMPTS = 10
 """How many attempts `status.attempts` lists; `attemptCount` and `failureCount` count them all."""
 
@@ -365,6 +368,84 @@ class AttemptStatus(_Status):
         max_length=KEPT_REPLACED,
         description="Pods outside the gang that were made again, last ones last.",
     )
+    energy_joules: int | None = Field(
+        None, ge=0, description="Energy its pods have used; none where nothing was measured."
+    )
+
+
+class PodEnergyStatus(_Status):
+    """What one pod used, as its node's agent last told; folded into the sums once the agent has let go of it."""
+
+    uid: str = Field(max_length=64, description="UID of the pod.")
+    segment: int = Field(
+        0, ge=0, description="As in NodePower: 0, or how often the pod went on after it was settled."
+    )
+    node: str = Field("", max_length=253, description="Node it ran on.")
+    name: str = Field("", max_length=253, description="Name of the pod.")
+    attempt: int = Field(0, ge=0, description="Attempt it belonged to; 0 where that is not known.")
+    gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs it held.")
+    cpu_joules: int = Field(0, ge=0, description="Its share of the processors' energy.")
+    dram_joules: int = Field(0, ge=0, description="Its share of the memory's energy.")
+    estimated_joules: int = Field(0, ge=0, description="How much of it is an estimate.")
+    error_joules: int = Field(0, ge=0, description="By how much it may be wrong, 19 times of 20.")
+    missing_seconds: int = Field(0, ge=0, description="Seconds of which nothing is known.")
+    final: bool = Field(False, description="True when the pod has ended and this is its last word.")
+
+    @property
+    def key(self) -> str:
+        """UID/segment."""
+        return f"{self.uid}/{self.segment}"
+
+    @property
+    def joules(self) -> int:
+        """Energy of all device kinds."""
+        return self.gpu_joules + self.cpu_joules + self.dram_joules
+
+
+class EnergyStatus(_Status):
+    """Energy the job has used, over all attempts, pods and nodes."""
+
+    used: str = Field("", max_length=32, description="Energy used, for people.")
+    used_joules: int = Field(0, ge=0, description="Energy used, exactly what was counted.")
+    gpu_joules: int = Field(0, ge=0, description="Of it, energy of GPUs.")
+    cpu_joules: int = Field(0, ge=0, description="Of it, energy of processors (RAPL).")
+    dram_joules: int = Field(0, ge=0, description="Of it, energy of memory (RAPL).")
+    measured_percent: int = Field(
+        0, ge=0, le=100, description="Share that counters measured for this job alone, in whole percent."
+    )
+    estimated_percent: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Share that was added up from power or divided between jobs, in whole percent.",
+    )
+    missing_seconds: int = Field(
+        0, ge=0, description="Pod-seconds with a GPU of which nothing is known; they are in no sum."
+    )
+    error_joules: int = Field(
+        0, ge=0, description="By how much usedJoules may be wrong: 19 times of 20 it is not more."
+    )
+    final: bool = Field(
+        False, description="True when the job has finished and every pod's last word is in the sum."
+    )
+    folded: PodEnergyStatus | None = Field(
+        None, description="Sum of the pods that are settled and not listed any more."
+    )
+    folded_error_squared: int = Field(
+        0,
+        ge=0,
+        description="Sum of the squares of their error bounds, in square joules: errors of pods are independent.",
+    )
+    pods: tuple[PodEnergyStatus, ...] = Field(
+        (),
+        max_length=4 * MAX_REPLICAS,
+        description="Pods whose nodes still report them, or have not said their last word.",
+    )
+    settled: tuple[str, ...] = Field(
+        (),
+        max_length=KEPT_SETTLED,
+        description="UID/segment of pods in `folded`, last ones last: an old report of one is not counted again.",
+    )
 
 
 class DisplayStatus(_Status):
@@ -372,6 +453,7 @@ class DisplayStatus(_Status):
 
     workers: str = Field("", max_length=32, description="Ready of wanted pods.")
     progress: str = Field("", max_length=64, description="Percent done, or the step where no total is known.")
+    energy: str = Field("", max_length=32, description="Energy used; nothing where nothing is known.")
 
 
 class GreenTrainingJobStatus(_Status):
@@ -413,6 +495,9 @@ class GreenTrainingJobStatus(_Status):
         None, max_length=32, json_schema_extra={"format": "date-time"}, description="When the job finished."
     )
     progress: ProgressStatus | None = Field(None, description="How far the program says it is.")
+    energy: EnergyStatus | None = Field(
+        None, description="Energy the job has used; none where no node of its measures."
+    )
     display: DisplayStatus = Field(DisplayStatus(), description="Words for the columns of kubectl get.")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from greentrain.api.crd import build_schema, schema_hash
+from greentrain.api.crd import wanted_hashes
 from greentrain.controller.clock import SteadyClock
 from greentrain.controller.freshness import Freshness, Stream
 from greentrain.controller.passes import Passes
@@ -273,19 +273,19 @@ class Operator:
 
 
 async def _schema_problem(client: Client) -> str | None:
-    wanted = schema_hash(build_schema())
-    try:
-        found = await client.read_schema_hash()
-    except ApiError as error:
-        if error.status == 404:
-            return "the CRD greentrainingjobs.greentrain.dev is not installed: kubectl apply -f crds/"
-        raise
-    if found == wanted:
-        return None
-    return (
-        f"the installed CRD has schema {found or 'without a hash'}, this operator needs {wanted}: "
-        "run helm upgrade with this chart (crds.enabled), or kubectl apply --server-side -f crds/"
-    )
+    for crd, wanted in wanted_hashes().items():
+        try:
+            found = await client.read_schema_hash(crd)
+        except ApiError as error:
+            if error.status == 404:
+                return f"the CRD {crd} is not installed: kubectl apply --server-side -f crds/"
+            raise
+        if found != wanted:
+            return (
+                f"the installed CRD {crd} has schema {found or 'without a hash'}, this operator needs {wanted}: "
+                "run helm upgrade with this chart (crds.enabled), or kubectl apply --server-side -f crds/"
+            )
+    return None
 
 
 async def _until(stop: asyncio.Event, work: Any) -> bool:

@@ -237,9 +237,9 @@ class Client(AbstractAsyncContextManager["Client"]):
         """Record a core/v1 Event."""
         await self._request("POST", f"/api/v1{_within(namespace)}/events", body)
 
-    async def read_schema_hash(self) -> str | None:
-        """The schema hash annotated on the installed CRD; None where there is none."""
-        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.PLURAL}.{names.GROUP}"
+    async def read_schema_hash(self, crd: str) -> str | None:
+        """The schema hash annotated on an installed CRD; None where there is none."""
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd}"
         body = await self._request("GET", path)
         found = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_SCHEMA_HASH)
         return None if found is None else str(found)

@@ -1,0 +1,181 @@
+"""NodePower v1alpha1: the only road between the operator and a node's agent, one object per node that has GPUs.
+
+`spec` is the operator's word and `status` the agent's; neither writes the other's half. The object outlives the agent,
+the operator and the Node, so that what was measured is not lost with any of them.
+
+Energy is told in whole joules that only grow: a sum of millijoules, cut off, so that the joules of a pod's buckets add
+up to its total and the totals of a node to what its cards' counters have shown.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from greentrain.api.v1alpha1 import Condition
+
+BUCKET_SECONDS = 900
+"""Length of a bucket: a quarter of an hour, aligned to UTC, as grids publish their intensity."""
+
+KEPT_BUCKETS = 384
+"""Buckets an entry lists, four days; what is older is one sum (`earlierJoules`)."""
+
+MAX_PODS = 1024
+MAX_GPUS = 64
+
+
+class _Lenient(BaseModel):
+    # The other side may be of a newer version: what this one does not know it leaves out.
+    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+def _time(description: str) -> str | None:
+    field: str | None = Field(
+        None, max_length=32, json_schema_extra={"format": "date-time"}, description=description
+    )
+    return field
+
+
+class NodePowerSpec(_Lenient):
+    """What the operator asks of the agent."""
+
+    settled: tuple[str, ...] = Field(
+        (),
+        max_length=MAX_PODS,
+        description="UID/segment of ended pods whose energy stands in a job's status, or belongs to no job: the agent "
+        "need not report them any more.",
+    )
+
+
+class PowerLimits(_Lenient):
+    """Power limits of one GPU in milliwatts, as its driver tells them."""
+
+    min_milliwatts: int | None = Field(None, ge=0, description="Lowest limit that can be set.")
+    default_milliwatts: int | None = Field(None, ge=0, description="Limit after the driver is loaded.")
+    max_milliwatts: int | None = Field(None, ge=0, description="Highest limit that can be set.")
+    set_milliwatts: int | None = Field(None, ge=0, description="Limit that is set.")
+    enforced_milliwatts: int | None = Field(
+        None, ge=0, description="Limit in force: the lowest of all that limit the card."
+    )
+
+
+class GpuStatus(_Lenient):
+    """One GPU of the node."""
+
+    uuid: str = Field(max_length=96, description="UUID, as NVML spells it.")
+    model: str = Field("", max_length=96, description="Product name.")
+    health: Literal["Healthy", "Lost", "Failing", "Unsupported"] = Field(
+        "Healthy",
+        description="Healthy; Lost (fallen off the bus); Failing (its calls fail or hang); Unsupported (it tells neither "
+        "energy nor power).",
+    )
+    message: str = Field("", max_length=512, description="What is the matter with it, for people.")
+    source: Literal["Counter", "Power", "None"] = Field(
+        "None",
+        description="Where its energy comes from: its energy counter, its power added up (an estimate), or nowhere.",
+    )
+    limits: PowerLimits = Field(PowerLimits(), description="Its power limits.")
+    joules: int = Field(0, ge=0, description="Energy since the agent first saw it, whoever used it.")
+
+
+class EnergyBuckets(_Lenient):
+    """Energy by quarter of an hour."""
+
+    start: str | None = _time("Beginning of the first bucket, UTC.")
+    joules: tuple[int, ...] = Field(
+        (),
+        max_length=KEPT_BUCKETS,
+        description="Joules of each quarter of an hour from `start` on, of all devices.",
+    )
+    earlier_joules: int = Field(0, ge=0, description="Joules of all quarters before `start`.")
+
+
+class PodEnergy(_Lenient):
+    """Energy of one pod on this node."""
+
+    uid: str = Field(max_length=64, description="UID of the pod.")
+    segment: int = Field(
+        0, ge=0, description="0, or how often the pod was reported as settled and went on using energy."
+    )
+    namespace: str = Field(max_length=63, description="Namespace of the pod.")
+    name: str = Field(max_length=253, description="Name of the pod.")
+    job: str | None = Field(None, max_length=63, description="GreenTrainingJob it belongs to.")
+    job_uid: str | None = Field(None, max_length=64, description="UID of that GreenTrainingJob.")
+    gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs it held.")
+    cpu_joules: int = Field(
+        0, ge=0, description="Its share of the processors' energy (RAPL package domains)."
+    )
+    dram_joules: int = Field(0, ge=0, description="Its share of the memory's energy (RAPL dram domains).")
+    estimated_joules: int = Field(
+        0,
+        ge=0,
+        description="How much of all this is an estimate: added-up power, shared cards, shares of CPU time.",
+    )
+    error_joules: int = Field(
+        0, ge=0, description="By how much all this may be wrong: 19 times of 20 it is not more."
+    )
+    missing_seconds: int = Field(
+        0,
+        ge=0,
+        description="Seconds it held a GPU of which nothing is known, neither measured nor estimated.",
+    )
+    first_reading: str | None = _time("First reading it has a part in.")
+    last_reading: str | None = _time("Last reading it has a part in.")
+    closed: bool = Field(False, description="True when the pod has ended and holds nothing any more.")
+    buckets: EnergyBuckets = Field(EnergyBuckets(), description="The same energy by quarter of an hour.")
+
+    @property
+    def key(self) -> str:
+        """UID/segment, as `spec.settled` names it."""
+        return f"{self.uid}/{self.segment}"
+
+    @property
+    def joules(self) -> int:
+        """Energy of all device kinds."""
+        return self.gpu_joules + self.cpu_joules + self.dram_joules
+
+
+class NodePowerStatus(_Lenient):
+    """What the node's agent observed."""
+
+    observed_at: str | None = _time("When this was observed, by the node's clock.")
+    journal_id: str = Field(
+        "",
+        max_length=64,
+        description="Identity of the journal on the node's disk; another one begins from nothing.",
+    )
+    conditions: tuple[Condition, ...] = Field(
+        (),
+        max_length=16,
+        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    gpus: tuple[GpuStatus, ...] = Field(
+        (),
+        max_length=MAX_GPUS,
+        description="The node's GPUs.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uuid"]},
+    )
+    pods: tuple[PodEnergy, ...] = Field(
+        (), max_length=MAX_PODS, description="Pods that use energy, or have and are not settled yet."
+    )
+    idle_joules: int = Field(0, ge=0, description="Energy of GPUs that nobody held and that did nothing.")
+    unattributed_joules: int = Field(
+        0, ge=0, description="Energy of GPUs that worked although no pod held them."
+    )
+    settled_joules: int = Field(0, ge=0, description="GPU energy of pods that are not listed any more.")
+    dropped_pods: int = Field(
+        0,
+        ge=0,
+        description="Pods that fell out of this list unsettled, after 24 hours: their energy is missing.",
+    )
+    gpu_count: int = Field(0, ge=0, description="How many GPUs the node has; for the column.")
+
+
+class NodePowerObject(_Lenient):
+    """A whole NodePower but its metadata."""
+
+    spec: NodePowerSpec = Field(NodePowerSpec(), description="What the operator asks of the agent.")
+    status: NodePowerStatus = Field(NodePowerStatus(), description="What the agent observed.")

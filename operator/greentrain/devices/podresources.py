@@ -1,0 +1,453 @@
+"""Asks the kubelet which pod holds which GPU; nothing else on a node knows.
+
+The kubelet serves PodResources on a socket of its own (on by default since Kubernetes 1.15, `v1` since 1.20). It gives
+namespace, pod and container of every device, never the pod's UID, and kubelets around 1.26 list pods that have ended
+as well (kubernetes#119423): `holders` puts both right from the pods the caller knows.
+
+One request is cheap (about a millisecond for 100 pods), but newer kubelets refuse more than 100 a second, all their
+clients together (kubernetes#116459).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import stat
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from greentrain.devices.messages import build_messages
+from greentrain.devices.references import CardReference, Unit, get_unit, parse_device
+
+SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+"""Where the kubelet serves PodResources unless its root directory is elsewhere."""
+
+DEADLINE_SECONDS = 10.0
+
+MOST_BYTES = 16 * 2**20
+"""Longest answer read, as in the kubelet's own client; gRPC's 4 MiB are too few for a thousand pods with many devices."""
+
+MOST_ENTRIES = 200_000
+"""Most pods, containers, devices and claims in one answer; a node has hundreds, and the loop must go on."""
+
+DRIVER = "gpu.nvidia.com"
+"""NVIDIA's driver of GPUs under Dynamic Resource Allocation."""
+
+# Numbers of k8s.io/kubelet/pkg/apis/podresources/v1, unchanged from 1.20 on; v1alpha1 has the first few of the same.
+_MESSAGES = build_messages(
+    "v1",
+    {
+        "ListPodResourcesRequest": {},
+        "ListPodResourcesResponse": {"pod_resources": (1, "repeated PodResources")},
+        "PodResources": {
+            "name": (1, "string"),
+            "namespace": (2, "string"),
+            "containers": (3, "repeated ContainerResources"),
+        },
+        "ContainerResources": {
+            "name": (1, "string"),
+            "devices": (2, "repeated ContainerDevices"),
+            "cpu_ids": (3, "repeated int64"),
+            "memory": (4, "repeated ContainerMemory"),
+            "dynamic_resources": (5, "repeated DynamicResource"),
+        },
+        "ContainerDevices": {
+            "resource_name": (1, "string"),
+            "device_ids": (2, "repeated string"),
+            "topology": (3, "TopologyInfo"),
+        },
+        "ContainerMemory": {
+            "memory_type": (1, "string"),
+            "size": (2, "uint64"),
+            "topology": (3, "TopologyInfo"),
+        },
+        "TopologyInfo": {"nodes": (1, "repeated NUMANode")},
+        "NUMANode": {"ID": (1, "int64")},
+        # Number 1 was a class's name until 1.31.
+        "DynamicResource": {
+            "claim_name": (2, "string"),
+            "claim_namespace": (3, "string"),
+            "claim_resources": (4, "repeated ClaimResource"),
+        },
+        "ClaimResource": {
+            "cdi_devices": (1, "repeated CDIDevice"),
+            "driver_name": (2, "string"),
+            "pool_name": (3, "string"),
+            "device_name": (4, "string"),
+        },
+        "CDIDevice": {"name": (1, "string")},
+        "AllocatableResourcesRequest": {},
+        "AllocatableResourcesResponse": {
+            "devices": (1, "repeated ContainerDevices"),
+            "cpu_ids": (2, "repeated int64"),
+            "memory": (3, "repeated ContainerMemory"),
+        },
+    },
+)
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MOST_BYTES),
+    # Else a new connection waits out the back-off that an earlier one to the same path has come to.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Else the socket's path in percent code is sent as the host's name, which strict servers refuse.
+    ("grpc.default_authority", "localhost"),
+)
+
+
+class Unavailable(Exception):  # noqa: N818 - says what to do next
+    """The kubelet gave no usable answer: ask again later; what was known before is not disproved.
+
+    `path` is its socket, `why` the reason in words.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"The kubelet gave no answer on {path}: {why}")
+        self.path = path
+        self.why = why
+
+
+class Unsupported(Exception):  # noqa: N818 - says what to do next
+    """The kubelet lacks a `feature`, and will until it is another version or configured otherwise."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"This kubelet does not support {feature}.")
+        self.feature = feature
+
+
+class MalformedError(ValueError):
+    """Bytes that are no answer of PodResources, or one of absurd size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One device that one container holds."""
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+    """Resource name under which it was asked for: `nvidia.com/gpu`."""
+    card: CardReference
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDevice:
+    """One device that a ResourceClaim stands for, in its driver's words; empty texts where the kubelet says nothing."""
+
+    driver: str
+    pool: str
+    device: str
+    """The driver's name for it, as `gpu-0`: no UUID."""
+    cdi_names: tuple[str, ...]
+    """As `k8s.gpu.nvidia.com/claim=…`."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is one of NVIDIA's GPUs, by its driver or, before 1.31, by its CDI kind."""
+        return self.driver == DRIVER or any(
+            name.startswith((f"k8s.{DRIVER}/", "nvidia.com/gpu=")) for name in self.cdi_names
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One ResourceClaim (Dynamic Resource Allocation) that one container uses; which cards it gave is not told."""
+
+    namespace: str
+    pod: str
+    container: str
+    claim_name: str
+    claim_namespace: str
+    devices: tuple[ClaimedDevice, ...]
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """The drivers that serve it."""
+        return tuple(sorted({device.driver for device in self.devices if device.driver}))
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether a GPU of NVIDIA's is among its devices."""
+        return any(device.is_gpu for device in self.devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What all pods of the node hold at one moment, in an order that stays the same."""
+
+    holdings: tuple[Holding, ...]
+    claims: tuple[Claim, ...]
+    """Every claim, of whatever driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatableDevice:
+    """One device that pods of the node could be given, held by one at present or not."""
+
+    resource: str
+    card: CardReference
+    numa_nodes: tuple[int, ...]
+
+
+class PodKey(NamedTuple):
+    """A pod by namespace and name."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPod:
+    """What the caller knows of a pod from elsewhere."""
+
+    uid: str
+    terminal: bool
+    """Whether its phase is Succeeded or Failed: it holds nothing, whatever the kubelet lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One pod that holds a card or MIG instance, or replicas of it."""
+
+    namespace: str
+    pod: str
+    uid: str | None
+    """None where the pod is not known."""
+    containers: tuple[str, ...]
+    references: tuple[CardReference, ...]
+    """What the kubelet said, so that replicas can be told apart."""
+
+
+def counts_as_gpu(resource: str) -> bool:
+    """Whether a resource's name is one under which NVIDIA's and GKE's device plugins give GPUs."""
+    return resource in {"nvidia.com/gpu", "nvidia.com/gpu.shared"} or resource.startswith("nvidia.com/mig-")
+
+
+def holders(holdings: Iterable[Holding], pods: Mapping[PodKey, KnownPod]) -> dict[Unit, tuple[Holder, ...]]:
+    """Who holds each card or MIG instance; pods known to have ended hold nothing, unknown pods do.
+
+    More than one holder stands there where it is shared (or where the kubelet still lists a pod that has ended and is
+    not known).
+    """
+    found: dict[Unit, dict[PodKey, list[Holding]]] = {}
+    for holding in sorted(holdings, key=_sort_key):
+        key = PodKey(holding.namespace, holding.pod)
+        if not (key in pods and pods[key].terminal):
+            found.setdefault(get_unit(holding.card), {}).setdefault(key, []).append(holding)
+    return {
+        unit: tuple(
+            Holder(
+                *key,
+                uid=pods[key].uid if key in pods else None,
+                containers=tuple(dict.fromkeys(h.container for h in held)),
+                references=tuple(dict.fromkeys(h.card for h in held)),
+            )
+            for key, held in by_pod.items()
+        )
+        for unit, by_pod in found.items()
+    }
+
+
+def _sort_key(holding: Holding) -> tuple[str, ...]:
+    return (holding.namespace, holding.pod, holding.container, holding.resource, str(holding.card))
+
+
+def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu) -> Listing:
+    """Read the answer to List; devices of resources that do not count are left out.
+
+    Raises:
+        MalformedError: it is none, or has more than MOST_ENTRIES entries.
+    """
+    budget = _Budget()
+    holdings: set[Holding] = set()
+    claims: list[Claim] = []
+    for pod in budget.take(_decode("ListPodResourcesResponse", content).pod_resources):
+        for container in budget.take(pod.containers):
+            where = (pod.namespace, pod.name, container.name)
+            for devices in budget.take(container.devices):
+                resource = devices.resource_name
+                if counts(resource):
+                    held = budget.take(devices.device_ids)
+                    holdings.update(Holding(*where, resource, parse_device(text)) for text in held)
+            for claim in budget.take(container.dynamic_resources):
+                claimed = tuple(
+                    ClaimedDevice(
+                        driver=resource.driver_name,
+                        pool=resource.pool_name,
+                        device=resource.device_name,
+                        cdi_names=tuple(device.name for device in budget.take(resource.cdi_devices)),
+                    )
+                    for resource in budget.take(claim.claim_resources)
+                )
+                claims.append(Claim(*where, claim.claim_name, claim.claim_namespace, claimed))
+    # The kubelet goes through maps, so its order changes from one answer to the next.
+    claims.sort(key=lambda c: (c.namespace, c.pod, c.container, c.claim_namespace, c.claim_name))
+    return Listing(tuple(sorted(holdings, key=_sort_key)), tuple(claims))
+
+
+def parse_allocatable(
+    content: bytes, counts: Callable[[str], bool] = counts_as_gpu
+) -> tuple[AllocatableDevice, ...]:
+    """Read the answer to GetAllocatableResources; devices of resources that do not count are left out.
+
+    Raises:
+        MalformedError: it is none, or has more than MOST_ENTRIES entries.
+    """
+    budget = _Budget()
+    found: dict[tuple[str, str], set[int]] = {}
+    for devices in budget.take(_decode("AllocatableResourcesResponse", content).devices):
+        if counts(devices.resource_name):
+            nodes = {node.ID for node in budget.take(devices.topology.nodes)}
+            for text in budget.take(devices.device_ids):
+                found.setdefault((devices.resource_name, text), set()).update(nodes)
+    return tuple(
+        AllocatableDevice(resource, parse_device(text), tuple(sorted(nodes)))
+        for (resource, text), nodes in sorted(found.items())
+    )
+
+
+def _decode(name: str, content: bytes) -> Any:
+    message = _MESSAGES[name]()
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise MalformedError(f"it cannot be read as {name}") from error
+    return message
+
+
+class _Budget:
+    """Counts an answer's entries before they are gone through."""
+
+    def __init__(self) -> None:
+        self._left = MOST_ENTRIES
+
+    def take(self, entries: Any) -> Any:
+        self._left -= len(entries)
+        if self._left < 0:
+            raise MalformedError(f"it has more than {MOST_ENTRIES} entries")
+        return entries
+
+
+class PodResources(AbstractAsyncContextManager["PodResources"]):
+    """The kubelet's PodResources on one socket; requests go one at a time.
+
+    The connection is kept between requests and made anew whenever a request failed or another socket lies at the path,
+    as after a restart of the kubelet, so a caller need not care. Use in one event loop; close it, or use it as an async
+    context manager.
+    """
+
+    def __init__(
+        self,
+        path: Path = SOCKET,
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        counts: Callable[[str], bool] = counts_as_gpu,
+    ) -> None:
+        """`deadline_seconds` bounds each request, `counts` chooses the resource names that stand for GPUs."""
+        self._path = path.absolute()
+        self._deadline = deadline_seconds
+        self._counts = counts
+        self._lock = asyncio.Lock()
+        self._channel: grpc.aio.Channel | None = None
+        self._identity: tuple[int, ...] = ()
+
+    async def read_holdings(self) -> Listing:
+        """Which GPUs the node's containers hold, and which claims they use.
+
+        Raises:
+            Unavailable: there is no kubelet, or none that answers with sense in time.
+            Unsupported: the kubelet serves no PodResources.
+        """
+        async with self._turn():
+            try:
+                content = await self._call("/v1.PodResourcesLister/List")
+            except Unsupported:
+                # Before 1.20 there is v1alpha1 alone; its List has the same fields as far as they go.
+                content = await self._call("/v1alpha1.PodResourcesLister/List")
+            return parse_listing(content, self._counts)
+
+    async def read_allocatable(self) -> tuple[AllocatableDevice, ...]:
+        """Which GPUs the node could give, held or not, those that are unhealthy left out.
+
+        Raises:
+            Unavailable: there is no kubelet, or none that answers with sense in time.
+            Unsupported: the kubelet is older than 1.23, where this is on by default.
+        """
+        async with self._turn():
+            content = await self._call("/v1.PodResourcesLister/GetAllocatableResources")
+            return parse_allocatable(content, self._counts)
+
+    async def close(self) -> None:
+        """End the connection; a later request would make another."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until no other request is under way; the deadline and what an answer can be are seen to."""
+        try:
+            async with asyncio.timeout(self._deadline), self._lock:
+                yield
+        except TimeoutError:
+            raise Unavailable(self._path, f"nothing came within {self._deadline:g} s") from None
+        except MalformedError as error:
+            raise Unavailable(self._path, f"its answer makes no sense, {error}") from error
+
+    async def _call(self, method: str) -> bytes:
+        await self._connect()
+        assert self._channel is not None
+        # Bytes go in and out: with a deserializer gRPC would log what cannot be parsed, and answer None.
+        ask: Any = self._channel.unary_unary(method)
+        try:
+            answer: bytes = await ask(b"")
+        except grpc.aio.AioRpcError as error:
+            await self.close()
+            code, details = error.code(), " ".join((error.details() or "").split())[:300]
+            # Kubelets of 1.21 and 1.22 have GetAllocatableResources, switched off, and say so in words alone.
+            off = code is grpc.StatusCode.UNKNOWN and "disabled" in details
+            if off or code is grpc.StatusCode.UNIMPLEMENTED:
+                raise Unsupported(method.strip("/")) from error
+            raise Unavailable(self._path, f"{code.name}, {details or 'no reason given'}") from error
+        except asyncio.CancelledError:  # by the deadline or the caller
+            await self.close()
+            raise
+        return answer
+
+    async def _connect(self) -> None:
+        """Have a connection to the socket that lies at the path now."""
+        identity = _identify(self._path)
+        if self._channel is None or self._identity != identity:
+            await self.close()
+            target = f"unix://{quote(str(self._path))}"
+            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            self._identity = identity
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """What tells the socket at a path from a later one there.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise Unavailable(path, f"the socket cannot be reached, {error.strerror}") from error
+    if not stat.S_ISSOCK(found.st_mode):
+        raise Unavailable(path, "it is no socket")
+    return (found.st_dev, found.st_ino, found.st_ctime_ns)

@@ -1,0 +1,120 @@
+"""Whose an interval's energy is: every millijoule goes to exactly one pod, to idle, or to `unattributed`.
+
+Who held a card is known at the two readings that bound an interval. A pod that held it at both held it throughout: a
+kubelet gives a device to a pod for the pod's whole life. A pod seen at one end only began or ended in between; half the
+interval is its, and how wrong that may be is part of the answer. Where the interval is long (the agent was away) the
+pod's own start and end times, which the kubelet keeps in whole seconds, say more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import starmap
+
+SHORT_SECONDS = 2.5
+"""Up to this length an interval's halves are taken; a pod's own times, whole seconds, would say no more."""
+
+TIME_RESOLUTION_SECONDS = 1.0
+"""Resolution of the times in a pod's status (metav1.Time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One pod's hold of a card."""
+
+    pod: str
+    """Key of the pod in the account."""
+    share: float = 1.0
+    """Its part of the card: 1, or the part of a MIG card its instances are."""
+    alone: bool = True
+    """False for a card that several may hold at once (time-shared, MIG): its energy is divided, not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When a pod's containers began and ended, on the readings' clock; None where that is not known."""
+
+    begin: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What part of an interval a pod held a card, and how much of the interval is in doubt."""
+
+    pod: str
+    weight: float
+    """Part of the card's energy in the interval, 0 to 1."""
+    doubt: float = 0.0
+    """Part of the card's energy by which `weight` may be wrong because it began or ended in between."""
+    guessed: float = 0.0
+    """Part by which `weight` may be wrong because a long time or a shared card was divided."""
+    alone: bool = True
+
+
+def find_presences(
+    before: Sequence[Held],
+    after: Sequence[Held],
+    *,
+    begin: float,
+    end: float,
+    windows: Mapping[str, Window],
+) -> tuple[Presence, ...]:
+    """What part of the energy between two readings is whose; what is left is nobody's. Weights add up to 1 at most."""
+    first, last = {h.pod: h for h in before}, {h.pod: h for h in after}
+    length = max(end - begin, 1e-9)
+    found = []
+    for pod in dict.fromkeys([*first, *last]):
+        hold = last.get(pod) or first[pod]
+        if pod in first and pod in last:
+            part, doubt, guessed = 1.0, 0.0, 0.0
+        elif length <= SHORT_SECONDS:
+            part, doubt, guessed = 0.5, 0.5, 0.0
+        else:
+            part, known = _overlap(windows.get(pod, Window()), begin, end, began=pod in last)
+            spread = min(part, 1.0 - part)
+            doubt, guessed = min(TIME_RESOLUTION_SECONDS / length, 0.5), spread if known else max(spread, 0.5)
+        found.append((hold, part, doubt, guessed))
+    return _divide(found)
+
+
+def _overlap(window: Window, begin: float, end: float, *, began: bool) -> tuple[float, bool]:
+    """The part of the interval a pod was there, and whether its own times say so."""
+    moment = window.begin if began else window.end
+    if moment is None:
+        return 0.5, False
+    moment = min(max(moment, begin), end)
+    return ((end - moment) if began else (moment - begin)) / (end - begin), True
+
+
+def _divide(found: Sequence[tuple[Held, float, float, float]]) -> tuple[Presence, ...]:
+    """Turn times into parts of the energy where holders share a card, or seem to have held it at once."""
+    shares = sum(hold.share for hold, *_ in found)
+    crowded = max(1.0, shares)
+    # Of a card held alone no two can have been there at once, so their times cannot add up to more than the whole.
+    longest = max(1.0, sum(part for hold, part, _, _ in found if hold.alone))
+
+    def weigh(hold: Held, part: float, doubt: float, guessed: float) -> Presence:
+        if hold.alone:
+            return Presence(hold.pod, part / longest, doubt, guessed)
+        share = hold.share / crowded
+        return Presence(
+            hold.pod, part * share, doubt * share, guessed + part * share * (1.0 - share), alone=False
+        )
+
+    return tuple(starmap(weigh, found))
+
+
+def split(amount: int, weights: Sequence[float]) -> list[int]:
+    """Divide an amount by weights that add up to 1 at most, to the unit; the last entry is what nobody gets.
+
+    What rounding leaves over goes to nobody's part, or to the heaviest where the weights are the whole.
+    """
+    parts = [int(amount * weight) for weight in weights]
+    rest = amount - sum(parts)
+    if parts and sum(weights) >= 1.0 - 1e-9:
+        heaviest = max(range(len(parts)), key=lambda i: weights[i])
+        parts[heaviest] += rest
+        rest = 0
+    return [*parts, rest]

@@ -1,0 +1,86 @@
+"""What a card used between two readings, and how well that is known.
+
+NVML's total energy counter (millijoules since the driver was loaded, Volta and later) is the source; between two
+readings of it nothing can be lost, however far apart they are. A counter that goes back was started anew with its
+driver. Where there is no counter, power readings are added up, and where there is neither, the time is missing: unknown
+is not zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COUNTER_LAG_SECONDS = 0.1
+"""How old the counter's value may be. An assumption: NVIDIA does not publish how often it is renewed."""
+
+LONGEST_INTEGRATION_SECONDS = 5.0
+"""Power readings further apart than this say nothing about the time between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardReading:
+    """What one look at a card told; None for what it does not tell."""
+
+    counter: int | None = None
+    """Millijoules since the driver was loaded."""
+    draw: int | None = None
+    """Milliwatts, averaged by the card over whatever its generation does."""
+    busy: bool = False
+    """Whether the card was working: processes hold it, or its utilization is above a few percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Energy of one card between two readings."""
+
+    seconds: float
+    measured: int
+    """Millijoules its counter went on by."""
+    estimated: int = 0
+    """Millijoules added up from power, beside what was measured."""
+    missing_seconds: float = 0.0
+    """Seconds of which nothing is known."""
+    uncertain: int = 0
+    """Millijoules by which the estimate may be wrong."""
+
+    @property
+    def total(self) -> int:
+        """Millijoules measured and estimated."""
+        return self.measured + self.estimated
+
+
+def measure(before: CardReading, after: CardReading, seconds: float) -> Interval:
+    """Energy between two readings of the same boot, `seconds` apart."""
+    if after.counter is not None and before.counter is not None:
+        if after.counter >= before.counter:
+            return Interval(seconds, after.counter - before.counter)
+        return _after_reset(before, after, seconds)
+    return _integrate(before, after, seconds)
+
+
+def measure_since_start(after: CardReading, seconds: float) -> Interval:
+    """Energy since the machine's start `seconds` ago: the counter began at 0 after it."""
+    if after.counter is not None:
+        return Interval(seconds, after.counter)
+    return Interval(seconds, 0, missing_seconds=seconds)
+
+
+def _after_reset(before: CardReading, after: CardReading, seconds: float) -> Interval:
+    """The counter began anew in between: what it shows is measured, what it showed no more is estimated or missing."""
+    measured = after.counter or 0
+    draws = [d for d in (before.draw, after.draw) if d is not None]
+    if not draws or seconds > LONGEST_INTEGRATION_SECONDS:
+        return Interval(seconds, measured, missing_seconds=seconds)
+    whole = round(sum(draws) / len(draws) * seconds)
+    lost = max(0, whole - measured)
+    # A reload takes its time, in which the card draws less than it did; all of it may be too much.
+    return Interval(
+        seconds, measured, lost, uncertain=max(lost, round(max(draws) * seconds) - measured - lost, 0)
+    )
+
+
+def _integrate(before: CardReading, after: CardReading, seconds: float) -> Interval:
+    if before.draw is None or after.draw is None or seconds > LONGEST_INTEGRATION_SECONDS:
+        return Interval(seconds, 0, missing_seconds=seconds)
+    estimate = round((before.draw + after.draw) / 2 * seconds)
+    return Interval(seconds, 0, estimate, uncertain=round(abs(after.draw - before.draw) / 2 * seconds))
