@@ -26,6 +26,7 @@ class Type(StrEnum):
     RESTARTING = "Restarting"
     SUSPENDED = "Suspended"
     CHECKPOINTED = "Checkpointed"
+    ENERGY_METERED = "EnergyMetered"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -73,6 +74,12 @@ class Reason(StrEnum):
     INFRASTRUCTURE_RESTART_LIMIT_EXCEEDED = "InfrastructureRestartLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     SCHEDULE_TIMEOUT = "ScheduleTimeout"
+    # EnergyMetered
+    METERED = "Metered"
+    NO_GPU = "NoGPU"
+    NO_READINGS = "NoReadings"
+    READINGS_STOPPED = "ReadingsStopped"
+    LAST_WORD_MISSING = "LastWordMissing"
     # Checkpointed
     NO_VOLUME = "NoVolume"
     NOT_YET = "NotYet"

@@ -376,7 +376,7 @@ class AttemptStatus(_Status):
 class PodEnergyStatus(_Status):
     """What one pod used, as its node's agent last told; folded into the sums once the agent has let go of it."""
 
-    uid: str = Field(max_length=64, description="UID of the pod.")
+    uid: str = Field("", max_length=64, description="UID of the pod; none for a sum.")
     segment: int = Field(
         0, ge=0, description="As in NodePower: 0, or how often the pod went on after it was settled."
     )
@@ -424,6 +424,11 @@ class EnergyStatus(_Status):
     )
     error_joules: int = Field(
         0, ge=0, description="By how much usedJoules may be wrong: 19 times of 20 it is not more."
+    )
+    lost_pods: int = Field(
+        0,
+        ge=0,
+        description="Pods whose last word never came: what they used after their last report is in no sum.",
     )
     final: bool = Field(
         False, description="True when the job has finished and every pod's last word is in the sum."

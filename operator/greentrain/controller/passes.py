@@ -27,7 +27,7 @@ from greentrain.controller.settings import Settings
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.decide import Decision, decide
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot
-from greentrain.core.status import Event, essence, transition_events
+from greentrain.core.status import Event, differs_in_measures_alone, essence, transition_events
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -291,10 +291,8 @@ class Passes:
         if new == old:
             return
         if essence(new) == essence(old):
-            only_progress = new.model_copy(
-                update={"progress": None, "display": old.display}
-            ) == old.model_copy(update={"progress": None})
-            wait = self._settings.progress_interval if only_progress else COALESCE_SECONDS
+            measures_alone = differs_in_measures_alone(old, new)
+            wait = self._settings.progress_interval if measures_alone else COALESCE_SECONDS
             since = asyncio.get_running_loop().time() - memory.written
             if since < wait:
                 self._queue.add_after(key, wait - since)

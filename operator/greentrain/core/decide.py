@@ -41,6 +41,7 @@ from greentrain.core.judge import (
     retries,
     until,
 )
+from greentrain.core.ledger import ABANDONED_AFTER, SILENT_AFTER
 from greentrain.core.snapshot import (
     PASSING_OBSTACLES,
     Pod,
@@ -81,6 +82,16 @@ class Decision:
 
 def decide(seen: Snapshot, *, now: datetime) -> Decision:
     """Decide one pass over one job at time `now` (UTC)."""
+    return _look_by(_decide(seen, now=now), _next_silence(seen, now=now))
+
+
+def _next_silence(seen: Snapshot, *, now: datetime) -> datetime | None:
+    """When a node that reports will have been silent too long, or for so long that it is given up."""
+    dues = (r.received + after for r in seen.reports for after in (SILENT_AFTER, ABANDONED_AFTER))
+    return min((due for due in dues if due > now), default=None)
+
+
+def _decide(seen: Snapshot, *, now: datetime) -> Decision:
     job = seen.job
     if job.deleting:
         return Decision(job.status)  # owner references do the rest

@@ -18,6 +18,7 @@ from greentrain.api import names
 from greentrain.api.conditions import Reason
 from greentrain.api.runtime import CONTAINER, Progress, TerminationMessage, parse_termination_message
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus, ReplicaType
+from greentrain.core.ledger import NodeReport
 
 Raw = Mapping[str, Any]
 
@@ -115,6 +116,8 @@ class Pod:
     """When its deletion was asked for, before the grace period."""
     disruption: Disruption | None = None
     disruption_message: str = ""
+    gpus: int = 0
+    """GPUs, or parts of one, that its containers ask for."""
     unreachable: bool = False
     """Kubernetes has marked the pod of a node that stopped answering; whether it still runs nobody can know."""
 
@@ -188,6 +191,8 @@ class Snapshot:
     """The deciding rank's own word, None where it did not answer."""
     obstacles: tuple[Obstacle, ...] = ()
     template_problems: tuple[TemplateProblem, ...] = ()
+    reports: tuple[NodeReport, ...] = ()
+    """What nodes' agents told of the job's pods, and those nodes that told of them before."""
 
     def pods_of(self, attempt: int) -> dict[Rank, Pod]:
         """The pods of one attempt by rank."""
@@ -244,6 +249,7 @@ def parse_pod(body: Raw) -> Pod | None:
         deletion_requested=_deletion_requested(meta),
         disruption=disruption,
         disruption_message=words,
+        gpus=_count_gpus(body.get("spec") or {}),
     )
     container: Raw = next(
         (c for c in status.get("containerStatuses") or () if c.get("name") == CONTAINER), {}
@@ -314,6 +320,16 @@ def _unreachable(status: Raw) -> bool:
     ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
     marked = ready.get("status") == "False" and containers.get("status") == "True"
     return bool(marked and ready.get("reason") != "ReadinessGatesNotReady")
+
+
+def _count_gpus(spec: Raw) -> int:
+    limits = ((c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or ())
+    return sum(
+        int(count)
+        for limit in limits
+        for name, count in limit.items()
+        if name == names.GPU_RESOURCE or name.startswith(names.MIG_RESOURCE_PREFIX)
+    )
 
 
 def _why_waiting(status: Raw, state: Raw) -> tuple[str, str]:

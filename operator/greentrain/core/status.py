@@ -21,16 +21,19 @@ from greentrain.api.v1alpha1 import (
     CheckpointStatus,
     Condition,
     DisplayStatus,
+    EnergyStatus,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
+    PodEnergyStatus,
     ProgressStatus,
     ReplacedPod,
     ReplicaStatus,
     ReplicaType,
 )
 from greentrain.core.judge import Cause, failed, finished_ranks
+from greentrain.core.ledger import SILENT_AFTER, fold
 from greentrain.core.manifests import deciding_rank, ranks, replica_counts
-from greentrain.core.snapshot import Disruption, Pod, Rank, Snapshot, format_time
+from greentrain.core.snapshot import Disruption, Pod, PodState, Rank, Snapshot, format_time
 
 
 class EventType(StrEnum):
@@ -163,6 +166,7 @@ class Writer:
         self.seen = seen
         self._old = seen.job.status
         self._now = format_time(now)
+        self._moment = now
         self._conditions = self._old.conditions
         self._counts = self._old.replica_statuses
         self._failures = {
@@ -371,6 +375,17 @@ class Writer:
             progress = fold_progress(old.progress, self.seen, attempt)
             if attempt.end_time is None or not old.completion_time:
                 self._checkpointed(progress)
+        present = {p.uid for p in self.seen.pods}
+        over = completed or old.completion_time is not None
+        energy, growth = fold(
+            old.energy,
+            self.seen.reports,
+            gone=lambda uid: uid not in present,
+            finished=over and not present,
+            now=self._moment,
+        )
+        attempts = tuple(_grow(a, growth) for a in attempts)
+        self._metered(attempt, energy, over=over)
         number = attempt.number if attempt is not None else 0
         new = GreenTrainingJobStatus(
             observed_generation=job.generation,
@@ -385,8 +400,57 @@ class Writer:
             start_time=old.start_time or (attempt.start_time if attempt is not None else None),
             completion_time=self._now if completed else old.completion_time,
             progress=progress,
+            energy=energy,
         )
         return new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)})
+
+    def _metered(self, attempt: AttemptStatus | None, energy: EnergyStatus | None, *, over: bool) -> None:
+        """Whether every GPU of the job is being read; Unknown where one is not, never a guess."""
+        known = find_condition(self._conditions, Type.ENERGY_METERED)
+        if over:
+            if energy is not None and energy.final:
+                lost = f", but for the last of {energy.lost_pods} pods" if energy.lost_pods else ""
+                self._set(Type.ENERGY_METERED, "True", Reason.METERED, f"every reading is in{lost}")
+            elif energy is not None:
+                waited = next((p for p in energy.pods if not p.final), None)
+                text = (
+                    f"pod {waited.name} on node {waited.node}"
+                    if waited is not None
+                    else "pods that are there yet"
+                )
+                self._set(
+                    Type.ENERGY_METERED,
+                    "Unknown",
+                    Reason.LAST_WORD_MISSING,
+                    f"the last reading of {text} is not in",
+                )
+            return
+        if attempt is None or attempt.end_time is not None:
+            return
+        pods = self.seen.pods_of(attempt.number)
+        running = [pods[r] for r in sorted(pods) if pods[r].state is PodState.RUNNING and pods[r].gpus]
+        if not running:
+            if pods and not any(p.gpus for p in pods.values()) and known is None:
+                text = "no pod asks for a GPU: there is no GPU energy to count"
+                self._set(Type.ENERGY_METERED, "False", Reason.NO_GPU, text)
+            return
+        read = {e.uid for r in self.seen.reports if not r.is_silent(self._moment) for e in r.pods}
+        unread = next((p for p in running if p.uid not in read), None)
+        if unread is None:
+            text = f"the GPUs of {len(running)} pods are read"
+            self._set(Type.ENERGY_METERED, "True", Reason.METERED, text)
+            return
+        stopped = known is not None and (known.status == "True" or known.reason == Reason.READINGS_STOPPED)
+        told = any(e.uid == unread.uid for r in self.seen.reports for e in r.pods)
+        if stopped and told:
+            text = f"no reading of pod {unread.name} for {SILENT_AFTER.seconds} s: node {unread.node} does not report"
+            self._set(Type.ENERGY_METERED, "Unknown", Reason.READINGS_STOPPED, text)
+        elif not stopped:
+            text = (
+                f"no reading of pod {unread.name} yet: the agent on node {unread.node} has not reported it "
+                "(kubectl get nodepowers shows which nodes report)"
+            )
+            self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
 
     def _checkpointed(self, progress: ProgressStatus | None) -> None:
         if not self.seen.job.spec.get("checkpoint"):
@@ -400,6 +464,14 @@ class Writer:
             self._set(
                 Type.CHECKPOINTED, "True", Reason.SAVED, "a restart resumes from status.progress.checkpoint"
             )
+
+
+def _grow(attempt: AttemptStatus, growth: Mapping[int, int]) -> AttemptStatus:
+    """The attempt with what its pods have used since the status was stored."""
+    more = growth.get(attempt.number, 0)
+    if not more:
+        return attempt
+    return attempt.model_copy(update={"energy_joules": (attempt.energy_joules or 0) + more})
 
 
 def _newly_active(old: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> int:
@@ -464,10 +536,11 @@ def display(status: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> Di
         there = sum(c.succeeded for c in counts) if status.completion_time else sum(c.ready for c in counts)
         workers = f"{there}/{wanted}"
     progress = status.progress
+    energy = status.energy.used if status.energy is not None else ""
     if progress is None:
-        return DisplayStatus(workers=workers)
+        return DisplayStatus(workers=workers, energy=energy)
     text = f"{progress.percent}%" if progress.percent is not None else f"step {progress.step}"
-    return DisplayStatus(workers=workers, progress=text)
+    return DisplayStatus(workers=workers, progress=text, energy=energy)
 
 
 def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
@@ -475,10 +548,18 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
     return status.model_copy(
         update={
             "progress": None,
+            "energy": _energy_essence(status.energy),
             "replica_statuses": {},
             "display": DisplayStatus(),
             "attempts": tuple(
-                a.model_copy(update={"start_step": None, "last_step": None, "finished_ranks": ()})
+                a.model_copy(
+                    update={
+                        "start_step": None,
+                        "last_step": None,
+                        "finished_ranks": (),
+                        "energy_joules": None,
+                    }
+                )
                 for a in status.attempts
             ),
             "conditions": tuple(
@@ -487,6 +568,26 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
             ),
         }
     )
+
+
+def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
+    """Whose last word is in: a node's agent waits for it. Joules themselves change all the time."""
+    if energy is None:
+        return None
+    known = tuple(PodEnergyStatus(uid=p.uid, segment=p.segment, final=True) for p in energy.pods if p.final)
+    return EnergyStatus(final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled)
+
+
+def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> bool:
+    """Whether nothing but progress and joules has changed, which are written now and then, not each time."""
+
+    def without(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
+        attempts = tuple(a.model_copy(update={"energy_joules": None}) for a in status.attempts)
+        bare = {"progress": None, "energy": None, "attempts": attempts}
+        workers = DisplayStatus(workers=status.display.workers)
+        return status.model_copy(update={**bare, "display": workers})
+
+    return without(old) == without(new)
 
 
 def changed_conditions(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Iterator[Condition]:
@@ -527,11 +628,14 @@ def _event_of(condition: Condition) -> Event | None:
         (value == "True" and type_ in (Type.RESTARTING, Type.FAILED))
         or (value == "False" and type_ is Type.ADMITTED)
         or (value == "False" and type_ is Type.PODS_READY and reason in _STUCK)
+        or (type_ is Type.ENERGY_METERED and reason == Reason.READINGS_STOPPED)
     )
     if normal or warning:
         kind = EventType.WARNING if warning else EventType.NORMAL
         name = type_.value if value == "True" and type_ is not Type.ADMITTED else reason
         return Event(kind, name, condition.message)
+    if type_ is Type.ENERGY_METERED and value == "True":
+        return Event(EventType.NORMAL, type_.value, condition.message)
     if type_ is Type.SUSPENDED and reason == Reason.SUSPENDING:
         return Event(EventType.NORMAL, "Suspending", condition.message)
     return None

@@ -1,0 +1,206 @@
+"""Energy into a job's status, exactly once, whatever is reported twice, late or in any order.
+
+Each pod's entry is joined with what is known of it: joules only grow, so of two reports the larger holds, and joining is
+the same in any order and any number of times. Once an ended pod's entry stands in the stored status its node's agent is
+told (`NodePower.spec.settled`) and lets go of it; and once the agent has, the entry becomes part of one sum, with its
+name kept so that an old report of it is not counted again. Every step looks at the one before as it is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import ceil, sqrt
+
+from greentrain.api.nodepower import NodePowerStatus, PodEnergy
+from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus
+from greentrain.units import format_energy
+
+SILENT_AFTER = timedelta(seconds=95)
+"""A node that has not reported for so long gives no readings: three intervals of 30 s and their jitter."""
+
+ABANDONED_AFTER = timedelta(hours=1)
+"""A NodePower that nobody has written for so long, all of it settled, is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What one node's agent told last, as far as it concerns one job."""
+
+    node: str
+    received: datetime
+    """When the operator saw it change, by the operator's clock."""
+    pods: tuple[PodEnergy, ...] = ()
+
+    def is_silent(self, now: datetime) -> bool:
+        """Whether too long ago to be called a reading."""
+        return now - self.received >= SILENT_AFTER
+
+
+def attempt_of(pod_name: str) -> int:
+    """The attempt a pod's name ends in; 0 where it does not."""
+    last = pod_name.rpartition("-")[2]
+    return int(last) if last.isdecimal() and len(last) < 10 else 0
+
+
+def fold(
+    old: EnergyStatus | None,
+    reports: Iterable[NodeReport],
+    *,
+    gone: Callable[[str], bool],
+    finished: bool,
+    now: datetime,
+) -> tuple[EnergyStatus | None, dict[int, int]]:
+    """The job's energy after these reports, and by how much each attempt's has grown.
+
+    `gone` says whether a pod of that UID is no more. Such a pod's last word is lost where its node reports without it
+    although it was never said to have ended, or has been silent for an hour. `old` is the status as it is stored.
+    """
+    before = old or EnergyStatus()
+    pods = {p.key: p for p in before.pods}
+    settled = set(before.settled)
+    told: set[str] = set()
+    reporting: set[str] = set()
+    abandoned: set[str] = set()
+    for report in reports:
+        reporting.add(report.node)
+        if now - report.received >= ABANDONED_AFTER:
+            abandoned.add(report.node)
+        for entry in report.pods:
+            told.add(entry.key)
+            if entry.key not in settled:
+                pods[entry.key] = _join(pods.get(entry.key), entry, report.node)
+    if old is None and not pods:
+        return None, {}
+    stored = {p.key: p for p in before.pods}
+    growth: dict[int, int] = {}
+    for key, pod in pods.items():
+        more = pod.joules - (stored[key].joules if key in stored else 0)
+        if more:
+            growth[pod.attempt] = growth.get(pod.attempt, 0) + more
+    kept, folded, lost = [], [], 0
+    for key, pod in pods.items():
+        let_go = key in stored and key not in told
+        if let_go and stored[key].final:
+            folded.append(pod)
+        elif let_go and pod.node in reporting and gone(pod.uid):
+            folded.append(pod)
+            lost += 1
+        elif not pod.final and pod.node in abandoned and gone(pod.uid):
+            kept.append(pod.model_copy(update={"final": True}))
+            lost += 1
+        else:
+            kept.append(pod)
+    return _sum_up(before, kept, folded, lost, finished=finished), growth
+
+
+def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEnergyStatus:
+    """The further of what is known and what is told; joules grow with time, so it is the later one."""
+    if known is not None and (known.joules, known.final) >= (entry.joules, entry.closed):
+        return known
+    return PodEnergyStatus(
+        uid=entry.uid,
+        segment=entry.segment,
+        node=node,
+        name=entry.name,
+        attempt=attempt_of(entry.name),
+        gpu_joules=entry.gpu_joules,
+        cpu_joules=entry.cpu_joules,
+        dram_joules=entry.dram_joules,
+        estimated_joules=entry.estimated_joules,
+        error_joules=entry.error_joules,
+        missing_seconds=entry.missing_seconds,
+        final=entry.closed,
+    )
+
+
+def _sum_up(
+    before: EnergyStatus,
+    kept: list[PodEnergyStatus],
+    folded: list[PodEnergyStatus],
+    lost: int,
+    *,
+    finished: bool,
+) -> EnergyStatus:
+    base = before.folded or PodEnergyStatus(uid="", final=True)
+    whole = base
+    for pod in folded:
+        whole = _add(whole, pod)
+    squared = before.folded_error_squared + sum(p.error_joules**2 for p in folded)
+    total = whole
+    for pod in kept:
+        total = _add(total, pod)
+    used = total.joules
+    estimated = min(100, round(100 * total.estimated_joules / used)) if used else 0
+    lost_pods = before.lost_pods + lost
+    return EnergyStatus(
+        used=format_energy(used),
+        used_joules=used,
+        gpu_joules=total.gpu_joules,
+        cpu_joules=total.cpu_joules,
+        dram_joules=total.dram_joules,
+        measured_percent=100 - estimated if used else 0,
+        estimated_percent=estimated,
+        missing_seconds=total.missing_seconds,
+        error_joules=ceil(sqrt(squared + sum(p.error_joules**2 for p in kept))),
+        lost_pods=lost_pods,
+        final=finished and all(p.final for p in kept),
+        folded=whole if folded or before.folded is not None else None,
+        folded_error_squared=squared,
+        pods=tuple(sorted(kept, key=lambda p: (p.attempt, p.name, p.uid, p.segment))),
+        settled=(*before.settled, *(p.key for p in folded))[-KEPT_SETTLED:],
+    )
+
+
+def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:
+    return PodEnergyStatus(
+        uid=one.uid,
+        gpu_joules=one.gpu_joules + other.gpu_joules,
+        cpu_joules=one.cpu_joules + other.cpu_joules,
+        dram_joules=one.dram_joules + other.dram_joules,
+        estimated_joules=one.estimated_joules + other.estimated_joules,
+        missing_seconds=one.missing_seconds + other.missing_seconds,
+        final=True,
+    )
+
+
+def has_last_word(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
+    """Whether an ended pod's entry stands in a job's stored status, so that the agent may let go of it."""
+    if energy is None:
+        return False
+    if entry.key in energy.settled:
+        return True
+    return any(p.key == entry.key and p.final and p.joules >= entry.joules for p in energy.pods)
+
+
+def decide_settled(
+    asked: Iterable[str],
+    status: NodePowerStatus,
+    *,
+    energy_of: Callable[[PodEnergy], EnergyStatus | None],
+    is_ours: Callable[[str], bool],
+) -> tuple[str, ...]:
+    """What `NodePower.spec.settled` must hold: ended pods whose last word is stored, or that are of no job.
+
+    `energy_of` gives the stored energy of the job an entry names, and raises LookupError where there is no such job any
+    more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays.
+    """
+
+    def may_go(entry: PodEnergy) -> bool:
+        if not is_ours(entry.namespace):
+            return entry.key in asked_before
+        try:
+            return entry.job_uid is None or has_last_word(energy_of(entry), entry)
+        except LookupError:
+            return True
+
+    asked_before = frozenset(asked)
+    return tuple(entry.key for entry in status.pods if entry.closed and may_go(entry))
+
+
+def is_abandoned(
+    status: NodePowerStatus, settled: Iterable[str], *, received: datetime, now: datetime
+) -> bool:
+    """Whether a NodePower can be removed: its agent has been silent for an hour, and everything in it is settled."""
+    return now - received >= ABANDONED_AFTER and {p.key for p in status.pods} <= set(settled)

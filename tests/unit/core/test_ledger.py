@@ -1,0 +1,265 @@
+"""Energy is folded once: reports twice, late, in any order, and agents that let go at any moment."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentrain.api.conditions import Type, find_condition
+from greentrain.api.nodepower import NodePowerStatus, PodEnergy
+from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
+from greentrain.core.decide import decide
+from greentrain.core.ledger import (
+    ABANDONED_AFTER,
+    SILENT_AFTER,
+    NodeReport,
+    attempt_of,
+    decide_settled,
+    fold,
+    is_abandoned,
+)
+from greentrain.core.snapshot import Pod
+from greentrain.core.status import transition_events
+from tests.support.manifests import build_job
+from tests.support.snapshots import START, at, exited, job_of, pod, seen
+
+
+def entry(uid: str, joules: int, *, closed: bool = False, segment: int = 0, **facts: int) -> PodEnergy:
+    return PodEnergy(
+        uid=uid,
+        segment=segment,
+        namespace="team",
+        name=f"digits-worker-{uid}",
+        job="digits",
+        job_uid="uid-1",
+        gpu_joules=joules,
+        closed=closed,
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def report(*entries: PodEnergy, node: str = "node-1", second: float = 0) -> NodeReport:
+    return NodeReport(node, at(second), entries)
+
+
+def folded(
+    old: EnergyStatus | None,
+    *reports: NodeReport,
+    gone: set[str] | None = None,
+    finished: bool = False,
+    second: float = 0,
+) -> EnergyStatus:
+    there = gone or set()
+    energy, _ = fold(old, reports, gone=lambda uid: uid in there, finished=finished, now=at(second))
+    assert energy is not None
+    # As the server gives it back.
+    return EnergyStatus.model_validate_json(energy.model_dump_json(by_alias=True))
+
+
+def test_without_a_report_nothing_is_known() -> None:
+    assert fold(None, (), gone=lambda _: True, finished=True, now=START) == (None, {})
+    assert fold(None, (report(),), gone=lambda _: True, finished=True, now=START) == (None, {})
+
+
+def test_used_is_what_every_pod_told_on_every_node() -> None:
+    energy = folded(None, report(entry("0-1", 3_600_000)), report(entry("1-1", 854_400), node="node-2"))
+    assert (energy.used_joules, energy.used) == (4_454_400, "1.237kWh")
+    assert (energy.measured_percent, energy.estimated_percent, energy.final) == (100, 0, False)
+
+
+def test_a_report_told_twice_or_late_changes_nothing() -> None:
+    early, late = report(entry("0-1", 10)), report(entry("0-1", 30, closed=True))
+    once = folded(folded(None, early), late)
+    assert folded(folded(once, late), early) == once
+    assert once.used_joules == 30
+
+
+def test_what_the_agent_let_go_of_stays_in_the_sum_and_is_not_counted_again() -> None:
+    last = report(entry("0-1", 30, closed=True, error_joules=3))
+    energy = folded(None, last)
+    assert [p.key for p in energy.pods] == ["0-1/0"]
+    energy = folded(energy, report())
+    assert (energy.used_joules, energy.pods, energy.settled) == (30, (), ("0-1/0",))
+    assert folded(energy, last).used_joules == 30
+    assert folded(energy, report(entry("0-1", 5, segment=1))).used_joules == 35
+
+
+def test_an_entry_is_not_folded_before_its_last_word_is_stored() -> None:
+    energy = folded(None, report(entry("0-1", 30)))
+    # The agent's next report has it no more: it was told of an end that this status has never seen.
+    energy = folded(energy, report())
+    assert [p.final for p in energy.pods] == [False]
+    energy = folded(energy, report(), gone={"0-1"})
+    assert (energy.used_joules, energy.lost_pods, energy.pods) == (30, 1, ())
+
+
+def test_a_node_that_never_comes_back_is_given_up_after_an_hour() -> None:
+    told = report(entry("0-1", 30))
+    energy = folded(None, told)
+    hour = ABANDONED_AFTER.total_seconds()
+    waiting = folded(energy, told, gone={"0-1"}, finished=True, second=hour - 1)
+    assert (waiting.final, waiting.lost_pods) == (False, 0)
+    given_up = folded(energy, told, gone={"0-1"}, finished=True, second=hour)
+    assert (given_up.final, given_up.lost_pods, given_up.used_joules) == (True, 1, 30)
+    assert folded(given_up, told, gone={"0-1"}, finished=True, second=hour) == given_up
+
+
+def test_errors_of_pods_are_independent() -> None:
+    energy = folded(None, report(*(entry(f"{i}-1", 1000, closed=True, error_joules=30) for i in range(4))))
+    assert energy.error_joules == 60
+    assert folded(energy, report()).error_joules == 60
+
+
+def test_attempts_share_what_their_pods_used() -> None:
+    reports = (report(entry("0-1", 30), entry("0-2", 12), entry("odd", 1)),)
+    _, growth = fold(None, reports, gone=lambda _: False, finished=False, now=START)
+    assert growth == {1: 30, 2: 12, 0: 1}
+    assert [attempt_of(n) for n in ("digits-worker-0-12", "digits", "a-b", "a-99999999999")] == [12, 0, 0, 0]
+
+
+def let_go(energy: EnergyStatus | None, shown: list[PodEnergy]) -> set[str]:
+    """UIDs of the pods the agent is told to let go of."""
+    status = NodePowerStatus(pods=tuple(shown))
+    keys = decide_settled((), status, energy_of=lambda _: energy, is_ours=lambda _: True)
+    return {key.partition("/")[0] for key in keys}
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_whatever_is_told_in_whatever_order_every_joule_is_counted_once(seed: int, pods: int) -> None:
+    chance = random.Random(seed)
+    truth = dict.fromkeys((f"{i}-{1 + i % 2}" for i in range(pods)), 0)
+    closed: set[str] = set()
+    settled: set[str] = set()
+    shown: list[PodEnergy] = []
+    energy: EnergyStatus | None = None
+    attempts: dict[int, int] = {}
+    ever = [report()]
+    for _ in range(60):
+        uid = chance.choice(list(truth))
+        if uid not in closed:
+            truth[uid] += chance.randint(0, 1000)
+            if chance.random() < 0.1:
+                closed.add(uid)
+        if chance.random() < 0.6:  # the agent reports, and lets go of what was settled
+            shown = [entry(u, j, closed=u in closed) for u, j in truth.items() if u not in settled]
+            ever.append(report(*shown))
+        # The operator reads the newest picture, now and then an old one before it.
+        pictures = [chance.choice(ever), ever[-1]] if chance.random() < 0.3 else [ever[-1]]
+        for picture in pictures:
+            new, growth = fold(energy, (picture,), gone=lambda _: False, finished=False, now=START)
+            if chance.random() < 0.8:  # else the write met a conflict
+                energy = new
+                for number, more in growth.items():
+                    attempts[number] = attempts.get(number, 0) + more
+        if energy is not None and chance.random() < 0.7:
+            settled |= let_go(energy, shown)
+    closed |= set(truth)
+    for _ in range(3):
+        shown = [entry(u, j, closed=True) for u, j in truth.items() if u not in settled]
+        energy, growth = fold(energy, (report(*shown),), gone=lambda _: True, finished=True, now=START)
+        for number, more in growth.items():
+            attempts[number] = attempts.get(number, 0) + more
+        settled |= let_go(energy, shown)
+    assert energy is not None
+    assert energy.used_joules == sum(truth.values()) == sum(attempts.values())
+    assert (energy.final, energy.pods, energy.lost_pods) == (True, (), 0)
+
+
+def test_the_agent_may_let_go_of_what_is_stored_and_of_what_is_of_no_job() -> None:
+    stored = folded(None, report(entry("0-1", 30, closed=True), entry("1-1", 30)))
+    strangers = PodEnergy(uid="s", namespace="other", name="s", closed=True)
+    deleted = entry("0-9", 7, closed=True).model_copy(update={"job_uid": "gone"})
+    elsewhere = entry("0-3", 7, closed=True).model_copy(update={"namespace": "theirs"})
+    entries = (entry("0-1", 30, closed=True), entry("1-1", 40, closed=True), strangers, deleted, elsewhere)
+
+    def energy_of(told: PodEnergy) -> EnergyStatus | None:
+        if told.job_uid == "gone":
+            raise LookupError
+        return stored
+
+    asked = decide_settled(
+        ("0-3/0", "old/0"),
+        NodePowerStatus(pods=entries),
+        energy_of=energy_of,
+        is_ours=lambda namespace: namespace != "theirs",
+    )
+    assert asked == ("0-1/0", "s/0", "0-9/0", "0-3/0")
+
+
+def test_a_nodepower_goes_an_hour_after_its_agent_when_all_is_settled() -> None:
+    status = NodePowerStatus(pods=(entry("0-1", 30, closed=True),))
+    hour = START + ABANDONED_AFTER
+    assert is_abandoned(status, ("0-1/0",), received=START, now=hour)
+    assert not is_abandoned(status, ("0-1/0",), received=START, now=hour - timedelta(seconds=1))
+    assert not is_abandoned(status, (), received=START, now=hour)
+
+
+def live(
+    status: GreenTrainingJobStatus, *pods: Pod, second: float, reports: tuple[NodeReport, ...] = ()
+) -> GreenTrainingJobStatus:
+    return decide(seen(job_of(build_job(), status=status), *pods, reports=reports), now=at(second)).status
+
+
+def started() -> GreenTrainingJobStatus:
+    return decide(seen(job_of(build_job())), now=START).status
+
+
+def test_a_job_says_whether_its_gpus_are_read_and_tells_when_readings_stop_and_return() -> None:
+    pods = (pod(0, gpus=1), pod(1, gpus=1))
+    names = {p.uid: p for p in pods}
+    both = tuple(entry(uid, 10) for uid in names)
+    status = live(started(), *pods, second=5)
+    metered = find_condition(status.conditions, Type.ENERGY_METERED)
+    assert metered is not None
+    assert (metered.status, metered.reason) == ("Unknown", "NoReadings")
+    read = live(status, *pods, second=30, reports=(report(*both, second=30),))
+    assert [e.reason for e in transition_events(status, read)] == ["EnergyMetered"]
+    assert (read.display.energy, read.attempts[0].energy_joules) == ("20J", 20)
+    silent = 30 + SILENT_AFTER.total_seconds()
+    still = decide(
+        seen(job_of(build_job(), status=read), *pods, reports=(report(*both, second=30),)), now=at(60)
+    )
+    assert still.look_again == at(silent)
+    stopped = live(read, *pods, second=silent, reports=(report(*both, second=30),))
+    assert [(e.type.value, e.reason) for e in transition_events(read, stopped)] == [
+        ("Warning", "ReadingsStopped")
+    ]
+    again = live(stopped, *pods, second=silent + 5, reports=(report(*both, second=silent + 5),))
+    assert [e.reason for e in transition_events(stopped, again)] == ["EnergyMetered"]
+
+
+def test_a_job_without_gpus_says_so() -> None:
+    status = live(started(), pod(0), pod(1), second=5)
+    metered = find_condition(status.conditions, Type.ENERGY_METERED)
+    assert metered is not None
+    assert (metered.status, metered.reason) == ("False", "NoGPU")
+    assert (status.energy, status.display.energy) == (None, "")
+
+
+def test_a_finished_jobs_energy_is_final_when_every_last_word_is_in() -> None:
+    running = (pod(0, gpus=1), pod(1, gpus=1))
+    entries = [entry(p.uid, 10) for p in running]
+    status = live(started(), *running, second=5, reports=(report(*entries),))
+    done = (exited(0, 0, 9, gpus=1), exited(1, 0, 9, gpus=1))
+    status = live(status, *done, second=10, reports=(report(*entries),))
+    late = live(status, second=20, reports=(report(*entries),))
+    metered = find_condition(late.conditions, Type.ENERGY_METERED)
+    assert metered is not None
+    assert (metered.status, metered.reason) == ("Unknown", "LastWordMissing")
+    last = [entry(p.uid, 15, closed=True) for p in running]
+    final = live(late, second=30, reports=(report(*last),))
+    assert final.energy is not None
+    assert (final.energy.final, final.energy.used_joules) == (True, 30)
+    metered = find_condition(final.conditions, Type.ENERGY_METERED)
+    assert metered is not None
+    assert metered.status == "True"
+
+
+@pytest.mark.parametrize("joules", [0, 3599, 3600, 10**7, 10**12])
+def test_the_words_for_energy_stay_short(joules: int) -> None:
+    energy = folded(None, report(entry("0-1", joules)))
+    assert len(energy.used) <= 10
