@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
 from kubernetes.aio import client, config
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
@@ -33,20 +32,10 @@ from tests.bench.operators import OPERATOR, operator
 from tests.support.api import Server
 from tests.support.manifests import build_job
 
-ROOT = Path(__file__).parents[2]
 JOB_COUNT, WORKERS = 100, 4
 ROUNDS = 3
 CONCURRENCY = Settings().workers
 BASELINE = "bench-baseline"
-
-
-async def install(server: Server) -> None:
-    """Install the CRD and wait until it is served."""
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    await server.call(
-        "POST", path, yaml.safe_load((ROOT / "crds/greentrain.dev_greentrainingjobs.yaml").read_text())
-    )
-    await asyncio.sleep(3)
 
 
 def entries(plane: ControlPlane, user: str, namespace: str | None = None) -> list[dict[str, Any]]:
@@ -202,7 +191,7 @@ async def run() -> None:
         ControlPlane.start(Path(folder), gather_binaries()) as plane,
     ):
         async with Server(plane.kubeconfig) as server:
-            await install(server)
+            await server.install_crds()
             for bench in (bench_creation, bench_writes, bench_memory):
                 begun = time.monotonic()
                 for line in await bench(plane, server):

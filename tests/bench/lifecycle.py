@@ -23,7 +23,6 @@ from greentrain.api.runtime import PROGRESS_PORT
 from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from tests.bench.audit import AuditLog, Entry, percentile
-from tests.bench.controller import install
 from tests.bench.kubelet import build_address, kubelet
 from tests.bench.operators import OPERATOR, OperatorProcess, operator
 from tests.support.api import JOBS, Server
@@ -356,7 +355,7 @@ async def run() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             plane = stack.enter_context(ControlPlane.start(folder, gather_binaries()))
             clients = [await stack.enter_async_context(Server(plane.kubeconfig)) for _ in range(CLIENTS)]
-            await install(clients[0])
+            await clients[0].install_crds()
             async for line in kind(Bench(plane, clients)):
                 print(line, flush=True)
         print(f"  took {time.monotonic() - begun:.0f} s", flush=True)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
-import yaml
 
 from greentrain.controller.settings import Settings
 from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from tests.support.api import Server
 
-ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
 
 
@@ -27,21 +25,11 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def crd(plane: ControlPlane) -> None:
-    """The committed CRD, installed and established."""
-    import asyncio
+    """The committed CRDs, installed and established."""
 
     async def install() -> None:
         async with Server(plane.kubeconfig) as server:
-            path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-            body = yaml.safe_load((ROOT / "crds/greentrain.dev_greentrainingjobs.yaml").read_text())
-            await server.call("POST", path, body)
-            await server.until(
-                lambda: server.call("GET", f"{path}/{body['metadata']['name']}"),
-                lambda crd: any(
-                    c["type"] == "Established" and c["status"] == "True"
-                    for c in crd["status"].get("conditions") or ()
-                ),
-            )
+            await server.install_crds()
 
     asyncio.run(install())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import ssl
 import tempfile
@@ -17,6 +18,7 @@ import yaml
 
 Json = dict[str, Any]
 JOBS = "/apis/greentrain.dev/v1alpha1/namespaces/{}/greentrainingjobs"
+ROOT = Path(__file__).parents[2]
 MERGE = "application/merge-patch+json"
 
 
@@ -68,6 +70,20 @@ class Server:
             if answer.status >= 300:
                 raise RefusedError(answer.status, found)
             return found
+
+    async def install_crds(self) -> None:
+        """Install the committed CRDs and wait until they are served."""
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for file in sorted((ROOT / "crds").glob("*.yaml")):
+            body = yaml.safe_load(file.read_text())
+            await self.call("POST", path, body)
+            await self.until(
+                functools.partial(self.call, "GET", f"{path}/{body['metadata']['name']}"),
+                lambda crd: any(
+                    c["type"] == "Established" and c["status"] == "True"
+                    for c in crd["status"].get("conditions") or ()
+                ),
+            )
 
     async def create_job(self, namespace: str, manifest: Json) -> Json:
         """POST a job raw: no client-side validation of any kind."""

@@ -32,6 +32,7 @@ from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_st
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.gather import gather, gather_progress
+from greentrain.kube.readings import NodePowers
 from greentrain.kube.redaction import find_secrets, redact
 from greentrain.telemetry import Telemetry
 
@@ -94,6 +95,8 @@ class Passes:
         *,
         client: Client,
         cache: Cache,
+        node_powers: NodePowers,
+        stored: Callable[[GreenTrainingJobStatus], None],
         queue: WorkQueue[Key],
         session: aiohttp.ClientSession,
         telemetry: Telemetry,
@@ -102,6 +105,8 @@ class Passes:
     ) -> None:
         self._client = client
         self._cache = cache
+        self._node_powers = node_powers
+        self._stored = stored
         self._queue = queue
         self._session = session
         self._telemetry = telemetry
@@ -159,7 +164,7 @@ class Passes:
     async def _pass(self, key: Key) -> None:
         if self._queue.failures(key) >= CONFLICTS_BEFORE_LOOKING:
             await self._look(key)
-        seen = gather(self._cache, key)
+        seen = gather(self._cache, self._node_powers, key)
         if seen is None:
             self._memory.pop(key, None)
             self._queue.forget(key)
@@ -179,7 +184,9 @@ class Passes:
         outcome = await apply_effects(self._client, self._cache, seen.job, decision)
         self._log_effects(key, decision, outcome)
         if decision.record_first or outcome.changed or outcome.obstacles:
-            after = gather(self._cache, key, progress=progress, obstacles=outcome.obstacles)
+            after = gather(
+                self._cache, self._node_powers, key, progress=progress, obstacles=outcome.obstacles
+            )
             if after is None:
                 return
             seen, decision = after, self._decide(after, memory)
@@ -255,6 +262,7 @@ class Passes:
         await apply_status(self._client, self._cache, job, status)
         memory.written = asyncio.get_running_loop().time()
         self._telemetry.status_writes.inc()
+        self._stored(status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
         for told in told_by(job.status, status):
             self._log(told.level, key, told.message, **attempt, decision=told.decision, reason=told.reason)

@@ -102,6 +102,10 @@ def build_registry(sessions: Sessions, seen: Seen) -> kopf.OperatorRegistry:
     async def job_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
         await seen("Job", type, _plain(body))
 
+    @kopf.on.event(names.GROUP, names.VERSION, names.NODE_POWER_PLURAL, registry=registry)
+    async def node_power_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
+        await seen("NodePower", type, _plain(body))
+
     @kopf.on.event("", "v1", "pods", registry=registry)
     async def pod_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
         await seen("Pod", type, _plain(body))

@@ -23,10 +23,12 @@ from greentrain.controller.freshness import Freshness, Stream
 from greentrain.controller.passes import Passes
 from greentrain.controller.serving import serve
 from greentrain.controller.settings import Settings
+from greentrain.controller.settling import Settling
 from greentrain.controller.watches import Watches
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.kube.cache import Cache, Key, version_of
 from greentrain.kube.client import ApiError, Client, connect
+from greentrain.kube.readings import NodePowers
 from greentrain.telemetry import Telemetry
 
 logger = logging.getLogger("greentrain.controller")
@@ -63,6 +65,8 @@ class Operator:
         steady = SteadyClock()
         self._clock = clock or steady
         self._cache = Cache()
+        self._node_powers = NodePowers(self._clock)
+        self._settling: Settling | None = None
         self._queue: WorkQueue[Key] = WorkQueue()
         self._freshness = Freshness(settings.stale_after)
         self._opened = asyncio.Event()
@@ -112,9 +116,21 @@ class Operator:
             stack.callback(self._queue.close)
             if not await _until(stop, self._start(client)):
                 return
+            settling = self._settling = Settling(
+                client=client,
+                cache=self._cache,
+                node_powers=self._node_powers,
+                namespaces=self.settings.namespaces,
+                clock=self._clock,
+            )
+            stack.callback(settling.close)
+            for node in self._node_powers.names():
+                settling.add(node)
             passes = self._passes = Passes(
                 client=client,
                 cache=self._cache,
+                node_powers=self._node_powers,
+                stored=lambda status: settling.add_nodes_of(status.energy),
                 queue=self._queue,
                 session=session,
                 telemetry=self.telemetry,
@@ -132,6 +148,7 @@ class Operator:
                 asyncio.create_task(watches.run(), name="watches"),
                 asyncio.create_task(self._resync(client, watches), name="resync"),
                 asyncio.create_task(self._check_schema(client), name="schema"),
+                asyncio.create_task(settling.work(), name="settling"),
                 *(
                     asyncio.create_task(passes.work(), name=f"worker {i}")
                     for i in range(self.settings.workers)
@@ -168,6 +185,7 @@ class Operator:
     async def _prime(self, client: Client) -> None:
         for kind in ("Service", "Pod", "Job"):
             await self._compare(client, kind)
+        await self._compare_node_powers(client)
         self._freshness.reopened(
             now=asyncio.get_running_loop().time()
         )  # no watch is open yet: none owes anything
@@ -191,6 +209,17 @@ class Operator:
             self._freshness.missed(self._stream(kind, one.key.namespace), one.uid, one.version, now=now)
         self.telemetry.missed_changes.labels(kind).inc(len(missed))
         return {one.key for one in missed}
+
+    async def _compare_node_powers(self, client: Client) -> set[Key]:
+        """Compare what is known of nodes with a fresh list; the jobs something is new for.
+
+        A stale watch on them is not looked for: agents write every half minute, and their silence is told by itself.
+        """
+        changed = self._node_powers.resync(*await client.list_node_powers())
+        if self._settling is not None:
+            for node in self._node_powers.names():
+                self._settling.add(node)
+        return changed
 
     def _watches_opened(self) -> None:
         self._freshness.reopened(now=asyncio.get_running_loop().time())
@@ -228,6 +257,11 @@ class Operator:
                 return max(asked or 0.0, min(interval, RESYNC_RETRY_SECONDS))
             for key in changed:
                 self._queue.add(key)
+        try:
+            for key in await self._compare_node_powers(client):
+                self._queue.add(key)
+        except _PASSING as error:
+            logger.warning("resync of NodePowers failed: %r", error)
         self.telemetry.jobs.set(len(self._cache.jobs()))
         self._freshness.readable(now=loop.time())
         stale = self._freshness.overdue(now=loop.time())
@@ -263,6 +297,9 @@ class Operator:
     async def _seen(self, kind: str, type_: str | None, body: dict[str, Any]) -> None:
         self.telemetry.last_watch_event.set(self._clock().timestamp())
         meta = body["metadata"]
+        if kind == "NodePower":
+            self._node_power_seen(type_, body)
+            return
         stream = self._stream(kind, meta["namespace"])
         self._freshness.brought(stream, meta["uid"], version_of(body), listed=type_ is None)
         key = self._cache.drop(kind, body) if type_ == "DELETED" else self._cache.put(kind, body)
@@ -270,6 +307,13 @@ class Operator:
             self._queue.add(key)
             if kind == "Job":
                 self.telemetry.jobs.set(len(self._cache.jobs()))
+
+    def _node_power_seen(self, type_: str | None, body: dict[str, Any]) -> None:
+        changed = self._node_powers.drop(body) if type_ == "DELETED" else self._node_powers.put(body)
+        for key in changed or ():
+            self._queue.add(key)
+        if self._settling is not None:
+            self._settling.add(body["metadata"]["name"])
 
 
 async def _schema_problem(client: Client) -> str | None:

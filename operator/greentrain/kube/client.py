@@ -163,6 +163,29 @@ class Client(AbstractAsyncContextManager["Client"]):
         """All Services of ours in a namespace, or in all."""
         return await self._list(f"/api/v1{_within(namespace)}/services", {"labelSelector": _OURS})
 
+    async def list_node_powers(self) -> tuple[list[dict[str, Any]], int]:
+        """All NodePowers; they are the cluster's, not a namespace's."""
+        return await self._list(f"{_JOBS}/{names.NODE_POWER_PLURAL}", {})
+
+    async def settle(self, node: str, resource_version: str, settled: tuple[str, ...]) -> dict[str, Any]:
+        """Store what a node's agent may let go of, if the NodePower is still at that resourceVersion; else 409."""
+        return await self._request(
+            "PATCH",
+            f"{_JOBS}/{names.NODE_POWER_PLURAL}/{node}",
+            {"metadata": {"resourceVersion": resource_version}, "spec": {"settled": list(settled)}},
+            query={"fieldManager": names.FIELD_MANAGER},
+            content_type="application/merge-patch+json",
+        )
+
+    async def delete_node_power(self, node: str, uid: str, resource_version: str) -> None:
+        """Delete a NodePower, if nobody has written it since."""
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid, "resourceVersion": resource_version},
+        }
+        await self._request("DELETE", f"{_JOBS}/{names.NODE_POWER_PLURAL}/{node}", options)
+
     async def list_pods_of(self, namespace: str, job: str) -> list[dict[str, Any]]:
         """The pods of one job as they are now."""
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}={job}"

@@ -10,11 +10,17 @@ from greentrain.core.manifests import deciding_rank
 from greentrain.core.snapshot import Obstacle, Pod, PodState, Snapshot, parse_job, parse_pod
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.progress import read_progress
+from greentrain.kube.readings import NodePowers
 from greentrain.kube.template import find_template_problems
 
 
 def gather(
-    cache: Cache, key: Key, *, progress: Progress | None = None, obstacles: tuple[Obstacle, ...] = ()
+    cache: Cache,
+    node_powers: NodePowers,
+    key: Key,
+    *,
+    progress: Progress | None = None,
+    obstacles: tuple[Obstacle, ...] = (),
 ) -> Snapshot | None:
     """Everything known of one job; None where there is no such job."""
     body = cache.job(key)
@@ -33,6 +39,7 @@ def gather(
         template_problems=cache.once_per_generation(
             key, job.uid, job.generation, job.spec, find_template_problems
         ),
+        reports=node_powers.reports(key, job.uid, job.status.energy),
     )
 
 

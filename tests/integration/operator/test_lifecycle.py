@@ -18,6 +18,7 @@ from greentrain.controller.settings import Settings
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import connect
+from greentrain.kube.readings import NodePowers
 from greentrain.telemetry import Telemetry
 from tests.support.api import RefusedError, Server, condition
 from tests.support.manifests import build_job
@@ -108,16 +109,18 @@ async def test_a_pass_follows_the_operators_own_status_write_without_a_watch(
 ) -> None:
     """The watch may bring our own write back before or after its answer: nothing may hang on which."""
     key = Key(namespace, "digits")
-    cache, queue = Cache(), WorkQueue[Key]()
+    cache, queue, clock = Cache(), WorkQueue[Key](), SteadyClock()
     async with await connect(settings.kubeconfig) as client, ClientSession() as session:
         passes = Passes(
             client=client,
             cache=cache,
+            node_powers=NodePowers(clock),
+            stored=lambda _: None,
             queue=queue,
             session=session,
             telemetry=Telemetry(CollectorRegistry()),
             settings=settings,
-            clock=SteadyClock(),
+            clock=clock,
         )
         worker = asyncio.create_task(passes.work())
         try:

@@ -38,7 +38,7 @@ def entry(uid: str, joules: int, *, closed: bool = False, segment: int = 0, **fa
         job_uid="uid-1",
         gpu_joules=joules,
         closed=closed,
-        **facts,  # type: ignore[arg-type]
+        **facts,
     )
 
 

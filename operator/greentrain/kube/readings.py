@@ -1,0 +1,118 @@
+"""What nodes' agents have reported, as the watch on NodePowers has shown it, and which jobs it concerns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodEnergy
+from greentrain.api.v1alpha1 import EnergyStatus
+from greentrain.core.ledger import NodeReport
+from greentrain.kube.cache import Key, version_of
+
+logger = logging.getLogger("greentrain.controller")
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePower:
+    """One NodePower as it was last seen."""
+
+    name: str
+    uid: str
+    resource_version: str
+    settled: tuple[str, ...]
+    status: NodePowerStatus
+    received: datetime
+    """When its agent's half last changed, by the operator's clock."""
+
+
+class NodePowers:
+    """All NodePowers by name; a body replaces another only if its resourceVersion is higher."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._known: dict[str, NodePower] = {}
+        self._deleted: set[str] = set()
+
+    def put(self, body: Body) -> set[Key] | None:
+        """Take in an object; the jobs it tells of, now or before, or None if it says nothing new."""
+        meta = body["metadata"]
+        name, uid = meta["name"], meta["uid"]
+        old = self._known.get(name)
+        if uid in self._deleted or (
+            old is not None and old.uid == uid and int(old.resource_version) >= version_of(body)
+        ):
+            return None
+        try:
+            status = NodePowerStatus.model_validate(body.get("status") or {})
+            spec = NodePowerSpec.model_validate(body.get("spec") or {})
+        except ValidationError as error:
+            logger.error("NodePower %s is not read: %d fields are wrong", name, error.error_count())
+            return None
+        fresh = old is None or old.uid != uid or status != old.status
+        self._known[name] = NodePower(
+            name=name,
+            uid=uid,
+            resource_version=meta["resourceVersion"],
+            settled=spec.settled,
+            status=status,
+            received=self._clock() if fresh or old is None else old.received,
+        )
+        return _jobs(status) | (_jobs(old.status) if old is not None else set())
+
+    def drop(self, body: Body) -> set[Key]:
+        """Forget a deleted object; the jobs it told of."""
+        meta = body["metadata"]
+        self._deleted.add(meta["uid"])
+        old = self._known.get(meta["name"])
+        if old is None or old.uid != meta["uid"]:
+            return set()
+        del self._known[meta["name"]]
+        return _jobs(old.status)
+
+    def resync(self, bodies: Iterable[Body], version: int) -> set[Key]:
+        """Compare with a list made at that resourceVersion; the jobs something is new for."""
+        listed, changed = set(), set()
+        for body in bodies:
+            listed.add(body["metadata"]["name"])
+            changed |= self.put(body) or set()
+        for known in list(self._known.values()):
+            if known.name not in listed and int(known.resource_version) <= version:
+                changed |= self.drop({"metadata": {"name": known.name, "uid": known.uid}})
+        return changed
+
+    def names(self) -> list[str]:
+        """The names of all NodePowers: those of their nodes."""
+        return list(self._known)
+
+    def node_power(self, name: str) -> NodePower | None:
+        """The NodePower of a node."""
+        return self._known.get(name)
+
+    def reports(self, key: Key, uid: str, energy: EnergyStatus | None) -> tuple[NodeReport, ...]:
+        """What is told of a job, and by nodes that told of it before, which say something by their silence too."""
+        before = {p.node for p in energy.pods} if energy is not None else set()
+        found = []
+        for known in self._known.values():
+            entries = tuple(
+                e for e in known.status.pods if e.job_uid == uid and (e.namespace, e.job) == tuple(key)
+            )
+            if entries or known.name in before:
+                found.append(NodeReport(known.name, known.received, entries))
+        return tuple(found)
+
+
+def _jobs(status: NodePowerStatus) -> set[Key]:
+    return {Key(e.namespace, e.job) for e in status.pods if e.job}
+
+
+def find_key(entry: PodEnergy) -> Key | None:
+    """The job an entry is of, None where it is of none."""
+    return Key(entry.namespace, entry.job) if entry.job and entry.job_uid else None

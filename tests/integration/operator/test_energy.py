@@ -1,0 +1,166 @@
+"""Joules from NodePowers into jobs' statuses on a real server; the test plays kubelets and agents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from greentrain.controller.run import running
+from greentrain.controller.settings import Settings
+from tests.support.api import MERGE, RefusedError, Server, condition, timestamp
+from tests.support.manifests import build_job
+
+Json = dict[str, Any]
+PATH = "/apis/greentrain.dev/v1alpha1/nodepowers"
+
+
+class Agent:
+    """A node's agent, as far as the API server sees one."""
+
+    def __init__(self, server: Server, node: str) -> None:
+        self._server = server
+        self.node = node
+        self.pods: dict[str, Json] = {}
+
+    async def report(self) -> None:
+        status = {
+            "observedAt": timestamp(),
+            "journalID": "j",
+            "pods": list(self.pods.values()),
+            "gpuCount": 1,
+            "idleJoules": 5,
+            "unattributedJoules": 0,
+        }
+        await self._server.call("PATCH", f"{PATH}/{self.node}/status", {"status": status}, content_type=MERGE)
+
+    def tell(self, pod: Json, joules: int, *, closed: bool = False) -> None:
+        meta = pod["metadata"]
+        owner = meta["ownerReferences"][0]
+        self.pods[meta["uid"]] = {
+            "uid": meta["uid"],
+            "segment": 0,
+            "namespace": meta["namespace"],
+            "name": meta["name"],
+            "job": owner["name"],
+            "jobUid": owner["uid"],
+            "gpuJoules": joules,
+            "errorJoules": 1,
+            "closed": closed,
+        }
+
+    async def settled(self) -> list[str]:
+        body = await self._server.call("GET", f"{PATH}/{self.node}")
+        return list((body.get("spec") or {}).get("settled") or [])
+
+
+@pytest.fixture
+async def agent(server: Server, namespace: str) -> AsyncIterator[Agent]:
+    node = f"node-{namespace}"
+    await server.call(
+        "POST",
+        PATH,
+        {
+            "apiVersion": "greentrain.dev/v1alpha1",
+            "kind": "NodePower",
+            "metadata": {"name": node},
+            "spec": {},
+        },
+    )
+    yield Agent(server, node)
+    try:
+        await server.call("DELETE", f"{PATH}/{node}")
+    except RefusedError as error:
+        if error.status != 404:
+            raise
+
+
+def gpu_job(workers: int = 2) -> Json:
+    job = build_job(workers=workers)
+    spec = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]
+    spec["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+    return job
+
+
+async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
+    server: Server, namespace: str, settings: Settings, agent: Agent
+) -> None:
+    await server.create_job(namespace, gpu_job())
+    wanted = {f"digits-worker-{i}-1" for i in (0, 1)}
+    async with running(settings):
+        pods = await server.until_pods(namespace, wanted)
+        for name in pods:
+            await server.run_pod(namespace, name)
+        job = await server.until_condition(namespace, "digits", "EnergyMetered", "Unknown")
+        assert condition(job, "EnergyMetered")["reason"] == "NoReadings"
+        for i, pod in enumerate(pods.values()):
+            agent.tell(pod, 100 + i)
+        await agent.report()
+        await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+        job = await server.until(
+            lambda: server.job(namespace, "digits"),
+            lambda body: body["status"].get("energy", {}).get("usedJoules") == 201,
+            what="201 joules",
+        )
+        assert job["status"]["display"]["energy"] == "201J"
+        assert await agent.settled() == []
+    # An hour without an operator, in which everything ends.
+    for i, (name, pod) in enumerate(pods.items()):
+        await server.end_pod(namespace, name, 0)
+        agent.tell(pod, 200 + i, closed=True)
+    await agent.report()
+    async with running(settings):
+        await server.until_condition(namespace, "digits", "Succeeded", "True")
+        keys = {f"{uid}/0" for uid in agent.pods}
+        await server.until(agent.settled, lambda settled: set(settled) == keys, what="both settled")
+        agent.pods.clear()
+        await agent.report()
+        await server.until(agent.settled, lambda settled: settled == [], what="nothing asked any more")
+        for name in pods:
+            await server.remove_pod(namespace, name)
+        job = await server.until(
+            lambda: server.job(namespace, "digits"),
+            lambda body: body["status"]["energy"].get("final") is True,
+            what="final",
+        )
+    energy = job["status"]["energy"]
+    assert (energy["usedJoules"], energy["gpuJoules"]) == (401, 401)
+    assert energy.get("pods", []) == []
+    assert job["status"]["attempts"][0]["energyJoules"] == 401
+    assert condition(job, "EnergyMetered")["status"] == "True"
+
+
+async def test_what_belongs_to_a_deleted_job_is_settled_and_its_node_forgotten(
+    server: Server, namespace: str, settings: Settings, agent: Agent
+) -> None:
+    await server.create_job(namespace, gpu_job(workers=1))
+    async with running(settings):
+        pods = await server.until_pods(namespace, {"digits-worker-0-1"})
+    await server.call(
+        "DELETE", f"/apis/greentrain.dev/v1alpha1/namespaces/{namespace}/greentrainingjobs/digits"
+    )
+    (pod,) = pods.values()
+    agent.tell(pod, 7, closed=True)
+    await agent.report()
+    async with running(settings):
+        await server.until(
+            agent.settled, lambda settled: settled == [f"{pod['metadata']['uid']}/0"], what="settled"
+        )
+
+
+async def test_a_report_that_cannot_be_read_is_passed_over_and_the_next_one_counts(
+    server: Server, namespace: str, settings: Settings, agent: Agent
+) -> None:
+    await server.create_job(namespace, gpu_job(workers=1))
+    async with running(settings):
+        pods = await server.until_pods(namespace, {"digits-worker-0-1"})
+        await server.run_pod(namespace, "digits-worker-0-1")
+        (pod,) = pods.values()
+        agent.tell(pod, 7)
+        (entry,) = agent.pods.values()
+        entry["segment"] = 2**40
+        await agent.report()
+        agent.tell(pod, 9)
+        await agent.report()
+        await server.until_condition(namespace, "digits", "EnergyMetered", "True")
