@@ -7,9 +7,9 @@ import gc
 import signal
 import sys
 
-from greentrain.controller.logs import configure_logs
 from greentrain.controller.run import Operator
 from greentrain.controller.settings import Settings, parse_settings
+from greentrain.telemetry.logs import configure_logs
 
 COLLECT_AFTER = (10_000, 10, 10)
 """Thresholds of Python's cyclic collector, whose first is 700 by default (gc.set_threshold).

@@ -34,7 +34,7 @@ from greentrain.kube.client import ApiError, Client
 from greentrain.kube.gather import gather, gather_progress
 from greentrain.kube.readings import NodePowers
 from greentrain.kube.redaction import find_secrets, redact
-from greentrain.telemetry import Telemetry
+from greentrain.telemetry.metrics import Telemetry
 
 logger = logging.getLogger("greentrain.controller")
 

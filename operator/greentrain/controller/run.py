@@ -21,7 +21,6 @@ from greentrain.api.crd import wanted_hashes
 from greentrain.controller.clock import SteadyClock
 from greentrain.controller.freshness import Freshness, Stream
 from greentrain.controller.passes import Passes
-from greentrain.controller.serving import serve
 from greentrain.controller.settings import Settings
 from greentrain.controller.settling import Settling
 from greentrain.controller.watches import Watches
@@ -29,7 +28,8 @@ from greentrain.controller.workqueue import WorkQueue
 from greentrain.kube.cache import Cache, Key, version_of
 from greentrain.kube.client import ApiError, Client, connect
 from greentrain.kube.readings import NodePowers
-from greentrain.telemetry import Telemetry
+from greentrain.telemetry.metrics import Telemetry
+from greentrain.telemetry.serving import serve
 
 logger = logging.getLogger("greentrain.controller")
 
@@ -106,7 +106,7 @@ class Operator:
                     self.settings.http_port,
                     unhealthy=self.unhealthy,
                     unready=self.unready,
-                    telemetry=self.telemetry,
+                    render=self.telemetry.render,
                 )
                 stack.push_async_callback(runner.cleanup)
             client = await stack.enter_async_context(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from greentrain.controller.logs import LogFormat
+from greentrain.telemetry.logs import LogFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import kopf
 
 from greentrain.controller.registry import Seen, Sessions, build_kopf_settings, build_registry
 from greentrain.controller.settings import Settings
-from greentrain.telemetry import Telemetry
+from greentrain.telemetry.metrics import Telemetry
 
 logger = logging.getLogger("greentrain.controller")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from greentrain.telemetry import CONTENT_TYPE, Telemetry
+from greentrain.telemetry.metrics import CONTENT_TYPE
 
 
 async def serve(
@@ -14,7 +14,7 @@ async def serve(
     *,
     unhealthy: Callable[[], str | None],
     unready: Callable[[], str | None],
-    telemetry: Telemetry,
+    render: Callable[[], bytes],
 ) -> web.AppRunner:
     """Serve `/healthz`, `/readyz` and `/metrics` on a port; the caller cleans the runner up.
 
@@ -31,7 +31,7 @@ async def serve(
         return web.Response(text="ok\n") if reason is None else web.Response(status=503, text=f"{reason}\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])

@@ -1,0 +1,1 @@
+"""What the operator and the agent show of themselves: metrics, health and log lines."""
