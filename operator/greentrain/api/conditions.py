@@ -86,9 +86,9 @@ class Reason(StrEnum):
     SAVED = "Saved"
 
 
-def find_condition(conditions: Iterable[Condition], type_: Type) -> Condition | None:
+def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | None:
     """Return the condition of that type, or None where it was never set."""
-    return next((c for c in conditions if c.type == type_.value), None)
+    return next((c for c in conditions if c.type == str(type_)), None)
 
 
 def is_true(conditions: Iterable[Condition], type_: Type) -> bool:
@@ -99,9 +99,9 @@ def is_true(conditions: Iterable[Condition], type_: Type) -> bool:
 
 def set_condition(
     conditions: tuple[Condition, ...],
-    type_: Type,
+    type_: str,
     status: ConditionStatus,
-    reason: Reason,
+    reason: str,
     message: str,
     *,
     now: str,
@@ -116,22 +116,22 @@ def set_condition(
     if (
         old is not None
         and old.status == status
-        and old.reason == reason.value
+        and old.reason == str(reason)
         and old.message == message
         and old.observed_generation == generation
     ):
         return conditions
     same_status = old is not None and old.status == status
     new = Condition(
-        type=type_.value,
+        type=str(type_),
         status=status,
-        reason=reason.value,
+        reason=str(reason),
         message=message,
         observed_generation=generation,
         last_transition_time=old.last_transition_time if old is not None and same_status else now,
     )
     order = {t.value: i for i, t in enumerate(Type)}
-    rest = [c for c in conditions if c.type != type_.value]
+    rest = [c for c in conditions if c.type != str(type_)]
     return tuple(sorted([*rest, new], key=lambda c: order.get(c.type, len(order))))
 
 

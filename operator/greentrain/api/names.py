@@ -24,6 +24,7 @@ GPU_RESOURCE = "nvidia.com/gpu"
 MIG_RESOURCE_PREFIX = "nvidia.com/mig-"
 
 FIELD_MANAGER = "greentrain-operator"
+AGENT_FIELD_MANAGER = "greentrain-agent"
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "greentrain"

@@ -166,6 +166,9 @@ class NodePowerStatus(_Lenient):
         0, ge=0, description="Energy of GPUs that worked although no pod held them."
     )
     settled_joules: int = Field(0, ge=0, description="GPU energy of pods that are not listed any more.")
+    other_host_joules: int = Field(
+        0, ge=0, description="Energy of processors and memory that none of the listed pods had a share in."
+    )
     dropped_pods: int = Field(
         0,
         ge=0,

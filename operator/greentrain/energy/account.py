@@ -12,13 +12,13 @@ was suspended included; wall times are Unix seconds and only say to which quarte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import ceil, hypot, sqrt
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
+from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
 from greentrain.energy.attribution import Held, Window, find_presences, split
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
@@ -113,6 +113,21 @@ class PodAccount(_Model):
         """Millijoules by which the total may be wrong; 19 times of 20 it is not more."""
         return SPREAD * sqrt(self.doubt_squared) + self.guessed
 
+    def absorb(self, other: PodAccount) -> None:
+        """Take in what was counted of the same pod under another key."""
+        self.gpu += other.gpu
+        self.cpu += other.cpu
+        self.dram += other.dram
+        self.estimated += other.estimated
+        self.doubt_squared += other.doubt_squared
+        self.guessed += other.guessed
+        self.missing_seconds += other.missing_seconds
+        self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
+        self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
+        self.earlier += other.earlier
+        for start, amount in other.buckets.items():
+            self.buckets[start] = self.buckets.get(start, 0) + amount
+
     def add(self, amount: int, *, begin: float, end: float, estimated: int) -> None:
         """Take in GPU energy used between two wall times."""
         self.gpu += amount
@@ -161,6 +176,10 @@ class NodeAccount(_Model):
     """GPU millijoules of pods that were let go."""
     host_settled: int = 0
     dropped: int = 0
+    host_others: int = 0
+    """Millijoules of processors and memory that no listed pod had a share in."""
+    inherited: dict[str, PodEnergy] = Field(default_factory=dict)
+    """Last words of an account that was lost with its journal, by UID/segment, as NodePower still had them."""
     segments: dict[str, int] = Field(default_factory=dict)
     """How often a pod was let go, for those that may come back."""
 
@@ -256,6 +275,51 @@ class NodeAccount(_Model):
         pod.closed = None
         return pod
 
+    def name(self, key: str, new: str, *, uid: str) -> None:
+        """Give a pod that was counted before its UID was known its own key."""
+        pod = self.pods.pop(key)
+        for card in self.cards.values():
+            if card.last is not None:
+                card.last.holders = tuple((new if h[0] == key else h[0], *h[1:]) for h in card.last.holders)
+        known = self.pods.get(new)
+        if known is None:
+            self.pods[new] = pod.model_copy(update={"uid": uid, "segment": self.segments.get(new, 0)})
+            return
+        known.absorb(pod)
+
+    def forfeit(self, key: str) -> None:
+        """What a pod used whose name nobody can tell any more is nobody's."""
+        if not self._is_held(key):
+            pod = self.pods.pop(key)
+            self.unattributed += pod.gpu
+            self.host_others += pod.cpu + pod.dram
+
+    def inherit(self, entries: Iterable[PodEnergy], key_of: Callable[[PodEnergy], str]) -> None:
+        """Go on telling what an account before this one, lost with its journal, had told; its pods begin anew."""
+        for entry in entries:
+            self.inherited[entry.key] = entry.model_copy(update={"closed": True})
+            key = key_of(entry)
+            self.segments[key] = max(self.segments.get(key, 0), entry.segment + 1)
+            if key in self.pods:
+                self.pods[key].segment = self.segments[key]
+
+    def add_host(self, cpu: int, dram: int, shares: Mapping[str, float], *, begin: float, end: float) -> None:
+        """Divide the processors' and the memory's millijoules by shares of CPU time; the rest is others'."""
+        keys = [key for key in shares if key in self.pods]
+        weights = [max(0.0, shares[key]) for key in keys]
+        whole = max(1.0, sum(weights))
+        weights = [weight / whole for weight in weights]
+        of_cpu, of_dram = split(cpu, weights), split(dram, weights)
+        for i, key in enumerate(keys):
+            self.pods[key].add_host(of_cpu[i], of_dram[i], begin=begin, end=end)
+        self.host_others += of_cpu[-1] + of_dram[-1]
+
+    def drop_overdue(self, *, wall: float) -> list[str]:
+        """Let go of what nobody came for in 24 hours; the keys of the pods it concerns."""
+        late = [k for k, p in self.pods.items() if p.closed is not None and wall - p.closed >= KEPT_SECONDS]
+        self.settle(late, dropped=True)
+        return late
+
     def close(self, key: str, *, wall: float) -> None:
         """The pod holds nothing any more and has ended."""
         pod = self.pods.get(key)
@@ -285,6 +349,9 @@ class NodeAccount(_Model):
         """Millijoules of all cards, measured and estimated."""
         return sum(card.measured + card.estimated for card in self.cards.values())
 
+
+KEPT_SECONDS = 24 * 3600
+"""How long an ended pod is reported while nobody settles it."""
 
 REMEMBERED_SEGMENTS = 4096
 """Settled pods whose return would be told as another segment."""

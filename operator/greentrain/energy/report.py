@@ -47,5 +47,5 @@ def _report_buckets(pod: PodAccount) -> EnergyBuckets:
 
 def report_pods(account: NodeAccount) -> tuple[PodEnergy, ...]:
     """Every pod whose UID is known, in the order of their names: two reports of the same account are equal."""
-    known = (p for p in account.pods.values() if p.uid)
-    return tuple(report_pod(p) for p in sorted(known, key=lambda p: (p.namespace, p.name, p.uid)))
+    entries = [*account.inherited.values(), *(report_pod(p) for p in account.pods.values() if p.uid)]
+    return tuple(sorted(entries, key=lambda e: (e.namespace, e.name, e.uid, e.segment)))

@@ -8,7 +8,7 @@ and both drop fields a newer server sends.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,6 +30,12 @@ CONNECT_SECONDS = 5.0
 
 CONNECTIONS = 32
 """Parallel connections to the API server; passes wait for a free one."""
+
+WATCH_SECONDS = 300.0
+"""After so long the server ends a watch, and it is opened again from where it was."""
+
+WATCH_SILENCE_SECONDS = 90.0
+"""A watch that brings nothing for so long, not even the bookmark the server sends each minute, is dead."""
 
 LIST_PAGE = 500
 """Objects in one answer to a list."""
@@ -67,6 +73,8 @@ class ApiError(Exception):
 
 
 _JOBS = f"/apis/{names.GROUP}/{names.VERSION}"
+NODE_POWERS = f"{_JOBS}/{names.NODE_POWER_PLURAL}"
+NODE_PODS = "/api/v1/pods"
 _PATHS = {"Pod": "pods", "Service": "services"}
 _OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}"
 
@@ -151,6 +159,75 @@ class Client(AbstractAsyncContextManager["Client"]):
             if not token:
                 return items, int(meta["resourceVersion"])
 
+    async def watch(
+        self, path: str, query: Mapping[str, str], version: int
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Event types and objects of a list from a resourceVersion on, bookmarks included, until the server ends it.
+
+        Raises:
+            ApiError: the server refused it, or ended it with an error: 410 asks for a fresh list.
+        """
+        verb, url, headers, _, __ = await self._api.param_serialize(
+            "GET",
+            path,
+            query_params=[
+                *query.items(),
+                ("watch", "true"),
+                ("allowWatchBookmarks", "true"),
+                ("resourceVersion", str(version)),
+                ("timeoutSeconds", str(int(WATCH_SECONDS))),
+            ],
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        response = (await self._api.call_api(verb, url, headers, None, _request_timeout=_WATCH)).response
+        try:
+            if response.status != 200:
+                raise ApiError(response.status, response.reason or "Unknown", f"GET {path}?watch")
+            pending = b""
+            async for chunk in response.content.iter_any():
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        told = event["object"]
+                        raise ApiError(
+                            int(told.get("code") or 500), told.get("reason") or "", told.get("message") or ""
+                        )
+                    yield event["type"], event["object"]
+        finally:
+            response.close()
+
+    async def list_any(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], int]:
+        """Everything a path lists, and the resourceVersion to watch it from."""
+        return await self._list(path, query)
+
+    async def read_node_power(self, node: str) -> dict[str, Any]:
+        """A node's NodePower."""
+        return await self._request("GET", f"{NODE_POWERS}/{node}")
+
+    async def create_node_power(self, node: str) -> dict[str, Any]:
+        """Make a node's NodePower, empty."""
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.NODE_POWER_KIND,
+            "metadata": {"name": node, "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY}},
+            "spec": {},
+        }
+        return await self._request(
+            "POST", NODE_POWERS, body, query={"fieldManager": names.AGENT_FIELD_MANAGER}
+        )
+
+    async def report_node_power(self, node: str, status: Body) -> dict[str, Any]:
+        """Store what a node's agent observed, whole; nobody else writes it."""
+        return await self._request(
+            "PATCH",
+            f"{NODE_POWERS}/{node}/status",
+            [{"op": "add", "path": "/status", "value": status}],
+            query={"fieldManager": names.AGENT_FIELD_MANAGER},
+            content_type="application/json-patch+json",
+        )
+
     async def list_jobs(self, namespace: str | None) -> tuple[list[dict[str, Any]], int]:
         """All jobs of a namespace, or of all, and the resourceVersion they were listed at."""
         return await self._list(f"{_JOBS}{_within(namespace)}/{names.PLURAL}", {})
@@ -165,13 +242,13 @@ class Client(AbstractAsyncContextManager["Client"]):
 
     async def list_node_powers(self) -> tuple[list[dict[str, Any]], int]:
         """All NodePowers; they are the cluster's, not a namespace's."""
-        return await self._list(f"{_JOBS}/{names.NODE_POWER_PLURAL}", {})
+        return await self._list(NODE_POWERS, {})
 
     async def settle(self, node: str, resource_version: str, settled: tuple[str, ...]) -> dict[str, Any]:
         """Store what a node's agent may let go of, if the NodePower is still at that resourceVersion; else 409."""
         return await self._request(
             "PATCH",
-            f"{_JOBS}/{names.NODE_POWER_PLURAL}/{node}",
+            f"{NODE_POWERS}/{node}",
             {"metadata": {"resourceVersion": resource_version}, "spec": {"settled": list(settled)}},
             query={"fieldManager": names.FIELD_MANAGER},
             content_type="application/merge-patch+json",
@@ -184,7 +261,7 @@ class Client(AbstractAsyncContextManager["Client"]):
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid, "resourceVersion": resource_version},
         }
-        await self._request("DELETE", f"{_JOBS}/{names.NODE_POWER_PLURAL}/{node}", options)
+        await self._request("DELETE", f"{NODE_POWERS}/{node}", options)
 
     async def list_pods_of(self, namespace: str, job: str) -> list[dict[str, Any]]:
         """The pods of one job as they are now."""
@@ -268,7 +345,15 @@ class Client(AbstractAsyncContextManager["Client"]):
         return None if found is None else str(found)
 
 
+def node_query(node: str) -> dict[str, str]:
+    """Selects the pods of a node."""
+    return {"fieldSelector": f"spec.nodeName={node}"}
+
+
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+
+
+_WATCH = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
 
 
 def _refuse_if_same(body: Body | None, uid: str, error: ApiError) -> None:

@@ -1,0 +1,1 @@
+"""The agent: one process on each GPU node that counts every joule, whoever else is away."""

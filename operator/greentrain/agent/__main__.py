@@ -1,0 +1,90 @@
+"""`python -m greentrain.agent`: the agent as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+from prometheus_client import CollectorRegistry
+
+from greentrain.agent.clock import MachineClock
+from greentrain.agent.journal import Journal, TakenError
+from greentrain.agent.loop import Agent
+from greentrain.agent.settings import AgentSettings, parse_settings
+from greentrain.agent.telemetry import AgentTelemetry
+from greentrain.devices.nvml import Gpus
+from greentrain.devices.podresources import PodResources
+from greentrain.kube.client import connect
+from greentrain.kube.node import NodeView
+from greentrain.telemetry.logs import configure_logs
+from greentrain.telemetry.serving import serve
+
+logger = logging.getLogger("greentrain.agent")
+
+TAKEN_RETRY_SECONDS = 2.0
+
+
+async def run(settings: AgentSettings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(await connect(settings.kubeconfig, settings.context))
+        journal = Journal(settings.journal)
+        stack.callback(journal.close)
+        if not await take(journal, stop):
+            return
+        view = NodeView(client, settings.node)
+        clock = MachineClock()
+        kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
+        agent = Agent(settings, open_gpus=Gpus.open, kubelet=kubelet, view=view, journal=journal, clock=clock)
+        if settings.http_port:
+            telemetry = AgentTelemetry(agent, clock, CollectorRegistry())
+            runner = await serve(
+                settings.http_port,
+                unhealthy=telemetry.unhealthy,
+                unready=telemetry.unready,
+                render=telemetry.render,
+            )
+            stack.push_async_callback(runner.cleanup)
+        following = asyncio.create_task(view.follow(), name="follow")
+        try:
+            await agent.run(stop)
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+
+async def take(journal: Journal, stop: asyncio.Event) -> bool:
+    """Wait for the journal of this node; False where the agent was stopped first."""
+    while not stop.is_set():
+        try:
+            journal.take()
+        except TakenError as error:
+            logger.warning("%s", error)
+        except OSError as error:
+            # Without a disk counting is still worth more than nothing: the condition JournalWritable says so.
+            logger.error("the journal %s: %s", error.filename, error.strerror)
+            return True
+        else:
+            return True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), TAKEN_RETRY_SECONDS)
+    return False
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    settings = parse_settings(sys.argv[1:])
+    configure_logs(settings.log_level, settings.log_format)
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

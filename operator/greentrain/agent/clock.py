@@ -1,0 +1,51 @@
+"""The clocks an agent lives by: one that only goes on, and one that says what time people call it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where an agent reads time; tests hand in one of their own."""
+
+    def elapsed(self) -> float:
+        """Seconds since the machine's start, time in which it was suspended included."""
+        ...
+
+    def wall(self) -> float:
+        """Unix time in seconds; may be set."""
+        ...
+
+    def boot(self) -> str:
+        """The kernel's name for this run of the machine."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class MachineClock:
+    """The machine's own."""
+
+    def __init__(self) -> None:
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def elapsed(self) -> float:
+        """CLOCK_BOOTTIME (clock_gettime(2)): no step of the wall clock touches it."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def wall(self) -> float:
+        """The system's clock."""
+        return time.time()
+
+    def boot(self) -> str:
+        """/proc/sys/kernel/random/boot_id."""
+        return self._boot
+
+    async def sleep(self, seconds: float) -> None:
+        """The event loop's."""
+        await asyncio.sleep(seconds)

@@ -1,0 +1,115 @@
+"""Which pods hold which cards, from what the kubelet says of devices and the API server of pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from greentrain.devices.gpus import Card
+from greentrain.devices.podresources import Holder, KnownPod, Listing, PodKey, holders
+from greentrain.devices.references import (
+    FullCard,
+    MigInstance,
+    NumberedCard,
+    NumberedMigInstance,
+    SharedReplica,
+    Unit,
+    UnknownDevice,
+)
+from greentrain.energy.attribution import Held
+from greentrain.kube.node import NodePod
+
+
+@dataclass(slots=True)
+class Holdings:
+    """Who holds what at one moment."""
+
+    cards: dict[str, list[Held]] = field(default_factory=dict)
+    """Holders by the card's UUID."""
+    pods: dict[str, Holder] = field(default_factory=dict)
+    """The holders by the key they have in the account."""
+    problems: list[str] = field(default_factory=list)
+    """What was said and cannot be counted, in words."""
+
+
+def pod_key(namespace: str, name: str, uid: str | None) -> str:
+    """A pod's key in the account; without a UID until the API server has told it."""
+    return f"{namespace}/{name}/{uid or ''}"
+
+
+def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NodePod]) -> Holdings:
+    """Say for each card who holds it and how; several hold it at once only where it is shared or cut into parts."""
+    found = Holdings()
+    known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}
+    for unit, held in holders(listing.holdings, known).items():
+        place = _find_place(unit, cards)
+        if place is None:
+            who = ", ".join(f"{h.namespace}/{h.pod}" for h in held)
+            what = (
+                "is of no known form" if isinstance(unit, UnknownDevice) else "is none of this node's cards"
+            )
+            found.problems.append(f"the device {unit} of pod {who} {what}: its energy counts as nobody's")
+            continue
+        uuid, share = place
+        _share_out(found, uuid, share, held)
+    for claim in listing.claims:
+        if claim.is_gpu:
+            found.problems.append(
+                f"pod {claim.namespace}/{claim.pod} uses a GPU by ResourceClaim {claim.claim_name}, of which the kubelet "
+                "does not say which card it is: its energy counts as nobody's; ask for nvidia.com/gpu instead"
+            )
+    return found
+
+
+def _share_out(found: Holdings, uuid: str, share: float, held: Sequence[Holder]) -> None:
+    replicas = {h: sum(isinstance(r, SharedReplica) for r in h.references) for h in held}
+    shared = any(replicas.values())
+    everyone = sum(replicas.values()) or len(held)
+    for holder in held:
+        key = pod_key(holder.namespace, holder.pod, holder.uid)
+        found.pods[key] = holder
+        part = share * ((replicas[holder] or 1) / everyone) if shared else share
+        hold = Held(key, part, alone=share == 1.0 and not shared)
+        found.cards.setdefault(uuid, [])
+        _merge(found.cards[uuid], hold)
+
+
+def _merge(holds: list[Held], hold: Held) -> None:
+    """One pod may hold several parts of a card."""
+    for i, other in enumerate(holds):
+        if other.pod == hold.pod:
+            holds[i] = Held(hold.pod, min(1.0, other.share + hold.share), alone=False)
+            return
+    holds.append(hold)
+
+
+def _find_place(unit: Unit, cards: Sequence[Card]) -> tuple[str, float] | None:
+    """The card's UUID and what part of it this is; None where no card is meant that is known."""
+    match unit:
+        case FullCard(uuid):
+            return next(((c.uuid, 1.0) for c in cards if c.uuid == uuid), None)
+        case NumberedCard(minor):
+            return next(((c.uuid, 1.0) for c in cards if c.minor == minor), None)
+        case MigInstance(uuid):
+            for card in cards:
+                for part in card.instances:
+                    if part.uuid == uuid:
+                        return card.uuid, part.slices / part.total_slices
+        case NumberedMigInstance(minor, gpu_instance):
+            for card in cards:
+                parts = [p for p in card.instances if p.gpu_instance == gpu_instance]
+                if card.minor == minor and parts:
+                    return card.uuid, sum(p.slices for p in parts) / parts[0].total_slices
+        case UnknownDevice():
+            pass
+    return None
+
+
+def by_name(pods: Iterable[NodePod]) -> dict[tuple[str, str], NodePod]:
+    """Pods by namespace and name; of two of one name the one that has not ended."""
+    found: dict[tuple[str, str], NodePod] = {}
+    for pod in pods:
+        key = (pod.namespace, pod.name)
+        if key not in found or found[key].terminal:
+            found[key] = pod
+    return found

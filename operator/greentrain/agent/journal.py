@@ -1,0 +1,111 @@
+"""What was counted, on the node's disk: an agent that was killed goes on where it was.
+
+The whole account is one file, replaced in one step, so that it is always one or the other and never half of each. What is
+in it may be some seconds old at a kill; the cards' counters have gone on counting, so nothing is lost by that.
+
+One agent acts per node: the journal's lock is held from the start to the end, and freed by the kernel whatever ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import uuid
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import ValidationError
+
+from greentrain.energy.account import NodeAccount
+
+FILE = "account.json"
+LOCK = "lock"
+
+
+class TakenError(Exception):
+    """Another agent holds the journal of this node."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            f"another agent holds {directory / LOCK}: one agent runs per node; this one waits until it has ended"
+        )
+
+
+class Journal:
+    """One folder on the node's disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock: TextIO | None = None
+
+    def take(self) -> None:
+        """Hold the folder's lock until `close`.
+
+        Raises:
+            TakenError: another agent has it.
+            OSError: the folder cannot be made or written.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        stream = (self._directory / LOCK).open("w")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.close()
+            raise TakenError(self._directory) from error
+        self._lock = stream
+
+    def close(self) -> None:
+        """Free the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def load(self) -> tuple[NodeAccount, str | None]:
+        """The account as it was stored last, or an empty one; and what was the matter with a file that is put aside.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        path = self._directory / FILE
+        try:
+            return NodeAccount.model_validate_json(path.read_bytes()), None
+        except FileNotFoundError:
+            return begin(), None
+        except ValidationError as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            count = error.error_count()
+            return (
+                begin(),
+                f"the journal {path} cannot be read ({count} errors) and was put aside as {aside.name}",
+            )
+
+    def store(self, content: bytes) -> None:
+        """Replace the stored account, on the disk when this returns.
+
+        Raises:
+            OSError: the disk is full or does not take it; the old file is as it was.
+        """
+        path = self._directory / FILE
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+            folder = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def begin() -> NodeAccount:
+    """An account that begins now."""
+    return NodeAccount(journal_id=str(uuid.uuid4()))

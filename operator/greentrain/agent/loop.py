@@ -1,0 +1,436 @@
+"""The agent's life: look at cards and holders about once a second, account for it, keep it on disk, report it.
+
+It needs neither the operator nor the API server to go on counting. What fails is named in a condition of its NodePower,
+and what depends on it waits: an account whose cards or holders cannot be seen stays where it was, and the cards' own
+counters close the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+import aiohttp
+
+from greentrain.agent.clock import Clock
+from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
+from greentrain.agent.journal import Journal, begin
+from greentrain.agent.settings import AgentSettings
+from greentrain.api.conditions import ConditionStatus, set_condition
+from greentrain.api.nodepower import GpuStatus, NodePowerStatus, PowerLimits
+from greentrain.api.v1alpha1 import Condition
+from greentrain.devices import podresources
+from greentrain.devices.errors import DeviceError, Gone, Unavailable
+from greentrain.devices.gpus import Card
+from greentrain.devices.podresources import Listing
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.attribution import Window
+from greentrain.energy.intervals import CardReading
+from greentrain.energy.report import report_pods
+from greentrain.kube.client import ApiError
+from greentrain.kube.node import NodePod
+from greentrain.units import format_unix_time, to_joules
+
+logger = logging.getLogger("greentrain.agent")
+
+DISCOVER_SECONDS = 60.0
+"""How often cards are asked for what seldom changes: which there are, how they are cut, their limits."""
+
+REOPEN_SECONDS = 10.0
+"""How long to wait before NVML is opened anew."""
+
+URGENT_SECONDS = 1.0
+"""How soon a pod's end is reported, and at most how often."""
+
+READ_SECONDS = 2.0
+
+
+class Gpus(Protocol):
+    """The node's cards (`devices.nvml.Gpus`)."""
+
+    async def read_all(self, *, deadline: float = ...) -> Mapping[str, CardReading | DeviceError]:
+        """What every card tells, or why it does not; Unavailable where NVML as a whole is lost."""
+        ...
+
+    async def discover(self) -> tuple[Card, ...]:
+        """Which cards there are."""
+        ...
+
+    async def close(self) -> None:
+        """Let NVML go."""
+        ...
+
+
+class Kubelet(Protocol):
+    """Who holds devices (`devices.podresources.PodResources`)."""
+
+    async def read_holdings(self) -> Listing:
+        """What pods hold now; Unavailable or Unsupported of `devices.podresources` where it does not say."""
+        ...
+
+
+class View(Protocol):
+    """What the API server knows (`kube.node.NodeView`)."""
+
+    @property
+    def pods(self) -> Mapping[str, NodePod]:
+        """The node's pods by UID."""
+        ...
+
+    @property
+    def pods_known(self) -> bool:
+        """Whether they are those of now."""
+        ...
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """UID/segment of the pods that were settled."""
+        ...
+
+    async def read_status(self) -> NodePowerStatus | None:
+        """What was reported last."""
+        ...
+
+    async def report(self, status: NodePowerStatus) -> None:
+        """Store a report."""
+        ...
+
+
+class Agent:
+    """One node's agent; everything it touches is handed in."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        open_gpus: Callable[[], Awaitable[Gpus]],
+        kubelet: Kubelet,
+        view: View,
+        journal: Journal,
+        clock: Clock,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.settings = settings
+        self._open_gpus = open_gpus
+        self._kubelet = kubelet
+        self._view = view
+        self._journal = journal
+        self._clock = clock
+        self._chance = chance or random.Random()
+        self.account = begin()
+        self.cards: tuple[Card, ...] = ()
+        self.answers: Mapping[str, CardReading | DeviceError] = {}
+        self.conditions: tuple[Condition, ...] = ()
+        self.looked: float | None = None
+        """When cards and holders were last both seen, on the clock that only goes on."""
+        self.beat = float("-inf")
+        """When the loop last went round, on that clock."""
+        self._gpus: Gpus | None = None
+        self._next_open = float("-inf")
+        self._next_discovery = float("-inf")
+        self._next_store = float("-inf")
+        self._next_report = float("-inf")
+        self._reported = float("-inf")
+        self._reporting: asyncio.Task[None] | None = None
+        self._heir = False
+        """Whether the account is new, so that what an earlier one reported is still to be taken over."""
+        self._dirty = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Count until `stop` is set; store and report once more at the end."""
+        self._begin()
+        while not stop.is_set():
+            begun = self.beat = self._clock.elapsed()
+            await self.look()
+            self._keep()
+            self._report_if_due()
+            spent = self._clock.elapsed() - begun
+            await self._clock.sleep(max(0.0, self.settings.interval - spent))
+        await self._end()
+
+    def _begin(self) -> None:
+        try:
+            self.account, problem = self._journal.load()
+        except OSError as failure:
+            problem = f"the journal cannot be read: {failure.strerror}"
+        if problem is not None:
+            logger.error("%s; the account begins anew", problem)
+        # An account without a card has never counted: there may be one before it whose last words NodePower has.
+        self._heir = not self.account.cards
+        self._set("JournalWritable", "Unknown", "NotYet", "nothing was written yet")
+
+    async def _end(self) -> None:
+        if self._reporting is not None:
+            self._reporting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reporting
+        self._store()
+        with suppress(ApiError, aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(READ_SECONDS):
+                await self._view.report(self.build_status())
+        await self._close_gpus()
+
+    async def _close_gpus(self) -> None:
+        gpus, self._gpus = self._gpus, None
+        if gpus is not None:
+            await gpus.close()
+
+    # -- looking ------------------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """One look at holders and cards, and what follows from it."""
+        self._name_pods()
+        self._let_go()
+        listing = await self._read_holdings()
+        readings = await self._read_cards()
+        at, wall = self._clock.elapsed(), self._clock.wall()
+        if listing is None:
+            return
+        holdings = find_holdings(listing, self.cards, self._view.pods.values())
+        problems = holdings.problems
+        self._set(
+            "HoldersKnown",
+            "False" if problems else "True",
+            "DeviceNotUnderstood" if problems else "Listed",
+            "; ".join(problems[:3]) or "the kubelet says which pod holds which GPU",
+        )
+        self._open_pods(holdings)
+        self.account.advance(
+            readings,
+            {c.uuid: holdings.cards.get(c.uuid, ()) for c in self.cards},
+            at=at,
+            wall=wall,
+            boot=self._clock.boot(),
+            windows=self._windows(at, wall),
+        )
+        self.looked = at
+        self._close_pods(holdings, wall)
+
+    async def _read_holdings(self) -> Listing | None:
+        try:
+            return await self._kubelet.read_holdings()
+        except (podresources.Unavailable, podresources.Unsupported) as error:
+            text = f"{error} Energy is counted on and divided when it answers again."
+            self._set("HoldersKnown", "Unknown", "KubeletSilent", text)
+            return None
+
+    async def _read_cards(self) -> dict[str, CardReading]:
+        now = self._clock.elapsed()
+        try:
+            gpus = self._gpus
+            if gpus is None:
+                if now < self._next_open:
+                    return {}
+                self._next_open = now + REOPEN_SECONDS
+                gpus = self._gpus = await self._open_gpus()
+                self._next_discovery = now
+            if now >= self._next_discovery:
+                self._next_discovery = now + DISCOVER_SECONDS
+                self.cards = await gpus.discover()
+            self.answers = await gpus.read_all(deadline=self.settings.read_deadline)
+        except Unavailable as error:
+            self.answers = {}
+            self._set("DevicesReadable", "False", "NvmlUnavailable", str(error))
+            await self._close_gpus()
+            return {}
+        failed = {u: a for u, a in self.answers.items() if isinstance(a, DeviceError)}
+        if failed:
+            uuid, reason = next(iter(failed.items()))
+            text = f"{len(failed)} of {len(self.answers)} GPUs cannot be read, such as {uuid}: {reason}"
+            lost = any(isinstance(a, Gone) for a in failed.values())
+            self._set("DevicesReadable", "False", "GpuLost" if lost else "GpuFailing", text)
+        elif not self.answers:
+            self._set("DevicesReadable", "True", "NoGPU", "NVML answers, and this node has no GPU")
+        else:
+            self._set("DevicesReadable", "True", "Read", f"{len(self.answers)} GPUs are read")
+        return {u: a for u, a in self.answers.items() if isinstance(a, CardReading)}
+
+    def _windows(self, at: float, wall: float) -> dict[str, Window]:
+        """When pods began and ended, on the clock of the readings."""
+        offset = at - wall
+        return {
+            pod_key(p.namespace, p.name, p.uid): Window(
+                None if p.began is None else p.began + offset, None if p.ended is None else p.ended + offset
+            )
+            for p in self._view.pods.values()
+            if p.began is not None
+        }
+
+    # -- pods ---------------------------------------------------------------------------------------------
+
+    def _open_pods(self, holdings: Holdings) -> None:
+        for key, holder in holdings.pods.items():
+            if key not in self.account.pods or self.account.pods[key].closed is not None:
+                self._hurry()
+            pod = self.account.open(key, namespace=holder.namespace, name=holder.pod, uid=holder.uid or "")
+            known = self._view.pods.get(pod.uid)
+            if known is not None:
+                pod.job, pod.job_uid = known.job, known.job_uid
+
+    def _name_pods(self) -> None:
+        """Pods that were counted before the API server told their UID get it now."""
+        if not any(not p.uid for p in self.account.pods.values()):
+            return
+        named = by_name(self._view.pods.values())
+        for key, pod in list(self.account.pods.items()):
+            found = named.get((pod.namespace, pod.name))
+            if not pod.uid and found is not None:
+                new = pod_key(pod.namespace, pod.name, found.uid)
+                self.account.name(key, new, uid=found.uid)
+                self.account.pods[new].job = found.job
+                self.account.pods[new].job_uid = found.job_uid
+                self._hurry()
+
+    def _close_pods(self, holdings: Holdings, wall: float) -> None:
+        """A pod has ended that holds nothing and that the API server knows as ended, or no more."""
+        if not self._view.pods_known:
+            return
+        for key, pod in list(self.account.pods.items()):
+            if key in holdings.pods or pod.closed is not None:
+                continue
+            if not pod.uid:
+                self.account.forfeit(key)
+                logger.warning(
+                    "pod %s/%s ended before its UID was known: its energy is nobody's",
+                    pod.namespace,
+                    pod.name,
+                )
+                continue
+            known = self._view.pods.get(pod.uid)
+            if known is None or known.terminal:
+                self.account.close(key, wall=wall)
+                self._hurry()
+
+    def _let_go(self) -> None:
+        """Drop what the operator has settled, on the disk first: what is gone from a report must not come back."""
+        settled = set(self._view.settled)
+        for key in settled & self.account.inherited.keys():
+            del self.account.inherited[key]
+            self._dirty = True
+        done = [
+            k
+            for k, p in self.account.pods.items()
+            if p.closed is not None and f"{p.uid}/{p.segment}" in settled
+        ]
+        late = self.account.drop_overdue(wall=self._clock.wall())
+        for key in late:
+            logger.error("the energy of pod %s was fetched by nobody for 24 hours and is dropped", key)
+        if done:
+            self.account.settle(done)
+        if done or late:
+            self._dirty = True
+
+    # -- keeping and telling ------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        if self._dirty or self._clock.elapsed() >= self._next_store:
+            self._store()
+
+    def _store(self) -> None:
+        self._next_store = self._clock.elapsed() + self.settings.journal_interval
+        try:
+            self._journal.store(self.account.model_dump_json().encode())
+        except OSError as error:
+            text = f"the journal on this node's disk cannot be written: {error.strerror}; counting goes on in memory"
+            self._set("JournalWritable", "False", "WriteFailed", text)
+            return
+        if self._dirty:
+            self._dirty = False
+            self._hurry()
+        self._set("JournalWritable", "True", "Written", "what was counted is on this node's disk")
+
+    def _hurry(self) -> None:
+        """Report soon."""
+        self._next_report = min(self._next_report, self._reported + URGENT_SECONDS)
+
+    def _report_if_due(self) -> None:
+        now = self._clock.elapsed()
+        if now < self._next_report or (self._reporting is not None and not self._reporting.done()):
+            return
+        self._reported = now
+        self._next_report = now + self.settings.report_interval * self._chance.uniform(0.9, 1.1)
+        self._reporting = asyncio.create_task(self._report(), name="report")
+
+    async def _report(self) -> None:
+        try:
+            async with asyncio.timeout(self.settings.report_deadline):
+                if self._heir:
+                    await self._inherit()
+                await self._view.report(self.build_status())
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            logger.warning("NodePower was not reported: %r; again in a while", error)
+
+    async def _inherit(self) -> None:
+        before = await self._view.read_status()
+        if before is not None and before.journal_id != self.account.journal_id and before.pods:
+            self.account.inherit(before.pods, lambda e: pod_key(e.namespace, e.name, e.uid))
+            logger.warning(
+                "the journal is new, but NodePower has %d pods of an earlier one: they are told on until they are settled",
+                len(before.pods),
+            )
+            self._store()
+        self._heir = False
+
+    def build_status(self) -> NodePowerStatus:
+        """The agent's half of NodePower."""
+        account = self.account
+        return NodePowerStatus(
+            observed_at=format_unix_time(self._clock.wall()),
+            journal_id=account.journal_id,
+            conditions=self.conditions,
+            gpus=tuple(self._build_gpu(card) for card in self.cards),
+            pods=report_pods(account),
+            idle_joules=to_joules(account.idle),
+            unattributed_joules=to_joules(account.unattributed),
+            settled_joules=to_joules(account.settled),
+            other_host_joules=to_joules(account.host_others),
+            dropped_pods=account.dropped,
+            gpu_count=len(self.cards),
+        )
+
+    def _build_gpu(self, card: Card) -> GpuStatus:
+        answer = self.answers.get(card.uuid)
+        counted = account_joules(self.account, card.uuid)
+        limits = PowerLimits(
+            min_milliwatts=card.limits.min_milliwatts,
+            default_milliwatts=card.limits.default_milliwatts,
+            max_milliwatts=card.limits.max_milliwatts,
+            set_milliwatts=card.limits.set_milliwatts,
+            enforced_milliwatts=card.limits.enforced_milliwatts,
+        )
+        base = GpuStatus(uuid=card.uuid, model=card.model, limits=limits, joules=counted)
+        if isinstance(answer, CardReading):
+            source = (
+                "Counter" if answer.counter is not None else "Power" if answer.draw is not None else "None"
+            )
+            health = "Unsupported" if source == "None" else "Healthy"
+            return base.model_copy(update={"source": source, "health": health})
+        health = "Lost" if isinstance(answer, Gone) else "Failing"
+        words = str(answer) if answer is not None else "it was not read"
+        return base.model_copy(update={"health": health, "message": words[:512]})
+
+    def _set(self, type_: str, status: ConditionStatus, reason: str, message: str) -> None:
+        before = self.conditions
+        self.conditions = set_condition(
+            before,
+            type_,
+            status,
+            reason,
+            message,
+            now=format_unix_time(self._clock.wall()),
+            generation=0,
+        )
+        old = next((c for c in before if c.type == type_), None)
+        if old is None or (old.status, old.reason) != (status, reason):
+            logger.log(logging.INFO if status == "True" else logging.WARNING, "%s: %s", type_, message)
+            self._hurry()
+
+
+def account_joules(account: NodeAccount, uuid: str) -> int:
+    """Joules of one card, whoever used them."""
+    card = account.cards.get(uuid)
+    return to_joules(card.measured + card.estimated) if card is not None else 0

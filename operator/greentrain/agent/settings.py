@@ -1,0 +1,97 @@
+"""What an agent is told on its command line; the chart's values become these arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from greentrain.devices.podresources import SOCKET
+from greentrain.telemetry.logs import LogFormat
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Settings of one agent process; all times in seconds."""
+
+    node: str
+    """Name of the node, which is that of its NodePower."""
+    journal: Path = Path("/var/lib/greentrain")
+    """Folder on the node's disk."""
+    kubelet_socket: Path = SOCKET
+    interval: float = 1.0
+    """How often cards are read. Energy counters are not worth reading more often: they fall short then."""
+    read_deadline: float = 2.0
+    """How long a card may take to answer."""
+    report_interval: float = 30.0
+    """How often NodePower is written, give or take a tenth."""
+    report_deadline: float = 20.0
+    journal_interval: float = 5.0
+    """How often the account is written to the disk."""
+    http_port: int = 8081
+    log_level: str = "INFO"
+    log_format: LogFormat | None = None
+    kubeconfig: str | None = None
+    context: str | None = None
+
+
+def parse_settings(arguments: Sequence[str]) -> AgentSettings:
+    """Parse the command line; exits with 2 and a sentence on a wrong one."""
+    parser = argparse.ArgumentParser(
+        prog="python -m greentrain.agent", description="Counts the energy of one node's GPUs, by pod."
+    )
+    defaults = AgentSettings(node="")
+    parser.add_argument(
+        "--node", default=os.environ.get("NODE_NAME"), help="name of this node (default: $NODE_NAME)"
+    )
+    parser.add_argument("--journal", type=Path, default=defaults.journal, metavar="FOLDER")
+    parser.add_argument("--kubelet-socket", type=Path, default=defaults.kubelet_socket, metavar="SOCKET")
+    parser.add_argument(
+        "--interval",
+        type=_seconds,
+        default=defaults.interval,
+        metavar="SECONDS",
+        help="how often cards are read, at least every 1 s (default %(default)s)",
+    )
+    parser.add_argument(
+        "--report-interval",
+        type=_seconds,
+        default=defaults.report_interval,
+        metavar="SECONDS",
+        help="how often NodePower is written (default %(default)s)",
+    )
+    parser.add_argument(
+        "--http-port", type=int, default=defaults.http_port, help="health and metrics; 0: none"
+    )
+    parser.add_argument(
+        "--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=defaults.log_level
+    )
+    parser.add_argument(
+        "--log-format", choices=("json", "text"), help="default: text at a terminal, else json"
+    )
+    parser.add_argument("--kubeconfig", help="default: the pod's service account")
+    parser.add_argument("--context", help="context in that kubeconfig")
+    args = parser.parse_args(arguments)
+    if not args.node:
+        parser.error("--node is not given and $NODE_NAME is not set: name the node this agent runs on")
+    return AgentSettings(
+        node=args.node,
+        journal=args.journal,
+        kubelet_socket=args.kubelet_socket,
+        interval=args.interval,
+        report_interval=args.report_interval,
+        http_port=args.http_port,
+        log_level=args.log_level,
+        log_format=args.log_format,
+        kubeconfig=args.kubeconfig,
+        context=args.context,
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1.0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 3600 seconds")
+    return value

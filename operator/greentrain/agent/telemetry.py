@@ -1,0 +1,100 @@
+"""The agent's metrics, read from its account at each scrape, and whether it is alive and of use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from greentrain.agent.clock import Clock
+from greentrain.agent.loop import Agent
+from greentrain.energy.intervals import CardReading
+from greentrain.units import MILLIJOULES_PER_JOULE
+
+SILENT_SECONDS = 60.0
+"""Without a look at cards and holders for so long the agent is not ready."""
+
+HUNG_SECONDS = 300.0
+"""Without its loop having gone round for so long it is not alive. Hanging NVML calls do not hold it."""
+
+
+class AgentTelemetry(Collector):
+    """What Prometheus scrapes and the kubelet asks."""
+
+    def __init__(self, agent: Agent, clock: Clock, registry: CollectorRegistry) -> None:
+        self._agent = agent
+        self._clock = clock
+        self._registry = registry
+        self._started = clock.elapsed()
+        registry.register(self)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def unready(self) -> str | None:
+        """Why nothing is counted at present, in words; None when it is."""
+        looked = self._agent.looked
+        if looked is not None and self._clock.elapsed() - looked < SILENT_SECONDS:
+            return None
+        bad = [f"{c.type}: {c.message}" for c in self._agent.conditions if c.status != "True"]
+        return "; ".join(bad) or "cards and holders have not been looked at yet"
+
+    def unhealthy(self) -> str | None:
+        """Why only a restart may help, in words; None while there is no need."""
+        silent = self._clock.elapsed() - max(self._agent.beat, self._started)
+        return f"the loop has not gone round for {silent:.0f} s" if silent > HUNG_SECONDS else None
+
+    def collect(self) -> Iterable[Metric]:
+        """The account as metrics; energy in joules, as counters that only grow while the journal lives."""
+        agent, account = self._agent, self._agent.account
+        gpu = CounterMetricFamily(
+            "greentrain_gpu_energy_joules", "Energy of a GPU, whoever used it.", labels=["gpu", "model"]
+        )
+        draw = GaugeMetricFamily(
+            "greentrain_gpu_power_watts", "Power of a GPU as it says itself.", labels=["gpu", "model"]
+        )
+        readable = GaugeMetricFamily(
+            "greentrain_gpu_readable", "1 where the GPU answered at the last look.", labels=["gpu", "model"]
+        )
+        for card in agent.cards:
+            labels = [card.uuid, card.model]
+            counted = account.cards.get(card.uuid)
+            if counted is not None:
+                gpu.add_metric(labels, (counted.measured + counted.estimated) / MILLIJOULES_PER_JOULE)
+            answer = agent.answers.get(card.uuid)
+            known = isinstance(answer, CardReading)
+            readable.add_metric(labels, float(known))
+            if isinstance(answer, CardReading) and answer.draw is not None:
+                draw.add_metric(labels, answer.draw / 1000)
+        yield from (gpu, draw, readable)
+        names = ["namespace", "pod", "job", "device"]
+        pods = CounterMetricFamily(
+            "greentrain_pod_energy_joules",
+            "Energy a pod has used on this node, by kind of device.",
+            labels=names,
+        )
+        for pod in account.pods.values():
+            for device, amount in (("gpu", pod.gpu), ("cpu", pod.cpu), ("dram", pod.dram)):
+                if amount or device == "gpu":
+                    labels = [pod.namespace, pod.name, pod.job or "", device]
+                    pods.add_metric(labels, amount / MILLIJOULES_PER_JOULE)
+        yield pods
+        for name, text, amount in (
+            ("greentrain_idle_energy_joules", "Energy of GPUs that nobody held.", account.idle),
+            (
+                "greentrain_unattributed_energy_joules",
+                "Energy of GPUs that worked although no pod held them.",
+                account.unattributed,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value=amount / MILLIJOULES_PER_JOULE)
+        age = float("nan") if agent.looked is None else self._clock.elapsed() - agent.looked
+        yield GaugeMetricFamily(
+            "greentrain_last_look_age_seconds", "Since cards and holders were last both seen.", value=age
+        )
+        yield CounterMetricFamily(
+            "greentrain_dropped_pods", "Pods whose energy nobody fetched for 24 hours.", value=account.dropped
+        )

@@ -1,0 +1,191 @@
+"""What a node's agent knows from the API server: the pods of its node, and what the operator asks of it.
+
+Both are followed by a list and a watch, again and again. While the server is away the last picture stands, and says
+that it is old: an agent counts on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from greentrain.api import names
+from greentrain.api.nodepower import NodePowerStatus
+from greentrain.core.snapshot import parse_time
+from greentrain.kube.cache import version_of
+from greentrain.kube.client import NODE_PODS, NODE_POWERS, ApiError, Client, node_query
+
+logger = logging.getLogger("greentrain.agent")
+
+Body = Mapping[str, Any]
+
+RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 30.0
+
+_AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class NodePod:
+    """What the agent needs to know of a pod on its node."""
+
+    namespace: str
+    name: str
+    uid: str
+    terminal: bool
+    """Whether its phase is Succeeded or Failed: it holds nothing, whatever the kubelet lists."""
+    job: str | None = None
+    job_uid: str | None = None
+    began: float | None = None
+    """Unix time at which its first container started, in whole seconds."""
+    ended: float | None = None
+    """Unix time at which its last container ended; None while one runs."""
+
+
+def parse_node_pod(body: Body) -> NodePod:
+    """Read a pod of any kind."""
+    meta, status = body["metadata"], body.get("status") or {}
+    owner: Body = next((r for r in meta.get("ownerReferences") or () if r.get("controller")), {})
+    ours = owner.get("kind") == names.KIND and str(owner.get("apiVersion", "")).startswith(f"{names.GROUP}/")
+    began: list[float] = []
+    ended: list[float] = []
+    running = False
+    for container in status.get("containerStatuses") or ():
+        state = container.get("state") or {}
+        live, dead = state.get("running"), state.get("terminated")
+        running = running or live is not None
+        for found, field, times in (
+            (live, "startedAt", began),
+            (dead, "startedAt", began),
+            (dead, "finishedAt", ended),
+        ):
+            moment = parse_time(found.get(field)) if found else None
+            if moment is not None:
+                times.append(moment.timestamp())
+    return NodePod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        terminal=status.get("phase") in ("Succeeded", "Failed"),
+        job=owner["name"] if ours else None,
+        job_uid=owner["uid"] if ours else None,
+        began=min(began, default=None),
+        ended=None if running else max(ended, default=None),
+    )
+
+
+class NodeView:
+    """The pods of one node and its NodePower, as last seen."""
+
+    def __init__(self, client: Client, node: str) -> None:
+        self._client = client
+        self._node = node
+        self._pods: dict[str, NodePod] = {}
+        self._settled: tuple[str, ...] = ()
+        self._pods_known = False
+
+    @property
+    def pods(self) -> Mapping[str, NodePod]:
+        """The node's pods by UID."""
+        return self._pods
+
+    @property
+    def pods_known(self) -> bool:
+        """Whether these are the pods of a list or watch that is still good."""
+        return self._pods_known
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """UID/segment of the pods the operator has settled."""
+        return self._settled
+
+    async def read_status(self) -> NodePowerStatus | None:
+        """What an agent of this node reported last; None where there is no NodePower."""
+        try:
+            body = await self._client.read_node_power(self._node)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return NodePowerStatus.model_validate(body.get("status") or {})
+
+    async def report(self, status: NodePowerStatus) -> None:
+        """Store the agent's half; the object is made where there is none."""
+        content = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        try:
+            await self._client.report_node_power(self._node, content)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            await self._client.create_node_power(self._node)
+            await self._client.report_node_power(self._node, content)
+
+    async def follow(self) -> None:
+        """Keep the picture fresh until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                self._follow(
+                    NODE_PODS, node_query(self._node), self._put_pod, self._drop_pod, self._list_pods
+                )
+            )
+            query = {"fieldSelector": f"metadata.name={self._node}"}
+            group.create_task(self._follow(NODE_POWERS, query, self._put_power, lambda _: None, None))
+
+    def _list_pods(self, bodies: list[dict[str, Any]]) -> None:
+        self._pods = {p.uid: p for p in map(parse_node_pod, bodies)}
+        self._pods_known = True
+
+    def _put_pod(self, body: Body) -> None:
+        pod = parse_node_pod(body)
+        self._pods[pod.uid] = pod
+
+    def _drop_pod(self, body: Body) -> None:
+        self._pods.pop(body["metadata"]["uid"], None)
+
+    def _put_power(self, body: Body) -> None:
+        self._settled = tuple(str(key) for key in (body.get("spec") or {}).get("settled") or ())
+
+    async def _follow(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        put: Callable[[Body], None],
+        drop: Callable[[Body], None],
+        listed: Callable[[list[dict[str, Any]]], None] | None,
+    ) -> None:
+        delay = RETRY_SECONDS
+        version: int | None = None
+        while True:
+            try:
+                if version is None:
+                    bodies, version = await self._client.list_any(path, query)
+                    if listed is not None:
+                        listed(bodies)
+                    else:
+                        for body in bodies:
+                            put(body)
+                async for kind, body in self._client.watch(path, query, version):
+                    delay = RETRY_SECONDS
+                    version = max(version, version_of(body))
+                    if kind == "DELETED":
+                        drop(body)
+                    elif kind != "BOOKMARK":
+                        put(body)
+            except _AWAY as error:
+                if isinstance(error, ApiError) and error.status == 410:
+                    version = None
+                    continue
+                if listed is not None:
+                    self._pods_known = False
+                version = None
+                logger.warning(
+                    "the API server cannot be followed on %s: %r; again in %.0f s", path, error, delay
+                )
+                await asyncio.sleep(delay * random.uniform(0.75, 1.25))
+                delay = min(delay * 2, LONGEST_RETRY_SECONDS)
