@@ -1,0 +1,68 @@
+"""What can be wrong with a node's devices, each error named after what the caller does about it.
+
+NVML, RAPL and cgroups fail in dozens of ways; whoever reads them each second needs to know only whether to ask again,
+to do without, to ask a person, or to open everything anew.
+"""
+
+from __future__ import annotations
+
+
+class DeviceError(Exception):
+    """Any of the errors below; the text is a whole sentence for people."""
+
+
+class Unavailable(DeviceError):  # noqa: N818 - says what to do next
+    """Nothing behind this door can be read: wait, then open it anew.
+
+    `what` is the door, `why` the reason, `remedy` what an administrator does if it stays so.
+    """
+
+    def __init__(self, what: str, why: str, remedy: str) -> None:
+        super().__init__(f"{what} cannot be used: {why}. {remedy}")
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+
+
+class Unsupported(DeviceError):  # noqa: N818 - says what to do next
+    """The machine or device has no `feature`: do without, asking again changes nothing."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"There is no {feature} here.")
+        self.feature = feature
+
+
+class NotPermitted(DeviceError):  # noqa: N818 - says what to do next
+    """The device refuses this process; `needs` is what a person must grant it."""
+
+    def __init__(self, device: str, needs: str) -> None:
+        super().__init__(f"{device} may not be read: {needs}.")
+        self.device = device
+        self.needs = needs
+
+
+class Retry(DeviceError):  # noqa: N818 - says what to do next
+    """No answer this time for the reason `why`; ask again in `after_seconds`, the device counts on meanwhile."""
+
+    def __init__(self, device: str, why: str, after_seconds: float = 1.0) -> None:
+        super().__init__(f"{device} gave no answer: {why}.")
+        self.device = device
+        self.why = why
+        self.after_seconds = after_seconds
+
+
+class Hanging(Retry):
+    """A call to the device has not returned for `seconds`; the device is asked again once it has."""
+
+    def __init__(self, device: str, seconds: float) -> None:
+        super().__init__(device, f"a call has not returned for {seconds:.1f} s")
+        self.seconds = seconds
+
+
+class Gone(DeviceError):  # noqa: N818 - says what to do next
+    """The device is no longer there or needs a reset: its work is lost until a person or a reboot brings it back."""
+
+    def __init__(self, device: str, why: str) -> None:
+        super().__init__(f"{device} is gone: {why}.")
+        self.device = device
+        self.why = why

@@ -1,0 +1,66 @@
+"""GPUs as the node agent knows them, in NVML's words and without NVML, so that only one module needs its library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MigDevice:
+    """One MIG device of a card: a compute instance inside a GPU instance. It has no energy or limit of its own."""
+
+    uuid: str
+    """As NVML gives it: `MIG-…`."""
+    gpu_instance: int
+    """Id of its GPU instance on the card; several MIG devices can have the same."""
+    compute_instance: int
+    """Id of its compute instance within the GPU instance."""
+    slices: int
+    """Compute slices of the card that are its own."""
+    total_slices: int
+    """Compute slices the whole card can be cut into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Power limits of a card in milliwatts, as its driver tells them; None for what it does not tell."""
+
+    min_milliwatts: int | None = None
+    """Lowest limit that can be set."""
+    default_milliwatts: int | None = None
+    """Limit after the driver is loaded."""
+    max_milliwatts: int | None = None
+    """Highest limit that can be set."""
+    set_milliwatts: int | None = None
+    """Limit that is set."""
+    enforced_milliwatts: int | None = None
+    """Limit in force: the lowest of all that limit the card."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentLimits:
+    """The two limits of a card that change while it runs, in milliwatts; None for what its driver does not tell."""
+
+    set_milliwatts: int | None
+    enforced_milliwatts: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One whole card."""
+
+    uuid: str
+    """As NVML gives it: `GPU-…`; the only name that stays through reboots and the loss of other cards."""
+    index: int
+    """NVML's number for it in this session: for people, never to find it again."""
+    minor: int | None
+    """Number of its device file /dev/nvidia0; None where the driver does not tell."""
+    model: str
+    """Product name."""
+    mig: bool
+    """Whether it is in MIG mode."""
+    instances: tuple[MigDevice, ...] = ()
+    """Its MIG devices, in NVML's order."""
+    limits: Limits = Limits()
+    persistence: bool | None = None
+    """Whether the driver keeps it initialised when nobody uses it; None where that mode does not exist."""

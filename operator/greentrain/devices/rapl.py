@@ -1,0 +1,257 @@
+"""What the processors and the memory of a node used, and whose work the processors did.
+
+Energy comes from RAPL, which Linux shows under /sys/class/powercap for Intel and, by the same names, for AMD. It knows
+sockets, not pods; the time each pod's processes ran, from the kernel's cgroups, is what its share is taken by.
+
+Both only read files, so they block for microseconds and keep no connection.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
+
+POWERCAP = Path("/sys/class/powercap")
+CGROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+
+MOST_WATTS = 500
+"""Assumed highest mean power of one socket; only `Rapl.longest_gap_seconds` depends on it."""
+
+# Not intel-rapl-mmio:0, which shows the same package a second time.
+_DOMAIN = re.compile(r"intel-rapl:[0-9]+(?::[0-9]+)?")
+_PACKAGE = re.compile(r"package-[0-9]+(?:-die-[0-9]+)?")
+
+# cgroupfs: pod<uid>. systemd: kubepods-burstable-pod<uid with underscores>.slice. A static pod's is 32 digits long.
+_POD = re.compile(
+    r"(?:.+-)?pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostEnergy:
+    """Energy since this process first looked, in millijoules that only grow."""
+
+    package_mj: int
+    """Of all sockets: cores, caches, memory controllers and what else is in the package."""
+    dram_mj: int | None
+    """Of all memory, which is not part of the packages; None where RAPL does not tell it."""
+    errors: Mapping[str, DeviceError]
+    """Domains that could not be read this time, by the name of their folder: what they used is missing above."""
+
+
+class _Domain:
+    """One counter of RAPL's; it begins anew at 0 when it has reached its range."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = (folder / "name").read_text().strip()
+        self.range = int((folder / "max_energy_range_uj").read_text())
+        self.is_package = _PACKAGE.fullmatch(self.name) is not None
+        self.is_dram = self.name == "dram"
+        self.used = 0
+        """Microjoules counted so far."""
+        self._last: int | None = None
+
+    def read(self) -> None:
+        """Count on.
+
+        Raises:
+            DeviceError: it cannot be read.
+        """
+        try:
+            shown = int((self.folder / "energy_uj").read_text())
+        except FileNotFoundError:
+            # A domain that comes back may have begun anew: what lies between is not known.
+            self._last = None
+            raise Gone(self.folder.name, "its socket is off or its driver was unloaded") from None
+        except PermissionError:
+            raise _not_permitted(self.folder) from None
+        except (OSError, ValueError) as error:
+            raise Retry(self.folder.name, f"energy_uj cannot be read ({error})") from None
+        if self._last is not None:
+            self.used += shown - self._last + (self.range if shown < self._last else 0)
+        self._last = shown
+
+
+def _not_permitted(folder: Path) -> NotPermitted:
+    # Closed to all but root since CVE-2020-8694, for it tells what other programs compute.
+    return NotPermitted(f"{folder}/energy_uj", "run as root, or with the capability DAC_READ_SEARCH")
+
+
+class Rapl:
+    """The node's RAPL counters; each object counts from its own first reading.
+
+    A counter wraps around within minutes at full power, and a whole turn leaves no trace: read again within
+    `longest_gap_seconds`, else joules are lost and nobody can tell. `core` and `uncore` are parts of their package and
+    `psys` counts the packages again, so none of these is added.
+    """
+
+    def __init__(self, root: Path = POWERCAP) -> None:
+        """`root` is the node's /sys/class/powercap."""
+        self._root = root
+        self._domains: dict[str, _Domain] = {}
+
+    @property
+    def longest_gap_seconds(self) -> float | None:
+        """Half a turn of the fastest counter at 500 W; None before the first reading."""
+        ranges = [domain.range for domain in self._domains.values()]
+        return min(ranges) / 2 / (MOST_WATTS * 1e6) if ranges else None
+
+    def read(self) -> HostEnergy:
+        """What all sockets and memory have used since the first reading.
+
+        Raises:
+            Unsupported: the machine has no RAPL, as most virtual ones.
+            NotPermitted: it has, and this process may not read any of it.
+        """
+        errors: dict[str, DeviceError] = {}
+        self._find_domains(errors)
+        if not any(domain.is_package for domain in self._domains.values()):
+            raise Unsupported(f"RAPL energy of processors below {self._root}")
+        for name, domain in self._domains.items():
+            try:
+                domain.read()
+            except DeviceError as error:
+                errors[name] = error
+        refusals = [error for error in errors.values() if isinstance(error, NotPermitted)]
+        if refusals and len(refusals) == len(self._domains):
+            raise refusals[0]
+        drams = [domain.used for domain in self._domains.values() if domain.is_dram]
+        return HostEnergy(
+            package_mj=sum(d.used for d in self._domains.values() if d.is_package) // 1000,
+            dram_mj=sum(drams) // 1000 if drams else None,
+            errors=errors,
+        )
+
+    def _find_domains(self, errors: dict[str, DeviceError]) -> None:
+        """Get to know what is new since the last time: the driver may be loaded late, a socket switched on."""
+        try:
+            names = sorted(entry for entry in os.listdir(self._root) if _DOMAIN.fullmatch(entry))  # noqa: PTH208 - names
+        except OSError:
+            return
+        for name in names:
+            if name not in self._domains:
+                try:
+                    domain = _Domain(self._root / name)
+                except (OSError, ValueError) as error:
+                    errors[name] = Retry(name, f"its description cannot be read ({error})")
+                    continue
+                if domain.is_package or domain.is_dram:
+                    self._domains[name] = domain
+
+
+@dataclass(frozen=True, slots=True)
+class CpuUse:
+    """Time that processors worked, in seconds that only grow; a pod's share of an interval is its part of `busy`."""
+
+    busy: float
+    """Of the whole machine since it was started. Counted in clock ticks, so pods can come to a little more."""
+    pods: Mapping[str, float]
+    """Of each pod that has a cgroup now, by UID with dashes. A static pod's is the hash kubelet gave it, not the UID of
+    its mirror in the API."""
+
+
+class CpuTime:
+    """Processor time by pod, from the kernel's cgroups of version 1 or 2."""
+
+    def __init__(self, root: Path = CGROUPS, proc: Path = PROC) -> None:
+        """`root` is the node's /sys/fs/cgroup, `proc` its /proc."""
+        self._root = root
+        self._stat = proc / "stat"
+        self._hertz = os.sysconf("SC_CLK_TCK")
+        self._roots: list[Path] = []
+
+    def read(self) -> CpuUse:
+        """What the machine and each pod's processes have used.
+
+        Raises:
+            Unsupported: cgroups with processor time are not mounted, or /proc is not.
+            NotPermitted: they may not be read.
+        """
+        # First the parts and then the whole, so that the parts cannot be more.
+        pods: dict[str, float] = {}
+        hierarchy, version = self._find_hierarchy()
+        for folder, uid in self._find_pods(hierarchy):
+            seconds = _read_seconds(folder, version)
+            if seconds is not None:
+                pods[uid] = pods.get(uid, 0.0) + seconds
+        return CpuUse(self._read_busy(), pods)
+
+    def _find_hierarchy(self) -> tuple[Path, int]:
+        if (self._root / "cgroup.controllers").exists():
+            return self._root, 2
+        # systemd mounts it together with `cpu`, with a link by its own name that not every container has.
+        for name in ("cpuacct", "cpu,cpuacct"):
+            if (self._root / name / "cpuacct.usage").exists():
+                return self._root / name, 1
+        raise Unsupported(f"processor time of cgroups below {self._root}")
+
+    def _find_pods(self, hierarchy: Path) -> Iterator[tuple[Path, str]]:
+        """Every pod's cgroup with its UID.
+
+        Below kubelet's own cgroup there are some dozens, in the whole tree of a machine hundreds or thousands; so the
+        tree is searched again only where kubelet's cgroups are not known or not there any more.
+        """
+        if not self._roots or not all(root.exists() for root in self._roots):
+            self._roots = list(_find_kubepods(hierarchy))
+        for root in self._roots:
+            yield from _walk_pods(root)
+
+    def _read_busy(self) -> float:
+        try:
+            fields = self._stat.read_text().split("\n", 1)[0].split()
+            # user nice system idle iowait irq softirq steal; guests' time is part of user and nice (proc(5)).
+            user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[1:9])
+        except (OSError, ValueError):
+            raise Unsupported(f"processor time in {self._stat}") from None
+        return (user + nice + system + irq + softirq + steal) / self._hertz
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    """Folders in a folder; none where it vanished meanwhile, as cgroups do."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        raise NotPermitted(str(folder), "run as root, with the node's /sys/fs/cgroup mounted") from None
+
+
+def _find_kubepods(folder: Path) -> Iterator[Path]:
+    """Kubelet's cgroups, wherever its cgroupRoot puts them; none below another, whose pods belong to the outer one."""
+    for child in _list_folders(folder):
+        if child.name == "kubepods" or child.name.endswith("kubepods.slice"):
+            yield child
+        elif not _POD.fullmatch(child.name):
+            yield from _find_kubepods(child)
+
+
+def _walk_pods(folder: Path) -> Iterator[tuple[Path, str]]:
+    for child in _list_folders(folder):
+        if found := _POD.fullmatch(child.name):
+            yield child, found["uid"].replace("_", "-")
+        else:
+            yield from _walk_pods(child)
+
+
+def _read_seconds(folder: Path, version: int) -> float | None:
+    """Seconds a cgroup and all below it have used; None where it vanished meanwhile."""
+    file = folder / ("cpuacct.usage" if version == 1 else "cpu.stat")
+    try:
+        text = file.read_text()
+    except PermissionError:
+        raise NotPermitted(str(file), "run as root, with the node's /sys/fs/cgroup mounted") from None
+    except OSError:
+        # ENODEV where it vanished after it was opened.
+        return None
+    if version == 1:
+        return int(text) / 1e9
+    found = re.search(r"^usage_usec (\d+)$", text, re.MULTILINE)
+    return None if found is None else int(found[1]) / 1e6
