@@ -42,6 +42,8 @@ def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NodePo
     found = Holdings()
     known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}
     for unit, held in holders(listing.holdings, known).items():
+        for holder in held:
+            found.pods[pod_key(holder.namespace, holder.pod, holder.uid)] = holder
         place = _find_place(unit, cards)
         if place is None:
             who = ", ".join(f"{h.namespace}/{h.pod}" for h in held)
@@ -67,7 +69,6 @@ def _share_out(found: Holdings, uuid: str, share: float, held: Sequence[Holder])
     everyone = sum(replicas.values()) or len(held)
     for holder in held:
         key = pod_key(holder.namespace, holder.pod, holder.uid)
-        found.pods[key] = holder
         part = share * ((replicas[holder] or 1) / everyone) if shared else share
         hold = Held(key, part, alone=share == 1.0 and not shared)
         found.cards.setdefault(uuid, [])
@@ -87,7 +88,8 @@ def _find_place(unit: Unit, cards: Sequence[Card]) -> tuple[str, float] | None:
     """The card's UUID and what part of it this is; None where no card is meant that is known."""
     match unit:
         case FullCard(uuid):
-            return next(((c.uuid, 1.0) for c in cards if c.uuid == uuid), None)
+            # Also where NVML does not list it now: a card that was lost before the agent began may come back.
+            return uuid, 1.0
         case NumberedCard(minor):
             return next(((c.uuid, 1.0) for c in cards if c.minor == minor), None)
         case MigInstance(uuid):

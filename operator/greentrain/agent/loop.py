@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -201,7 +202,7 @@ class Agent:
         self._open_pods(holdings)
         self.account.advance(
             readings,
-            {c.uuid: holdings.cards.get(c.uuid, ()) for c in self.cards},
+            {u: holdings.cards.get(u, ()) for u in {*holdings.cards, *self.account.cards, *readings}},
             at=at,
             wall=wall,
             boot=self._clock.boot(),
@@ -239,8 +240,8 @@ class Agent:
             return {}
         failed = {u: a for u, a in self.answers.items() if isinstance(a, DeviceError)}
         if failed:
-            uuid, reason = next(iter(failed.items()))
-            text = f"{len(failed)} of {len(self.answers)} GPUs cannot be read, such as {uuid}: {reason}"
+            first, reason = next(iter(failed.items()))
+            text = f"{len(failed)} of {len(self.answers)} GPUs cannot be read, such as {first}: {reason}"
             lost = any(isinstance(a, Gone) for a in failed.values())
             self._set("DevicesReadable", "False", "GpuLost" if lost else "GpuFailing", text)
         elif not self.answers:
@@ -254,7 +255,7 @@ class Agent:
         offset = at - wall
         return {
             pod_key(p.namespace, p.name, p.uid): Window(
-                None if p.began is None else p.began + offset, None if p.ended is None else p.ended + offset
+                p.began + offset, None if p.ended is None else p.ended + offset
             )
             for p in self._view.pods.values()
             if p.began is not None
@@ -265,11 +266,11 @@ class Agent:
     def _open_pods(self, holdings: Holdings) -> None:
         for key, holder in holdings.pods.items():
             if key not in self.account.pods or self.account.pods[key].closed is not None:
-                self._hurry()
+                self._dirty = True
             pod = self.account.open(key, namespace=holder.namespace, name=holder.pod, uid=holder.uid or "")
             known = self._view.pods.get(pod.uid)
             if known is not None:
-                pod.job, pod.job_uid = known.job, known.job_uid
+                pod.job, pod.job_uid, pod.owner_known = known.job, known.job_uid, True
 
     def _name_pods(self) -> None:
         """Pods that were counted before the API server told their UID get it now."""
@@ -281,9 +282,9 @@ class Agent:
             if not pod.uid and found is not None:
                 new = pod_key(pod.namespace, pod.name, found.uid)
                 self.account.name(key, new, uid=found.uid)
-                self.account.pods[new].job = found.job
-                self.account.pods[new].job_uid = found.job_uid
-                self._hurry()
+                named_pod = self.account.pods[new]
+                named_pod.job, named_pod.job_uid, named_pod.owner_known = found.job, found.job_uid, True
+                self._dirty = True
 
     def _close_pods(self, holdings: Holdings, wall: float) -> None:
         """A pod has ended that holds nothing and that the API server knows as ended, or no more."""
@@ -293,17 +294,13 @@ class Agent:
             if key in holdings.pods or pod.closed is not None:
                 continue
             if not pod.uid:
-                self.account.forfeit(key)
-                logger.warning(
-                    "pod %s/%s ended before its UID was known: its energy is nobody's",
-                    pod.namespace,
-                    pod.name,
-                )
+                self.account.close_unnamed(key, wall=wall, name=f"unseen-{uuid.uuid4()}")
+                self._dirty = True
                 continue
             known = self._view.pods.get(pod.uid)
             if known is None or known.terminal:
                 self.account.close(key, wall=wall)
-                self._hurry()
+                self._dirty = True
 
     def _let_go(self) -> None:
         """Drop what the operator has settled, on the disk first: what is gone from a report must not come back."""
@@ -316,6 +313,11 @@ class Agent:
             for k, p in self.account.pods.items()
             if p.closed is not None and f"{p.uid}/{p.segment}" in settled
         ]
+        for key in self.account.give_up(wall=self._clock.wall()):
+            logger.error(
+                "pod %s held a GPU that could not be read any more: part of its energy is missing", key
+            )
+            self._dirty = True
         late = self.account.drop_overdue(wall=self._clock.wall())
         for key in late:
             logger.error("the energy of pod %s was fetched by nobody for 24 hours and is dropped", key)
@@ -430,7 +432,7 @@ class Agent:
             self._hurry()
 
 
-def account_joules(account: NodeAccount, uuid: str) -> int:
+def account_joules(account: NodeAccount, gpu: str) -> int:
     """Joules of one card, whoever used them."""
-    card = account.cards.get(uuid)
+    card = account.cards.get(gpu)
     return to_joules(card.measured + card.estimated) if card is not None else 0

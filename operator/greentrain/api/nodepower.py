@@ -103,6 +103,10 @@ class PodEnergy(_Lenient):
     name: str = Field(max_length=253, description="Name of the pod.")
     job: str | None = Field(None, max_length=63, description="GreenTrainingJob it belongs to.")
     job_uid: str | None = Field(None, max_length=64, description="UID of that GreenTrainingJob.")
+    owner_known: bool = Field(
+        False,
+        description="Whether the API server has told whose pod it is; where not, its name alone can say so.",
+    )
     gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs it held.")
     cpu_joules: int = Field(
         0, ge=0, description="Its share of the processors' energy (RAPL package domains)."

@@ -16,10 +16,10 @@ from greentrain.api.nodepower import PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.ledger import ABANDONED_AFTER, decide_settled, is_abandoned
-from greentrain.core.snapshot import parse_status
+from greentrain.core.snapshot import parse_job
 from greentrain.kube.cache import Cache
 from greentrain.kube.client import ApiError, Client
-from greentrain.kube.readings import NodePower, NodePowers, find_key
+from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job
 
 logger = logging.getLogger("greentrain.controller")
 
@@ -101,6 +101,9 @@ class Settling:
     def _energy_of(self, entry: PodEnergy) -> EnergyStatus | None:
         key = find_key(entry)
         body = self._cache.job(key) if key is not None else None
-        if body is None or body["metadata"]["uid"] != entry.job_uid:
+        if key is None or body is None:
             raise LookupError
-        return parse_status(body.get("status")).energy
+        job = parse_job(body)
+        if not is_of_job(entry, key, job.uid, job.created):
+            raise LookupError
+        return job.status.energy

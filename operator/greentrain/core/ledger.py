@@ -183,15 +183,15 @@ def decide_settled(
 ) -> tuple[str, ...]:
     """What `NodePower.spec.settled` must hold: ended pods whose last word is stored, or that are of no job.
 
-    `energy_of` gives the stored energy of the job an entry names, and raises LookupError where there is no such job any
-    more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays.
+    `energy_of` gives the stored energy of the job an entry is of, and raises LookupError where it is of none, or of one
+    that is no more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays.
     """
 
     def may_go(entry: PodEnergy) -> bool:
         if not is_ours(entry.namespace):
             return entry.key in asked_before
         try:
-            return entry.job_uid is None or has_last_word(energy_of(entry), entry)
+            return has_last_word(energy_of(entry), entry)
         except LookupError:
             return True
 

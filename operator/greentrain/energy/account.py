@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from math import ceil, hypot, sqrt
+from math import sqrt
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
-from greentrain.energy.attribution import Held, Window, find_presences, split
+from greentrain.energy.attribution import Held, Phase, Window, find_presences, share_out, split
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     CardReading,
-    Interval,
     measure,
     measure_since_start,
 )
@@ -45,8 +44,17 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", validate_assignment=False)
 
 
+class Seen(_Model):
+    """A time throughout which the same pods were seen to hold a card."""
+
+    begin: float
+    end: float
+    holders: tuple[tuple[str, float, bool], ...] = ()
+    """Pod, share and whether alone, of each holder."""
+
+
 class LastSeen(_Model):
-    """The last moment at which a card's reading and its holders were both known."""
+    """The last moment at which a card's reading and its holders were both known, and its holders seen since."""
 
     at: float
     wall: float
@@ -54,18 +62,20 @@ class LastSeen(_Model):
     counter: int | None = None
     draw: int | None = None
     busy: bool = False
-    holders: tuple[tuple[str, float, bool], ...] = ()
-    """Pod, share and whether alone, of each holder."""
+    phases: list[Seen] = Field(default_factory=list)
 
     @property
     def reading(self) -> CardReading:
         """The reading of that moment."""
         return CardReading(self.counter, self.draw, self.busy)
 
-    @property
-    def held(self) -> tuple[Held, ...]:
-        """The holders of that moment."""
-        return tuple(Held(*h) for h in self.holders)
+    def see(self, held: Sequence[Held], at: float) -> None:
+        """Who holds the card at a later moment, whether it can be read or not."""
+        holders = tuple((h.pod, h.share, h.alone) for h in held)
+        if self.phases and self.phases[-1].holders == holders:
+            self.phases[-1].end = max(at, self.phases[-1].end)
+        else:
+            self.phases.append(Seen(begin=at, end=at, holders=holders))
 
 
 class CardAccount(_Model):
@@ -75,6 +85,12 @@ class CardAccount(_Model):
     measured: int = 0
     estimated: int = 0
     missing_seconds: float = 0.0
+    idle_draw: float | None = None
+    """Milliwatts it draws when nobody holds it and nothing runs on it, as learnt."""
+
+    def learn_idle(self, draw: float) -> None:
+        """Take in what the idle card drew between two readings."""
+        self.idle_draw = draw if self.idle_draw is None else self.idle_draw + (draw - self.idle_draw) / 16
 
 
 class PodAccount(_Model):
@@ -85,6 +101,8 @@ class PodAccount(_Model):
     uid: str = ""
     job: str | None = None
     job_uid: str | None = None
+    owner_known: bool = False
+    """Whether the API server has told whose pod it is."""
     segment: int = 0
     gpu: int = 0
     cpu: int = 0
@@ -193,7 +211,7 @@ class NodeAccount(_Model):
         boot: str,
         windows: Mapping[str, Window] | None = None,
     ) -> None:
-        """Take in one look at the cards and at who holds them.
+        """Take in one look at the cards and at who holds them: `holders` has every card there is, read or not.
 
         A card without a reading, and every card where the holders are not known (None), stays at its last moment.
         Holders must be pods that were opened (`open`).
@@ -201,20 +219,23 @@ class NodeAccount(_Model):
         if holders is None:
             return
         doubts: dict[str, float] = {}
-        for uuid, reading in readings.items():
+        for uuid, held in holders.items():
             card = self.cards.setdefault(uuid, CardAccount())
-            held = tuple(holders.get(uuid, ()))
+            reading = readings.get(uuid)
+            if card.last is not None and boot == card.last.boot:
+                card.last.see(held, at)
+            if reading is None:
+                if card.last is None and held:
+                    # Never read, but held: what it used until its first reading stays unknown.
+                    card.last = LastSeen(at=at, wall=wall, boot=boot)
+                    card.last.see(held, at)
+                continue
             if card.last is not None:
                 self._attribute(card, card.last, reading, held, at, wall, boot, windows or {}, doubts)
             card.last = LastSeen(
-                at=at,
-                wall=wall,
-                boot=boot,
-                counter=reading.counter,
-                draw=reading.draw,
-                busy=reading.busy,
-                holders=tuple((h.pod, h.share, h.alone) for h in held),
+                at=at, wall=wall, boot=boot, counter=reading.counter, draw=reading.draw, busy=reading.busy
             )
+            card.last.see(held, at)
         # What begins or ends at one moment does so on all of a pod's cards: their doubts hang together.
         for pod, doubt in doubts.items():
             self.pods[pod].doubt_squared += doubt * doubt
@@ -231,40 +252,49 @@ class NodeAccount(_Model):
         windows: Mapping[str, Window],
         doubts: dict[str, float],
     ) -> None:
-        before: Sequence[Held] = last.held
         if boot == last.boot:
-            begin = min(last.at, at)
-            interval = measure(last.reading, reading, at - begin)
+            interval = measure(last.reading, reading, at - min(last.at, at))
+            phases = [self._phase(seen) for seen in last.phases]
         else:
             # The pods of before are gone with the machine, and what it used after its last reading is not known.
-            begin = 0.0
             lost = min(max(wall - last.wall - at, 0.0), UNKNOWN_AT_REBOOT_SECONDS)
-            for hold in before:
-                if hold.pod in self.pods:
-                    self.pods[hold.pod].missing_seconds += lost
-            before = ()
+            for key, *_ in last.phases[-1].holders if last.phases else ():
+                if key in self.pods:
+                    self.pods[key].missing_seconds += lost
             interval = measure_since_start(reading, at)
+            phases = [Phase(0.0, 0.0, ()), Phase(at, at, tuple(held))]
         card.measured += interval.measured
         card.estimated += interval.estimated
         card.missing_seconds += interval.missing_seconds
-        known = [h for h in before if h.pod in self.pods]
-        found = find_presences(known, held, begin=begin, end=at, windows=windows)
-        weights = [p.weight for p in found]
+        found = find_presences(phases, windows=windows)
+        shares = share_out(found, interval.total, interval.seconds, idle_draw=card.idle_draw)
+        weights = [p.weight for p in shares]
         measured, estimated = split(interval.measured, weights), split(interval.estimated, weights)
         since = wall - interval.seconds
-        for i, presence in enumerate(found):
-            pod = self.pods[presence.pod]
+        for i, share in enumerate(shares):
+            pod = self.pods[share.pod]
             amount = measured[i] + estimated[i]
-            pod.add(amount, begin=since, end=wall, estimated=estimated[i] if presence.alone else amount)
-            pod.missing_seconds += interval.missing_seconds * presence.weight
-            _doubt(pod, presence.doubt, presence.guessed, presence.weight, interval, doubts, presence.pod)
+            pod.add(amount, begin=since, end=wall, estimated=estimated[i] if share.alone else amount)
+            pod.missing_seconds += interval.missing_seconds * found[i].weight
+            pod.guessed += share.guessed
+            if share.doubt:
+                lag = min(COUNTER_LAG_SECONDS / max(interval.seconds, COUNTER_LAG_SECONDS), 1.0)
+                doubts[share.pod] = doubts.get(share.pod, 0.0) + share.doubt * (1.0 + lag)
+            if interval.uncertain:
+                # Samples of power are wrong to either side; a reset is wrong once.
+                pod.doubt_squared += (interval.uncertain * share.weight) ** 2
         free = measured[-1] + estimated[-1]
-        # Parts of a shared card that nobody holds are idle while others work.
-        divided = any(not p.alone for p in found)
-        if free and not divided and (reading.busy if before else last.busy):
-            self.unattributed += free
-        else:
+        if found or not (last.busy and reading.busy):
+            # Beside a pod, or in the parts of a shared card that nobody holds, a card is idle.
             self.idle += free
+        else:
+            self.unattributed += free
+        if not found and not last.busy and not reading.busy and interval.total:
+            card.learn_idle(interval.total / interval.seconds)
+
+    def _phase(self, seen: Seen) -> Phase:
+        known = tuple(Held(*h) for h in seen.holders if h[0] in self.pods)
+        return Phase(seen.begin, seen.end, known)
 
     def open(self, key: str, *, namespace: str, name: str, uid: str = "") -> PodAccount:
         """The account of a pod, begun where there is none; one that was closed goes on."""
@@ -278,21 +308,19 @@ class NodeAccount(_Model):
     def name(self, key: str, new: str, *, uid: str) -> None:
         """Give a pod that was counted before its UID was known its own key."""
         pod = self.pods.pop(key)
-        for card in self.cards.values():
-            if card.last is not None:
-                card.last.holders = tuple((new if h[0] == key else h[0], *h[1:]) for h in card.last.holders)
+        for seen in (s for card in self.cards.values() if card.last for s in card.last.phases):
+            seen.holders = tuple((new if h[0] == key else h[0], *h[1:]) for h in seen.holders)
         known = self.pods.get(new)
         if known is None:
             self.pods[new] = pod.model_copy(update={"uid": uid, "segment": self.segments.get(new, 0)})
             return
         known.absorb(pod)
 
-    def forfeit(self, key: str) -> None:
-        """What a pod used whose name nobody can tell any more is nobody's."""
-        if not self._is_held(key):
-            pod = self.pods.pop(key)
-            self.unattributed += pod.gpu
-            self.host_others += pod.cpu + pod.dram
+    def close_unnamed(self, key: str, *, wall: float, name: str) -> None:
+        """A pod that ended before anybody told its UID gets a name of ours, so that it can be reported and settled."""
+        pod = self.pods[key]
+        pod.uid = name
+        pod.closed = wall
 
     def inherit(self, entries: Iterable[PodEnergy], key_of: Callable[[PodEnergy], str]) -> None:
         """Go on telling what an account before this one, lost with its journal, had told; its pods begin anew."""
@@ -330,7 +358,7 @@ class NodeAccount(_Model):
         """Let go of closed pods whose energy stands elsewhere, or, `dropped`, that nobody came for."""
         for key in keys:
             pod = self.pods.get(key)
-            if pod is None or pod.closed is None or self._is_held(key):
+            if pod is None or pod.closed is None or self.awaits(key):
                 continue
             del self.pods[key]
             self.settled += pod.gpu
@@ -341,8 +369,24 @@ class NodeAccount(_Model):
             while len(self.segments) > REMEMBERED_SEGMENTS:
                 self.segments.pop(next(iter(self.segments)))
 
-    def _is_held(self, key: str) -> bool:
-        return any(h[0] == key for card in self.cards.values() if card.last for h in card.last.holders)
+    def awaits(self, key: str) -> bool:
+        """Whether a pod holds a card, or has since the card's last reading: its energy is not all in."""
+        phases = (s for card in self.cards.values() if card.last for s in card.last.phases)
+        return any(h[0] == key for seen in phases for h in seen.holders)
+
+    def give_up(self, *, wall: float) -> list[str]:
+        """Stop waiting for cards that did not come back for pods that ended long ago; the keys of those pods."""
+        late = [
+            k
+            for k, p in self.pods.items()
+            if p.closed is not None and wall - p.closed >= PATIENCE_SECONDS and self.awaits(k)
+        ]
+        for card in self.cards.values():
+            for seen in card.last.phases if card.last else ():
+                for key, *_ in (h for h in seen.holders if h[0] in late):
+                    self.pods[key].missing_seconds += max(seen.end - seen.begin, 1.0)
+                seen.holders = tuple(h for h in seen.holders if h[0] not in late)
+        return late
 
     @property
     def used(self) -> int:
@@ -350,31 +394,11 @@ class NodeAccount(_Model):
         return sum(card.measured + card.estimated for card in self.cards.values())
 
 
+PATIENCE_SECONDS = 900.0
+"""How long an ended pod's last word waits for a card that cannot be read: until then it may still tell what it used."""
+
 KEPT_SECONDS = 24 * 3600
 """How long an ended pod is reported while nobody settles it."""
 
 REMEMBERED_SEGMENTS = 4096
 """Settled pods whose return would be told as another segment."""
-
-
-def _doubt(
-    pod: PodAccount,
-    doubt: float,
-    guessed: float,
-    weight: float,
-    interval: Interval,
-    doubts: dict[str, float],
-    key: str,
-) -> None:
-    if doubt:
-        lag = min(COUNTER_LAG_SECONDS / max(interval.seconds, COUNTER_LAG_SECONDS), 1.0)
-        doubts[key] = doubts.get(key, 0.0) + interval.total * doubt * (1.0 + lag)
-    pod.guessed += interval.total * guessed
-    if interval.uncertain:
-        # Samples of power are wrong to either side; a reset is wrong once.
-        pod.doubt_squared += (interval.uncertain * weight) ** 2
-
-
-def combine_errors(errors: Sequence[float]) -> int:
-    """The bound of a sum of independent parts with these bounds, rounded up."""
-    return ceil(hypot(*errors)) if errors else 0

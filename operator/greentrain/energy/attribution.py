@@ -3,14 +3,15 @@
 Who held a card is known at the two readings that bound an interval. A pod that held it at both held it throughout: a
 kubelet gives a device to a pod for the pod's whole life. A pod seen at one end only began or ended in between; half the
 interval is its, and how wrong that may be is part of the answer. Where the interval is long (the agent was away) the
-pod's own start and end times, which the kubelet keeps in whole seconds, say more.
+pod's own start and end times, which the kubelet keeps in whole seconds, say more. Where only the card could not be read
+for a while, its holders were seen meanwhile: the interval then has phases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import pairwise, starmap
 
 SHORT_SECONDS = 2.5
 """Up to this length an interval's halves are taken; a pod's own times, whole seconds, would say no more."""
@@ -40,6 +41,15 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """A time throughout which the same pods were seen to hold a card."""
+
+    begin: float
+    end: float
+    held: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Presence:
     """What part of an interval a pod held a card, and how much of the interval is in doubt."""
 
@@ -47,23 +57,57 @@ class Presence:
     weight: float
     """Part of the card's energy in the interval, 0 to 1."""
     doubt: float = 0.0
-    """Part of the card's energy by which `weight` may be wrong because it began or ended in between."""
+    """Part of the interval in doubt because it began or ended at an unknown moment in between."""
     guessed: float = 0.0
     """Part by which `weight` may be wrong because a long time or a shared card was divided."""
     alone: bool = True
 
 
-def find_presences(
-    before: Sequence[Held],
-    after: Sequence[Held],
-    *,
-    begin: float,
-    end: float,
-    windows: Mapping[str, Window],
-) -> tuple[Presence, ...]:
-    """What part of the energy between two readings is whose; what is left is nobody's. Weights add up to 1 at most."""
-    first, last = {h.pod: h for h in before}, {h.pod: h for h in after}
-    length = max(end - begin, 1e-9)
+def find_presences(phases: Sequence[Phase], *, windows: Mapping[str, Window]) -> tuple[Presence, ...]:
+    """What part of the energy between two readings is whose; what is left is nobody's. Weights add up to 1 at most.
+
+    The first phase begins with the first reading, the last one ends with the second.
+    """
+    whole = phases[-1].end - phases[0].begin
+    if whole <= 0.0:
+        return _divide([(hold, 1.0, 0.0, 0.0) for hold in phases[-1].held])
+    found: dict[str, Presence] = {}
+    for phase in phases:
+        for one in _divide([(hold, 1.0, 0.0, 0.0) for hold in phase.held]):
+            _add(found, one, (phase.end - phase.begin) / whole)
+    for before, after in pairwise(phases):
+        for one in _find_between(before, after, windows):
+            _add(found, one, (after.begin - before.end) / whole)
+    if any(phase.end > phase.begin for phase in phases[1:-1]):
+        # Of a card that could not be read nobody knows when it drew how much.
+        return tuple(_guess(one) for one in found.values())
+    return tuple(found.values())
+
+
+def _add(found: dict[str, Presence], one: Presence, part: float) -> None:
+    known = found.get(one.pod, Presence(one.pod, 0.0))
+    found[one.pod] = Presence(
+        one.pod,
+        known.weight + one.weight * part,
+        known.doubt + one.doubt * part,
+        known.guessed + one.guessed * part,
+        known.alone and one.alone,
+    )
+
+
+def _guess(one: Presence) -> Presence:
+    return Presence(
+        one.pod, one.weight, one.doubt, max(one.guessed, min(one.weight, 1.0 - one.weight)), one.alone
+    )
+
+
+def _find_between(before: Phase, after: Phase, windows: Mapping[str, Window]) -> tuple[Presence, ...]:
+    """Who held a card between two times at which its holders were seen."""
+    first, last = {h.pod: h for h in before.held}, {h.pod: h for h in after.held}
+    begin, end = before.end, after.begin
+    length = end - begin
+    if length <= 0.0:
+        return ()
     found = []
     for pod in dict.fromkeys([*first, *last]):
         hold = last.get(pod) or first[pod]
@@ -73,8 +117,8 @@ def find_presences(
             part, doubt, guessed = 0.5, 0.5, 0.0
         else:
             part, known = _overlap(windows.get(pod, Window()), begin, end, began=pod in last)
-            spread = min(part, 1.0 - part)
-            doubt, guessed = min(TIME_RESOLUTION_SECONDS / length, 0.5), spread if known else max(spread, 0.5)
+            doubt = min(TIME_RESOLUTION_SECONDS / length, 0.5) if known else 0.5
+            guessed = min(part, 1.0 - part)
         found.append((hold, part, doubt, guessed))
     return _divide(found)
 
@@ -104,6 +148,36 @@ def _divide(found: Sequence[tuple[Held, float, float, float]]) -> tuple[Presence
         )
 
     return tuple(starmap(weigh, found))
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """One pod's part of an interval's energy."""
+
+    pod: str
+    weight: float
+    """Part of the energy, 0 to 1."""
+    doubt: float
+    """Millijoules by which it may be wrong to either side, because of moments that nobody saw."""
+    guessed: float
+    """Millijoules by which it may be wrong because something was divided that nobody saw divided."""
+    alone: bool
+
+
+def share_out(
+    found: Sequence[Presence], total: int, seconds: float, *, idle_draw: float | None
+) -> tuple[Portion, ...]:
+    """From parts of the time to parts of the energy, `total` millijoules in `seconds`.
+
+    Where one pod held the card for a part of the time and nobody the rest, the rest drew what the idle card draws
+    (`idle_draw` milliwatts, where that is known). So the pod's part is known but for the idle draw of the time in doubt.
+    """
+    if idle_draw is not None and len(found) == 1 and found[0].alone and total > 0:
+        (one,) = found
+        free = min(float(total), idle_draw * (1.0 - one.weight) * seconds)
+        doubt = min(idle_draw * one.doubt * seconds, float(total))
+        return (Portion(one.pod, 1.0 - free / total, doubt, 0.0, True),)
+    return tuple(Portion(p.pod, p.weight, total * p.doubt, total * p.guessed, p.alone) for p in found)
 
 
 def split(amount: int, weights: Sequence[float]) -> list[int]:

@@ -9,7 +9,7 @@ from greentrain.energy.account import NodeAccount, PodAccount
 from greentrain.units import format_unix_time, to_joules
 
 
-def report_pod(pod: PodAccount) -> PodEnergy:
+def report_pod(pod: PodAccount, *, closed: bool | None = None) -> PodEnergy:
     """One pod's entry. Its kinds add up to its buckets, cut off to whole joules once and not once each."""
     gpu, with_cpu, total = to_joules(pod.gpu), to_joules(pod.gpu + pod.cpu), to_joules(pod.total)
     return PodEnergy(
@@ -18,6 +18,7 @@ def report_pod(pod: PodAccount) -> PodEnergy:
         namespace=pod.namespace,
         name=pod.name,
         job=pod.job,
+        owner_known=pod.owner_known,
         job_uid=pod.job_uid,
         gpu_joules=gpu,
         cpu_joules=with_cpu - gpu,
@@ -27,7 +28,7 @@ def report_pod(pod: PodAccount) -> PodEnergy:
         missing_seconds=ceil(pod.missing_seconds),
         first_reading=None if pod.first is None else format_unix_time(pod.first),
         last_reading=None if pod.last is None else format_unix_time(pod.last),
-        closed=pod.closed is not None,
+        closed=pod.closed is not None if closed is None else closed,
         buckets=_report_buckets(pod),
     )
 
@@ -47,5 +48,13 @@ def _report_buckets(pod: PodAccount) -> EnergyBuckets:
 
 def report_pods(account: NodeAccount) -> tuple[PodEnergy, ...]:
     """Every pod whose UID is known, in the order of their names: two reports of the same account are equal."""
-    entries = [*account.inherited.values(), *(report_pod(p) for p in account.pods.values() if p.uid)]
+    entries = [
+        *account.inherited.values(),
+        *(_report(account, k, p) for k, p in account.pods.items() if p.uid),
+    ]
     return tuple(sorted(entries, key=lambda e: (e.namespace, e.name, e.uid, e.segment)))
+
+
+def _report(account: NodeAccount, key: str, pod: PodAccount) -> PodEnergy:
+    # Its last word is not said while a card it held cannot be read.
+    return report_pod(pod, closed=pod.closed is not None and not account.awaits(key))

@@ -39,7 +39,7 @@ def gather(
         template_problems=cache.once_per_generation(
             key, job.uid, job.generation, job.spec, find_template_problems
         ),
-        reports=node_powers.reports(key, job.uid, job.status.energy),
+        reports=node_powers.reports(key, job.uid, job.created, job.status.energy),
     )
 
 

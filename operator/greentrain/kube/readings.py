@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import EnergyStatus
+from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
 from greentrain.core.ledger import NodeReport
+from greentrain.core.snapshot import parse_time
 from greentrain.kube.cache import Key, version_of
 
 logger = logging.getLogger("greentrain.controller")
@@ -96,23 +97,37 @@ class NodePowers:
         """The NodePower of a node."""
         return self._known.get(name)
 
-    def reports(self, key: Key, uid: str, energy: EnergyStatus | None) -> tuple[NodeReport, ...]:
+    def reports(
+        self, key: Key, uid: str, created: datetime | None, energy: EnergyStatus | None
+    ) -> tuple[NodeReport, ...]:
         """What is told of a job, and by nodes that told of it before, which say something by their silence too."""
         before = {p.node for p in energy.pods} if energy is not None else set()
         found = []
         for known in self._known.values():
-            entries = tuple(
-                e for e in known.status.pods if e.job_uid == uid and (e.namespace, e.job) == tuple(key)
-            )
+            entries = tuple(e for e in known.status.pods if is_of_job(e, key, uid, created))
             if entries or known.name in before:
                 found.append(NodeReport(known.name, known.received, entries))
         return tuple(found)
 
 
 def _jobs(status: NodePowerStatus) -> set[Key]:
-    return {Key(e.namespace, e.job) for e in status.pods if e.job}
+    return {key for key in map(find_key, status.pods) if key is not None}
 
 
 def find_key(entry: PodEnergy) -> Key | None:
-    """The job an entry is of, None where it is of none."""
-    return Key(entry.namespace, entry.job) if entry.job and entry.job_uid else None
+    """The job an entry is of, None where it is of none; by the pod's name where its agent was told of no owner."""
+    if entry.owner_known:
+        return Key(entry.namespace, entry.job) if entry.job and entry.job_uid else None
+    parts = entry.name.rsplit("-", 3)  # JOB-ROLE-INDEX-ATTEMPT
+    return Key(entry.namespace, parts[0]) if len(parts) == 4 and parts[1] in _ROLES else None
+
+
+def is_of_job(entry: PodEnergy, key: Key, uid: str, created: datetime | None) -> bool:
+    """Whether an entry tells of this very job, and not of one of the same name before it."""
+    if entry.owner_known:
+        return entry.job_uid == uid and find_key(entry) == key
+    first = parse_time(entry.first_reading)
+    return find_key(entry) == key and first is not None and (created is None or first >= created)
+
+
+_ROLES = frozenset(t.value.lower() for t in ReplicaType)

@@ -45,6 +45,7 @@ class Agent:
             "name": meta["name"],
             "job": owner["name"],
             "jobUid": owner["uid"],
+            "ownerKnown": True,
             "gpuJoules": joules,
             "errorJoules": 1,
             "closed": closed,

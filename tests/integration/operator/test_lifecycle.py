@@ -19,7 +19,7 @@ from greentrain.controller.workqueue import WorkQueue
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import connect
 from greentrain.kube.readings import NodePowers
-from greentrain.telemetry import Telemetry
+from greentrain.telemetry.metrics import Telemetry
 from tests.support.api import RefusedError, Server, condition
 from tests.support.manifests import build_job
 

@@ -36,6 +36,7 @@ def entry(uid: str, joules: int, *, closed: bool = False, segment: int = 0, **fa
         name=f"digits-worker-{uid}",
         job="digits",
         job_uid="uid-1",
+        owner_known=True,
         gpu_joules=joules,
         closed=closed,
         **facts,
@@ -177,7 +178,7 @@ def test_the_agent_may_let_go_of_what_is_stored_and_of_what_is_of_no_job() -> No
     entries = (entry("0-1", 30, closed=True), entry("1-1", 40, closed=True), strangers, deleted, elsewhere)
 
     def energy_of(told: PodEnergy) -> EnergyStatus | None:
-        if told.job_uid == "gone":
+        if told.job_uid in (None, "gone"):
             raise LookupError
         return stored
 
