@@ -1,11 +1,13 @@
-# The images of greentrain: `operator` (no TensorFlow) and `trainer` (no Kopf, no Kubernetes client).
+# The images of greentrain: `operator` (no TensorFlow), `agent` (no Kopf) and `trainer` (neither Kopf nor a Kubernetes
+# client).
 #
 #   docker build --target operator -t REGISTRY/greentrain/operator:TAG .
+#   docker build --target agent -t REGISTRY/greentrain/agent:TAG .
 #   docker build --target trainer --build-arg TENSORFLOW=gpu -t REGISTRY/greentrain/trainer:TAG .
 #
 # Builds with BuildKit and with buildah (1.28, Debian 12). Packages come by hash from requirements/*.txt and
 # stand in a layer of their own below the code, so a code change rebuilds in seconds. The final stages hold no
-# compiler, no installer and no package cache, and run as uid 10001.
+# compiler, no installer and no package cache, and run as uid 10001, but for the agent.
 ARG BASE_IMAGE=debian:bookworm-slim
 
 # Debian 12 with its own Python 3.11. A base that has both packages already is left as it is.
@@ -59,6 +61,10 @@ FROM installer AS operator-packages
 COPY requirements/operator.txt /opt/requirements.txt
 RUN --mount=type=cache,id=greentrain-uv,target=/var/cache/uv /opt/uv/bin/install /opt/venv /opt/requirements.txt
 
+FROM installer AS agent-packages
+COPY requirements/agent.txt /opt/requirements.txt
+RUN --mount=type=cache,id=greentrain-uv,target=/var/cache/uv /opt/uv/bin/install /opt/venv /opt/requirements.txt
+
 FROM installer AS trainer-packages
 ARG TENSORFLOW=cpu
 COPY requirements/trainer-${TENSORFLOW}.txt /opt/requirements.txt
@@ -78,3 +84,12 @@ COPY --from=operator-packages /opt/venv /opt/venv
 COPY --from=wheel /opt/greentrain /opt/greentrain
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "greentrain.controller"]
+
+# As root, which the others need not be: the kubelet's socket and the journal on the node's disk are root's, and NVML
+# lets root alone change a card's power limit. libnvidia-ml.so.1 comes from the node, never from here: it must be of
+# the version of the node's driver.
+FROM python AS agent
+COPY --from=agent-packages /opt/venv /opt/venv
+COPY --from=wheel /opt/greentrain /opt/greentrain
+USER 0:0
+ENTRYPOINT ["python", "-m", "greentrain.agent"]

@@ -2,6 +2,7 @@
 
 It runs in the sandbox unless `GREENTRAIN_CONTEXT` names another cluster's context; then it says where it is going, needs
 `IMAGE_REPOSITORY` to push the images to, and touches nothing outside that context, its own namespace and the operator's.
+Agents, whose pods are privileged and run on every node, are installed there only when `GREENTRAIN_AGENT=1` asks for them.
 """
 
 from __future__ import annotations
@@ -31,13 +32,23 @@ JOB_SECONDS = 900.0
 GONE_SECONDS = 120.0
 POLL_SECONDS = 1.0
 
-SANDBOX_VALUES: Mapping[str, object] = {"progressIntervalSeconds": 2}
-"""The chart's values in the sandbox: a job of a minute is worth following closely."""
+SANDBOX_VALUES: Mapping[str, object] = {
+    # A job of a minute is worth following closely.
+    "progressIntervalSeconds": 2,
+    "agent.reportIntervalSeconds": 10,
+    # The simulated cards: their NVML library, and beside it the state that every user of the library maps and writes.
+    "agent.driver.libraryPath": "/opt/greentrain-simgpu",
+    "agent.driver.readOnly": False,
+    # The nodes are one machine and share its /var/lib, but one agent acts per journal; this folder is each node's own.
+    "agent.journal.hostPath": "/var/lib/kubelet/greentrain",
+}
+"""The chart's values in the sandbox."""
 
 CONTEXT_VARIABLE = "GREENTRAIN_CONTEXT"
 NAMESPACE_VARIABLE = "GREENTRAIN_NAMESPACE"
 REPOSITORY_VARIABLE = "IMAGE_REPOSITORY"
 STORAGE_CLASS_VARIABLE = "GREENTRAIN_STORAGE_CLASS"
+AGENT_VARIABLE = "GREENTRAIN_AGENT"
 DEFAULT_NAMESPACE = "greentrain-demo"
 
 
@@ -49,6 +60,8 @@ class Target:
     namespace: str
     repository: str | None = None
     storage_class: str | None = None
+    agent: bool = False
+    """Whether agents are installed in a user's context; in the sandbox they always are."""
 
     @property
     def is_sandbox(self) -> bool:
@@ -60,7 +73,8 @@ def parse_target(environ: Mapping[str, str]) -> Target:
     """Where the environment variables say the demo shall run.
 
     Raises:
-        SandboxError: another context was asked for without a repository to push the images to.
+        SandboxError: another context was asked for without a repository to push the images to, or the variable for
+            agents says neither 1 nor 0.
     """
     context = environ.get(CONTEXT_VARIABLE, "").strip()
     if not context:
@@ -71,8 +85,14 @@ def parse_target(environ: Mapping[str, str]) -> Target:
             f"{CONTEXT_VARIABLE} is «{context}», and its nodes must pull the images from somewhere: give"
             f" {REPOSITORY_VARIABLE}=REGISTRY/PATH that you may push to, or unset {CONTEXT_VARIABLE} to use the sandbox."
         )
+    agent = environ.get(AGENT_VARIABLE, "").strip()
+    if agent not in ("", "0", "1"):
+        raise SandboxError(
+            f"{AGENT_VARIABLE} is «{agent}»; give 1 to install agents on every node, or unset it."
+        )
     namespace = environ.get(NAMESPACE_VARIABLE, "").strip() or DEFAULT_NAMESPACE
-    return Target(context, namespace, repository, environ.get(STORAGE_CLASS_VARIABLE, "").strip() or None)
+    storage_class = environ.get(STORAGE_CLASS_VARIABLE, "").strip() or None
+    return Target(context, namespace, repository, storage_class, agent == "1")
 
 
 def build_manifest(text: str, target: Target, trainer: str) -> str:
@@ -281,7 +301,10 @@ def build_sandbox_steps(
         return Cluster(CONTEXT, binaries.gather_binaries().kubectl, sandbox.kubeconfig)
 
     def install() -> str:
-        return release.apply_release(cluster(), built[0].reference, values=SANDBOX_VALUES)
+        references = {image.repository: image.reference for image in built}
+        return release.apply_release(
+            cluster(), references[images.OPERATOR], agent=references[images.AGENT], values=SANDBOX_VALUES
+        )
 
     return [
         *environment.build_machine_steps(cache),
@@ -323,7 +346,10 @@ def build_context_steps(cache: Path, target: Target, built: list[Image], cluster
 
     def install() -> str:
         values = {"progressIntervalSeconds": 5}
-        return release.apply_release(cluster, pushed[images.OPERATOR], values=values)
+        agent = pushed.get(images.AGENT)
+        return release.apply_release(cluster, pushed[images.OPERATOR], agent=agent, values=values)
+
+    wanted = images.SHIPPED if target.agent else tuple(r for r in images.SHIPPED if r != images.AGENT)
 
     return [
         Step(
@@ -332,7 +358,7 @@ def build_context_steps(cache: Path, target: Target, built: list[Image], cluster
             60.0,
             lambda: environment.apply_environment(cache),
         ),
-        images.build_step(cache, built),
+        images.build_step(cache, built, wanted),
         Step("push", f"pushing the images to {target.repository}", 60.0, push, ("images",)),
         Step("operator", "installing charts/greentrain with Helm", 30.0, install, ("push", "environment")),
         Step(
@@ -431,7 +457,8 @@ def run_demo(environ: Mapping[str, str], cache: Path) -> None:
         cluster = Cluster(target.context, kubectl)
         check_context(cluster)
         sys.stdout.write(
-            f"Context {target.context}, namespace {target.namespace}, operator in {release.NAMESPACE}.\n"
+            f"Context {target.context}, namespace {target.namespace}, operator in {release.NAMESPACE},"
+            f" {f'agents in {release.AGENT_NAMESPACE}' if target.agent else 'no agents'}.\n"
         )
         run_steps(build_context_steps(cache, target, built, cluster))
     sys.stdout.write(f"▸ following the job {JOB} (about 1 min)\n")

@@ -7,14 +7,17 @@ editable, so that the tests see the sources. What it was made from is written in
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import sys
+import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sandbox import binaries, packages, shell
@@ -110,12 +113,34 @@ def apply_uv(cache: Path, root: Path = ROOT) -> Path:
     return program
 
 
+@contextlib.contextmanager
+def _hold_lock(root: Path) -> Iterator[None]:
+    """Wait until nobody else works on `.venv`: `demo` makes it while the sandbox it brings up waits for it."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                shell.check_going()
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def apply_environment(cache: Path, root: Path = ROOT) -> str:
-    """Bring `.venv` to what the requirement files say; returns what was done, in words.
+    """Bring `.venv` to what the requirement files say, one caller at a time; returns what was done, in words.
 
     Raises:
         SandboxError: a package could not be installed; the last log lines are in the error.
     """
+    with _hold_lock(root):
+        return _apply_environment(cache, root)
+
+
+def _apply_environment(cache: Path, root: Path) -> str:
     folder = root / ".venv"
     stamp = folder / STAMP
     fingerprint = build_fingerprint(root, sys.version)

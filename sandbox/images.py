@@ -37,12 +37,13 @@ PREFIX = "localhost/greentrain"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 OPERATOR = f"{PREFIX}/operator"
+AGENT = f"{PREFIX}/agent"
 TRAINER = f"{PREFIX}/trainer"
 TENSORFLOW = f"{PREFIX}/tensorflow"
 OWN_SCRIPT = f"{PREFIX}/own-script"
 
 DEVELOPMENT_TAG = "dev"
-"""A second tag of every image but the operator's, so that an example's manifest can name it."""
+"""A second tag of the images that run in jobs, so that an example's manifest can name it."""
 
 _BASE_RECIPE: tuple[str, ...] = (
     "mmdebstrap",
@@ -80,6 +81,7 @@ class Recipe:
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe(OPERATOR, "operator", (*_BUILD, "requirements/operator.txt", *_CODE)),
+    Recipe(AGENT, "agent", (*_BUILD, "requirements/agent.txt", *_CODE)),
     Recipe(TENSORFLOW, "tensorflow", (*_BUILD, "requirements/trainer-cpu.txt")),
     Recipe(TRAINER, "trainer", (*_BUILD, "requirements/trainer-cpu.txt", *_CODE)),
     Recipe(
@@ -92,10 +94,13 @@ RECIPES: tuple[Recipe, ...] = (
     ),
 )
 
-SHIPPED = (OPERATOR, TRAINER)
+INSTALLED = (OPERATOR, AGENT)
+"""What the chart runs."""
+
+SHIPPED = (*INSTALLED, TRAINER)
 """What `make demo` runs; the tests run OWN_SCRIPT too."""
 
-ALL = (OPERATOR, TRAINER, OWN_SCRIPT)
+ALL = (*SHIPPED, OWN_SCRIPT)
 
 
 STORAGE_BYTES = 12_000_000_000
@@ -118,9 +123,9 @@ class Image:
     def references(self) -> tuple[str, ...]:
         """Every name it gets in the sandbox.
 
-        The operator has none but its hash: a Deployment rolls only when the name in it changes.
+        What the chart runs has none but its hash: a Deployment or DaemonSet rolls only when the name in it changes.
         """
-        if self.repository == OPERATOR:
+        if self.repository in INSTALLED:
             return (self.reference,)
         return (self.reference, f"{self.repository}:{DEVELOPMENT_TAG}")
 

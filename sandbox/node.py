@@ -32,8 +32,12 @@ OVERLAID_FOLDERS = {
     "run": Path("/run/containerd"),
     "netns": Path("/run/netns"),
     "cni": Path("/var/lib/cni"),
+    "simgpu": Path("/opt/greentrain-simgpu"),
 }
-"""Folder of the node → folder of the machine it lies over in the node's mount namespace."""
+"""Folder of the node → folder of the machine it lies over in the node's mount namespace.
+
+The last is ours: simulated cards, which a DaemonSet's pods reach by one path on whatever node they run.
+"""
 
 
 def has_capability(status: str, bit: int) -> bool:
@@ -156,6 +160,33 @@ def apply_mount_points(sandbox: Sandbox) -> None:
             target.mkdir(parents=True, exist_ok=True)
 
 
+def apply_overlays(sandbox: Sandbox, node: Node) -> None:
+    """Lay over what a running node lacks: it was started by a sandbox that had fewer such folders.
+
+    Raises:
+        SandboxError: its containerd does not run, or a folder could not be mounted.
+    """
+    pid = _find_containerd(sandbox, node).pid
+    apply_mount_points(sandbox)
+    mounted = {line.split()[1] for line in Path(f"/proc/{pid}/mounts").read_text().splitlines()}
+    for name, target in OVERLAID_FOLDERS.items():
+        if str(target) not in mounted:
+            folder = node.directory / name
+            folder.mkdir(parents=True, exist_ok=True)
+            shell.run(
+                ["nsenter", f"--mount=/proc/{pid}/ns/mnt", "--", "mount", "--bind", folder, target],
+            )
+
+
+def _find_containerd(sandbox: Sandbox, node: Node) -> Program:
+    containerd = read_records(sandbox).get(f"containerd-{node.name}")
+    if containerd is None or not containerd.is_alive():
+        raise SandboxError(
+            f"containerd of {node.name} does not run, so nothing can be started beside it; run: python3 -m sandbox up"
+        )
+    return containerd
+
+
 def apply_certificates(sandbox: Sandbox, node: Node) -> None:
     """Write the certificate and kubeconfig of a node's kubelet."""
     settings = sandbox.server
@@ -240,11 +271,7 @@ def build_kubelet_command(kubelet: Path, node: Node, containerd_pid: int) -> lis
 
 def apply_kubelet(sandbox: Sandbox, node: Node, mode: CgroupMode, kubelet: Path) -> Program:
     """Start a node's kubelet beside its containerd, which must run."""
-    containerd = read_records(sandbox).get(f"containerd-{node.name}")
-    if containerd is None or not containerd.is_alive():
-        raise SandboxError(
-            f"containerd of {node.name} does not run, so its kubelet cannot start; run: python3 -m sandbox up"
-        )
+    containerd = _find_containerd(sandbox, node)
     cgroups.apply_node(mode, node)
     (node.directory / "kubelet.json").write_text(
         json.dumps(build_kubelet_configuration(sandbox, node, mode), indent=2)

@@ -1,7 +1,8 @@
 """Takes a node's power away and gives it back: what a lost node is, for people and tests that want to see one.
 
 Whatever ran on the node ends at once and says nothing, as on a machine whose plug was pulled: kubelet, containerd, its
-shims and every container. The Node object stays, as it does in life, until somebody deletes it.
+shims and every container. The Node object stays, as it does in life, until somebody deletes it. Its simulated cards
+lose their counters and limits; what they used until then stays known to their exact meter.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from sandbox import binaries, cgroups, node
 from sandbox.controlplane import build_api
 from sandbox.shell import SandboxError
+from sandbox.simgpu import nodecards
 from sandbox.state import Node, Sandbox, kill, read_records, wait_gone
-from sandbox.up import is_node_ready, wait_ready
+from sandbox.up import GPU_PART, is_node_ready, start_gpus, wait_ready
 
 
 def find_node(sandbox: Sandbox, name: str) -> Node:
@@ -50,7 +52,10 @@ def find_node_pids(sandbox: Sandbox, one: Node) -> set[int]:
         for folder in Path("/proc").iterdir()
         if folder.name.isdigit() and _read_mount_namespace(int(folder.name)) in namespaces
     }
-    return own | beside | cgroups.find_pids(cgroups.read_mode(), one)
+    # Not by its namespace: the cards' daemon lives in the machine's own, like everything that is not to be ended.
+    daemon = programs.get(f"{GPU_PART}-{one.name}")
+    cards = {daemon.pid} if daemon and daemon.is_alive() else set()
+    return own | beside | cards | cgroups.find_pids(cgroups.read_mode(), one)
 
 
 def power_off(sandbox: Sandbox, one: Node) -> int:
@@ -70,6 +75,8 @@ def power_off(sandbox: Sandbox, one: Node) -> int:
             raise SandboxError(
                 f"Processes {', '.join(map(str, sorted(pids)))} of {one.name} do not end on SIGKILL."
             )
+    if nodecards.Places(one).state.exists():
+        nodecards.close_boot(one)
     return count
 
 
@@ -91,3 +98,6 @@ def power_on(sandbox: Sandbox, one: Node) -> None:
     program = node.apply_kubelet(sandbox, one, mode, binaries.gather_binaries().kubelet)
     api = build_api(sandbox.server)
     wait_ready(sandbox, f"kubelet-{one.name}", program, lambda: is_node_ready(api, one), 120.0)
+    gpus = nodecards.read_note(one)
+    if gpus is not None and gpus.cards:
+        start_gpus(sandbox, one, gpus)

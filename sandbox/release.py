@@ -18,6 +18,8 @@ from sandbox.shell import SandboxError
 
 RELEASE = "greentrain"
 NAMESPACE = "greentrain-system"
+AGENT_NAMESPACE = "greentrain-agent"
+AGENT = f"{RELEASE}-agent"
 CHART = ROOT / "charts" / "greentrain"
 HELM = ROOT / ".venv" / "bin" / "helm"
 ROLLOUT_SECONDS = 180
@@ -84,16 +86,37 @@ def split_reference(reference: str) -> tuple[str, str]:
     return repository, tag
 
 
+def build_values(image: str, agent: str | None, values: Mapping[str, object]) -> dict[str, object]:
+    """The chart's values for an operator image and an agent image, by dotted path; without the latter no agents run."""
+    repository, tag = split_reference(image)
+    chosen: dict[str, object] = {"image.repository": repository, "image.tag": tag}
+    if agent is None:
+        chosen["agent.enabled"] = False
+    else:
+        repository, tag = split_reference(agent)
+        chosen |= {
+            "agent.namespace": AGENT_NAMESPACE,
+            "agent.image.repository": repository,
+            "agent.image.tag": tag,
+        }
+    return chosen | dict(values)
+
+
 def apply_release(
-    cluster: Cluster, image: str, *, namespace: str = NAMESPACE, values: Mapping[str, object] | None = None
+    cluster: Cluster,
+    image: str,
+    *,
+    agent: str | None = None,
+    namespace: str = NAMESPACE,
+    values: Mapping[str, object] | None = None,
 ) -> str:
-    """Install or upgrade the chart with this operator image and wait until its operator is ready.
+    """Install or upgrade the chart with these images and wait until the operator and every agent are ready.
+
+    Without an `agent` image the release has no agents; one that had some loses them.
 
     Raises:
-        SandboxError: Helm failed, or the operator was not ready in time (its last log lines are in the error).
+        SandboxError: Helm failed, or something was not ready in time (its last log lines are in the error).
     """
-    repository, tag = split_reference(image)
-    all_values = {"image.repository": repository, "image.tag": tag, **(values or {})}
     cluster.run_helm(
         "upgrade",
         "--install",
@@ -101,29 +124,37 @@ def apply_release(
         CHART,
         f"--namespace={namespace}",
         "--create-namespace",
-        *build_arguments(all_values),
+        *build_arguments(build_values(image, agent, values or {})),
     )
+    wait_for_rollout(cluster, namespace, f"deployment/{RELEASE}", "The operator was")
+    done = f"{RELEASE} {split_reference(image)[1]} in {namespace}"
+    if agent is None:
+        return done
+    wait_for_rollout(cluster, AGENT_NAMESPACE, f"daemonset/{AGENT}", "The agents were")
+    return f"{done}, agent {split_reference(agent)[1]} in {AGENT_NAMESPACE}"
+
+
+def wait_for_rollout(cluster: Cluster, namespace: str, workload: str, who: str) -> None:
+    """Wait until all pods of a Deployment or DaemonSet are those it asks for and ready; `who` begins the error.
+
+    Raises:
+        SandboxError: they were not in time; their last log lines are in the error.
+    """
+    here = ("--namespace", namespace)
     try:
-        cluster.run_kubectl(
-            "--namespace",
-            namespace,
-            "rollout",
-            "status",
-            f"deployment/{RELEASE}",
-            f"--timeout={ROLLOUT_SECONDS}s",
-        )
+        cluster.run_kubectl(*here, "rollout", "status", workload, f"--timeout={ROLLOUT_SECONDS}s")
     except SandboxError as error:
-        log = cluster.run_kubectl(
-            "--namespace", namespace, "logs", f"deployment/{RELEASE}", "--tail=15", check=False
-        )
-        pods = cluster.run_kubectl("--namespace", namespace, "get", "pods", "-o", "wide", check=False)
+        log = cluster.run_kubectl(*here, "logs", workload, "--tail=15", check=False)
+        pods = cluster.run_kubectl(*here, "get", "pods", "-o", "wide", check=False)
         raise SandboxError(
-            f"The operator was not ready within {ROLLOUT_SECONDS} s.\n{pods.rstrip()}\n{log.rstrip()}",
+            f"{who} not ready within {ROLLOUT_SECONDS} s.\n{pods.rstrip()}\n{log.rstrip()}",
             remedy=f"kubectl --context {cluster.context} -n {namespace} describe pods",
         ) from error
-    return f"{RELEASE} {tag} in {namespace}"
 
 
 def remove_release(cluster: Cluster, *, namespace: str = NAMESPACE) -> None:
-    """Uninstall the release; CustomResourceDefinitions and jobs stay when `crds.keep` was true."""
+    """Uninstall the release, its agents and their namespace included.
+
+    CustomResourceDefinitions and jobs stay when `crds.keep` was true, and what agents counted stays on the nodes.
+    """
     cluster.run_helm("uninstall", RELEASE, f"--namespace={namespace}", "--wait")

@@ -280,13 +280,13 @@ def find_marked(sandbox: Sandbox) -> Iterator[int]:
                     yield int(folder.name)
 
 
-def kill(pids: Sequence[int]) -> int:
-    """SIGKILL these processes; returns how many were there."""
+def kill(pids: Sequence[int], number: signal.Signals = signal.SIGKILL) -> int:
+    """Send SIGKILL, or another signal, to these processes; returns how many were there."""
     count = 0
     for pid in pids:
         if pid > 1 and pid != os.getpid():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
                 count += 1
     return count
 

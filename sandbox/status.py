@@ -5,8 +5,9 @@ from __future__ import annotations
 from sandbox import volume
 from sandbox.api import ApiError
 from sandbox.controlplane import build_api
+from sandbox.simgpu import nodecards
 from sandbox.state import Sandbox, read_records
-from sandbox.up import describe_use, is_node_ready
+from sandbox.up import describe_use, is_node_ready, read_allocatable_gpus
 
 
 def describe(sandbox: Sandbox) -> tuple[bool, str]:
@@ -31,6 +32,11 @@ def describe(sandbox: Sandbox) -> tuple[bool, str]:
             node_ready = is_node_ready(api, node)
             healthy = healthy and node_ready
             lines.append(f"  {node.name:<26} {'Ready' if node_ready else 'not Ready'}")
+            gpus = nodecards.read_note(node)
+            if gpus is not None and gpus.cards:
+                there = read_allocatable_gpus(api, node)
+                healthy = healthy and there == gpus.cards
+                lines.append(f"  {f'GPUs of {node.name}':<26} {gpus}, {there or 0} for pods to ask for")
         try:
             phase = api.get(volume.VOLUME_PATH).get("status", {}).get("phase", "unknown")
         except ApiError:

@@ -7,9 +7,10 @@ import fcntl
 import json
 import shlex
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sandbox import (
     cgroups,
     controlplane,
     dns,
+    environment,
     network,
     node,
     packages,
@@ -32,6 +34,8 @@ from sandbox.binaries import Binaries
 from sandbox.controlplane import build_api, build_server_pki, read_credentials
 from sandbox.down import remove_sandbox, sweep
 from sandbox.shell import SandboxError
+from sandbox.simgpu import nodecards
+from sandbox.simgpu.nodecards import Gpus
 from sandbox.state import (
     API_PORT,
     CONTEXT,
@@ -47,8 +51,10 @@ from sandbox.state import (
     Sandbox,
     check_alive,
     find_marked,
+    kill,
     launch,
     read_records,
+    wait_gone,
 )
 from sandbox.steps import Step, run_steps
 
@@ -66,6 +72,13 @@ CONTROL_PLANE_PARTS = (
 )
 
 PORT_FREE_SECONDS = 5.0
+
+GPU_PART = "simgpu"
+"""Name, before the node's, of the part that serves a node's simulated GPUs."""
+
+GPU_RESOURCE = "nvidia.com/gpu"
+GPU_SECONDS = 60.0
+GPU_END_SECONDS = 5.0
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -312,6 +325,107 @@ def is_healthy(sandbox: Sandbox, count: int) -> bool:
     return api.is_ready() and all(is_node_ready(api, one) for one in nodes)
 
 
+def read_allocatable_gpus(api: Api, one: Node) -> int | None:
+    """How many GPUs Kubernetes says a node could give; None when it does not answer."""
+    try:
+        found = api.get(f"/api/v1/nodes/{one.name}", timeout=2.0)
+    except ApiError:
+        return None
+    return int(found.get("status", {}).get("allocatable", {}).get(GPU_RESOURCE, 0))
+
+
+def _is_announced(sandbox: Sandbox, one: Node, gpus: Gpus) -> bool:
+    # A node that was off still has its old number in Kubernetes; that this daemon has been heard by the kubelet, only
+    # its own log says.
+    log = sandbox.log / f"{GPU_PART}-{one.name}.log"
+    return f"{GPU_RESOURCE} registered" in log.read_text() and gpus.cards == read_allocatable_gpus(
+        build_api(sandbox.server), one
+    )
+
+
+def start_gpus(sandbox: Sandbox, one: Node, gpus: Gpus) -> None:
+    """Start the daemon of a running node's cards, ending one of older sources, and wait until pods can ask for them.
+
+    Raises:
+        SandboxError: it ended, there is no .venv, or Kubernetes does not show the cards within a minute.
+    """
+    name = f"{GPU_PART}-{one.name}"
+    python = REPOSITORY / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise SandboxError(f"{python} is missing, and simulated GPUs need it; run: make venv")
+    old = read_records(sandbox).get(name)
+    if old is not None and old.is_alive():
+        kill([old.pid], signal.SIGTERM)
+        if not wait_gone([old.pid], GPU_END_SECONDS):
+            kill([old.pid])
+            wait_gone([old.pid], GPU_END_SECONDS)
+    nodecards.write_note(one, gpus)
+    nodecards.apply_library(one)
+    node.apply_overlays(sandbox, one)
+    nodecards.Places(one).version.write_text(nodecards.build_version())
+    program = launch(
+        sandbox,
+        name,
+        [
+            *(python, "-m", "sandbox.simgpu.daemon", "--node-directory", one.directory),
+            *("--profile", gpus.profile, "--cards", str(gpus.cards), "--cores", str(gpus.cores)),
+        ],
+        environ={
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "GREENTRAIN_CACHE": str(binaries.read_cache_directory()),
+        },
+    )
+    wait_ready(sandbox, name, program, lambda: _is_announced(sandbox, one, gpus), GPU_SECONDS)
+
+
+def decide_gpus(one: Node, asked: Gpus) -> Gpus:
+    """The cards a node has: those it was given first, else those asked for now."""
+    return nodecards.read_note(one) or asked
+
+
+def find_without_gpus(sandbox: Sandbox, nodes: Sequence[Node], asked: Gpus) -> dict[Node, Gpus]:
+    """The cards of the nodes that shall have some and whose daemon does not run, or runs from older sources."""
+    records = read_records(sandbox)
+    found = {}
+    for one in nodes:
+        gpus = decide_gpus(one, asked)
+        if gpus.cards:
+            daemon = records.get(f"{GPU_PART}-{one.name}")
+            if daemon is None or not daemon.is_alive() or not nodecards.is_current(one):
+                found[one] = gpus
+    return found
+
+
+def build_gpu_steps(
+    sandbox: Sandbox, wanted: Mapping[Node, Gpus], needs: tuple[str, ...], joining: Sequence[Node]
+) -> list[Step]:
+    """The steps that give nodes their cards, those of `joining` after the step that joins them; `needs` of the first."""
+    equipped = {one: gpus for one, gpus in wanted.items() if gpus.cards}
+    if not equipped:
+        return []
+
+    def compile_library() -> None:
+        for gpus in equipped.values():
+            nodecards.check_profile(gpus)
+
+    steps = [
+        environment.build_step(binaries.read_cache_directory(), needs),
+        Step("cards", "compiling the simulated GPUs", 0, compile_library, needs),
+    ]
+    for one, gpus in equipped.items():
+        steps.append(
+            Step(
+                f"gpus-{one.name}",
+                f"giving {one.name} its simulated GPUs ({gpus})",
+                4,
+                _quietly(partial(start_gpus, sandbox, one, gpus)),
+                ("environment", "cards", *((one.name,) if one in joining else ())),
+            )
+        )
+    return steps
+
+
 @contextlib.contextmanager
 def hold_lock() -> Iterator[None]:
     """Keep other runs from bringing the sandbox up or down meanwhile."""
@@ -352,16 +466,26 @@ def _quietly(act: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def join_nodes(sandbox: Sandbox, missing: Sequence[Node]) -> None:
-    """Add nodes to a running sandbox."""
+def join_nodes(sandbox: Sandbox, missing: Sequence[Node], gpus: Gpus) -> None:
+    """Add nodes to a running sandbox, and give all its nodes the cards they lack."""
+    if missing:
+        node.apply_mount_points(sandbox)
     for one in missing:
         node.apply_certificates(sandbox, one)
         network.apply_node_address(one)
-    run_steps([step for one in missing for step in build_node_steps(sandbox, one, ((), ()))])
+    for one in missing:
+        nodecards.write_note(one, gpus)
+    wanted = find_without_gpus(sandbox, sandbox.started_nodes(), gpus) | dict.fromkeys(missing, gpus)
+    run_steps(
+        [
+            *(step for one in missing for step in build_node_steps(sandbox, one, ((), ()))),
+            *build_gpu_steps(sandbox, wanted, (), missing),
+        ]
+    )
 
 
-def build_steps(sandbox: Sandbox, count: int, *, prepared: bool = False) -> list[Step]:
-    """The steps that bring a sandbox of `count` nodes up where nothing of it runs.
+def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = False) -> list[Step]:
+    """The steps that bring a sandbox of `count` nodes with these cards up where nothing of it runs.
 
     `prepared` leaves out installing packages and building Kubernetes, for a caller whose own steps do that.
     """
@@ -372,6 +496,8 @@ def build_steps(sandbox: Sandbox, count: int, *, prepared: bool = False) -> list
 
     def clear() -> str | None:
         removed = remove_sandbox(sandbox)
+        for one in nodes:
+            nodecards.write_note(one, gpus)
         check_ports_free()
         # Kept so far for whoever looks for a cause; the audit log of one cluster must not be counted for the next.
         shutil.rmtree(sandbox.log, ignore_errors=True)
@@ -449,7 +575,17 @@ def build_steps(sandbox: Sandbox, count: int, *, prepared: bool = False) -> list
     ]
     for one in nodes:
         steps += build_node_steps(sandbox, one, (("certificates", "network", "pause"), ("apiserver",)))
-    return steps
+    return [*steps, *build_gpu_steps(sandbox, dict.fromkeys(nodes, gpus), packages_done, nodes)]
+
+
+def describe_gpus(sandbox: Sandbox, asked: Gpus) -> str:
+    """Which cards the nodes have, for a person; where others were asked for, how to get them."""
+    kept = {one.name: decide_gpus(one, asked) for one in sandbox.started_nodes()}
+    text = ", ".join(f"{name} {gpus}" for name, gpus in kept.items())
+    differ = nodecards.is_asked() and any(
+        gpus != asked for gpus in kept.values() if gpus.cards or asked.cards
+    )
+    return f"GPUs: {text}{f' (kept; for {asked}: down, then up)' if differ else ''}."
 
 
 def describe_use(sandbox: Sandbox) -> str:
@@ -460,22 +596,23 @@ def describe_use(sandbox: Sandbox) -> str:
 def bring_up(sandbox: Sandbox, count: int, *, prepared: bool = False) -> str:
     """Bring the sandbox up with at least `count` nodes, printing each step; returns a closing line.
 
-    A healthy sandbox is left as it is, but for nodes it lacks; its volume is freed for a new claim where the old one is
-    gone. A sandbox of which a part has died is removed and made anew.
+    A healthy sandbox is left as it is, but for nodes it lacks and cards without a daemon; its volume is freed for a new
+    claim where the old one is gone. A sandbox of which another part has died is removed and made anew.
 
     Raises:
         SandboxError: a step failed; it says what, the last log lines and the remedy.
     """
     packages.check_root()
+    gpus = nodecards.read_gpus()
     began = time.monotonic()
     with hold_lock():
         check_owner(sandbox)
         if is_healthy(sandbox, 1):
             started = {one.number for one in sandbox.started_nodes()}
-            join_nodes(sandbox, [one for one in sandbox.nodes(count) if one.number not in started])
+            join_nodes(sandbox, [one for one in sandbox.nodes(count) if one.number not in started], gpus)
             freed = volume.apply_volume(build_api(sandbox.server), sandbox)
             running = len(sandbox.started_nodes())
-            return f"The sandbox is up already ({running} node{'s' * (running > 1)}, volume {freed}). {describe_use(sandbox)}"
-        run_steps(build_steps(sandbox, count, prepared=prepared))
+            return f"The sandbox is up already ({running} node{'s' * (running > 1)}, volume {freed}). {describe_gpus(sandbox, gpus)} {describe_use(sandbox)}"
+        run_steps(build_steps(sandbox, count, gpus, prepared=prepared))
     took = time.monotonic() - began
-    return f"The sandbox is up ({count} node{'s' * (count > 1)}, {took:.0f} s). {describe_use(sandbox)}"
+    return f"The sandbox is up ({count} node{'s' * (count > 1)}, {took:.0f} s). {describe_gpus(sandbox, gpus)} {describe_use(sandbox)}"

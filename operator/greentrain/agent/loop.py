@@ -19,14 +19,15 @@ import aiohttp
 
 from greentrain.agent.clock import Clock
 from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
+from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, begin
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.conditions import ConditionStatus, set_condition
 from greentrain.api.nodepower import GpuStatus, NodePowerStatus, PowerLimits
 from greentrain.api.v1alpha1 import Condition
 from greentrain.devices import podresources
-from greentrain.devices.errors import DeviceError, Gone, Unavailable
-from greentrain.devices.gpus import Card
+from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable
+from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Listing
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Window
@@ -44,6 +45,12 @@ DISCOVER_SECONDS = 60.0
 REOPEN_SECONDS = 10.0
 """How long to wait before NVML is opened anew."""
 
+HOST_SECONDS = 5.0
+"""How often processors and memory are looked at: their counters wrap around within minutes at the earliest."""
+
+HOST_RETRY_SECONDS = 300.0
+"""How often to look whether a node has got RAPL."""
+
 URGENT_SECONDS = 1.0
 """How soon a pod's end is reported, and at most how often."""
 
@@ -59,6 +66,10 @@ class Gpus(Protocol):
 
     async def discover(self) -> tuple[Card, ...]:
         """Which cards there are."""
+        ...
+
+    async def read_limits(self, uuid: str) -> CurrentLimits:
+        """One card's power limits as they are now."""
         ...
 
     async def close(self) -> None:
@@ -113,6 +124,7 @@ class Agent:
         view: View,
         journal: Journal,
         clock: Clock,
+        host: Host | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self.settings = settings
@@ -121,6 +133,7 @@ class Agent:
         self._view = view
         self._journal = journal
         self._clock = clock
+        self._host = host
         self._chance = chance or random.Random()
         self.account = begin()
         self.cards: tuple[Card, ...] = ()
@@ -133,7 +146,11 @@ class Agent:
         self._gpus: Gpus | None = None
         self._next_open = float("-inf")
         self._next_discovery = float("-inf")
+        self._next_limits = float("-inf")
+        self._limits: dict[str, CurrentLimits] = {}
         self._next_store = float("-inf")
+        self._next_host = float("-inf")
+        self._host_looked = 0.0
         self._next_report = float("-inf")
         self._reported = float("-inf")
         self._reporting: asyncio.Task[None] | None = None
@@ -209,7 +226,40 @@ class Agent:
             windows=self._windows(at, wall),
         )
         self.looked = at
+        self._look_at_host(at, wall)
         self._close_pods(holdings, wall)
+
+    def _look_at_host(self, at: float, wall: float) -> None:
+        """Processors and memory, where the node has RAPL: shares of pods that hold GPUs and of pods of jobs."""
+        if self._host is None or at < self._next_host:
+            return
+        self._next_host = at + HOST_SECONDS
+        try:
+            interval = self._host.look()
+        except DeviceError as error:
+            self._set(
+                "HostReadable", "False", "NoRapl", f"{error} Energy of processors and memory is not counted."
+            )
+            self._next_host = at + HOST_RETRY_SECONDS
+            return
+        self._set(
+            "HostReadable", "True", "Read", "energy of processors and memory is read and shared by CPU time"
+        )
+        if interval is not None:
+            for known in self._view.pods.values():
+                key = pod_key(known.namespace, known.name, known.uid)
+                if known.job_uid is not None and not known.terminal and key not in self.account.pods:
+                    pod = self.account.open(key, namespace=known.namespace, name=known.name, uid=known.uid)
+                    pod.job, pod.job_uid, pod.owner_known = known.job, known.job_uid, True
+            shares = {
+                key: interval.shares.get(pod.uid, 0.0)
+                for key, pod in self.account.pods.items()
+                if pod.closed is None
+            }
+            self.account.add_host(
+                interval.cpu, interval.dram, shares, begin=wall - (at - self._host_looked), end=wall
+            )
+        self._host_looked = at
 
     async def _read_holdings(self) -> Listing | None:
         try:
@@ -233,6 +283,9 @@ class Agent:
                 self._next_discovery = now + DISCOVER_SECONDS
                 self.cards = await gpus.discover()
             self.answers = await gpus.read_all(deadline=self.settings.read_deadline)
+            if now >= self._next_limits:
+                self._next_limits = now + self.settings.report_interval
+                await self._read_limits(gpus)
         except Unavailable as error:
             self.answers = {}
             self._set("DevicesReadable", "False", "NvmlUnavailable", str(error))
@@ -249,6 +302,13 @@ class Agent:
         else:
             self._set("DevicesReadable", "True", "Read", f"{len(self.answers)} GPUs are read")
         return {u: a for u, a in self.answers.items() if isinstance(a, CardReading)}
+
+    async def _read_limits(self, gpus: Gpus) -> None:
+        """What an administrator has set meanwhile; a card that does not tell keeps what it told last."""
+        for gpu, answer in self.answers.items():
+            if isinstance(answer, CardReading):
+                with suppress(Retry, Gone, NotPermitted):
+                    self._limits[gpu] = await gpus.read_limits(gpu)
 
     def _windows(self, at: float, wall: float) -> dict[str, Window]:
         """When pods began and ended, on the clock of the readings."""
@@ -397,12 +457,15 @@ class Agent:
     def _build_gpu(self, card: Card) -> GpuStatus:
         answer = self.answers.get(card.uuid)
         counted = account_joules(self.account, card.uuid)
+        now = self._limits.get(
+            card.uuid, CurrentLimits(card.limits.set_milliwatts, card.limits.enforced_milliwatts)
+        )
         limits = PowerLimits(
             min_milliwatts=card.limits.min_milliwatts,
             default_milliwatts=card.limits.default_milliwatts,
             max_milliwatts=card.limits.max_milliwatts,
-            set_milliwatts=card.limits.set_milliwatts,
-            enforced_milliwatts=card.limits.enforced_milliwatts,
+            set_milliwatts=now.set_milliwatts,
+            enforced_milliwatts=now.enforced_milliwatts,
         )
         base = GpuStatus(uuid=card.uuid, model=card.model, limits=limits, joules=counted)
         if isinstance(answer, CardReading):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greentrain.devices.podresources import SOCKET
+from greentrain.devices.rapl import CGROUPS, POWERCAP
 from greentrain.telemetry.logs import LogFormat
 
 
@@ -21,6 +22,10 @@ class AgentSettings:
     journal: Path = Path("/var/lib/greentrain")
     """Folder on the node's disk."""
     kubelet_socket: Path = SOCKET
+    cgroup_root: Path = CGROUPS
+    """The node's cgroups: CPU time by pod."""
+    powercap_root: Path = POWERCAP
+    """The node's RAPL."""
     interval: float = 1.0
     """How often cards are read. Energy counters are not worth reading more often: they fall short then."""
     read_deadline: float = 2.0
@@ -48,6 +53,20 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
     )
     parser.add_argument("--journal", type=Path, default=defaults.journal, metavar="FOLDER")
     parser.add_argument("--kubelet-socket", type=Path, default=defaults.kubelet_socket, metavar="SOCKET")
+    parser.add_argument(
+        "--cgroup-root",
+        type=Path,
+        default=defaults.cgroup_root,
+        metavar="FOLDER",
+        help="the node's cgroups, for CPU time by pod (default %(default)s)",
+    )
+    parser.add_argument(
+        "--powercap-root",
+        type=Path,
+        default=defaults.powercap_root,
+        metavar="FOLDER",
+        help="the node's RAPL counters (default %(default)s)",
+    )
     parser.add_argument(
         "--interval",
         type=_seconds,
@@ -80,6 +99,8 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         node=args.node,
         journal=args.journal,
         kubelet_socket=args.kubelet_socket,
+        cgroup_root=args.cgroup_root,
+        powercap_root=args.powercap_root,
         interval=args.interval,
         report_interval=args.report_interval,
         http_port=args.http_port,

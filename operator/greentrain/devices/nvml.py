@@ -431,22 +431,14 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         told.update((uuid, Gone(uuid, "another card has its place")) for uuid in self._missing)
         return told
 
-    async def read(self, uuid: str, *, deadline: float = READ_SECONDS) -> CardReading:
-        """A reading of one card.
+    async def read_limits(self, uuid: str, *, deadline: float = READ_SECONDS) -> CurrentLimits:
+        """The power limit that is set on one card, and the one in force.
 
         Raises:
             Retry: no answer this time; `Hanging` where a call has not returned.
             Gone: the card is lost, needs a reset, or was never discovered.
             NotPermitted: this process may not ask.
             Unavailable: NVML is lost.
-        """
-        return await self._ask_one(uuid, _read, deadline)
-
-    async def read_limits(self, uuid: str, *, deadline: float = READ_SECONDS) -> CurrentLimits:
-        """The power limit that is set on one card, and the one in force.
-
-        Raises:
-            DeviceError: as `read`.
         """
         return await self._ask_one(uuid, _read_current_limits, deadline)
 

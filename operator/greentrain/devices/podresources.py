@@ -85,12 +85,6 @@ _MESSAGES = build_messages(
             "device_name": (4, "string"),
         },
         "CDIDevice": {"name": (1, "string")},
-        "AllocatableResourcesRequest": {},
-        "AllocatableResourcesResponse": {
-            "devices": (1, "repeated ContainerDevices"),
-            "cpu_ids": (2, "repeated int64"),
-            "memory": (3, "repeated ContainerMemory"),
-        },
     },
 )
 
@@ -189,15 +183,6 @@ class Listing:
     """Every claim, of whatever driver."""
 
 
-@dataclass(frozen=True, slots=True)
-class AllocatableDevice:
-    """One device that pods of the node could be given, held by one at present or not."""
-
-    resource: str
-    card: CardReference
-    numa_nodes: tuple[int, ...]
-
-
 class PodKey(NamedTuple):
     """A pod by namespace and name."""
 
@@ -294,27 +279,6 @@ def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu)
     return Listing(tuple(sorted(holdings, key=_sort_key)), tuple(claims))
 
 
-def parse_allocatable(
-    content: bytes, counts: Callable[[str], bool] = counts_as_gpu
-) -> tuple[AllocatableDevice, ...]:
-    """Read the answer to GetAllocatableResources; devices of resources that do not count are left out.
-
-    Raises:
-        MalformedError: it is none, or has more than MOST_ENTRIES entries.
-    """
-    budget = _Budget()
-    found: dict[tuple[str, str], set[int]] = {}
-    for devices in budget.take(_decode("AllocatableResourcesResponse", content).devices):
-        if counts(devices.resource_name):
-            nodes = {node.ID for node in budget.take(devices.topology.nodes)}
-            for text in budget.take(devices.device_ids):
-                found.setdefault((devices.resource_name, text), set()).update(nodes)
-    return tuple(
-        AllocatableDevice(resource, parse_device(text), tuple(sorted(nodes)))
-        for (resource, text), nodes in sorted(found.items())
-    )
-
-
 def _decode(name: str, content: bytes) -> Any:
     message = _MESSAGES[name]()
     try:
@@ -375,17 +339,6 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
                 content = await self._call("/v1alpha1.PodResourcesLister/List")
             return parse_listing(content, self._counts)
 
-    async def read_allocatable(self) -> tuple[AllocatableDevice, ...]:
-        """Which GPUs the node could give, held or not, those that are unhealthy left out.
-
-        Raises:
-            Unavailable: there is no kubelet, or none that answers with sense in time.
-            Unsupported: the kubelet is older than 1.23, where this is on by default.
-        """
-        async with self._turn():
-            content = await self._call("/v1.PodResourcesLister/GetAllocatableResources")
-            return parse_allocatable(content, self._counts)
-
     async def close(self) -> None:
         """End the connection; a later request would make another."""
         channel, self._channel = self._channel, None
@@ -418,9 +371,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
         except grpc.aio.AioRpcError as error:
             await self.close()
             code, details = error.code(), " ".join((error.details() or "").split())[:300]
-            # Kubelets of 1.21 and 1.22 have GetAllocatableResources, switched off, and say so in words alone.
-            off = code is grpc.StatusCode.UNKNOWN and "disabled" in details
-            if off or code is grpc.StatusCode.UNIMPLEMENTED:
+            if code is grpc.StatusCode.UNIMPLEMENTED:
                 raise Unsupported(method.strip("/")) from error
             raise Unavailable(self._path, f"{code.name}, {details or 'no reason given'}") from error
         except asyncio.CancelledError:  # by the deadline or the caller

@@ -20,7 +20,10 @@ HELM = Path(sys.executable).parent / "helm"
 Manifest = dict[str, Any]
 Render = Callable[..., list[Manifest]]
 
-IMAGE = {"image.repository": "registry.example.org/greentrain/operator"}
+IMAGE = {
+    "image.repository": "registry.example.org/greentrain/operator",
+    "agent.image.repository": "registry.example.org/greentrain/agent",
+}
 
 
 class HelmError(Exception):

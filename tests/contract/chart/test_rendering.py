@@ -35,6 +35,34 @@ FULL: dict[str, object] = {
     "logLevel": "debug",
     "extraArgs": ["--stale-after=60", "--log-format=text", "--workers=8"],
     "progressIntervalSeconds": 15,
+    "agent.namespace": "power",
+    "agent.image.tag": "v9",
+    "agent.image.pullPolicy": "Always",
+    "agent.runtimeClassName": "nvidia",
+    "agent.driver.libraryPath": "/home/kubernetes/bin/nvidia/lib64",
+    "agent.driver.readOnly": False,
+    "agent.intervalSeconds": 1.5,
+    "agent.reportIntervalSeconds": 10,
+    "agent.journal.hostPath": "/data/greentrain",
+    "agent.kubelet.rootDirectory": "/data/kubelet",
+    "agent.httpPort": 9081,
+    "agent.logLevel": "debug",
+    "agent.logFormat": "text",
+    "agent.extraArgs": ["--log-format=json"],
+    "agent.resources": {"limits": {"cpu": 1, "memory": "128Mi"}},
+    "agent.nodeSelector": {"nvidia.com/gpu.present": "true"},
+    "agent.tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "agent.affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "type", "operator": "DoesNotExist"}]}]
+            }
+        }
+    },
+    "agent.podAnnotations": {"example.org/team": "platform"},
+    "agent.podLabels": {"example.org/cost-centre": "42"},
+    "agent.priorityClassName": "system-node-critical",
+    "agent.updateStrategy.maxUnavailable": "10%",
 }
 
 
@@ -87,8 +115,9 @@ def test_there_is_a_crd_and_it_holds_cel_rules() -> None:
 def test_crds_stay_at_uninstall_when_they_are_to_be_kept(
     render: Render, keep: bool, policy: str | None
 ) -> None:
-    crd = only(render({"crds.keep": keep}), "CustomResourceDefinition")
-    assert crd["metadata"]["annotations"].get("helm.sh/resource-policy") == policy
+    crds = [m for m in render({"crds.keep": keep}) if m["kind"] == "CustomResourceDefinition"]
+    assert len(crds) == len(CRD_FILES)
+    assert {crd["metadata"]["annotations"].get("helm.sh/resource-policy") for crd in crds} == {policy}
 
 
 def test_crds_can_be_left_out(render: Render) -> None:
@@ -119,7 +148,7 @@ def operator_rights(manifests: list[Manifest], kind: str) -> set[tuple[str, str]
 def test_with_namespaces_the_operator_has_rights_on_jobs_in_these_alone(render: Render) -> None:
     everywhere, named = render(), render(FULL)
     anywhere = operator_rights(named, "ClusterRole")
-    assert {resource for _, resource in anywhere} == {"customresourcedefinitions"}
+    assert {resource for _, resource in anywhere} == {"customresourcedefinitions", "nodepowers"}
     assert operator_rights(everywhere, "ClusterRole") == anywhere | operator_rights(named, "Role")
     assert [m["metadata"]["namespace"] for m in named if m["kind"] == "RoleBinding"] == ["team-a", "team-b"]
     assert not [m for m in everywhere if m["kind"] == "Role"]
@@ -190,6 +219,19 @@ def test_an_image_without_a_repository_is_refused_with_the_remedy(render: Render
         ({"progressIntervalSeconds": "2s"}, "progressIntervalSeconds"),
         ({"namespaces": ["Team"]}, "namespaces"),
         ({"crds.keep": "yes"}, "keep"),
+        ({"agent.hostPID": True}, "hostPID"),
+        ({"agent.namespace": ""}, "namespace"),
+        ({"agent.intervalSeconds": 0.1}, "intervalSeconds"),
+        ({"agent.reportIntervalSeconds": "30s"}, "reportIntervalSeconds"),
+        ({"agent.driver.libraryPath": "lib64"}, "libraryPath"),
+        ({"agent.journal.hostPath": ""}, "hostPath"),
+        ({"agent.kubelet.rootDirectory": "/var/lib/kubelet/"}, "rootDirectory"),
+        ({"agent.httpPort": 0}, "httpPort"),
+        ({"agent.logLevel": "verbose"}, "logLevel"),
+        ({"agent.logFormat": "xml"}, "logFormat"),
+        ({"agent.extraArgs": ["-v"]}, "extraArgs"),
+        ({"agent.updateStrategy.maxUnavailable": 0}, "maxUnavailable"),
+        ({"agent.updateStrategy.maxUnavailable": "some"}, "maxUnavailable"),
     ],
 )
 def test_a_value_that_does_not_exist_or_fit_is_refused(
@@ -213,6 +255,26 @@ def test_every_value_is_described_in_the_schema() -> None:
 
     look(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
     assert undescribed == []
+
+
+def test_every_value_has_a_default_and_stands_in_the_installation_guide() -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    guide = (ROOT / "docs" / "install.md").read_text()
+    missing: list[str] = []
+
+    def look(values: dict[str, Any], schema: dict[str, Any], path: str) -> None:
+        for name, described in schema["properties"].items():
+            if path + name == "global":
+                continue
+            if name not in values:
+                missing.append(f"{path}{name} has no default")
+            elif "properties" in described and name != "resources":
+                look(values[name], described, f"{path}{name}.")
+            elif f"`{path}{name}`" not in guide:
+                missing.append(f"{path}{name} is not in docs/install.md")
+
+    look(defaults, json.loads((CHART / "values.schema.json").read_text()), "")
+    assert missing == []
 
 
 def test_a_service_monitor_needs_the_prometheus_operator(render: Render) -> None:

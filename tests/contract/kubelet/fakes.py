@@ -19,7 +19,6 @@ import grpc.aio
 from tests.contract.kubelet.wire import read, write
 
 LIST = "List"
-ALLOCATABLE = "GetAllocatableResources"
 
 
 @dataclass(frozen=True)

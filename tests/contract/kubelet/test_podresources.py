@@ -12,7 +12,6 @@ import grpc
 import pytest
 
 from greentrain.devices.podresources import (
-    AllocatableDevice,
     Claim,
     ClaimedDevice,
     Holding,
@@ -22,7 +21,6 @@ from greentrain.devices.podresources import (
 )
 from greentrain.devices.references import FullCard, SharedReplica, UnknownDevice
 from tests.contract.kubelet.fakes import (
-    ALLOCATABLE,
     LIST,
     Answer,
     FakeKubelet,
@@ -34,7 +32,6 @@ from tests.contract.kubelet.fakes import (
     build_pod,
     start_kubelet,
     start_stranger,
-    write_packed,
 )
 from tests.contract.kubelet.wire import write
 
@@ -220,45 +217,6 @@ async def test_an_old_kubelet_is_asked_in_its_own_version(path: Path) -> None:
     async with start_kubelet(path, {LIST: _one()}, version="v1alpha1"), PodResources(path) as podresources:
         for _ in range(2):
             assert (await podresources.read_holdings()).holdings == (_held(),)
-
-
-async def test_what_can_be_allocated_is_told(path: Path) -> None:
-    content = write(
-        (1, build_devices(GPU, "GPU-1", numa=[1])),
-        (1, build_devices(GPU, "GPU-0", numa=[0])),
-        (1, build_devices(GPU, "GPU-0", numa=[1])),
-        (1, build_devices("example.com/fpga", "f")),
-        (2, write_packed(0, 1, 2)),
-        (3, write((1, "memory"), (2, 2**35))),
-    )
-    async with start_kubelet(path, {ALLOCATABLE: content}), PodResources(path) as podresources:
-        assert await podresources.read_allocatable() == (
-            AllocatableDevice(GPU, FullCard("GPU-0"), (0, 1)),
-            AllocatableDevice(GPU, FullCard("GPU-1"), (1,)),
-        )
-
-
-@pytest.mark.parametrize(
-    ("why", "answers"),
-    [
-        ("1.20 has only List", {LIST: _one()}),
-        (
-            "1.21 has it switched off",
-            {
-                ALLOCATABLE: Refuse(
-                    grpc.StatusCode.UNKNOWN, "Pod Resources API GetAllocatableResources disabled"
-                )
-            },
-        ),
-    ],
-)
-async def test_an_old_kubelet_does_not_tell_what_can_be_allocated(
-    path: Path, why: str, answers: Mapping[str, Answer]
-) -> None:
-    async with start_kubelet(path, answers), PodResources(path) as podresources:
-        with pytest.raises(Unsupported, match="GetAllocatableResources") as caught:
-            await podresources.read_allocatable()
-    assert caught.value.feature.endswith(ALLOCATABLE), why
 
 
 async def test_no_socket_is_unavailable_at_once(path: Path) -> None:

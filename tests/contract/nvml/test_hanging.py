@@ -74,7 +74,7 @@ async def test_a_card_that_hangs_does_not_hold_the_others(make: Make, place: int
             longest = hanging.seconds
             assert sum(isinstance(reading, CardReading) for reading in readings.values()) == 3
         with pytest.raises(Hanging):
-            await gpus.read(uuids[place], deadline=DEADLINE)
+            await gpus.read_limits(uuids[place], deadline=DEADLINE)
         assert read_threads() <= 4 + SPARE
         state.clear_faults()
         await _until_read(gpus, uuids[place])
@@ -151,7 +151,7 @@ async def test_requests_wait_for_each_other_within_their_deadline(make: Make) ->
         await asyncio.sleep(0.05)
         assert [type(r) for r in (await gpus.read_all(0.05)).values()] == [Retry, Retry]
         with pytest.raises(Retry, match="another request"):
-            await gpus.read(uuids[1], deadline=0.05)
+            await gpus.read_limits(uuids[1], deadline=0.05)
         assert all(isinstance(r, CardReading) for r in (await gpus.read_all(2.0)).values())
         assert discovery.done()
         assert [card.uuid for card in await discovery] == uuids

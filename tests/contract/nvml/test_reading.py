@@ -36,7 +36,7 @@ async def test_a_reading_is_the_cards_counter_power_and_work(make: Make) -> None
         assert values.draw is not None
         assert 0 < values.draw <= after.watts * 1000
         assert values.busy
-        assert await gpus.read(after.uuid) != CardReading()
+        assert (await gpus.read_all())[after.uuid] != CardReading()
 
 
 ANSWERS: list[tuple[int, type[DeviceError], str]] = [
@@ -76,8 +76,6 @@ async def test_an_error_is_its_cards_alone_and_ends_with_its_cause(
             assert uuids[1] in str(readings[uuids[1]])
             _values(readings[uuids[0]])
             _values(readings[uuids[2]])
-        with pytest.raises(kind):
-            await gpus.read(uuids[1])
         state.clear_faults()
         await gpus.discover()
         _values((await gpus.read_all())[uuids[1]])
@@ -218,7 +216,7 @@ async def test_cards_are_known_by_uuid_when_index_0_is_lost(make: Make) -> None:
         assert isinstance(gpus.unnamed[0], Gone)
         assert "index 0" in str(gpus.unnamed[0])
         with pytest.raises(Gone):
-            await gpus.read(uuids[0])
+            await gpus.read_limits(uuids[0])
         readings = await gpus.read_all()
         assert list(readings) == uuids[1:]
         draws = [_values(readings[uuid]).draw for uuid in uuids[1:]]
@@ -260,10 +258,10 @@ async def test_a_handle_that_does_not_hold_any_more_is_looked_up_by_uuid(make: M
     uuids = read_uuids(state)
     state.set_load(1, 1.0)
     async with await Gpus.open() as gpus:
-        assert not (await gpus.read(uuids[0])).busy
+        assert not _values((await gpus.read_all())[uuids[0]]).busy
         rename_cards(state, {uuids[0]: uuids[1], uuids[1]: uuids[0]})
         answer(state, 0, pynvml.NVML_ERROR_INVALID_ARGUMENT)
-        assert (await gpus.read(uuids[0])).busy
+        assert _values((await gpus.read_all())[uuids[0]]).busy
 
 
 async def test_a_reloaded_drivers_counter_begins_anew_and_is_read_on(make: Make) -> None:

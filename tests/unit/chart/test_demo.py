@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 
 from greentrain.api.conditions import Reason
-from sandbox import demo, release
+from sandbox import demo, node, release
 from sandbox.demo import Target
 from sandbox.shell import SandboxError
 
@@ -33,6 +34,22 @@ SANDBOX = Target("greentrain-sandbox", "default")
             },
             Target("prod", "ml", "registry.example.org/x", "nfs"),
         ),
+        (
+            {
+                "GREENTRAIN_CONTEXT": "prod",
+                "IMAGE_REPOSITORY": "registry.example.org/x",
+                "GREENTRAIN_AGENT": "1",
+            },
+            Target("prod", "greentrain-demo", "registry.example.org/x", agent=True),
+        ),
+        (
+            {
+                "GREENTRAIN_CONTEXT": "prod",
+                "IMAGE_REPOSITORY": "registry.example.org/x",
+                "GREENTRAIN_AGENT": "0",
+            },
+            Target("prod", "greentrain-demo", "registry.example.org/x"),
+        ),
     ],
 )
 def test_it_runs_in_the_sandbox_unless_a_context_is_named(environ: dict[str, str], target: Target) -> None:
@@ -42,6 +59,13 @@ def test_it_runs_in_the_sandbox_unless_a_context_is_named(environ: dict[str, str
 def test_a_context_without_a_repository_is_refused_with_the_remedy() -> None:
     with pytest.raises(SandboxError, match="IMAGE_REPOSITORY"):
         demo.parse_target({"GREENTRAIN_CONTEXT": "prod"})
+
+
+@pytest.mark.parametrize("said", ["true", "yes", "2"])
+def test_whether_agents_are_wanted_is_not_guessed(said: str) -> None:
+    environ = {"GREENTRAIN_CONTEXT": "prod", "IMAGE_REPOSITORY": "registry.example.org/x"}
+    with pytest.raises(SandboxError, match="GREENTRAIN_AGENT"):
+        demo.parse_target({**environ, "GREENTRAIN_AGENT": said})
 
 
 def test_the_example_is_applied_as_it_stands_in_the_sandbox() -> None:
@@ -161,3 +185,38 @@ def test_chart_values_keep_their_types() -> None:
         '--set-json=d=["y"]',
         "--set-json=e=true",
     ]
+
+
+OPERATOR = {"image.repository": "localhost/greentrain/operator", "image.tag": "a1"}
+
+
+@pytest.mark.parametrize(
+    ("agent", "more", "values"),
+    [
+        (None, {}, OPERATOR | {"agent.enabled": False}),
+        (
+            "localhost/greentrain/agent:b2",
+            {},
+            OPERATOR
+            | {
+                "agent.namespace": "greentrain-agent",
+                "agent.image.repository": "localhost/greentrain/agent",
+                "agent.image.tag": "b2",
+            },
+        ),
+        (
+            None,
+            {"agent.enabled": True, "logLevel": "debug"},
+            OPERATOR | {"agent.enabled": True, "logLevel": "debug"},
+        ),
+    ],
+)
+def test_without_an_agents_image_the_release_has_no_agents(
+    agent: str | None, more: dict[str, object], values: dict[str, object]
+) -> None:
+    assert release.build_values("localhost/greentrain/operator:a1", agent, more) == values
+
+
+def test_each_node_of_the_sandbox_has_a_journal_of_its_own() -> None:
+    journal = PurePosixPath(str(demo.SANDBOX_VALUES["agent.journal.hostPath"]))
+    assert any(journal.is_relative_to(folder) for folder in node.OVERLAID_FOLDERS.values())

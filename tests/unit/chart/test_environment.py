@@ -58,7 +58,8 @@ def test_every_requirement_is_pinned_with_a_hash(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "absent"),
     [
-        ("operator", ("tensorflow", "keras", "numpy")),
+        ("operator", ("tensorflow", "keras", "numpy", "grpcio", "nvidia-ml-py", "protobuf")),
+        ("agent", ("tensorflow", "keras", "numpy", "kopf")),
         ("trainer-cpu", ("kopf", "kubernetes", "aiohttp")),
         ("trainer-gpu", ("kopf", "kubernetes", "aiohttp")),
     ],

@@ -50,12 +50,13 @@ def tree(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "renamed"),
     [
-        ("operator/greentrain/__init__.py", {"operator", "trainer"}),
+        ("operator/greentrain/__init__.py", {"operator", "agent", "trainer"}),
         ("requirements/operator.txt", {"operator"}),
+        ("requirements/agent.txt", {"agent"}),
         ("requirements/trainer-cpu.txt", {"tensorflow", "trainer", "own-script"}),
-        ("requirements/uv.txt", {"operator", "tensorflow", "trainer", "own-script"}),
+        ("requirements/uv.txt", {"operator", "agent", "tensorflow", "trainer", "own-script"}),
         ("examples/own-script/train.py", {"own-script"}),
-        ("Dockerfile", {"operator", "tensorflow", "trainer", "own-script"}),
+        ("Dockerfile", {"operator", "agent", "tensorflow", "trainer", "own-script"}),
     ],
 )
 def test_an_image_is_renamed_when_something_it_is_made_from_changes(
@@ -86,8 +87,9 @@ def test_compiled_python_does_not_count(tree: Path) -> None:
     assert images.decide_images(tree) == before
 
 
-def test_only_the_operator_has_no_fixed_name() -> None:
+def test_only_what_the_chart_runs_has_no_fixed_name() -> None:
     assert Image(images.OPERATOR, "a1").references == ("localhost/greentrain/operator:a1",)
+    assert Image(images.AGENT, "a1").references == ("localhost/greentrain/agent:a1",)
     assert Image(images.TRAINER, "a1").references == (
         "localhost/greentrain/trainer:a1",
         "localhost/greentrain/trainer:dev",
@@ -196,3 +198,15 @@ def test_nothing_of_the_machine_is_recorded_in_what_builds_the_images() -> None:
         text = (ROOT / name).read_text()
         assert "://" not in text, name
         assert "--index-url" not in text, name
+
+
+def test_only_the_agent_runs_as_root() -> None:
+    users: dict[str, str] = {}
+    stage = ""
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("FROM "):
+            stage = line.split()[-1]
+        elif line.startswith("USER "):
+            users[stage] = line.split()[1]
+    # The trainer stands on `tensorflow`.
+    assert users == {"tensorflow": "10001:10001", "operator": "10001:10001", "agent": "0:0"}

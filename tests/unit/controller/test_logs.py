@@ -12,7 +12,8 @@ import pytest
 
 from greentrain.api.conditions import Reason, Type, set_condition
 from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
-from greentrain.controller.logs import Told, choose_format, configure_logs, told_by
+from greentrain.controller.logs import Told, told_by
+from greentrain.telemetry.logs import choose_format, configure_logs
 
 
 class Terminal(io.StringIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import pytest
@@ -18,7 +19,6 @@ from greentrain.devices.podresources import (
     PodKey,
     counts_as_gpu,
     holders,
-    parse_allocatable,
     parse_listing,
 )
 from greentrain.devices.references import (
@@ -173,11 +173,8 @@ def test_a_claim_tells_its_drivers(
 
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_answer_are_malformed_and_nothing_else(content: bytes) -> None:
-    for parse in (parse_listing, parse_allocatable):
-        try:
-            parse(content)
-        except MalformedError:
-            continue
+    with contextlib.suppress(MalformedError):
+        parse_listing(content)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""The node's processors and memory between two looks: what they used, and whose work the processors did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from greentrain.devices.rapl import CpuTime, CpuUse, HostEnergy, Rapl
+
+
+@dataclass(frozen=True, slots=True)
+class HostInterval:
+    """Energy in millijoules, and each pod's share of the processors' time by UID, 0 to 1."""
+
+    cpu: int
+    dram: int
+    shares: Mapping[str, float]
+
+
+class Host:
+    """RAPL and the kernel's cgroups, read together. What was used while no agent ran is not counted."""
+
+    def __init__(self, rapl: Rapl, cpu_time: CpuTime) -> None:
+        self._rapl = rapl
+        self._cpu_time = cpu_time
+        self._last: tuple[HostEnergy, CpuUse] | None = None
+
+    def look(self) -> HostInterval | None:
+        """What was used since the last look; None at the first.
+
+        Raises:
+            DeviceError: the machine has no RAPL, or it may not be read.
+        """
+        energy, use = self._rapl.read(), self._cpu_time.read()
+        last, self._last = self._last, (energy, use)
+        if last is None:
+            return None
+        before, used = last
+        busy = use.busy - used.busy
+        shares = {
+            uid: max(0.0, seconds - used.pods.get(uid, seconds)) / busy
+            for uid, seconds in use.pods.items()
+            if busy > 0
+        }
+        return HostInterval(
+            cpu=max(0, energy.package_mj - before.package_mj),
+            dram=max(0, (energy.dram_mj or 0) - (before.dram_mj or 0)),
+            shares=shares,
+        )
