@@ -34,7 +34,7 @@ types: venv ## Check types, tests included.
 
 test: python ## Run the unit, guard, scenario, contract and integration tests.
 	@$(SANDBOX) environment --with-binaries
-	@$(BIN)/pytest $(TIERS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(TIERS)
 
 demo: python ## From nothing to a trained model: sandbox, images, chart and the digits job (about 10 min the first time).
 	@$(SANDBOX) demo

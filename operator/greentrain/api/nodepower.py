@@ -153,7 +153,7 @@ class NodePowerStatus(_Lenient):
     conditions: tuple[Condition, ...] = Field(
         (),
         max_length=16,
-        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable.",
+        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, HostReadable.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     gpus: tuple[GpuStatus, ...] = Field(
