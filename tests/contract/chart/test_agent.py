@@ -1,0 +1,409 @@
+"""The agent's part of the chart: what runs on a node, what it may touch there and at the API server, and who it may be."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cel
+import pytest
+
+from greentrain.agent.settings import parse_settings
+
+from .conftest import HelmError, Manifest, Render, only
+from .test_rendering import FULL
+
+NODE_NAME = "authentication.kubernetes.io/node-name"
+ACCOUNT = "system:serviceaccount:greentrain-agent:greentrain-agent"
+
+
+def pod_of(manifests: list[Manifest]) -> dict[str, Any]:
+    """The spec of the agent's pods."""
+    spec: dict[str, Any] = only(manifests, "DaemonSet")["spec"]["template"]["spec"]
+    return spec
+
+
+def container_of(manifests: list[Manifest]) -> dict[str, Any]:
+    """The one container of the agent's pods."""
+    (container,) = pod_of(manifests)["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def agents(manifests: list[Manifest]) -> list[Manifest]:
+    """The objects that are there for the agent."""
+    label = "app.kubernetes.io/component"
+    return [m for m in manifests if m["metadata"].get("labels", {}).get(label) == "agent"]
+
+
+def test_agents_can_be_left_out_with_all_that_is_theirs(render: Render) -> None:
+    assert {m["kind"] for m in agents(render())} == {
+        "Namespace",
+        "ServiceAccount",
+        "DaemonSet",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
+    without = render({"agent.enabled": False, "agent.image.repository": ""})
+    assert agents(without) == []
+    assert not [m for m in without if "agent" in m["metadata"]["name"]]
+
+
+def test_an_agent_image_without_a_repository_is_refused_with_both_remedies(render: Render) -> None:
+    with pytest.raises(HelmError, match=r"(?s)docs/install\.md.*agent\.enabled=false"):
+        render({"agent.image.repository": ""})
+
+
+@pytest.mark.parametrize(
+    ("values", "made"),
+    [
+        ({}, ["greentrain-agent"]),
+        ({"agent.namespace": "power"}, ["power"]),
+        ({"agent.createNamespace": False}, []),
+        # Helm has made the release's own.
+        ({"agent.namespace": "greentrain-system"}, []),
+    ],
+)
+def test_the_agents_live_in_a_namespace_that_admits_privileged_pods(
+    render: Render, values: dict[str, object], made: list[str]
+) -> None:
+    manifests = render(values)
+    namespaces = [m["metadata"] for m in manifests if m["kind"] == "Namespace"]
+    assert [n["name"] for n in namespaces] == made
+    for namespace in namespaces:
+        assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    home = values.get("agent.namespace", "greentrain-agent")
+    placed = {m["metadata"]["namespace"] for m in agents(manifests) if "namespace" in m["metadata"]}
+    assert placed == {home}
+    (subject,) = only(manifests, "ClusterRoleBinding", "greentrain-agent")["subjects"]
+    account = next(m for m in agents(manifests) if m["kind"] == "ServiceAccount")
+    assert (subject["name"], subject["namespace"]) == (account["metadata"]["name"], home)
+    assert pod_of(manifests)["serviceAccountName"] == account["metadata"]["name"]
+
+
+@pytest.mark.parametrize("values", [{}, FULL], ids=["defaults", "everything set"])
+def test_the_agent_is_privileged_and_takes_no_more_of_the_host_than_it_needs(
+    render: Render, values: dict[str, object]
+) -> None:
+    manifests = render(values)
+    pod, container = pod_of(manifests), container_of(manifests)
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+    assert pod["securityContext"] == {"runAsUser": 0, "runAsGroup": 0}
+    assert not any("hostPort" in port for port in container["ports"])
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    assert "nvidia.com/gpu" not in str(container["resources"])
+
+
+@pytest.mark.parametrize(
+    ("values", "volumes"),
+    [
+        (
+            {},
+            {
+                "/var/lib/greentrain": ("/var/lib/greentrain", "DirectoryOrCreate", False),
+                "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", "Directory", False),
+                "/host/cgroup": ("/sys/fs/cgroup", "Directory", True),
+            },
+        ),
+        (
+            {
+                "agent.journal.hostPath": "/data/greentrain",
+                "agent.kubelet.rootDirectory": "/data/kubelet",
+                "agent.driver.libraryPath": "/opt/lib64",
+            },
+            {
+                "/var/lib/greentrain": ("/data/greentrain", "DirectoryOrCreate", False),
+                "/data/kubelet/pod-resources": ("/data/kubelet/pod-resources", "Directory", False),
+                "/host/cgroup": ("/sys/fs/cgroup", "Directory", True),
+                "/opt/lib64": ("/opt/lib64", "Directory", True),
+            },
+        ),
+        (
+            {"agent.driver.libraryPath": "/opt/lib64", "agent.driver.readOnly": False},
+            {
+                "/var/lib/greentrain": ("/var/lib/greentrain", "DirectoryOrCreate", False),
+                "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", "Directory", False),
+                "/host/cgroup": ("/sys/fs/cgroup", "Directory", True),
+                "/opt/lib64": ("/opt/lib64", "Directory", False),
+            },
+        ),
+    ],
+)
+def test_folders_of_the_node_lie_where_the_agent_looks(
+    render: Render, values: dict[str, object], volumes: dict[str, tuple[str, str, bool]]
+) -> None:
+    manifests = render(values)
+    container = container_of(manifests)
+    paths = {v["name"]: v["hostPath"] for v in pod_of(manifests)["volumes"] if "hostPath" in v}
+    found = {
+        m["mountPath"]: (*paths[m["name"]].values(), m.get("readOnly", False))
+        for m in container["volumeMounts"]
+        if m["name"] in paths
+    }
+    assert found == volumes
+    settings = parse_settings(["--node=n", *container["args"]])
+    looked_at = (settings.journal, settings.kubelet_socket.parent, settings.cgroup_root)
+    assert {str(folder) for folder in looked_at} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "environment"),
+    [
+        ({}, {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "utility"}),
+        ({"agent.driver.libraryPath": "/opt/lib64"}, {"LD_LIBRARY_PATH": "/opt/lib64"}),
+    ],
+)
+def test_the_drivers_library_comes_from_the_runtime_or_from_a_folder(
+    render: Render, values: dict[str, object], environment: dict[str, str]
+) -> None:
+    container = container_of(render(values))
+    assert {e["name"]: e["value"] for e in container["env"] if "value" in e} == environment
+
+
+def test_the_agent_is_told_its_node(render: Render) -> None:
+    (variable,) = (e for e in container_of(render())["env"] if e["name"] == "NODE_NAME")
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
+def test_the_agent_understands_every_argument_it_is_given(render: Render) -> None:
+    container = container_of(render(FULL))
+    settings = parse_settings(["--node=n", *container["args"]])
+    assert (settings.interval, settings.report_interval) == (1.5, 10)
+    # An extra argument comes last, and wins.
+    assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
+    assert settings.kubelet_socket == Path("/data/kubelet/pod-resources/kubelet.sock")
+    assert settings.http_port == container["ports"][0]["containerPort"] == 9081
+    defaults = parse_settings(["--node=n", *container_of(render())["args"]])
+    # All but where the node's cgroups are, which a container of its own cannot see at their usual place.
+    assert defaults == replace(parse_settings(["--node=n"]), cgroup_root=Path("/host/cgroup"))
+
+
+def test_every_probe_asks_the_port_that_is_served(render: Render) -> None:
+    container = container_of(render(FULL))
+    assert container["ports"][0]["name"] == "http"
+    asked = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+    assert asked == {
+        "startup": {"path": "/healthz", "port": "http"},
+        "liveness": {"path": "/healthz", "port": "http"},
+        "readiness": {"path": "/readyz", "port": "http"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "default", "given"),
+    [
+        ({"agent.runtimeClassName": "nvidia"}, "runtimeClassName", None, "nvidia"),
+        ({"agent.priorityClassName": "high"}, "priorityClassName", None, "high"),
+        ({"imagePullSecrets": [{"name": "r"}]}, "imagePullSecrets", None, [{"name": "r"}]),
+        (
+            {"agent.nodeSelector": {"gpu": "yes"}},
+            "nodeSelector",
+            {"kubernetes.io/os": "linux"},
+            {"kubernetes.io/os": "linux", "gpu": "yes"},
+        ),
+        ({"agent.tolerations": []}, "tolerations", [{"operator": "Exists"}], None),
+        ({"agent.affinity": {"nodeAffinity": {}}}, "affinity", None, {"nodeAffinity": {}}),
+    ],
+)
+def test_where_and_how_agents_run_can_be_chosen(
+    render: Render, values: dict[str, object], field: str, default: object, given: object
+) -> None:
+    assert pod_of(render()).get(field) == default
+    assert pod_of(render(values)).get(field) == given
+
+
+@pytest.mark.parametrize("unavailable", [1, "10%"])
+def test_an_update_replaces_agents_node_by_node(render: Render, unavailable: object) -> None:
+    spec = only(render({"agent.updateStrategy.maxUnavailable": unavailable}), "DaemonSet")["spec"]
+    assert spec["updateStrategy"] == {
+        "type": "RollingUpdate",
+        # Without maxSurge: two agents of one node would wait for each other's journal.
+        "rollingUpdate": {"maxUnavailable": unavailable},
+    }
+
+
+def test_labels_of_a_users_own_do_not_part_pods_from_their_daemonset(render: Render) -> None:
+    labels = {"team": "platform", "app.kubernetes.io/component": "operator"}
+    spec = only(render({"agent.podLabels": labels}), "DaemonSet")["spec"]
+    found = spec["template"]["metadata"]["labels"]
+    assert found["team"] == "platform"
+    assert spec["selector"]["matchLabels"].items() <= found.items()
+    operator = only(render(), "Deployment")["spec"]["selector"]["matchLabels"]
+    assert not operator.items() <= found.items()
+
+
+def test_a_pod_monitor_needs_the_prometheus_operator(render: Render) -> None:
+    with pytest.raises(HelmError, match="install the Prometheus operator first"):
+        render({"agent.podMonitor.enabled": True})
+    apis = ("monitoring.coreos.com/v1",)
+    manifests = render({"agent.podMonitor.enabled": True, "agent.podMonitor.intervalSeconds": 7}, apis=apis)
+    spec = only(manifests, "PodMonitor")["spec"]
+    labels = only(manifests, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["interval"]) == (container_of(manifests)["ports"][0]["name"], "7s")
+    without = render({"agent.enabled": False, "agent.podMonitor.enabled": True})
+    assert not [m for m in without if m["kind"] == "PodMonitor"]
+
+
+def test_an_agent_may_do_what_it_calls_and_no_more(render: Render) -> None:
+    # The calls of kube.node.NodeView; test_install.py holds the same against the API server's audit log.
+    role = only(render(), "ClusterRole", "greentrain-agent")
+    pairs = {(v, r) for rule in role["rules"] for v in rule["verbs"] for r in rule["resources"]}
+    assert pairs == {
+        ("list", "pods"),
+        ("watch", "pods"),
+        ("get", "nodepowers"),
+        ("list", "nodepowers"),
+        ("watch", "nodepowers"),
+        ("create", "nodepowers"),
+        ("patch", "nodepowers/status"),
+    }
+    assert not [m for m in agents(render()) if m["kind"] in ("Role", "RoleBinding")]
+
+
+@pytest.mark.parametrize("values", [{}, {"namespaces": ["team-a"]}])
+def test_agents_have_the_same_rights_whatever_the_operators_namespaces(
+    render: Render, values: dict[str, object]
+) -> None:
+    assert only(render(values), "ClusterRole", "greentrain-agent") == only(
+        render(), "ClusterRole", "greentrain-agent"
+    )
+
+
+def test_whoever_may_view_the_cluster_may_see_its_nodepowers(render: Render) -> None:
+    rules = only(render(), "ClusterRole", "greentrain-view")["rules"]
+    (rule,) = (r for r in rules if "nodepowers" in r["resources"])
+    assert set(rule["verbs"]) == {"get", "list", "watch"}
+    edit = only(render(), "ClusterRole", "greentrain-edit")["rules"]
+    assert not [r for r in edit if "nodepowers" in str(r["resources"])]
+
+
+# --- An agent speaks for its own node only -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kube", "there"),
+    [
+        ("1.20.2", False),
+        ("1.28.9", False),
+        ("1.29.15-gke.100", False),
+        ("1.30.0", True),
+        ("1.30.4-eks-1a2b3c", True),
+        ("1.36.0", True),
+    ],
+)
+def test_the_policy_is_there_where_tokens_carry_their_node(render: Render, kube: str, there: bool) -> None:
+    kinds = {m["kind"] for m in render(kube=kube)}
+    assert ("ValidatingAdmissionPolicy" in kinds) is there
+    assert ("ValidatingAdmissionPolicyBinding" in kinds) is there
+
+
+def test_the_policy_is_bound_to_deny(render: Render) -> None:
+    policy = only(render(), "ValidatingAdmissionPolicy")
+    binding = only(render(), "ValidatingAdmissionPolicyBinding")
+    assert binding["spec"] == {
+        "policyName": policy["metadata"]["name"],
+        "validationActions": ["Deny"],
+    }
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert set(rule["operations"]) == {"CREATE", "UPDATE"}
+    assert set(rule["resources"]) == {"nodepowers", "nodepowers/status"}
+
+
+def judge(policy: Manifest, request: dict[str, Any], body: dict[str, Any]) -> bool | None:
+    """Evaluate a policy as the server would: None where it does not concern the request, else whether it is admitted."""
+    known: dict[str, Any] = {"request": request, "object": body}
+    spec = policy["spec"]
+    if not all(cel.evaluate(c["expression"], known) for c in spec["matchConditions"]):
+        return None
+    known["variables"] = {}
+    for variable in spec["variables"]:
+        value = cel.evaluate(variable["expression"], known)
+        known["variables"] = {**known["variables"], variable["name"]: value}
+    return all(cel.evaluate(v["expression"], known) is True for v in spec["validations"])
+
+
+def request_of(
+    operation: str, subresource: str | None, nodes: list[str] | None, account: str = ACCOUNT
+) -> dict[str, Any]:
+    """An AdmissionRequest as expressions see it: what is empty is not there at all."""
+    user: dict[str, Any] = {"username": account, "groups": ["system:serviceaccounts"]}
+    if nodes is not None:
+        user["extra"] = {"authentication.kubernetes.io/pod-name": ["greentrain-agent-x"], NODE_NAME: nodes}
+    request: dict[str, Any] = {"operation": operation, "userInfo": user, "name": "node1"}
+    return request if subresource is None else {**request, "subResource": subresource}
+
+
+NODE1: dict[str, Any] = {"metadata": {"name": "node1", "labels": {"a": "b"}}, "spec": {}}
+NODE2 = {**NODE1, "metadata": {"name": "node2"}}
+REPORTED = {**NODE1, "spec": {"settled": ["u/0"]}, "status": {"idleJoules": 7}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "subresource", "nodes", "body", "admitted"),
+    [
+        ("UPDATE", "status", ["node1"], REPORTED, True),
+        ("CREATE", None, ["node1"], NODE1, True),
+        ("CREATE", None, ["node1"], {"metadata": {"name": "node1"}}, True),
+        ("CREATE", None, ["node1"], {**NODE1, "metadata": {"name": "node1", "finalizers": []}}, True),
+        # Another node's.
+        ("UPDATE", "status", ["node2"], REPORTED, False),
+        ("UPDATE", "status", ["node1"], {**REPORTED, **NODE2}, False),
+        ("CREATE", None, ["node1"], NODE2, False),
+        # A token that says no node, or not which.
+        ("UPDATE", "status", None, REPORTED, False),
+        ("UPDATE", "status", [], REPORTED, False),
+        ("UPDATE", "status", [""], REPORTED, False),
+        ("UPDATE", "status", ["node1", "node2"], REPORTED, False),
+        ("CREATE", None, None, NODE1, False),
+        # The operator's half.
+        ("UPDATE", None, ["node1"], REPORTED, False),
+        ("CREATE", None, ["node1"], {**NODE1, "spec": {"settled": []}}, False),
+        ("CREATE", None, ["node1"], {**NODE1, "spec": {"later": 1}}, False),
+        # What would hold the object for ever.
+        ("CREATE", None, ["node1"], {**NODE1, "metadata": {"name": "node1", "finalizers": ["a/b"]}}, False),
+    ],
+)
+def test_an_agent_writes_the_status_of_its_own_node_alone(
+    render: Render,
+    operation: str,
+    subresource: str | None,
+    nodes: list[str] | None,
+    body: dict[str, Any],
+    admitted: bool,
+) -> None:
+    policy = only(render(), "ValidatingAdmissionPolicy")
+    request = request_of(operation, subresource, nodes)
+    assert judge(policy, request, copy.deepcopy(body)) is admitted
+
+
+def test_a_token_without_any_extra_of_its_pod_is_denied(render: Render) -> None:
+    request = request_of("UPDATE", "status", ["node1"])
+    del request["userInfo"]["extra"][NODE_NAME]
+    assert judge(only(render(), "ValidatingAdmissionPolicy"), request, REPORTED) is False
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        "admin",
+        "system:serviceaccount:greentrain-system:greentrain",
+        "system:serviceaccount:greentrain-agent:default",
+    ],
+)
+def test_the_policy_concerns_agents_alone(render: Render, account: str) -> None:
+    request = request_of("UPDATE", None, None, account)
+    assert judge(only(render(), "ValidatingAdmissionPolicy"), request, REPORTED) is None
+
+
+def test_the_policy_follows_the_agents_namespace_and_name(render: Render) -> None:
+    manifests = render({"agent.namespace": "power"})
+    request = request_of("CREATE", None, ["node2"], "system:serviceaccount:power:greentrain-agent")
+    assert judge(only(manifests, "ValidatingAdmissionPolicy"), request, NODE1) is False
