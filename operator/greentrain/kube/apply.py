@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from greentrain.api import names
 from greentrain.api.conditions import Reason
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
@@ -147,8 +149,8 @@ async def apply_status(client: Client, cache: Cache, job: Job, status: GreenTrai
     cache.put("Job", body)
 
 
-def dump_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
-    """The status as it is stored: no nulls, and no empty strings, which 1.20 turns into nulls in a JSON patch."""
+def dump_status(status: BaseModel) -> dict[str, Any]:
+    """A status as it is stored: no nulls, and no empty strings, which 1.20 turns into nulls in a patch and refuses."""
     dumped: dict[str, Any] = _without_empty(status.model_dump(mode="json", by_alias=True, exclude_none=True))
     return dumped
 

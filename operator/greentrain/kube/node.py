@@ -18,6 +18,7 @@ import aiohttp
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.core.snapshot import parse_time
+from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
 from greentrain.kube.client import NODE_PODS, NODE_POWERS, ApiError, Client, node_query
 
@@ -117,7 +118,7 @@ class NodeView:
 
     async def report(self, status: NodePowerStatus) -> None:
         """Store the agent's half; the object is made where there is none."""
-        content = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        content = dump_status(status)
         try:
             await self._client.report_node_power(self._node, content)
         except ApiError as error:
