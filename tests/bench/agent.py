@@ -43,13 +43,14 @@ NODE_POWER = f"/apis/greentrain.dev/v1alpha1/nodepowers/{NODE}"
 
 CODECARBON = """
 import json, sys, time
-from codecarbon import EmissionsTracker
-tracker = EmissionsTracker(measure_power_secs=1, save_to_file=False, log_level="critical", allow_multiple_runs=True)
+from codecarbon import OfflineEmissionsTracker
+tracker = OfflineEmissionsTracker(
+    country_iso_code="DEU", measure_power_secs=1, save_to_file=False, log_level="critical", allow_multiple_runs=True
+)
 tracker.start()
 print("ready", flush=True)
 for line in sys.stdin:
-    tracker.flush()
-    tracker._do_measurements()
+    tracker._measure_power_and_energy()
     print(json.dumps(tracker._total_gpu_energy.kWh * 3.6e6), flush=True)
 """
 """CodeCarbon as its users run it, once a second; asked for the joules of its GPUs at any moment."""
@@ -117,7 +118,8 @@ async def started(
     try:
         if talks:
             assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
+            while (line := await process.stdout.readline()) != b"ready\n":
+                assert line, f"{command[0]} ended by itself"
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):

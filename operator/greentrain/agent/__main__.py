@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -83,6 +84,8 @@ def main() -> None:
     """Parse the command line and run."""
     settings = parse_settings(sys.argv[1:])
     configure_logs(settings.log_level, settings.log_format)
+    gc.collect()
+    gc.freeze()  # what was imported stays: the cyclic collector need not walk it each time
     asyncio.run(run(settings))
 
 

@@ -69,7 +69,7 @@ class Journal:
         """
         path = self._directory / FILE
         try:
-            return NodeAccount.model_validate_json(path.read_bytes()), None
+            return NodeAccount.from_json(path.read_bytes()), None
         except FileNotFoundError:
             return begin(), None
         except ValidationError as error:

@@ -395,7 +395,7 @@ class Agent:
     def _store(self) -> None:
         self._next_store = self._clock.elapsed() + self.settings.journal_interval
         try:
-            self._journal.store(self.account.model_dump_json().encode())
+            self._journal.store(self.account.to_json())
         except OSError as error:
             text = f"the journal on this node's disk cannot be written: {error.strerror}; counting goes on in memory"
             self._set("JournalWritable", "False", "WriteFailed", text)

@@ -13,10 +13,11 @@ was suspended included; wall times are Unix seconds and only say to which quarte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import sqrt
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import TypeAdapter
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
 from greentrain.energy.attribution import Held, Phase, Window, find_presences, share_out, split
@@ -40,11 +41,8 @@ UNKNOWN_AT_REBOOT_SECONDS = 10.0
 old the journal's last reading may be."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="ignore", validate_assignment=False)
-
-
-class Seen(_Model):
+@dataclass(slots=True)
+class Seen:
     """A time throughout which the same pods were seen to hold a card."""
 
     begin: float
@@ -53,7 +51,8 @@ class Seen(_Model):
     """Pod, share and whether alone, of each holder."""
 
 
-class LastSeen(_Model):
+@dataclass(slots=True)
+class LastSeen:
     """The last moment at which a card's reading and its holders were both known, and its holders seen since."""
 
     at: float
@@ -62,7 +61,7 @@ class LastSeen(_Model):
     counter: int | None = None
     draw: int | None = None
     busy: bool = False
-    phases: list[Seen] = Field(default_factory=list)
+    phases: list[Seen] = field(default_factory=list)
 
     @property
     def reading(self) -> CardReading:
@@ -78,7 +77,8 @@ class LastSeen(_Model):
             self.phases.append(Seen(begin=at, end=at, holders=holders))
 
 
-class CardAccount(_Model):
+@dataclass(slots=True)
+class CardAccount:
     """One card, whoever used it."""
 
     last: LastSeen | None = None
@@ -93,7 +93,8 @@ class CardAccount(_Model):
         self.idle_draw = draw if self.idle_draw is None else self.idle_draw + (draw - self.idle_draw) / 16
 
 
-class PodAccount(_Model):
+@dataclass(slots=True)
+class PodAccount:
     """One pod's part of all cards, processors and memory of the node."""
 
     namespace: str
@@ -117,7 +118,7 @@ class PodAccount(_Model):
     last: float | None = None
     closed: float | None = None
     """Wall time at which it was found to hold nothing any more."""
-    buckets: dict[int, int] = Field(default_factory=dict)
+    buckets: dict[int, int] = field(default_factory=dict)
     """Millijoules by the Unix time at which a quarter of an hour begins."""
     earlier: int = 0
 
@@ -182,12 +183,13 @@ def by_quarter(amount: int, *, begin: float, end: float) -> list[tuple[int, int]
     ]
 
 
-class NodeAccount(_Model):
+@dataclass(slots=True)
+class NodeAccount:
     """Everything one node's agent has counted; what its journal holds."""
 
     journal_id: str
-    cards: dict[str, CardAccount] = Field(default_factory=dict)
-    pods: dict[str, PodAccount] = Field(default_factory=dict)
+    cards: dict[str, CardAccount] = field(default_factory=dict)
+    pods: dict[str, PodAccount] = field(default_factory=dict)
     idle: int = 0
     unattributed: int = 0
     settled: int = 0
@@ -196,9 +198,9 @@ class NodeAccount(_Model):
     dropped: int = 0
     host_others: int = 0
     """Millijoules of processors and memory that no listed pod had a share in."""
-    inherited: dict[str, PodEnergy] = Field(default_factory=dict)
+    inherited: dict[str, PodEnergy] = field(default_factory=dict)
     """Last words of an account that was lost with its journal, by UID/segment, as NodePower still had them."""
-    segments: dict[str, int] = Field(default_factory=dict)
+    segments: dict[str, int] = field(default_factory=dict)
     """How often a pod was let go, for those that may come back."""
 
     def advance(
@@ -224,6 +226,8 @@ class NodeAccount(_Model):
             reading = readings.get(uuid)
             if card.last is not None and boot == card.last.boot:
                 card.last.see(held, at)
+                if reading is not None and self._go_on(card, card.last, reading, at, wall):
+                    continue
             if reading is None:
                 if card.last is None and held:
                     # Never read, but held: what it used until its first reading stays unknown.
@@ -239,6 +243,27 @@ class NodeAccount(_Model):
         # What begins or ends at one moment does so on all of a pod's cards: their doubts hang together.
         for pod, doubt in doubts.items():
             self.pods[pod].doubt_squared += doubt * doubt
+
+    def _go_on(self, card: CardAccount, last: LastSeen, reading: CardReading, at: float, wall: float) -> bool:
+        """The ordinary case, once a second for each card: one pod held it all the time, and its counter went on.
+
+        It comes to the same as `_attribute`, at a third of the time (measured).
+        """
+        if len(last.phases) != 1 or len(last.phases[0].holders) != 1:
+            return False
+        ((key, share, alone),) = last.phases[0].holders
+        pod = self.pods.get(key)
+        if pod is None or not alone or share != 1.0 or reading.counter is None or last.counter is None:
+            return False
+        used = reading.counter - last.counter
+        if used < 0 or at < last.at:
+            return False
+        card.measured += used
+        pod.add(used, begin=wall - (at - last.at), end=wall, estimated=0)
+        last.at, last.wall = at, wall
+        last.counter, last.draw, last.busy = reading.counter, reading.draw, reading.busy
+        last.phases[0].begin = last.phases[0].end = at
+        return True
 
     def _attribute(
         self,
@@ -312,7 +337,7 @@ class NodeAccount(_Model):
             seen.holders = tuple((new if h[0] == key else h[0], *h[1:]) for h in seen.holders)
         known = self.pods.get(new)
         if known is None:
-            self.pods[new] = pod.model_copy(update={"uid": uid, "segment": self.segments.get(new, 0)})
+            self.pods[new] = replace(pod, uid=uid, segment=self.segments.get(new, 0))
             return
         known.absorb(pod)
 
@@ -388,6 +413,15 @@ class NodeAccount(_Model):
                 seen.holders = tuple(h for h in seen.holders if h[0] not in late)
         return late
 
+    def to_json(self) -> bytes:
+        """The account as its journal keeps it."""
+        return _ACCOUNT.dump_json(self)
+
+    @classmethod
+    def from_json(cls, content: bytes) -> NodeAccount:
+        """Read an account back; raises pydantic's ValidationError where it is none."""
+        return _ACCOUNT.validate_json(content)
+
     @property
     def used(self) -> int:
         """Millijoules of all cards, measured and estimated."""
@@ -402,3 +436,5 @@ KEPT_SECONDS = 24 * 3600
 
 REMEMBERED_SEGMENTS = 4096
 """Settled pods whose return would be told as another segment."""
+
+_ACCOUNT = TypeAdapter(NodeAccount)

@@ -255,7 +255,7 @@ def test_pods_idle_and_unattributed_are_what_the_board_counted_whatever_happens(
         elif act == "reboot":
             boot, at, counter = boot + 1, 0.0, 0
         elif act == "restart":
-            account = NodeAccount.model_validate_json(account.model_dump_json())
+            account = NodeAccount.from_json(account.to_json())
         elif act == "close":
             account.close(str(what), wall=wall)
         elif act == "settle":
