@@ -49,6 +49,8 @@ NAMESPACE_VARIABLE = "GREENTRAIN_NAMESPACE"
 REPOSITORY_VARIABLE = "IMAGE_REPOSITORY"
 STORAGE_CLASS_VARIABLE = "GREENTRAIN_STORAGE_CLASS"
 AGENT_VARIABLE = "GREENTRAIN_AGENT"
+GPU = "                  nvidia.com/gpu: 1\n"
+"""The example's line that asks for a card."""
 DEFAULT_NAMESPACE = "greentrain-demo"
 
 
@@ -98,6 +100,8 @@ def parse_target(environ: Mapping[str, str]) -> Target:
 def build_manifest(text: str, target: Target, trainer: str) -> str:
     """The example as it is applied: in the sandbox as it stands, elsewhere with that cluster's image and storage class.
 
+    Where agents are not asked for, neither are GPUs: the cluster may have none.
+
     Raises:
         SandboxError: the example no longer holds what is to be replaced.
     """
@@ -105,13 +109,14 @@ def build_manifest(text: str, target: Target, trainer: str) -> str:
         return text
     image = f"image: {images.TRAINER}:{images.DEVELOPMENT_TAG}"
     storage = f"  storageClassName: {CONTEXT}\n"
-    for expected in (image, storage):
+    for expected in (image, storage, GPU):
         if expected not in text:
             raise SandboxError(
                 f"{MANIFEST} does not say «{expected.strip()}», which {CONTEXT_VARIABLE} replaces; restore it."
             )
     chosen = f"  storageClassName: {target.storage_class}\n" if target.storage_class else ""
-    return text.replace(image, f"image: {trainer}").replace(storage, chosen)
+    wanted = GPU if target.agent else ""
+    return text.replace(image, f"image: {trainer}").replace(storage, chosen).replace(GPU, wanted)
 
 
 # --- Following the job -------------------------------------------------------------------------------------------
@@ -168,6 +173,8 @@ def build_view(job: Mapping[str, Any]) -> View:
     checkpoint = progress.get("checkpoint") or {}
     if "step" in checkpoint:
         words.append(f"checkpoint at {checkpoint['step']}")
+    if display.get("energy"):
+        words.append(f"energy {display['energy']}")
     notes = tuple(
         f"{kind}: {conditions[kind]['message']}"
         for kind in SPOKEN
@@ -246,6 +253,17 @@ def follow(cluster: Cluster, namespace: str, seconds: float = JOB_SECONDS) -> No
             f"The job {JOB} did not succeed. {said}\n{gather_evidence(cluster, namespace)}",
             remedy=f"kubectl --context {cluster.context} -n {namespace} describe greentrainingjob {JOB}",
         )
+
+
+def wait_energy(cluster: Cluster, namespace: str, seconds: float = 30.0) -> None:
+    """Wait until the last readings of a job's GPUs are in, where there are any; what is missing then is told as it is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        job = cluster.read_json("--namespace", namespace, "get", "greentrainingjob", JOB) or {}
+        energy = (job.get("status") or {}).get("energy")
+        if energy is None or energy.get("final"):
+            return
+        time.sleep(POLL_SECONDS)
 
 
 # --- The steps ---------------------------------------------------------------------------------------------------
@@ -388,6 +406,12 @@ def describe_end(cluster: Cluster, namespace: str) -> str:
         lines.append(f"  Accuracy on the held-out digits: {metrics['accuracy']}")
     if progress.get("modelPath"):
         lines.append(f"  Model, on the volume: {progress['modelPath']}")
+    energy = status.get("energy") or {}
+    if energy:
+        lines.append(
+            f"  Energy of its GPUs: {energy.get('usedJoules', 0)} J, to within {energy.get('errorJoules', 0)} J "
+            f"({energy.get('measuredPercent', 0)} % measured{', final' if energy.get('final') else ''})"
+        )
     return "\n".join(lines)
 
 
@@ -463,6 +487,7 @@ def run_demo(environ: Mapping[str, str], cache: Path) -> None:
         run_steps(build_context_steps(cache, target, built, cluster))
     sys.stdout.write(f"▸ following the job {JOB} (about 1 min)\n")
     follow(cluster, target.namespace)
+    wait_energy(cluster, target.namespace)
     sys.stdout.write(f"{describe_end(cluster, target.namespace)}\n\n{describe_next(target, sandbox)}\n")
     sys.stdout.write(f"\nFrom start to trained: {format_duration(time.monotonic() - began)}.\n")
 

@@ -81,6 +81,12 @@ def test_elsewhere_it_names_that_clusters_image_and_storage(storage_class: str |
     assert "localhost/" not in text
     assert ("  storageClassName: nfs\n" in text) == (storage_class is not None)
     assert "\n  storageClassName: greentrain-sandbox" not in text
+    assert demo.GPU not in text
+
+
+def test_elsewhere_it_asks_for_gpus_where_agents_are_asked_for() -> None:
+    target = Target("prod", "ml", "registry.example.org/x", agent=True)
+    assert demo.GPU in demo.build_manifest(demo.MANIFEST.read_text(), target, "x:1")
 
 
 def test_an_example_that_was_changed_is_not_applied_elsewhere_half_replaced() -> None:
@@ -106,7 +112,7 @@ def condition(kind: str, status: str, message: str = "", reason: str = "Because"
         (
             job(
                 phase="Running",
-                display={"workers": "2/2"},
+                display={"workers": "2/2", "energy": "1.2Wh"},
                 attemptCount=2,
                 progress={
                     "step": 120,
@@ -116,7 +122,8 @@ def condition(kind: str, status: str, message: str = "", reason: str = "Because"
                     "checkpoint": {"step": 100},
                 },
             ),
-            "Running, workers 2/2, attempt 2, step 120 of 600 (20 %), accuracy 0.91, loss 0.31, checkpoint at 100",
+            "Running, workers 2/2, attempt 2, step 120 of 600 (20 %), accuracy 0.91, loss 0.31, checkpoint at 100, "
+            "energy 1.2Wh",
             False,
             False,
         ),
