@@ -18,7 +18,7 @@ import yaml
 
 from sandbox.binaries import gather_binaries
 from sandbox.images import ROOT
-from sandbox.release import Cluster
+from sandbox.release import AGENT_NAMESPACE, Cluster
 from sandbox.state import CONTEXT, Sandbox
 from tests.support.weights import hash_checkpoints
 
@@ -119,6 +119,23 @@ class Bench:
         """The image the installed operator runs."""
         image: str = self.operator_pod()["spec"]["containers"][0]["image"]
         return image
+
+    def agent_image(self) -> str:
+        """The image the installed agents run."""
+        found = self.cluster.read_json("--namespace", AGENT_NAMESPACE, "get", "daemonsets")
+        assert found is not None
+        (agents,) = found["items"]
+        image: str = agents["spec"]["template"]["spec"]["containers"][0]["image"]
+        return image
+
+    def agent_pod(self, node: str) -> Json:
+        """The agent's pod on a node."""
+        where = f"--field-selector=spec.nodeName={node}"
+        found = self.cluster.read_json("--namespace", AGENT_NAMESPACE, "get", "pods", where)
+        assert found is not None
+        agent: Json
+        (agent,) = (p for p in found["items"] if not p["metadata"].get("deletionTimestamp"))
+        return agent
 
     def operator_pod(self) -> Json:
         """The operator's pod."""

@@ -15,8 +15,6 @@ from tests.e2e.test_lifecycle import plain_job, pods_of
 
 Json = dict[str, Any]
 
-AGENTS = "greentrain-agent"
-
 BURN = """
 import sys, time
 end = time.monotonic() + float(sys.argv[1])
@@ -74,16 +72,6 @@ def removed(bench: Bench) -> Iterator[list[str]]:
     bench.kubectl("delete", "gtj", *names, "--ignore-not-found", "--wait")
 
 
-def agent_of(bench: Bench, node: str) -> Json:
-    found = bench.cluster.read_json(
-        "--namespace", AGENTS, "get", "pods", f"--field-selector=spec.nodeName={node}"
-    )
-    assert found is not None
-    agent: Json
-    (agent,) = (p for p in found["items"] if not p["metadata"].get("deletionTimestamp"))
-    return agent
-
-
 def test_two_jobs_joules_are_the_meters_though_agent_and_operator_are_killed(
     bench: Bench, removed: list[str]
 ) -> None:
@@ -94,7 +82,7 @@ def test_two_jobs_joules_are_the_meters_though_agent_and_operator_are_killed(
     for name in names:
         bench.until_condition(name, "EnergyMetered", "True", seconds=120)
         until_used(bench, name, 300)
-    bench.kill_container(agent_of(bench, nodes[0])["metadata"]["uid"], "greentrain.agent")
+    bench.kill_container(bench.agent_pod(nodes[0])["metadata"]["uid"], "greentrain.agent")
     bench.kill_container(bench.operator_pod()["metadata"]["uid"], "greentrain.controller")
     for name, node in names.items():
         job = bench.until_condition(name, "Succeeded", seconds=180)

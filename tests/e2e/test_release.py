@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sandbox.demo import SANDBOX_VALUES
 from sandbox.release import apply_release, remove_release
 from tests.e2e.conftest import Bench, long, name_of
 
@@ -20,8 +21,8 @@ def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -
         return {p["metadata"]["uid"] for p in found}
 
     before, operator = uids(), bench.operator_pod()["metadata"]["uid"]
-    values = {"progressIntervalSeconds": 2, "podAnnotations": {"upgraded": "yes"}}
-    apply_release(bench.cluster, bench.operator_image(), values=values)
+    values = {**SANDBOX_VALUES, "podAnnotations": {"upgraded": "yes"}}
+    apply_release(bench.cluster, bench.operator_image(), agent=bench.agent_image(), values=values)
     bench.until(
         lambda: bench.operator_pod()["metadata"]["uid"],
         lambda uid: uid != operator,
@@ -39,7 +40,7 @@ def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
     name = name_of(digits)
     bench.apply(long(digits))
     bench.until_step(name, 20)
-    image = bench.operator_image()
+    image, agent = bench.operator_image(), bench.agent_image()
     remove_release(bench.cluster)
     assert bench.read("gtj", name)["status"]["phase"] == "Running"
     # Without an operator a job can be deleted, and nothing of it stays.
@@ -55,4 +56,4 @@ def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
         seconds=180,
         what="nothing of the job is left",
     )
-    apply_release(bench.cluster, image, values={"progressIntervalSeconds": 2})
+    apply_release(bench.cluster, image, agent=agent, values=SANDBOX_VALUES)

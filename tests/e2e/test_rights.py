@@ -15,6 +15,12 @@ NOT_IN_THE_ROLE = {
 }
 
 
+NEEDS_AN_HOUR = {
+    # A node that is gone for so long; tests/integration/operator/test_energy.py lets an hour pass.
+    ("delete", "nodepowers"),
+}
+
+
 def granted(bench: Bench) -> set[tuple[str, str]]:
     """(verb, resource) pairs of the operator's ClusterRole."""
     role = bench.cluster.read_json("get", "clusterrole", "greentrain-operator")
@@ -43,4 +49,5 @@ def used(bench: Bench) -> set[tuple[str, str]]:
 def test_the_role_grants_exactly_what_the_operator_was_seen_to_use(bench: Bench) -> None:
     grants = granted(bench)
     assert not any("*" in pair for pair in grants)
-    assert used(bench) - NOT_IN_THE_ROLE == grants
+    assert grants >= NEEDS_AN_HOUR
+    assert used(bench) - NOT_IN_THE_ROLE == grants - NEEDS_AN_HOUR

@@ -12,12 +12,14 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from greentrain.agent.clock import MachineClock
+from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, TakenError
 from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings, parse_settings
 from greentrain.agent.telemetry import AgentTelemetry
 from greentrain.devices.nvml import Gpus
 from greentrain.devices.podresources import PodResources
+from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.kube.client import connect
 from greentrain.kube.node import NodeView
 from greentrain.telemetry.logs import configure_logs
@@ -43,7 +45,15 @@ async def run(settings: AgentSettings) -> None:
         view = NodeView(client, settings.node)
         clock = MachineClock()
         kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
-        agent = Agent(settings, open_gpus=Gpus.open, kubelet=kubelet, view=view, journal=journal, clock=clock)
+        agent = Agent(
+            settings,
+            open_gpus=Gpus.open,
+            kubelet=kubelet,
+            view=view,
+            journal=journal,
+            clock=clock,
+            host=Host(Rapl(settings.powercap_root), CpuTime(settings.cgroup_root)),
+        )
         if settings.http_port:
             telemetry = AgentTelemetry(agent, clock, CollectorRegistry())
             runner = await serve(

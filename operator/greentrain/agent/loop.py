@@ -23,7 +23,7 @@ from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, begin
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.conditions import ConditionStatus, set_condition
-from greentrain.api.nodepower import GpuStatus, NodePowerStatus, PowerLimits
+from greentrain.api.nodepower import MAX_PODS, GpuStatus, NodePowerStatus, PowerLimits
 from greentrain.api.v1alpha1 import Condition
 from greentrain.devices import podresources
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable
@@ -55,6 +55,8 @@ URGENT_SECONDS = 1.0
 """How soon a pod's end is reported, and at most how often."""
 
 READ_SECONDS = 2.0
+
+LATER = "What it uses meanwhile is counted when it answers again."
 
 
 class Gpus(Protocol):
@@ -155,7 +157,7 @@ class Agent:
         self._reported = float("-inf")
         self._reporting: asyncio.Task[None] | None = None
         self._heir = False
-        """Whether the account is new, so that what an earlier one reported is still to be taken over."""
+        """Whether what an earlier account reported may still have to be taken over."""
         self._dirty = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -177,8 +179,8 @@ class Agent:
             problem = f"the journal cannot be read: {failure.strerror}"
         if problem is not None:
             logger.error("%s; the account begins anew", problem)
-        # An account without a card has never counted: there may be one before it whose last words NodePower has.
-        self._heir = not self.account.cards
+        # NodePower may have the last words of an account before this one, which perhaps has not reported yet either.
+        self._heir = True
         self._set("JournalWritable", "Unknown", "NotYet", "nothing was written yet")
 
     async def _end(self) -> None:
@@ -189,6 +191,8 @@ class Agent:
         self._store()
         with suppress(ApiError, aiohttp.ClientError, TimeoutError, OSError):
             async with asyncio.timeout(READ_SECONDS):
+                if self._heir:
+                    await self._inherit()
                 await self._view.report(self.build_status())
         await self._close_gpus()
 
@@ -225,7 +229,8 @@ class Agent:
             boot=self._clock.boot(),
             windows=self._windows(at, wall),
         )
-        self.looked = at
+        if self._gpus is not None:
+            self.looked = at
         self._look_at_host(at, wall)
         self._close_pods(holdings, wall)
 
@@ -294,7 +299,9 @@ class Agent:
         failed = {u: a for u, a in self.answers.items() if isinstance(a, DeviceError)}
         if failed:
             first, reason = next(iter(failed.items()))
-            text = f"{len(failed)} of {len(self.answers)} GPUs cannot be read, such as {first}: {reason}"
+            text = (
+                f"{len(failed)} of {len(self.answers)} GPUs cannot be read, such as {first}: {reason} {LATER}"
+            )
             lost = any(isinstance(a, Gone) for a in failed.values())
             self._set("DevicesReadable", "False", "GpuLost" if lost else "GpuFailing", text)
         elif not self.answers:
@@ -440,12 +447,16 @@ class Agent:
     def build_status(self) -> NodePowerStatus:
         """The agent's half of NodePower."""
         account = self.account
+        pods = report_pods(account)
+        if len(pods) > MAX_PODS:
+            # Those that live come first; ended ones that do not fit are told when others have been settled.
+            pods = tuple(sorted(pods, key=lambda entry: entry.closed)[:MAX_PODS])
         return NodePowerStatus(
             observed_at=format_unix_time(self._clock.wall()),
             journal_id=account.journal_id,
             conditions=self.conditions,
             gpus=tuple(self._build_gpu(card) for card in self.cards),
-            pods=report_pods(account),
+            pods=pods,
             idle_joules=to_joules(account.idle),
             unattributed_joules=to_joules(account.unattributed),
             settled_joules=to_joules(account.settled),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         help="how often NodePower is written (default %(default)s)",
     )
     parser.add_argument(
-        "--http-port", type=int, default=defaults.http_port, help="health and metrics; 0: none"
+        "--http-port", type=_port, default=defaults.http_port, help="health and metrics; 0: none"
     )
     parser.add_argument(
         "--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=defaults.log_level
@@ -112,7 +113,16 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 1.0 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 3600 seconds")
-    return value
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 1.0 <= value <= 3600:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not between 1 and 3600 seconds")
+
+
+def _port(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if 0 <= value <= 65535:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")

@@ -70,7 +70,8 @@ class AgentTelemetry(Collector):
             if isinstance(answer, CardReading) and answer.draw is not None:
                 draw.add_metric(labels, answer.draw / 1000)
         yield from (gpu, draw, readable)
-        names = ["namespace", "pod", "job", "device"]
+        # A pod and the one of its name before it may both be there; a metric must not be told twice.
+        names = ["namespace", "pod", "uid", "job", "device"]
         pods = CounterMetricFamily(
             "greentrain_pod_energy_joules",
             "Energy a pod has used on this node, by kind of device.",
@@ -79,7 +80,7 @@ class AgentTelemetry(Collector):
         for pod in account.pods.values():
             for device, amount in (("gpu", pod.gpu), ("cpu", pod.cpu), ("dram", pod.dram)):
                 if amount or device == "gpu":
-                    labels = [pod.namespace, pod.name, pod.job or "", device]
+                    labels = [pod.namespace, pod.name, pod.uid, pod.job or "", device]
                     pods.add_metric(labels, amount / MILLIJOULES_PER_JOULE)
         yield pods
         for name, text, amount in (

@@ -77,9 +77,16 @@ class Settling:
         if known is None:
             self._queue.forget(node)
             return
-        wanted = decide_settled(known.settled, known.status, energy_of=self._energy_of, is_ours=self._is_ours)
         now = self._clock()
-        if is_abandoned(known.status, wanted, received=known.received, now=now):
+        abandoned = is_abandoned(known.received, now=now)
+        wanted = decide_settled(
+            known.settled,
+            known.status,
+            energy_of=self._energy_of,
+            is_ours=self._is_ours,
+            abandoned=abandoned,
+        )
+        if abandoned and {p.key for p in known.status.pods} <= set(wanted):
             await self._remove(known)
             return
         if set(wanted) != set(known.settled):

@@ -65,7 +65,7 @@ def fold(
     abandoned: set[str] = set()
     for report in reports:
         reporting.add(report.node)
-        if now - report.received >= ABANDONED_AFTER:
+        if is_abandoned(report.received, now=now):
             abandoned.add(report.node)
         for entry in report.pods:
             told.add(entry.key)
@@ -180,11 +180,13 @@ def decide_settled(
     *,
     energy_of: Callable[[PodEnergy], EnergyStatus | None],
     is_ours: Callable[[str], bool],
+    abandoned: bool = False,
 ) -> tuple[str, ...]:
     """What `NodePower.spec.settled` must hold: ended pods whose last word is stored, or that are of no job.
 
     `energy_of` gives the stored energy of the job an entry is of, and raises LookupError where it is of none, or of one
-    that is no more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays.
+    that is no more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays. Of an
+    `abandoned` node no end will be told any more: what a job's status calls a last word is one.
     """
 
     def may_go(entry: PodEnergy) -> bool:
@@ -195,12 +197,13 @@ def decide_settled(
         except LookupError:
             return True
 
+    def has_ended(entry: PodEnergy) -> bool:
+        return entry.closed or abandoned
+
     asked_before = frozenset(asked)
-    return tuple(entry.key for entry in status.pods if entry.closed and may_go(entry))
+    return tuple(entry.key for entry in status.pods if has_ended(entry) and may_go(entry))
 
 
-def is_abandoned(
-    status: NodePowerStatus, settled: Iterable[str], *, received: datetime, now: datetime
-) -> bool:
-    """Whether a NodePower can be removed: its agent has been silent for an hour, and everything in it is settled."""
-    return now - received >= ABANDONED_AFTER and {p.key for p in status.pods} <= set(settled)
+def is_abandoned(received: datetime, *, now: datetime) -> bool:
+    """Whether a node's agent has been silent for so long that it will not come back."""
+    return now - received >= ABANDONED_AFTER

@@ -7,6 +7,7 @@ that it is old: an agent counts on without it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from pydantic import ValidationError
 
 from greentrain.api import names
-from greentrain.api.nodepower import NodePowerStatus
+from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.core.snapshot import parse_time
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
@@ -81,6 +83,25 @@ def parse_node_pod(body: Body) -> NodePod:
     )
 
 
+def parse_last_words(status: Body) -> NodePowerStatus:
+    """Read what an agent reported; of what an agent of another version wrote, at least whose it is and every pod."""
+    try:
+        return NodePowerStatus.model_validate(status)
+    except ValidationError as error:
+        pods = []
+        for entry in status.get("pods") or ():
+            with contextlib.suppress(ValidationError):
+                pods.append(PodEnergy.model_validate(entry))
+        count = len(status.get("pods") or ())
+        logger.warning(
+            "the last report cannot be read as a whole (%d fields are wrong): %d of its %d pods can",
+            error.error_count(),
+            len(pods),
+            count,
+        )
+        return NodePowerStatus(journal_id=str(status.get("journalId") or "")[:64], pods=tuple(pods))
+
+
 class NodeView:
     """The pods of one node and its NodePower, as last seen."""
 
@@ -114,7 +135,7 @@ class NodeView:
             if error.status == 404:
                 return None
             raise
-        return NodePowerStatus.model_validate(body.get("status") or {})
+        return parse_last_words(body.get("status") or {})
 
     async def report(self, status: NodePowerStatus) -> None:
         """Store the agent's half; the object is made where there is none."""
@@ -162,7 +183,9 @@ class NodeView:
     ) -> None:
         delay = RETRY_SECONDS
         version: int | None = None
+        loop = asyncio.get_running_loop()
         while True:
+            begun = loop.time()
             try:
                 if version is None:
                     bodies, version = await self._client.list_any(path, query)
@@ -178,13 +201,19 @@ class NodeView:
                         drop(body)
                     elif kind != "BOOKMARK":
                         put(body)
+                if loop.time() - begun < RETRY_SECONDS:
+                    # A server that ends watches at once is not to be asked again and again.
+                    await asyncio.sleep(RETRY_SECONDS * random.uniform(0.75, 1.25))
             except _AWAY as error:
-                if isinstance(error, ApiError) and error.status == 410:
-                    version = None
+                version = None
+                if (
+                    isinstance(error, ApiError)
+                    and error.status == 410
+                    and loop.time() - begun >= RETRY_SECONDS
+                ):
                     continue
                 if listed is not None:
                     self._pods_known = False
-                version = None
                 logger.warning(
                     "the API server cannot be followed on %s: %r; again in %.0f s", path, error, delay
                 )

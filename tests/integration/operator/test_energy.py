@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from greentrain.controller.clock import SteadyClock
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
 from tests.support.api import MERGE, RefusedError, Server, condition, timestamp
@@ -165,3 +167,40 @@ async def test_a_report_that_cannot_be_read_is_passed_over_and_the_next_one_coun
         agent.tell(pod, 9)
         await agent.report()
         await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+
+
+async def test_a_nodepower_is_removed_an_hour_after_its_agents_last_word_once_all_is_settled(
+    server: Server, namespace: str, settings: Settings, agent: Agent
+) -> None:
+    """The pod's last word never comes: its last report counts, and the job's energy becomes final."""
+    steady, ahead = SteadyClock(), timedelta()
+    await server.create_job(namespace, gpu_job(workers=1))
+
+    async def node_power() -> Json | None:
+        try:
+            return await server.call("GET", f"{PATH}/{agent.node}")
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    async with running(settings, clock=lambda: steady() + ahead):
+        pods = await server.until_pods(namespace, {"digits-worker-0-1"})
+        await server.run_pod(namespace, "digits-worker-0-1")
+        (pod,) = pods.values()
+        agent.tell(pod, 7)
+        await agent.report()
+        await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+        await server.end_pod(namespace, "digits-worker-0-1", 0)
+        await server.until_condition(namespace, "digits", "Succeeded", "True")
+        await server.remove_pod(namespace, "digits-worker-0-1")
+        job = await server.until_condition(
+            namespace, "digits", "EnergyMetered", "Unknown", reason="LastWordMissing"
+        )
+        assert await node_power() is not None
+        ahead = timedelta(hours=1)
+        await server.patch_job(namespace, "digits", {"metadata": {"annotations": {"touched": "1"}}})
+        job = await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+        await server.until(node_power, lambda found: found is None, what="the NodePower is gone")
+    energy = job["status"]["energy"]
+    assert (energy["usedJoules"], energy["lostPods"], energy["final"]) == (7, 1, True)

@@ -122,8 +122,7 @@ def condition(kind: str, status: str, message: str = "", reason: str = "Because"
                     "checkpoint": {"step": 100},
                 },
             ),
-            "Running, workers 2/2, attempt 2, step 120 of 600 (20 %), accuracy 0.91, loss 0.31, checkpoint at 100, "
-            "energy 1.2Wh",
+            "Running, workers 2/2, attempt 2, step 120 of 600 (20 %), accuracy 0.91, loss 0.31, checkpoint at 100, energy 1.2Wh",
             False,
             False,
         ),

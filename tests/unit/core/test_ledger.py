@@ -191,12 +191,20 @@ def test_the_agent_may_let_go_of_what_is_stored_and_of_what_is_of_no_job() -> No
     assert asked == ("0-1/0", "s/0", "0-9/0", "0-3/0")
 
 
-def test_a_nodepower_goes_an_hour_after_its_agent_when_all_is_settled() -> None:
-    status = NodePowerStatus(pods=(entry("0-1", 30, closed=True),))
-    hour = START + ABANDONED_AFTER
-    assert is_abandoned(status, ("0-1/0",), received=START, now=hour)
-    assert not is_abandoned(status, ("0-1/0",), received=START, now=hour - timedelta(seconds=1))
-    assert not is_abandoned(status, (), received=START, now=hour)
+def test_of_an_abandoned_node_what_a_status_calls_a_last_word_is_one() -> None:
+    told = entry("0-1", 30)
+    given_up = folded(
+        folded(None, report(told)), report(told), gone={"0-1"}, second=ABANDONED_AFTER.total_seconds()
+    )
+    status = NodePowerStatus(pods=(told, entry("1-1", 5)))
+    for abandoned, asked in ((False, ()), (True, ("0-1/0",))):
+        assert asked == decide_settled(
+            (), status, energy_of=lambda _: given_up, is_ours=lambda _: True, abandoned=abandoned
+        )
+    assert [is_abandoned(START, now=START + ABANDONED_AFTER + timedelta(seconds=s)) for s in (-1, 0)] == [
+        False,
+        True,
+    ]
 
 
 def live(
