@@ -618,6 +618,50 @@ async def test_what_templates_hide_is_in_no_log_line_event_or_status(
     assert "boom" in said, "what the program said is told"
 
 
+async def test_an_error_of_the_client_hides_what_the_request_held(
+    namespace: str, under_fire: Settings, proxy: Proxy
+) -> None:
+    proxy.script(
+        "POST", PODS, Refuse(422, "Invalid", message=f"token {SECRETS[0]!r} is too long"), times=None
+    )
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "digits-worker-0-1", "namespace": namespace},
+        "spec": secretive("x")["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"],
+    }
+    async with await connect(under_fire.kubeconfig) as client:
+        with pytest.raises(ApiError, match="is too long") as caught:
+            await client.create("Pod", pod)
+    assert SECRETS[0] not in str(caught.value)
+
+
+async def test_a_log_line_hides_what_an_earlier_generation_held(
+    server: Server, namespace: str, under_fire: Settings, proxy: Proxy, tmp_path: Path
+) -> None:
+    """The pods of an earlier generation may still run, so a server may still speak of what is in them."""
+    process = Process(under_fire, tmp_path / "operator.log")
+    await process.start()
+    try:
+        await server.create_job(namespace, secretive("digits"))
+        await server.until_condition(namespace, "digits", "Created", "True")
+        echo = f"webhook failed on {SECRETS[0]}"
+        proxy.script("POST", PODS, Refuse(500, "InternalError", message=echo), times=None)
+        suspended = build_job(runPolicy={"suspend": True})
+        await server.patch_job(namespace, "digits", {"spec": suspended["spec"]})
+        await server.until_condition(namespace, "digits", "Suspended", "True")
+        await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"suspend": False}}})
+        await server.until(
+            partial(asyncio.to_thread, process.lines),
+            lambda lines: "webhook failed on" in json.dumps(lines),
+            what="the error is logged",
+        )
+    finally:
+        process.kill()
+        await process.wait()
+    assert SECRETS[0] not in json.dumps(process.lines())
+
+
 async def test_log_lines_are_json_with_job_attempt_decision_and_reason(
     server: Server, namespace: str, under_fire: Settings, tmp_path: Path, plane: ControlPlane
 ) -> None:
