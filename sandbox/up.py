@@ -405,12 +405,15 @@ def build_gpu_steps(
     if not equipped:
         return []
 
+    def provide_environment() -> str:
+        return environment.apply_environment(binaries.read_cache_directory())
+
     def compile_library() -> None:
         for gpus in equipped.values():
             nodecards.check_profile(gpus)
 
     steps = [
-        environment.build_step(binaries.read_cache_directory(), needs),
+        Step("environment", "providing .venv, in which their program runs", 0, provide_environment, needs),
         Step("cards", "compiling the simulated GPUs", 0, compile_library, needs),
     ]
     for one, gpus in equipped.items():
