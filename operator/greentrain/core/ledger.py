@@ -32,10 +32,18 @@ class NodeReport:
     received: datetime
     """When the operator saw it change, by the operator's clock."""
     pods: tuple[PodEnergy, ...] = ()
+    observed: datetime | None = None
+    """When the agent observed it, by the node's clock, which also dates its readings."""
 
     def is_silent(self, now: datetime) -> bool:
         """Whether too long ago to be called a reading."""
         return now - self.received >= SILENT_AFTER
+
+    def reads(self, entry: PodEnergy) -> bool:
+        """Whether the agent could still read the pod's cards, and who holds them, when it observed this."""
+        if self.observed is None or entry.last_reading is None:
+            return self.observed is None
+        return self.observed - datetime.fromisoformat(entry.last_reading) < SILENT_AFTER
 
 
 def attempt_of(pod_name: str) -> int:

@@ -434,7 +434,8 @@ class Writer:
                 text = "no pod asks for a GPU: there is no GPU energy to count"
                 self._set(Type.ENERGY_METERED, "False", Reason.NO_GPU, text)
             return
-        read = {e.uid for r in self.seen.reports if not r.is_silent(self._moment) for e in r.pods}
+        reports = [r for r in self.seen.reports if not r.is_silent(self._moment)]
+        read = {e.uid for r in reports for e in r.pods if r.reads(e)}
         unread = next((p for p in running if p.uid not in read), None)
         if unread is None:
             text = f"the GPUs of {len(running)} pods are read"
@@ -443,7 +444,12 @@ class Writer:
         stopped = known is not None and (known.status == "True" or known.reason == Reason.READINGS_STOPPED)
         told = any(e.uid == unread.uid for r in self.seen.reports for e in r.pods)
         if stopped and told:
-            text = f"no reading of pod {unread.name} for {SILENT_AFTER.seconds} s: node {unread.node} does not report"
+            reported = any(e.uid == unread.uid for r in reports for e in r.pods)
+            why = "cannot read its GPUs" if reported else "does not report"
+            text = (
+                f"no reading of pod {unread.name} for {SILENT_AFTER.seconds} s: node {unread.node} {why} "
+                f"(kubectl describe nodepower {unread.node})"
+            )
             self._set(Type.ENERGY_METERED, "Unknown", Reason.READINGS_STOPPED, text)
         elif not stopped:
             text = (

@@ -106,7 +106,8 @@ class NodePowers:
         for known in self._known.values():
             entries = tuple(e for e in known.status.pods if is_of_job(e, key, uid, created))
             if entries or known.name in before:
-                found.append(NodeReport(known.name, known.received, entries))
+                observed = parse_time(known.status.observed_at)
+                found.append(NodeReport(known.name, known.received, entries, observed))
         return tuple(found)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrain.api.conditions import Type, find_condition
+from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.core.decide import decide
@@ -22,7 +22,7 @@ from greentrain.core.ledger import (
     fold,
     is_abandoned,
 )
-from greentrain.core.snapshot import Pod
+from greentrain.core.snapshot import Pod, format_time
 from greentrain.core.status import transition_events
 from tests.support.manifests import build_job
 from tests.support.snapshots import START, at, exited, job_of, pod, seen
@@ -239,6 +239,25 @@ def test_a_job_says_whether_its_gpus_are_read_and_tells_when_readings_stop_and_r
     ]
     again = live(stopped, *pods, second=silent + 5, reports=(report(*both, second=silent + 5),))
     assert [e.reason for e in transition_events(stopped, again)] == ["EnergyMetered"]
+
+
+def test_a_card_that_cannot_be_read_is_no_reading_although_its_node_reports() -> None:
+    running = (pod(0, gpus=1), pod(1, gpus=1))
+
+    def told(second: float, last: float) -> tuple[NodeReport, ...]:
+        entries = tuple(
+            entry(p.uid, 10).model_copy(update={"last_reading": format_time(at(last))}) for p in running
+        )
+        return (NodeReport("node-1", at(second), entries, at(second)),)
+
+    status = live(started(), *running, second=10, reports=told(10, 9))
+    status = live(status, *running, second=100, reports=told(100, 9))
+    assert is_true(status.conditions, Type.ENERGY_METERED)
+    status = live(status, *running, second=105, reports=told(105, 9))
+    metered = find_condition(status.conditions, Type.ENERGY_METERED)
+    assert metered is not None
+    assert (metered.status, metered.reason) == ("Unknown", "ReadingsStopped")
+    assert "cannot read its GPUs" in metered.message
 
 
 def test_a_job_without_gpus_says_so() -> None:
