@@ -212,7 +212,7 @@ class Agent:
         at, wall = self._clock.elapsed(), self._clock.wall()
         if listing is None:
             return
-        holdings = find_holdings(listing, self.cards, self._view.pods.values())
+        holdings = find_holdings(listing, self.cards, self._known_pods())
         problems = holdings.problems
         self._set(
             "HoldersKnown",
@@ -265,6 +265,18 @@ class Agent:
                 interval.cpu, interval.dram, shares, begin=wall - (at - self._host_looked), end=wall
             )
         self._host_looked = at
+
+    def _known_pods(self) -> list[NodePod]:
+        """The node's pods; while the API server has not told, those of the account too, so that a pod keeps its UID."""
+        pods = list(self._view.pods.values())
+        if not self._view.pods_known:
+            named = by_name(pods)
+            pods += [
+                NodePod(p.namespace, p.name, p.uid, terminal=False, job=p.job, job_uid=p.job_uid)
+                for p in self.account.pods.values()
+                if p.uid and p.closed is None and (p.namespace, p.name) not in named
+            ]
+        return pods
 
     async def _read_holdings(self) -> Listing | None:
         try:

@@ -114,14 +114,21 @@ class ApiServer:
     pods: Mapping[str, NodePod] = field(default_factory=dict)
     settled: tuple[str, ...] = ()
     writes: int = 0
+    lag: int = 0
+    """Looks of an agent that began anew before its first list has come."""
 
     @property
     def pods_known(self) -> bool:
-        return not self.away
+        return not self.away and not self.lag
+
+    def begin(self, lag: int) -> None:
+        """An agent begins: it knows nothing yet."""
+        self.pods, self.settled, self.lag = {}, (), lag
 
     def refresh(self) -> None:
         """The watch brings what is new."""
-        if not self.away:
+        self.lag = max(0, self.lag - 1)
+        if self.pods_known:
             self.pods, self.settled = dict(self.pods_now), self.asked
 
     async def read_status(self) -> NodePowerStatus | None:
@@ -230,6 +237,7 @@ class Node:
 
     def start_agent(self) -> None:
         """A container with the agent starts."""
+        self.api.begin(self.chance.randint(1, 4))
         self._stop = asyncio.Event()
         self._journal = Journal(self.folder)
         self._journal.take()
