@@ -381,7 +381,7 @@ class Writer:
             old.energy,
             self.seen.reports,
             gone=lambda uid: uid not in present,
-            finished=over and not present,
+            finished=over and all(p.ended for p in self.seen.pods),
             now=self._moment,
         )
         attempts = tuple(_grow(a, growth) for a in attempts)

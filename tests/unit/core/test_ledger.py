@@ -274,12 +274,12 @@ def test_a_finished_jobs_energy_is_final_when_every_last_word_is_in() -> None:
     status = live(started(), *running, second=5, reports=(report(*entries),))
     done = (exited(0, 0, 9, gpus=1), exited(1, 0, 9, gpus=1))
     status = live(status, *done, second=10, reports=(report(*entries),))
-    late = live(status, second=20, reports=(report(*entries),))
+    late = live(status, *done, second=20, reports=(report(*entries),))
     metered = find_condition(late.conditions, Type.ENERGY_METERED)
     assert metered is not None
     assert (metered.status, metered.reason) == ("Unknown", "LastWordMissing")
     last = [entry(p.uid, 15, closed=True) for p in running]
-    final = live(late, second=30, reports=(report(*last),))
+    final = live(late, *done, second=30, reports=(report(*last),))  # finished pods stay, for their logs
     assert final.energy is not None
     assert (final.energy.final, final.energy.used_joules) == (True, 30)
     metered = find_condition(final.conditions, Type.ENERGY_METERED)
