@@ -1,6 +1,6 @@
-"""The node's agent beside CodeCarbon and a poller on Zeus: what each costs, and how right each is, on the same cards.
+"""The node's agent beside CodeCarbon and pollers on Zeus: what each costs, and how right each is, on the same cards.
 
-All three read the same simulated cards at the same rate and time, while loads step at random; the exact meter is the
+All read the same simulated cards at the same rate and time, while loads step at random; the exact meter is the
 judge. The agent does more (holders from a kubelet's socket, a journal, reports to a real kube-apiserver). CPU time and
 memory are the kernel's figures of each process (/proc/PID/stat, status) after a warm-up.
 """
@@ -56,36 +56,68 @@ for line in sys.stdin:
 """
 """CodeCarbon as its users run it, once a second; asked for the joules of its GPUs at any moment."""
 
-ZEUS = """
+ZEUS_LOOP = """
 import json, sys, threading, time
 from zeus.device import get_gpus
 gpus = get_gpus()
 count = len(gpus)
 first = [gpus.get_total_energy_consumption(i) for i in range(count)]
-last = list(first)
 def poll():
     while True:
         for i in range(count):
-            last[i] = gpus.get_total_energy_consumption(i)
+            gpus.get_total_energy_consumption(i)
         time.sleep(1)
 threading.Thread(target=poll, daemon=True).start()
 print("ready", flush=True)
 for line in sys.stdin:
     print(json.dumps(sum(gpus.get_total_energy_consumption(i) - first[i] for i in range(count)) / 1000), flush=True)
 """
-"""Zeus's device layer, polled once a second."""
+"""The least a poller can be: Zeus's device layer in a loop that keeps nothing."""
+
+ZEUS = """
+import json, sys, time
+from zeus.monitor.power import PowerMonitor
+if __name__ == "__main__":
+    monitor = PowerMonitor(update_period=1.0)
+    begun = time.time()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        told = monitor.get_energy(begun, time.time()) or {}
+        print(json.dumps(sum(told.values())), flush=True)
+"""
+"""Zeus's own poller: power once a second in a process of its own, added up when asked."""
+
+
+def find_tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    tree = [pid]
+    for one in tree:
+        tree += [child for child, parent in parents.items() if parent == one]
+    return tree
 
 
 def read_cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """User and system time of a process and its children."""
+    ticks = 0
+    for one in find_tree(pid):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def read_rss_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS:"))) / 1024
+def read_memory_mib(pid: int) -> float:
+    """Resident memory of a process, and what its children have beside it (their proportional part)."""
+    first, *children = find_tree(pid)
+    lines = Path(f"/proc/{first}/status").read_text().splitlines()
+    size = int(next(line.split()[1] for line in lines if line.startswith("VmRSS:")))
+    for child in children:
+        rollup = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
+        size += int(next(line.split()[1] for line in rollup if line.startswith("Pss:")))
+    return size / 1024
 
 
 class Peer:
@@ -191,7 +223,10 @@ async def measure(count: int, plane: ControlPlane, server: Server, folder: Path)
         )
         python = peers / "bin" / "python"
         carbon = Peer(await stack.enter_async_context(started(python, "-c", CODECARBON, environ=environ)))
-        zeus = Peer(await stack.enter_async_context(started(python, "-c", ZEUS, environ=environ)))
+        loop = Peer(await stack.enter_async_context(started(python, "-c", ZEUS_LOOP, environ=environ)))
+        script = folder / "zeus_poller.py"  # its process imports the script again
+        script.write_text(ZEUS)
+        zeus = Peer(await stack.enter_async_context(started(python, script, environ=environ)))
         await asyncio.sleep(WARM_UP_SECONDS)
 
         async def read_agent() -> float:
@@ -206,7 +241,8 @@ async def measure(count: int, plane: ControlPlane, server: Server, folder: Path)
         programs: dict[str, tuple[int, Any]] = {
             OURS: (agent.pid, read_agent),
             "CodeCarbon": (carbon.pid, carbon.ask),
-            "Zeus poller": (zeus.pid, zeus.ask),
+            "Zeus PowerMonitor": (zeus.pid, zeus.ask),
+            "bare Zeus loop": (loop.pid, loop.ask),
         }
         begun = {}
         for name, (pid, ask) in programs.items():
@@ -222,7 +258,7 @@ async def measure(count: int, plane: ControlPlane, server: Server, folder: Path)
             told, exact = await ask() - joules, total(meter, count) - true
             share = (read_cpu_seconds(pid) - cpu) / (time.monotonic() - moment)
             costs[name] = share
-            print(f"  {name:20} {share:7.2%} {read_rss_mib(pid):6.0f} MiB {(told - exact) / exact:+8.2%}")
+            print(f"  {name:20} {share:7.2%} {read_memory_mib(pid):6.0f} MiB {(told - exact) / exact:+8.2%}")
         # A program that used no tick of the clock used less than one.
         least = 1 / os.sysconf("SC_CLK_TCK") / SECONDS
         ours = costs.pop(OURS)

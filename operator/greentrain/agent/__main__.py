@@ -64,6 +64,8 @@ async def run(settings: AgentSettings) -> None:
             )
             stack.push_async_callback(runner.cleanup)
         following = asyncio.create_task(view.follow(), name="follow")
+        # It never ends by itself; where it does, only another process can tell what is so.
+        following.add_done_callback(lambda _: stop.set())
         try:
             await agent.run(stop)
         finally:

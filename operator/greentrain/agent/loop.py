@@ -42,6 +42,12 @@ logger = logging.getLogger("greentrain.agent")
 DISCOVER_SECONDS = 60.0
 """How often cards are asked for what seldom changes: which there are, how they are cut, their limits."""
 
+LIST_OFTEN_SECONDS = 5.0
+"""How long the kubelet is asked each second after something about a pod was new."""
+
+LIST_SECONDS = 5.0
+"""How often it is asked at least: a watch may be late."""
+
 REOPEN_SECONDS = 10.0
 """How long to wait before NVML is opened anew."""
 
@@ -101,6 +107,11 @@ class View(Protocol):
         ...
 
     @property
+    def version(self) -> int:
+        """Another number whenever something about the pods is new."""
+        ...
+
+    @property
     def settled(self) -> tuple[str, ...]:
         """UID/segment of the pods that were settled."""
         ...
@@ -146,6 +157,11 @@ class Agent:
         self.beat = float("-inf")
         """When the loop last went round, on that clock."""
         self._gpus: Gpus | None = None
+        self._listing: Listing | None = None
+        self._listed = float("-inf")
+        self._listed_often_until = float("-inf")
+        self._version = -1
+        self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...]], Holdings] | None = None
         self._next_open = float("-inf")
         self._next_discovery = float("-inf")
         self._next_limits = float("-inf")
@@ -207,12 +223,12 @@ class Agent:
         """One look at holders and cards, and what follows from it."""
         self._name_pods()
         self._let_go()
-        listing = await self._read_holdings()
+        listing = await self._read_holdings() if self._must_list() else self._listing
         readings = await self._read_cards()
         at, wall = self._clock.elapsed(), self._clock.wall()
         if listing is None:
             return
-        holdings = find_holdings(listing, self.cards, self._known_pods())
+        holdings = self._find_holdings(listing)
         problems = holdings.problems
         self._set(
             "HoldersKnown",
@@ -266,6 +282,26 @@ class Agent:
             )
         self._host_looked = at
 
+    def _must_list(self) -> bool:
+        """Whether the kubelet is to be asked who holds what: each second around whatever happens to a pod, else seldom.
+
+        Devices change hands when a pod is bound, starts, ends or goes, and the watch on the node's pods tells of each.
+        Asking is half of what an agent costs (measured).
+        """
+        now = self._clock.elapsed()
+        if self._version != self._view.version:
+            self._version = self._view.version
+            self._listed_often_until = now + LIST_OFTEN_SECONDS
+        known = self._listing is not None and self._view.pods_known
+        return not known or now < self._listed_often_until or now - self._listed >= LIST_SECONDS
+
+    def _find_holdings(self, listing: Listing) -> Holdings:
+        """Who holds what; found anew where the listing, the pods or the cards are other ones."""
+        basis = (listing, self._view.version, self._view.pods_known, self.cards)
+        if self._found is None or any(a is not b for a, b in zip(self._found[0], basis, strict=True)):
+            self._found = (basis, find_holdings(listing, self.cards, self._known_pods()))
+        return self._found[1]
+
     def _known_pods(self) -> list[NodePod]:
         """The node's pods; while the API server has not told, those of the account too, so that a pod keeps its UID."""
         pods = list(self._view.pods.values())
@@ -279,8 +315,11 @@ class Agent:
         return pods
 
     async def _read_holdings(self) -> Listing | None:
+        self._listing = None
         try:
-            return await self._kubelet.read_holdings()
+            self._listing = await self._kubelet.read_holdings()
+            self._listed = self._clock.elapsed()
+            return self._listing
         except (podresources.Unavailable, podresources.Unsupported) as error:
             text = f"{error} Energy is counted on and divided when it answers again."
             self._set("HoldersKnown", "Unknown", "KubeletSilent", text)
@@ -433,6 +472,8 @@ class Agent:
         if now < self._next_report or (self._reporting is not None and not self._reporting.done()):
             return
         self._reported = now
+        # What is told must not be forgotten: a counter may be lost together with what the journal had not yet.
+        self._store()
         self._next_report = now + self.settings.report_interval * self._chance.uniform(0.9, 1.1)
         self._reporting = asyncio.create_task(self._report(), name="report")
 

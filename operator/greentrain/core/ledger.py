@@ -104,9 +104,14 @@ def fold(
 
 
 def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEnergyStatus:
-    """The further of what is known and what is told; joules grow with time, so it is the later one."""
-    if known is not None and (known.joules, known.final) >= (entry.joules, entry.closed):
-        return known
+    """The further of what is known and what is told; joules grow with time, so it is the later one.
+
+    An end that is told with fewer joules is an end all the same: a card's counter and the agent's journal may have been
+    lost together, and what was told before them holds.
+    """
+    if known is not None and known.joules >= entry.joules:
+        final = known.final or entry.closed
+        return known if final == known.final else known.model_copy(update={"final": final})
     return PodEnergyStatus(
         uid=entry.uid,
         segment=entry.segment,

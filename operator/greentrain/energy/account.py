@@ -23,6 +23,7 @@ from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
 from greentrain.energy.attribution import Held, Phase, Window, find_presences, share_out, split
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
+    LONGEST_STEP_SECONDS,
     CardReading,
     measure,
     measure_since_start,
@@ -256,7 +257,7 @@ class NodeAccount:
         if pod is None or not alone or share != 1.0 or reading.counter is None or last.counter is None:
             return False
         used = reading.counter - last.counter
-        if used < 0 or at < last.at:
+        if used < 0 or not 0 <= at - last.at <= LONGEST_STEP_SECONDS:
             return False
         card.measured += used
         pod.add(used, begin=wall - (at - last.at), end=wall, estimated=0)
@@ -278,7 +279,7 @@ class NodeAccount:
         doubts: dict[str, float],
     ) -> None:
         if boot == last.boot:
-            interval = measure(last.reading, reading, at - min(last.at, at))
+            interval = measure(last.reading, reading, at - min(last.at, at), idle_draw=card.idle_draw)
             phases = [self._phase(seen) for seen in last.phases]
         else:
             # The pods of before are gone with the machine, and what it used after its last reading is not known.

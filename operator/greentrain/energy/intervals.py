@@ -13,6 +13,9 @@ from dataclasses import dataclass
 COUNTER_LAG_SECONDS = 0.1
 """How old the counter's value may be. An assumption: NVIDIA does not publish how often it is renewed."""
 
+LONGEST_STEP_SECONDS = 2.5
+"""Readings further apart than this are not two of a row."""
+
 LONGEST_INTEGRATION_SECONDS = 5.0
 """Power readings further apart than this say nothing about the time between them."""
 
@@ -49,11 +52,20 @@ class Interval:
         return self.measured + self.estimated
 
 
-def measure(before: CardReading, after: CardReading, seconds: float) -> Interval:
-    """Energy between two readings of the same boot, `seconds` apart."""
+def measure(
+    before: CardReading, after: CardReading, seconds: float, *, idle_draw: float | None = None
+) -> Interval:
+    """Energy between two readings of the same boot, `seconds` apart.
+
+    A counter that began anew while nobody looked may have overtaken its old value by now. It is found out where it went
+    on by less than half of what the card draws when it is idle (`idle_draw`, milliwatts).
+    """
     if after.counter is not None and before.counter is not None:
-        if after.counter >= before.counter:
-            return Interval(seconds, after.counter - before.counter)
+        used = after.counter - before.counter
+        unseen = seconds > LONGEST_STEP_SECONDS
+        overtaken = unseen and idle_draw is not None and used < 0.5 * idle_draw * seconds
+        if used >= 0 and not overtaken:
+            return Interval(seconds, used)
         return _after_reset(before, after, seconds)
     return _integrate(before, after, seconds)
 

@@ -111,6 +111,7 @@ class NodeView:
         self._pods: dict[str, NodePod] = {}
         self._settled: tuple[str, ...] = ()
         self._pods_known = False
+        self._version = 0
 
     @property
     def pods(self) -> Mapping[str, NodePod]:
@@ -121,6 +122,11 @@ class NodeView:
     def pods_known(self) -> bool:
         """Whether these are the pods of a list or watch that is still good."""
         return self._pods_known
+
+    @property
+    def version(self) -> int:
+        """Another number whenever something about the pods is new."""
+        return self._version
 
     @property
     def settled(self) -> tuple[str, ...]:
@@ -161,14 +167,17 @@ class NodeView:
 
     def _list_pods(self, bodies: list[dict[str, Any]]) -> None:
         self._pods = {p.uid: p for p in map(parse_node_pod, bodies)}
+        self._version += 1
         self._pods_known = True
 
     def _put_pod(self, body: Body) -> None:
         pod = parse_node_pod(body)
         self._pods[pod.uid] = pod
+        self._version += 1
 
     def _drop_pod(self, body: Body) -> None:
         self._pods.pop(body["metadata"]["uid"], None)
+        self._version += 1
 
     def _put_power(self, body: Body) -> None:
         self._settled = tuple(str(key) for key in (body.get("spec") or {}).get("settled") or ())

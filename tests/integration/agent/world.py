@@ -71,6 +71,8 @@ class Clock:
         self._deeds: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self.step = 0.0
+        self.woken: Callable[[], None] = lambda: None
+        """Called before each look: the watch has brought what is new."""
         self.boot_name = "boot-1"
 
     def at(self, seconds: float, deed: Callable[[], None]) -> None:
@@ -88,6 +90,7 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
         self.pass_to(self.elapsed() + seconds)
+        self.woken()
         await asyncio.sleep(0)
 
     def pass_to(self, end: float) -> None:
@@ -114,6 +117,7 @@ class ApiServer:
     pods: Mapping[str, NodePod] = field(default_factory=dict)
     settled: tuple[str, ...] = ()
     writes: int = 0
+    version: int = 0
     lag: int = 0
     """Looks of an agent that began anew before its first list has come."""
 
@@ -129,6 +133,7 @@ class ApiServer:
         """The watch brings what is new."""
         self.lag = max(0, self.lag - 1)
         if self.pods_known:
+            self.version += self.pods != self.pods_now
             self.pods, self.settled = dict(self.pods_now), self.asked
 
     async def read_status(self) -> NodePowerStatus | None:
@@ -154,6 +159,7 @@ class Node:
         self.meter = Meter(cards)
         self.clock = Clock(cards)
         self.api = ApiServer()
+        self.clock.woken = self._woken
         self.folder = folder
         self.chance = random.Random(seed)
         self.live: list[LivePod] = []
@@ -214,11 +220,6 @@ class Node:
 
     async def read_holdings(self) -> Listing:
         """As `PodResources`."""
-        self.api.refresh()
-        if self.agent is not None and self.agent.looked is not None:
-            for uuid, answer in self.agent.answers.items():
-                if isinstance(answer, CardReading):
-                    self.looks[uuid].append(self.agent.looked)
         if self.kubelet_away:
             raise Unavailable(Path("/kubelet.sock"), "it is away")
         holdings = tuple(
@@ -228,6 +229,16 @@ class Node:
             for c in p.cards
         )
         return Listing(holdings, ())
+
+    def _woken(self) -> None:
+        self.api.refresh()
+        self._note_look()
+
+    def _note_look(self) -> None:
+        if self.agent is not None and self.agent.looked is not None:
+            for uuid, answer in self.agent.answers.items():
+                if isinstance(answer, CardReading):
+                    self.looks[uuid].append(self.agent.looked)
 
     async def open_gpus(self) -> Gpus:
         """As `Gpus.open`, remembered so that a killed agent's session ends."""

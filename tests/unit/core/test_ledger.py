@@ -79,6 +79,13 @@ def test_a_report_told_twice_or_late_changes_nothing() -> None:
     assert once.used_joules == 30
 
 
+def test_an_end_told_with_fewer_joules_is_an_end_and_takes_none_away() -> None:
+    energy = folded(None, report(entry("0-1", 1709)))
+    energy = folded(energy, report(entry("0-1", 1550, closed=True)))
+    assert ([p.final for p in energy.pods], energy.used_joules) == ([True], 1709)
+    assert let_go(energy, [entry("0-1", 1550, closed=True)]) == {"0-1"}
+
+
 def test_what_the_agent_let_go_of_stays_in_the_sum_and_is_not_counted_again() -> None:
     last = report(entry("0-1", 30, closed=True, error_joules=3))
     energy = folded(None, last)

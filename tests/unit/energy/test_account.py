@@ -114,6 +114,16 @@ def test_a_counter_that_went_back_is_a_new_beginning_and_what_it_lost_an_estimat
     assert (account.cards["GPU-1"].measured, account.cards["GPU-1"].estimated) == (250_000, 150_000)
 
 
+def test_a_counter_that_began_anew_unseen_and_has_overtaken_itself_is_found_out() -> None:
+    account = account_of("a")
+    for second in range(3):
+        look(account, second, 1_000 + 50_000 * second, draw=50_000)
+    look(account, 3, 151_000, A, draw=50_000)
+    look(account, 13, 160_000, A, draw=50_000)  # 0.9 W on the average: no card draws so little
+    assert account.pods["a"].missing_seconds == 10
+    assert account.cards["GPU-1"].measured == 150_000 + 160_000
+
+
 def test_a_reboot_ends_what_was_and_the_counter_counts_from_its_start() -> None:
     account = account_of("a", "b")
     look(account, 1000, 900_000, A)

@@ -1,0 +1,158 @@
+"""Plain data behind the agent's own ports: what a node's cards, kubelet and API server say at a moment of one's choice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from greentrain.agent.host import Host
+from greentrain.agent.journal import Journal
+from greentrain.agent.loop import Agent
+from greentrain.agent.settings import AgentSettings
+from greentrain.api.nodepower import NodePowerStatus
+from greentrain.devices.errors import DeviceError
+from greentrain.devices.gpus import Card, CurrentLimits
+from greentrain.devices.podresources import Holding, Listing
+from greentrain.devices.references import parse_device
+from greentrain.energy.intervals import CardReading
+from greentrain.kube.node import NodePod
+
+WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+
+
+@dataclass
+class Clock:
+    """Goes on while the agent sleeps; stops the agent after so many rounds."""
+
+    stop: asyncio.Event
+    rounds: int = 1
+    now: float = 1000.0
+
+    def elapsed(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return WALL + self.now
+
+    def boot(self) -> str:
+        return "boot-1"
+
+    async def sleep(self, seconds: float) -> None:
+        for _ in range(5):  # a report that is under way is written
+            await asyncio.sleep(0)
+        self.now += seconds
+        self.rounds -= 1
+        if self.rounds <= 0:
+            self.stop.set()
+
+
+@dataclass
+class World:
+    """One node."""
+
+    cards: tuple[Card, ...] = (Card("GPU-a", 0, 0, "Tesla V100", mig=False),)
+    answers: dict[str, CardReading | DeviceError] = field(
+        default_factory=lambda: {"GPU-a": CardReading(counter=5_000, draw=45_000)}
+    )
+    nvml: Exception | None = None
+    kubelet: Exception | None = None
+    listing: Listing = field(default_factory=lambda: Listing((), ()))
+    pods: Mapping[str, NodePod] = field(default_factory=dict)
+    pods_known: bool = True
+    looks: int = 0
+    settled: tuple[str, ...] = ()
+    status: NodePowerStatus | None = None
+    host: Host | None = None
+
+    @property
+    def version(self) -> int:
+        """Another one each time: the tests change what they like, and the kubelet is asked each time."""
+        self.looks += 1
+        return self.looks
+
+    def hold(self, *names: str, device: str = "GPU-a") -> None:
+        """These pods, of the job `digits`, hold a device."""
+        self.pods = {
+            f"uid-{name}": NodePod("team", name, f"uid-{name}", False, "digits", "uid-digits")
+            for name in names
+        }
+        self.listing = Listing(
+            tuple(Holding("team", n, "tensorflow", "nvidia.com/gpu", parse_device(device)) for n in names),
+            (),
+        )
+
+    # As `devices.nvml.Gpus`.
+
+    async def open(self) -> World:
+        if self.nvml is not None:
+            raise self.nvml
+        return self
+
+    async def read_all(self, *, deadline: float = 2.0) -> Mapping[str, CardReading | DeviceError]:
+        del deadline
+        if self.nvml is not None:
+            raise self.nvml
+        return dict(self.answers)
+
+    async def discover(self) -> tuple[Card, ...]:
+        return self.cards
+
+    async def read_limits(self, uuid: str) -> CurrentLimits:
+        del uuid
+        return CurrentLimits(300_000, 250_000)
+
+    async def close(self) -> None:
+        pass
+
+    # As `devices.podresources.PodResources`.
+
+    async def read_holdings(self) -> Listing:
+        if self.kubelet is not None:
+            raise self.kubelet
+        return self.listing
+
+    # As `kube.node.NodeView`.
+
+    async def read_status(self) -> NodePowerStatus | None:
+        return self.status
+
+    async def report(self, status: NodePowerStatus) -> None:
+        self.status = status
+
+
+class Life:
+    """One agent's life, round by round."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.clock = Clock(asyncio.Event())
+        journal = Journal(folder / "journal")
+        if not (folder / "journal").exists():
+            (folder / "journal").mkdir()
+        self.agent = Agent(
+            AgentSettings(node="node-1"),
+            open_gpus=world.open,
+            kubelet=world,
+            view=world,
+            journal=journal,
+            clock=self.clock,
+            host=world.host,
+        )
+
+    async def run(self, rounds: int = 1) -> None:
+        """From its start to SIGTERM, which may come before its first round."""
+        self.clock.rounds = rounds
+        if rounds == 0:
+            self.clock.stop.set()
+        await self.agent.run(self.clock.stop)
+
+    async def look(self, times: int = 1) -> None:
+        """So many looks, a second apart."""
+        for _ in range(times):
+            await self.agent.look()
+            self.clock.now += 1
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes in which it does not go round."""
+        self.clock.now += seconds

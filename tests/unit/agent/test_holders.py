@@ -1,0 +1,190 @@
+"""Who holds which card, from what the kubelet says and what the API server knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
+from greentrain.devices.gpus import Card, MigDevice
+from greentrain.devices.podresources import Claim, ClaimedDevice, Holding, Listing
+from greentrain.devices.references import parse_device
+from greentrain.energy.attribution import Held
+from greentrain.kube.node import NodePod
+
+CUT = (
+    MigDevice("MIG-aaa", gpu_instance=1, compute_instance=0, slices=3, total_slices=7),
+    MigDevice("MIG-bbb", gpu_instance=2, compute_instance=0, slices=1, total_slices=7),
+    MigDevice("MIG-ccc", gpu_instance=2, compute_instance=1, slices=1, total_slices=7),
+)
+CARDS = (
+    Card("GPU-a", index=0, minor=3, model="A100", mig=False),
+    Card("GPU-b", index=1, minor=0, model="A100", mig=False),
+    Card("GPU-m", index=2, minor=7, model="A100", mig=True, instances=CUT),
+)
+
+A, B = NodePod("team", "a", "u-a", terminal=False), NodePod("team", "b", "u-b", terminal=False)
+
+
+def held(pod: str, *devices: str, container: str = "tensorflow") -> tuple[Holding, ...]:
+    return tuple(Holding("team", pod, container, "nvidia.com/gpu", parse_device(d)) for d in devices)
+
+
+def find(*holdings: Holding, pods: tuple[NodePod, ...] = (A, B), claims: tuple[Claim, ...] = ()) -> Holdings:
+    return find_holdings(Listing(holdings, claims), CARDS, pods)
+
+
+def alone(pod: str) -> Held:
+    return Held(f"team/{pod}/u-{pod}")
+
+
+def part(pod: str, share: float) -> Held:
+    return Held(f"team/{pod}/u-{pod}", share, alone=False)
+
+
+def rounded(cards: dict[str, list[Held]]) -> dict[str, list[Held]]:
+    return {
+        card: [replace(hold, share=round(hold.share, 9)) for hold in holds] for card, holds in cards.items()
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    says: tuple[Holding, ...]
+    cards: dict[str, list[Held]]
+
+
+CASES = {
+    "nobody": Case((), {}),
+    "a full card by UUID": Case(held("a", "GPU-a"), {"GPU-a": [alone("a")]}),
+    "two cards of one pod": Case(held("a", "GPU-a", "GPU-b"), {"GPU-a": [alone("a")], "GPU-b": [alone("a")]}),
+    "a card of each": Case(
+        held("a", "GPU-b") + held("b", "GPU-a"), {"GPU-b": [alone("a")], "GPU-a": [alone("b")]}
+    ),
+    "a card by its device file's number, which is not its index": Case(
+        held("a", "nvidia0"), {"GPU-b": [alone("a")]}
+    ),
+    "a card that NVML does not list now": Case(held("a", "GPU-away"), {"GPU-away": [alone("a")]}),
+    "two containers of a pod at one card": Case(
+        held("a", "GPU-a") + held("a", "GPU-a", container="init"), {"GPU-a": [alone("a")]}
+    ),
+    "a MIG instance by UUID": Case(held("a", "MIG-aaa"), {"GPU-m": [part("a", 3 / 7)]}),
+    "MIG instances of one pod": Case(held("a", "MIG-aaa", "MIG-bbb"), {"GPU-m": [part("a", 4 / 7)]}),
+    "MIG instances of two pods": Case(
+        held("a", "MIG-aaa") + held("b", "MIG-ccc"), {"GPU-m": [part("a", 3 / 7), part("b", 1 / 7)]}
+    ),
+    "a GPU instance by number, with all that is in it": Case(
+        held("a", "nvidia7/gi2"), {"GPU-m": [part("a", 2 / 7)]}
+    ),
+    "a time-shared card": Case(
+        held("a", "GPU-a::0") + held("b", "GPU-a::3"), {"GPU-a": [part("a", 0.5), part("b", 0.5)]}
+    ),
+    "two of three replicas are one pod's": Case(
+        held("a", "GPU-a::0", "GPU-a::2") + held("b", "GPU-a::3"),
+        {"GPU-a": [part("a", 2 / 3), part("b", 1 / 3)]},
+    ),
+    "a time-shared card that only one uses is divided all the same": Case(
+        held("a", "GPU-a::0"), {"GPU-a": [part("a", 1.0)]}
+    ),
+    "a time-shared card by number": Case(
+        held("a", "nvidia3/vgpu0") + held("b", "nvidia3/vgpu1"),
+        {"GPU-a": [part("a", 0.5), part("b", 0.5)]},
+    ),
+    "a time-shared MIG instance": Case(
+        held("a", "MIG-aaa::0") + held("b", "MIG-aaa::1"),
+        {"GPU-m": [part("a", 1.5 / 7), part("b", 1.5 / 7)]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_who_holds_which_part_of_which_card(case: Case) -> None:
+    found = find(*case.says)
+    assert rounded(found.cards) == rounded(case.cards)
+    assert found.problems == []
+    assert set(found.pods) == {h.pod for holds in case.cards.values() for h in holds}
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("gpu0", "is of no known form"),
+        ("nvidia9", "is none of this node's cards"),
+        ("MIG-none", "is none of this node's cards"),
+        ("nvidia7/gi9", "is none of this node's cards"),
+        ("nvidia9/gi1", "is none of this node's cards"),
+    ],
+)
+def test_what_is_no_card_is_said_and_its_pod_is_known_all_the_same(device: str, why: str) -> None:
+    found = find(*held("a", device), *held("b", "GPU-a"))
+    assert found.cards == {"GPU-a": [alone("b")]}
+    assert found.problems == [f"the device {device} of pod team/a {why}: its energy counts as nobody's"]
+    assert set(found.pods) == {"team/a/u-a", "team/b/u-b"}
+
+
+def claim(driver: str, *cdi: str) -> Claim:
+    device = ClaimedDevice(driver, "pool", "gpu-0", cdi)
+    return Claim("team", "a", "tensorflow", "my-gpu", "team", (device,))
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (claim("gpu.nvidia.com"), True),
+        (claim("", "k8s.gpu.nvidia.com/claim=1"), True),
+        (claim("nic.example.com"), False),
+    ],
+    ids=["by its driver", "by its CDI name", "another driver's"],
+)
+def test_a_gpu_by_resource_claim_is_said_with_what_to_do(one: Claim, said: bool) -> None:
+    found = find(claims=(one,))
+    assert found.cards == {}
+    assert len(found.problems) == said
+    for text in found.problems:
+        assert "ResourceClaim my-gpu" in text
+        assert "pod team/a" in text
+        assert "ask for nvidia.com/gpu instead" in text
+
+
+ENDED = NodePod("team", "a", "u-old", terminal=True)
+
+
+@pytest.mark.parametrize(
+    ("pods", "holders"),
+    [
+        ((A,), ["team/a/u-a"]),
+        ((), ["team/a/"]),
+        ((ENDED,), []),
+        ((ENDED, A), ["team/a/u-a"]),
+        ((A, ENDED), ["team/a/u-a"]),
+        ((NodePod("other", "a", "u-x", terminal=True),), ["team/a/"]),
+    ],
+    ids=[
+        "known",
+        "unknown: it has no UID yet",
+        "ended: it holds nothing, whatever the kubelet lists",
+        "ended, and a new one of its name",
+        "the same in the other order",
+        "of another namespace",
+    ],
+)
+def test_a_pod_is_known_by_the_api_server(pods: tuple[NodePod, ...], holders: list[str]) -> None:
+    found = find(*held("a", "GPU-a"), pods=pods)
+    assert [h.pod for h in found.cards.get("GPU-a", [])] == holders
+    assert list(found.pods) == holders
+
+
+def test_an_ended_pod_leaves_a_shared_card_to_the_others() -> None:
+    gone = NodePod("team", "b", "u-b", terminal=True)
+    found = find(*held("a", "GPU-a::0"), *held("b", "GPU-a::1"), pods=(A, gone))
+    assert found.cards == {"GPU-a": [part("a", 1.0)]}
+
+
+def test_of_two_pods_of_one_name_the_living_one_counts() -> None:
+    assert by_name((ENDED, A)) == by_name((A, ENDED)) == {("team", "a"): A}
+
+
+def test_keys_tell_pods_of_one_name_apart() -> None:
+    assert pod_key("team", "a", "u") == "team/a/u"
+    assert pod_key("team", "a", None) == pod_key("team", "a", "") == "team/a/"
