@@ -503,8 +503,16 @@ def start() -> Iterator[Callable[[Machine], subprocess.Popen[str]]]:
 
 
 async def until(look: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+    """Poll; the tree is of plain files, which unlike the kernel's are empty for a moment while they are written."""
+
+    def met() -> bool:
+        try:
+            return look()
+        except ValueError:
+            return False
+
     end = time.monotonic() + seconds
-    while not look():
+    while not met():
         assert time.monotonic() < end, what
         await asyncio.sleep(0.05)
 

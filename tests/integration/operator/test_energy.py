@@ -50,6 +50,7 @@ class Agent:
             "ownerKnown": True,
             "gpuJoules": joules,
             "errorJoules": 1,
+            "lastReading": timestamp(),
             "closed": closed,
         }
 
