@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -155,8 +156,10 @@ async def started(
                 assert line, f"{command[0]} ended by itself"
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        # Its children too: they hold the pipe whose end is waited for.
+        for pid in find_tree(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await process.wait()
 
 
