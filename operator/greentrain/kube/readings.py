@@ -40,6 +40,8 @@ class NodePowers:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._known: dict[str, NodePower] = {}
+        self._nodes: dict[Key, set[str]] = {}
+        """The nodes that tell of a job: a pass over one job must not go through every pod of the cluster."""
         self._deleted: set[str] = set()
 
     def put(self, body: Body) -> set[Key] | None:
@@ -57,6 +59,10 @@ class NodePowers:
         except ValidationError as error:
             logger.error("NodePower %s is not read: %d fields are wrong", name, error.error_count())
             return None
+        before = self._forget(name)
+        now = _jobs(status)
+        for key in now:
+            self._nodes.setdefault(key, set()).add(name)
         fresh = old is None or old.uid != uid or status != old.status
         self._known[name] = NodePower(
             name=name,
@@ -66,7 +72,17 @@ class NodePowers:
             status=status,
             received=self._clock() if fresh or old is None else old.received,
         )
-        return _jobs(status) | (_jobs(old.status) if old is not None else set())
+        return now | before
+
+    def _forget(self, name: str) -> set[Key]:
+        """Take a node out of the lists of the jobs it told of; those jobs."""
+        old = self._known.get(name)
+        keys = _jobs(old.status) if old is not None else set()
+        for key in keys:
+            self._nodes[key].discard(name)
+            if not self._nodes[key]:
+                del self._nodes[key]
+        return keys
 
     def drop(self, body: Body) -> set[Key]:
         """Forget a deleted object; the jobs it told of."""
@@ -75,8 +91,9 @@ class NodePowers:
         old = self._known.get(meta["name"])
         if old is None or old.uid != meta["uid"]:
             return set()
+        keys = self._forget(meta["name"])
         del self._known[meta["name"]]
-        return _jobs(old.status)
+        return keys
 
     def resync(self, bodies: Iterable[Body], version: int) -> set[Key]:
         """Compare with a list made at that resourceVersion; the jobs something is new for."""
@@ -103,11 +120,14 @@ class NodePowers:
         """What is told of a job, and by nodes that told of it before, which say something by their silence too."""
         before = {p.node for p in energy.pods} if energy is not None else set()
         found = []
-        for known in self._known.values():
+        for name in sorted(before | self._nodes.get(key, set())):
+            known = self._known.get(name)
+            if known is None:
+                continue
             entries = tuple(e for e in known.status.pods if is_of_job(e, key, uid, created))
-            if entries or known.name in before:
+            if entries or name in before:
                 observed = parse_time(known.status.observed_at)
-                found.append(NodeReport(known.name, known.received, entries, observed))
+                found.append(NodeReport(name, known.received, entries, observed))
         return tuple(found)
 
 
