@@ -25,7 +25,8 @@ from pathlib import Path
 
 import grpc
 
-from greentrain.devices.podresources import PodKey, PodResources, Unavailable, Unsupported
+from greentrain.devices.errors import Unavailable, Unsupported
+from greentrain.devices.podresources import PodKey, PodResources
 from greentrain.devices.references import FullCard, get_unit
 from sandbox import cgroups
 from sandbox.cgroups import CgroupMode, Driver

@@ -25,8 +25,7 @@ from greentrain.agent.settings import AgentSettings
 from greentrain.api.conditions import ConditionStatus, set_condition
 from greentrain.api.nodepower import MAX_PODS, GpuStatus, NodePowerStatus, PowerLimits
 from greentrain.api.v1alpha1 import Condition
-from greentrain.devices import podresources
-from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable
+from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Listing
 from greentrain.energy.account import NodeAccount
@@ -89,7 +88,7 @@ class Kubelet(Protocol):
     """Who holds devices (`devices.podresources.PodResources`)."""
 
     async def read_holdings(self) -> Listing:
-        """What pods hold now; Unavailable or Unsupported of `devices.podresources` where it does not say."""
+        """What pods hold now; Unavailable or Unsupported where it does not say."""
         ...
 
 
@@ -320,10 +319,13 @@ class Agent:
             self._listing = await self._kubelet.read_holdings()
             self._listed = self._clock.elapsed()
             return self._listing
-        except (podresources.Unavailable, podresources.Unsupported) as error:
+        except Unavailable as error:
             text = f"{error} Energy is counted on and divided when it answers again."
             self._set("HoldersKnown", "Unknown", "KubeletSilent", text)
-            return None
+        except Unsupported as error:
+            text = f"{error} Energy is counted and cannot be divided: the kubelet must be 1.15 or newer and serve it."
+            self._set("HoldersKnown", "Unknown", "NoPodResources", text)
+        return None
 
     async def _read_cards(self) -> dict[str, CardReading]:
         now = self._clock.elapsed()

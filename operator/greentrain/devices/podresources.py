@@ -25,6 +25,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from greentrain.devices.errors import Unavailable, Unsupported
 from greentrain.devices.messages import build_messages
 from greentrain.devices.references import CardReference, Unit, get_unit, parse_device
 
@@ -97,24 +98,10 @@ _CHANNEL_OPTIONS = (
 )
 
 
-class Unavailable(Exception):  # noqa: N818 - says what to do next
-    """The kubelet gave no usable answer: ask again later; what was known before is not disproved.
-
-    `path` is its socket, `why` the reason in words.
-    """
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"The kubelet gave no answer on {path}: {why}")
-        self.path = path
-        self.why = why
-
-
-class Unsupported(Exception):  # noqa: N818 - says what to do next
-    """The kubelet lacks a `feature`, and will until it is another version or configured otherwise."""
-
-    def __init__(self, feature: str) -> None:
-        super().__init__(f"This kubelet does not support {feature}.")
-        self.feature = feature
+def _unavailable(path: Path, why: str) -> Unavailable:
+    """The kubelet gave no usable answer: ask again later; what was known before is not disproved."""
+    remedy = "See whether the kubelet runs on this node and its folder pod-resources is mounted."
+    return Unavailable(f"The kubelet's socket {path}", why, remedy)
 
 
 class MalformedError(ValueError):
@@ -357,9 +344,9 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
             async with asyncio.timeout(self._deadline), self._lock:
                 yield
         except TimeoutError:
-            raise Unavailable(self._path, f"nothing came within {self._deadline:g} s") from None
+            raise _unavailable(self._path, f"nothing came within {self._deadline:g} s") from None
         except MalformedError as error:
-            raise Unavailable(self._path, f"its answer makes no sense, {error}") from error
+            raise _unavailable(self._path, f"its answer makes no sense, {error}") from error
 
     async def _call(self, method: str) -> bytes:
         await self._connect()
@@ -372,8 +359,8 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
             await self.close()
             code, details = error.code(), " ".join((error.details() or "").split())[:300]
             if code is grpc.StatusCode.UNIMPLEMENTED:
-                raise Unsupported(method.strip("/")) from error
-            raise Unavailable(self._path, f"{code.name}, {details or 'no reason given'}") from error
+                raise Unsupported(f"{method.strip('/')} of the kubelet") from error
+            raise _unavailable(self._path, f"{code.name}, {details or 'no reason given'}") from error
         except asyncio.CancelledError:  # by the deadline or the caller
             await self.close()
             raise
@@ -398,7 +385,7 @@ def _identify(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
     except OSError as error:
-        raise Unavailable(path, f"the socket cannot be reached, {error.strerror}") from error
+        raise _unavailable(path, f"the socket cannot be reached, {error.strerror}") from error
     if not stat.S_ISSOCK(found.st_mode):
-        raise Unavailable(path, "it is no socket")
+        raise _unavailable(path, "it is no socket")
     return (found.st_dev, found.st_ino, found.st_ctime_ns)

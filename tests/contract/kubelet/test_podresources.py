@@ -11,13 +11,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from greentrain.devices.errors import Unavailable, Unsupported
 from greentrain.devices.podresources import (
     Claim,
     ClaimedDevice,
     Holding,
     PodResources,
-    Unavailable,
-    Unsupported,
 )
 from greentrain.devices.references import FullCard, SharedReplica, UnknownDevice
 from tests.contract.kubelet.fakes import (
@@ -189,7 +188,7 @@ async def test_an_unusable_answer_is_unavailable_and_the_next_one_counts(
     ):
         with pytest.raises(Unavailable, match=words) as caught:
             await podresources.read_holdings()
-        assert caught.value.path == path, why
+        assert caught.value.what == f"The kubelet's socket {path}", why
         assert len(str(caught.value)) < 500
         assert kubelet.calls == 1, "a kubelet that answered is not asked again at once"
         kubelet.answers[LIST] = _one()
@@ -210,7 +209,7 @@ async def test_a_kubelet_without_podresources_is_unsupported(
     async with start_kubelet(path, answers, version=version), PodResources(path) as podresources:
         with pytest.raises(Unsupported) as caught:
             await podresources.read_holdings()
-    assert caught.value.feature == "v1alpha1.PodResourcesLister/List", why
+    assert caught.value.feature == "v1alpha1.PodResourcesLister/List of the kubelet", why
 
 
 async def test_an_old_kubelet_is_asked_in_its_own_version(path: Path) -> None:

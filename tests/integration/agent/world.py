@@ -24,8 +24,9 @@ from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus
 from greentrain.core.ledger import NodeReport, decide_settled, fold
+from greentrain.devices.errors import Unavailable
 from greentrain.devices.nvml import Gpus
-from greentrain.devices.podresources import Holding, Listing, Unavailable
+from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import FullCard
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod
@@ -221,7 +222,7 @@ class Node:
     async def read_holdings(self) -> Listing:
         """As `PodResources`."""
         if self.kubelet_away:
-            raise Unavailable(Path("/kubelet.sock"), "it is away")
+            raise Unavailable("The kubelet", "it is away", "Wait.")
         holdings = tuple(
             Holding("team", p.name, "tensorflow", "nvidia.com/gpu", FullCard(self.uuids[c]))
             for p in self.live

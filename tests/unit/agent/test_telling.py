@@ -16,8 +16,7 @@ from greentrain.agent.journal import FILE, Journal
 from greentrain.agent.telemetry import HUNG_SECONDS, SILENT_SECONDS, AgentTelemetry
 from greentrain.api.nodepower import MAX_PODS, NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import Condition
-from greentrain.devices import podresources
-from greentrain.devices.errors import Gone, Hanging, NotPermitted, Retry, Unavailable
+from greentrain.devices.errors import Gone, Hanging, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.podresources import Claim, ClaimedDevice, Listing
 from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.energy.account import NodeAccount
@@ -26,7 +25,7 @@ from greentrain.kube.node import parse_last_words
 from tests.unit.agent.ports import Life, World
 
 NO_NVML = Unavailable("NVML", "the driver is not loaded", "Load it (modprobe nvidia).")
-NO_KUBELET = podresources.Unavailable(Path("/k.sock"), "nothing came within 10 s")
+NO_KUBELET = Unavailable("The kubelet's socket /k.sock", "nothing came within 10 s", "See whether it runs.")
 
 
 def break_gpu(error: Exception) -> Callable[[World, Path], None]:
@@ -110,9 +109,9 @@ CASES = {
         "Energy is counted on and divided when it answers again.",
     ),
     "the kubelet is too old": Case(
-        set_("kubelet", podresources.Unsupported("v1.PodResourcesLister")),
-        "HoldersKnown=Unknown KubeletSilent",
-        "Energy is counted on and divided when it answers again.",
+        set_("kubelet", Unsupported("v1alpha1.PodResourcesLister/List of the kubelet")),
+        "HoldersKnown=Unknown NoPodResources",
+        "the kubelet must be 1.15 or newer and serve it.",
     ),
     "a device of no known form": Case(
         hold_unknown, "HoldersKnown=False DeviceNotUnderstood", "its energy counts as nobody's"
@@ -224,7 +223,11 @@ def test_before_the_first_look_ages_are_unknown_and_not_zero(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("fault", "value", "words"),
     [
-        ("kubelet", NO_KUBELET, "HoldersKnown: The kubelet gave no answer on /k.sock"),
+        (
+            "kubelet",
+            NO_KUBELET,
+            "HoldersKnown: The kubelet's socket /k.sock cannot be used: nothing came within 10 s",
+        ),
         ("nvml", NO_NVML, "DevicesReadable: NVML cannot be used: the driver is not loaded. Load it"),
     ],
     ids=["kubelet", "NVML"],
