@@ -13,6 +13,7 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Protocol
 
 import aiohttp
@@ -23,7 +24,7 @@ from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, begin
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.conditions import ConditionStatus, set_condition
-from greentrain.api.nodepower import MAX_PODS, GpuStatus, NodePowerStatus, PowerLimits
+from greentrain.api.nodepower import MAX_PODS, GpuStatus, NodePowerStatus
 from greentrain.api.v1alpha1 import Condition
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
@@ -523,16 +524,9 @@ class Agent:
     def _build_gpu(self, card: Card) -> GpuStatus:
         answer = self.answers.get(card.uuid)
         counted = account_joules(self.account, card.uuid)
-        now = self._limits.get(
-            card.uuid, CurrentLimits(card.limits.set_milliwatts, card.limits.enforced_milliwatts)
-        )
-        limits = PowerLimits(
-            min_milliwatts=card.limits.min_milliwatts,
-            default_milliwatts=card.limits.default_milliwatts,
-            max_milliwatts=card.limits.max_milliwatts,
-            set_milliwatts=now.set_milliwatts,
-            enforced_milliwatts=now.enforced_milliwatts,
-        )
+        now = self._limits.get(card.uuid)
+        changed = {} if now is None else asdict(now)
+        limits = card.limits.model_copy(update=changed)
         base = GpuStatus(uuid=card.uuid, model=card.model, limits=limits, joules=counted)
         if isinstance(answer, CardReading):
             source = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from greentrain.devices.podresources import SOCKET
 from greentrain.devices.rapl import CGROUPS, POWERCAP
-from greentrain.telemetry.logs import LogFormat
+from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class AgentSettings:
     journal_interval: float = 5.0
     """How often the account is written to the disk."""
     http_port: int = 8081
-    log_level: str = "INFO"
+    log_level: str = DEFAULT_LEVEL
     log_format: LogFormat | None = None
     kubeconfig: str | None = None
     context: str | None = None
@@ -85,12 +85,7 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
     parser.add_argument(
         "--http-port", type=_port, default=defaults.http_port, help="health and metrics; 0: none"
     )
-    parser.add_argument(
-        "--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=defaults.log_level
-    )
-    parser.add_argument(
-        "--log-format", choices=("json", "text"), help="default: text at a terminal, else json"
-    )
+    add_log_arguments(parser)
     parser.add_argument("--kubeconfig", help="default: the pod's service account")
     parser.add_argument("--context", help="context in that kubeconfig")
     args = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from greentrain.telemetry.logs import LogFormat
+from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Settings:
     workers: int = 16
     """Passes that run at the same time."""
     http_port: int = 8080
-    log_level: str = "INFO"
+    log_level: str = DEFAULT_LEVEL
     log_format: LogFormat | None = None
     """None: text at a terminal, else JSON."""
     kubeconfig: str | None = None
@@ -73,12 +73,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     )
     parser.add_argument("--workers", type=_count, default=defaults.workers)
     parser.add_argument("--http-port", type=int, default=defaults.http_port, help="health and metrics")
-    parser.add_argument(
-        "--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=defaults.log_level
-    )
-    parser.add_argument(
-        "--log-format", choices=("json", "text"), help="default: text at a terminal, else json"
-    )
+    add_log_arguments(parser)
     parser.add_argument("--kubeconfig", help="default: the pod's service account")
     parser.add_argument("--context", help="context in that kubeconfig")
     args = parser.parse_args(arguments)

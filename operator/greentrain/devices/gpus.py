@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from greentrain.api.nodepower import PowerLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,22 +21,6 @@ class MigDevice:
     """Compute slices of the card that are its own."""
     total_slices: int
     """Compute slices the whole card can be cut into."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Power limits of a card in milliwatts, as its driver tells them; None for what it does not tell."""
-
-    min_milliwatts: int | None = None
-    """Lowest limit that can be set."""
-    default_milliwatts: int | None = None
-    """Limit after the driver is loaded."""
-    max_milliwatts: int | None = None
-    """Highest limit that can be set."""
-    set_milliwatts: int | None = None
-    """Limit that is set."""
-    enforced_milliwatts: int | None = None
-    """Limit in force: the lowest of all that limit the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +47,6 @@ class Card:
     """Whether it is in MIG mode."""
     instances: tuple[MigDevice, ...] = ()
     """Its MIG devices, in NVML's order."""
-    limits: Limits = Limits()
+    limits: PowerLimits = field(default_factory=PowerLimits)
     persistence: bool | None = None
     """Whether the driver keeps it initialised when nobody uses it; None where that mode does not exist."""

@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 import pynvml
 
+from greentrain.api.nodepower import PowerLimits
 from greentrain.devices.errors import (
     DeviceError,
     Gone,
@@ -35,7 +36,7 @@ from greentrain.devices.errors import (
     Unavailable,
     Unsupported,
 )
-from greentrain.devices.gpus import Card, CurrentLimits, Limits, MigDevice
+from greentrain.devices.gpus import Card, CurrentLimits, MigDevice
 from greentrain.energy.intervals import CardReading
 
 BUSY_PERCENT = 5
@@ -596,10 +597,10 @@ def _read_current_limits(slot: _Slot) -> CurrentLimits:
     )
 
 
-def _read_limits(slot: _Slot) -> Limits:
+def _read_limits(slot: _Slot) -> PowerLimits:
     least, most = _ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimitConstraints) or (None, None)
     current = _read_current_limits(slot)
-    return Limits(
+    return PowerLimits(
         min_milliwatts=least,
         default_milliwatts=_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementDefaultLimit),
         max_milliwatts=most,
