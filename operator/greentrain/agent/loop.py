@@ -153,7 +153,7 @@ class Agent:
         self.answers: Mapping[str, CardReading | DeviceError] = {}
         self.conditions: tuple[Condition, ...] = ()
         self.looked: float | None = None
-        """When cards and holders were last both seen, on the clock that only goes on."""
+        """When cards, where there are any, and holders were last both seen, on the clock that only goes on."""
         self.beat = float("-inf")
         """When the loop last went round, on that clock."""
         self._gpus: Gpus | None = None
@@ -245,7 +245,8 @@ class Agent:
             boot=self._clock.boot(),
             windows=self._windows(at, wall),
         )
-        if self._gpus is not None:
+        # A node that was never seen to have a GPU needs no NVML; there an agent has nothing to count and is not in trouble.
+        if self._gpus is not None or not self.account.cards:
             self.looked = at
         self._look_at_host(at, wall)
         self._close_pods(holdings, wall)

@@ -185,10 +185,16 @@ async def a_waiting_agent_that_is_told_to_stop_ends_well(node: Node) -> None:
     assert "Traceback" not in second.said()
 
 
+def has_driver() -> bool:
+    """Whether this is a machine with NVIDIA's driver: the library cannot be missing there."""
+    return ctypes.util.find_library("nvidia-ml") is not None
+
+
 @story()
 async def without_nvml_it_says_what_to_do_and_lives_on(node: Node) -> None:
-    if ctypes.util.find_library("nvidia-ml") is not None:
-        return  # a machine with NVIDIA's driver: the library cannot be missing here
+    if has_driver():
+        return
+    await node.begin_pod("digits-worker-0-1")
     agent = await node.start_agent(without_library=True)
     status = await node.until_told(lambda s: condition_of(s, "DevicesReadable")[0] == "False", "the trouble")
     assert condition_of(status, "DevicesReadable") == ("False", "NvmlUnavailable")
@@ -203,6 +209,16 @@ async def without_nvml_it_says_what_to_do_and_lives_on(node: Node) -> None:
     seen = status["observedAt"]
     await node.until_told(lambda s: s["observedAt"] > seen, "another report")
     assert agent.lives
+
+
+@story()
+async def a_node_without_gpus_needs_no_driver(node: Node) -> None:
+    if has_driver():
+        return
+    agent = await node.start_agent(without_library=True)
+    status = await node.until_told(lambda s: condition_of(s, "DevicesReadable")[0] == "False", "no driver")
+    assert condition_of(status, "DevicesReadable") == ("False", "NvmlUnavailable")
+    assert await agent.fetch("/readyz") == (200, "ok\n")
 
 
 @story()

@@ -220,6 +220,17 @@ def test_before_the_first_look_ages_are_unknown_and_not_zero(tmp_path: Path) -> 
     assert telemetry.unhealthy() is None
 
 
+async def test_a_node_that_was_never_seen_to_have_a_gpu_is_ready_without_nvml(tmp_path: Path) -> None:
+    """Else an agent on each node without GPUs would hold up every update of the DaemonSet."""
+    world = World()
+    world.nvml = NO_NVML
+    life = Life(world, tmp_path)
+    telemetry = AgentTelemetry(life.agent, life.clock, CollectorRegistry())
+    await life.look(int(SILENT_SECONDS) + 1)
+    assert telemetry.unready() is None
+    assert any(c.type == "DevicesReadable" and c.status == "False" for c in life.agent.conditions)
+
+
 @pytest.mark.parametrize(
     ("fault", "value", "words"),
     [
@@ -237,6 +248,7 @@ async def test_it_is_unready_where_nothing_is_counted_and_says_why(
     fault: str, value: Exception, words: str, from_the_start: bool, tmp_path: Path
 ) -> None:
     world = World()
+    world.hold("a")
     life = Life(world, tmp_path)
     telemetry = AgentTelemetry(life.agent, life.clock, CollectorRegistry())
     if not from_the_start:
