@@ -220,6 +220,10 @@ async def test_retry_after_is_respected_whatever_happens_meanwhile(
     assert second - first >= 3
 
 
+async def _read_reasons(server: Server, namespace: str) -> list[str]:
+    return sorted(event["reason"] for event in await server.events(namespace))
+
+
 async def test_a_lost_answer_to_a_creation_ends_with_one_pod(
     server: Server, namespace: str, under_fire: Settings, proxy: Proxy, plane: ControlPlane
 ) -> None:
@@ -227,10 +231,13 @@ async def test_a_lost_answer_to_a_creation_ends_with_one_pod(
     proxy.script("GET", PODS, Frozen(), times=None, watch=True)
     async with running(under_fire), Kubelet(server, namespace).at_work():
         await start(server, namespace)
+        await server.until(
+            lambda: _read_reasons(server, namespace), lambda said: "Running" in said, what="the last event"
+        )
     assert lost.hits == 3
     assert created_pods(plane, namespace, "digits") == dict.fromkeys(pods_of(1), 1)
-    reasons = {event["reason"] for event in await server.events(namespace)}
-    assert reasons == {"Created", "Running"}, "a pod that is there already was refused"
+    reasons = await _read_reasons(server, namespace)
+    assert reasons == ["Created", "Running"], "a pod that is there already was refused"
     assert (await server.job(namespace, "digits"))["status"]["attemptCount"] == 1
 
 
@@ -475,10 +482,11 @@ async def test_events_are_told_later_and_once_where_they_could_not_be_stored(
     async with running(under_fire), Kubelet(server, namespace).at_work():
         await start(server, namespace)
 
-        async def told() -> list[str]:
-            return sorted(event["reason"] for event in await server.events(namespace))
-
-        await server.until(told, lambda reasons: reasons == ["Created", "Running"], what="each event once")
+        await server.until(
+            lambda: _read_reasons(server, namespace),
+            lambda reasons: reasons == ["Created", "Running"],
+            what="each event once",
+        )
 
 
 class Process:
