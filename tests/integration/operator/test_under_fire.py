@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from greentrain.controller.run import Operator, running
+from greentrain.controller.run import FIRST_RESYNCS_SECONDS, Operator, running
 from greentrain.controller.settings import Settings
 from greentrain.kube.client import ApiError, connect
 from sandbox.controlplane import ControlPlane, find_free_ports
@@ -410,6 +410,18 @@ async def test_a_pass_that_hangs_fails_liveness_by_name(
         await server.until(lambda: _value(operator.unhealthy()), lambda reason: reason is None)
 
 
+async def _until_early_resyncs_are_over(server: Server, proxy: Proxy) -> None:
+    """The list with which the operator begins, and those soon after its watches were opened."""
+    lists = 1 + len(FIRST_RESYNCS_SECONDS)
+
+    async def count() -> int:
+        # NodePowers come last of the kinds; Kopf's own lists have no limit.
+        return sum("/nodepowers?limit" in request.path for request in proxy.requests)
+
+    await server.until(count, lambda seen: seen >= lists, seconds=60, what="the early resyncs")
+    await asyncio.sleep(1)  # the answer to the last is read
+
+
 async def test_a_pod_nobody_told_of_ends_before_the_next_attempt_begins(
     server: Server, namespace: str, under_fire: Settings, proxy: Proxy
 ) -> None:
@@ -419,7 +431,7 @@ async def test_a_pod_nobody_told_of_ends_before_the_next_attempt_begins(
     proxy.script("POST", PODS, Refuse(500, "InternalError"), times=None)
     quiet = replace(under_fire, resync_interval=NEVER, watch_inactivity=NEVER)
     async with running(quiet), Kubelet(server, namespace).at_work() as kubelet:
-        await asyncio.sleep(18)  # past the early resyncs
+        await _until_early_resyncs_are_over(server, proxy)
         await server.create_job(namespace, build_job(workers=1))
         await server.until_pods(namespace, {"digits-worker-0-1"})
         await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"suspend": True}}})
