@@ -1,4 +1,4 @@
-"""`python -m greentrain.agent`: the agent as a process."""
+"""`python -m greentrain.agent`: the agent as a process, and `restore`, what is left to do where there is none any more."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import sys
 
 from prometheus_client import CollectorRegistry
 
+from greentrain.agent.caps import Caps
 from greentrain.agent.clock import MachineClock
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, TakenError
 from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings, parse_settings
 from greentrain.agent.telemetry import AgentTelemetry
+from greentrain.devices.errors import Unavailable
 from greentrain.devices.nvml import Gpus
 from greentrain.devices.podresources import PodResources
 from greentrain.devices.rapl import CpuTime, Rapl
@@ -24,24 +26,28 @@ from greentrain.kube.client import connect
 from greentrain.kube.node import NodeView
 from greentrain.telemetry.logs import configure_logs
 from greentrain.telemetry.serving import serve
+from greentrain.units import format_power
 
 logger = logging.getLogger("greentrain.agent")
 
 TAKEN_RETRY_SECONDS = 2.0
 
 
-async def run(settings: AgentSettings) -> None:
-    """Run until SIGTERM or SIGINT."""
+async def run(settings: AgentSettings) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if settings.restore:
+        return await restore(settings, stop)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(await connect(settings.kubeconfig, settings.context))
         journal = Journal(settings.journal)
         stack.callback(journal.close)
-        if not await take(journal, stop):
-            return
+        taken = await take(journal, stop)
+        if stop.is_set():
+            return 0
         view = NodeView(client, settings.node)
         clock = MachineClock()
         kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
@@ -51,6 +57,7 @@ async def run(settings: AgentSettings) -> None:
             kubelet=kubelet,
             view=view,
             journal=journal,
+            caps=Caps(journal, clock, driver=settings.driver_module, dry_run=settings.dry_run, allowed=taken),
             clock=clock,
             host=Host(Rapl(settings.powercap_root), CpuTime(settings.cgroup_root)),
         )
@@ -72,19 +79,45 @@ async def run(settings: AgentSettings) -> None:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+    return 0
+
+
+async def restore(settings: AgentSettings, stop: asyncio.Event) -> int:
+    """Give every card the limit back it had before a cap; 1 where some card cannot be given it."""
+    with contextlib.closing(Journal(settings.journal)) as journal:
+        if not await take(journal, stop):
+            return 1
+        caps = Caps(journal, MachineClock(), driver=settings.driver_module, dry_run=settings.dry_run)
+        caps.load()
+        if not caps.changed_cards:
+            logger.info("no GPU of this node has a power limit of a cap")
+            return 0
+        try:
+            async with await Gpus.open() as gpus:
+                done = await caps.give_back(gpus, await gpus.discover())
+        except Unavailable as error:
+            logger.error("%s", error)
+            done = False
+        for uuid in caps.changed_cards:
+            prior = format_power(caps.priors[uuid])
+            logger.error(
+                "%s does not have its power limit of %s back (nvidia-smi -i %s -pl …)", uuid, prior, uuid
+            )
+        return 0 if done else 1
 
 
 async def take(journal: Journal, stop: asyncio.Event) -> bool:
-    """Wait for the journal of this node; False where the agent was stopped first."""
+    """Wait for the journal of this node; False where there is none to be had, or the agent was stopped first."""
     while not stop.is_set():
         try:
             journal.take()
         except TakenError as error:
             logger.warning("%s", error)
         except OSError as error:
-            # Without a disk counting is still worth more than nothing: the condition JournalWritable says so.
+            # Without a disk counting is still worth more than nothing: the condition JournalWritable says so. No limit is
+            # changed then.
             logger.error("the journal %s: %s", error.filename, error.strerror)
-            return True
+            return False
         else:
             return True
         with contextlib.suppress(TimeoutError):
@@ -98,7 +131,7 @@ def main() -> None:
     configure_logs(settings.log_level, settings.log_format)
     gc.collect()
     gc.freeze()  # what was imported stays: the cyclic collector need not walk it each time
-    asyncio.run(run(settings))
+    sys.exit(asyncio.run(run(settings)))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class Clock(Protocol):
         """The kernel's name for this run of the machine."""
         ...
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
+    async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
+        """Wait, or until `wake` is set; whether it was."""
         ...
 
 
@@ -46,6 +46,14 @@ class MachineClock:
         """/proc/sys/kernel/random/boot_id."""
         return self._boot
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
         """The event loop's."""
-        await asyncio.sleep(seconds)
+        if wake is None:
+            await asyncio.sleep(seconds)
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+        except TimeoutError:
+            return False
+        return True

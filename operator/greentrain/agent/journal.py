@@ -1,7 +1,8 @@
-"""What was counted, on the node's disk: an agent that was killed goes on where it was.
+"""What was counted and which limits were changed, on the node's disk: an agent that was killed goes on where it was.
 
 The whole account is one file, replaced in one step, so that it is always one or the other and never half of each. What is
-in it may be some seconds old at a kill; the cards' counters have gone on counting, so nothing is lost by that.
+in it may be some seconds old at a kill; the cards' counters have gone on counting, so nothing is lost by that. The caps
+are another file, written before a card is touched (`agent.caps`).
 
 One agent acts per node: the journal's lock is held from the start to the end, and freed by the kernel whatever ends it.
 """
@@ -67,27 +68,41 @@ class Journal:
         Raises:
             OSError: the disk cannot be read.
         """
-        path = self._directory / FILE
-        try:
-            return NodeAccount.from_json(path.read_bytes()), None
-        except FileNotFoundError:
+        content = self.read()
+        if content is None:
             return begin(), None
+        try:
+            return NodeAccount.from_json(content), None
         except ValidationError as error:
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            count = error.error_count()
-            return (
-                begin(),
-                f"the journal {path} cannot be read ({count} errors) and was put aside as {aside.name}",
-            )
+            count, aside = error.error_count(), self.put_aside()
+            path = self._directory / FILE
+            return begin(), f"the journal {path} cannot be read ({count} errors) and was put aside as {aside}"
 
-    def store(self, content: bytes) -> None:
-        """Replace the stored account, on the disk when this returns.
+    def read(self, name: str = FILE) -> bytes | None:
+        """A file as it was stored last; None where it never was.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        try:
+            return (self._directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put_aside(self, name: str = FILE) -> str:
+        """Keep a damaged file under another name, which is returned."""
+        path = self._directory / name
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        return aside.name
+
+    def store(self, content: bytes, name: str = FILE) -> None:
+        """Replace a stored file, the account's unless said otherwise; on the disk when this returns.
 
         Raises:
             OSError: the disk is full or does not take it; the old file is as it was.
         """
-        path = self._directory / FILE
+        path = self._directory / name
         partial = path.with_suffix(".partial")
         try:
             with partial.open("wb") as stream:

@@ -1,6 +1,9 @@
 """The agent's life: look at cards and holders about once a second, account for it, keep it on disk, report it.
 
-It needs neither the operator nor the API server to go on counting. What fails is named in a condition of its NodePower,
+It keeps the caps that are asked for (`agent.caps`), at once where something new is asked, and gives every card its limit
+back at its end.
+
+It needs neither the operator nor the API server to go on. What fails is named in a condition of its NodePower,
 and what depends on it waits: an account whose cards or holders cannot be seen stays where it was, and the cards' own
 counters close the gap.
 """
@@ -13,19 +16,20 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Protocol
 
 import aiohttp
 
+from greentrain.agent.caps import Caps
 from greentrain.agent.clock import Clock
 from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, begin
 from greentrain.agent.settings import AgentSettings
-from greentrain.api.conditions import ConditionStatus, set_condition
+from greentrain.api.conditions import ConditionStatus, find_condition, set_condition
 from greentrain.api.nodepower import MAX_PODS, GpuStatus, NodePowerStatus
 from greentrain.api.v1alpha1 import Condition
+from greentrain.core.caps import Hindrance
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Listing
@@ -35,7 +39,7 @@ from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pods
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod
-from greentrain.units import format_unix_time, to_joules
+from greentrain.units import PowerCap, format_unix_time, to_joules
 
 logger = logging.getLogger("greentrain.agent")
 
@@ -62,6 +66,12 @@ URGENT_SECONDS = 1.0
 
 READ_SECONDS = 2.0
 
+GIVE_BACK_SECONDS = 10.0
+"""How long to try to give cards their limits back before NVML is let go; the journal knows those that are left."""
+
+WAKE_SECONDS = 0.1
+"""Pause between two times that news woke the loop: many pods may change at once."""
+
 LATER = "What it uses meanwhile is counted when it answers again."
 
 
@@ -78,6 +88,10 @@ class Gpus(Protocol):
 
     async def read_limits(self, uuid: str) -> CurrentLimits:
         """One card's power limits as they are now."""
+        ...
+
+    async def set_limit(self, uuid: str, milliwatts: int) -> None:
+        """Set one card's power limit."""
         ...
 
     async def close(self) -> None:
@@ -116,6 +130,21 @@ class View(Protocol):
         """UID/segment of the pods that were settled."""
         ...
 
+    @property
+    def caps(self) -> Mapping[str, PowerCap] | None:
+        """The caps that are asked for, by the pod's UID; None as long as nobody has told."""
+        ...
+
+    @property
+    def paused(self) -> str | None:
+        """Why NVML must be let go, in words; None while it need not."""
+        ...
+
+    @property
+    def news(self) -> asyncio.Event:
+        """Set when something came that should not wait for the next round."""
+        ...
+
     async def read_status(self) -> NodePowerStatus | None:
         """What was reported last."""
         ...
@@ -136,6 +165,7 @@ class Agent:
         kubelet: Kubelet,
         view: View,
         journal: Journal,
+        caps: Caps,
         clock: Clock,
         host: Host | None = None,
         chance: random.Random | None = None,
@@ -145,6 +175,7 @@ class Agent:
         self._kubelet = kubelet
         self._view = view
         self._journal = journal
+        self.caps = caps
         self._clock = clock
         self._host = host
         self._chance = chance or random.Random()
@@ -165,7 +196,7 @@ class Agent:
         self._next_open = float("-inf")
         self._next_discovery = float("-inf")
         self._next_limits = float("-inf")
-        self._limits: dict[str, CurrentLimits] = {}
+        self._paused_at: float | None = None
         self._next_store = float("-inf")
         self._next_host = float("-inf")
         self._host_looked = 0.0
@@ -179,14 +210,33 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Count until `stop` is set; store and report once more at the end."""
         self._begin()
-        while not stop.is_set():
-            begun = self.beat = self._clock.elapsed()
-            await self.look()
-            self._keep()
-            self._report_if_due()
-            spent = self._clock.elapsed() - begun
-            await self._clock.sleep(max(0.0, self.settings.interval - spent))
+        waking = asyncio.create_task(self._wake_at(stop), name="wake")
+        try:
+            while not stop.is_set():
+                begun = self.beat = self._clock.elapsed()
+                await self.look()
+                self._keep()
+                self._report_if_due()
+                await self._rest(begun + self.settings.interval, stop)
+        finally:
+            waking.cancel()
         await self._end()
+
+    async def _wake_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._view.news.set()
+
+    async def _rest(self, until: float, stop: asyncio.Event) -> None:
+        """Wait for the next round; caps that are asked for meanwhile do not have to."""
+        news = self._view.news
+        while not stop.is_set() and await self._clock.sleep(max(0.0, until - self._clock.elapsed()), news):
+            news.clear()
+            if stop.is_set():
+                return
+            listing = await self._read_holdings() if self._must_list() else self._listing
+            await self._keep_caps(None if listing is None else self._find_holdings(listing))
+            self._report_if_due()
+            await self._clock.sleep(WAKE_SECONDS)
 
     def _begin(self) -> None:
         try:
@@ -195,6 +245,7 @@ class Agent:
             problem = f"the journal cannot be read: {failure.strerror}"
         if problem is not None:
             logger.error("%s; the account begins anew", problem)
+        self.caps.load()
         # NodePower may have the last words of an account before this one, which perhaps has not reported yet either.
         self._heir = True
         self._set("JournalWritable", "Unknown", "NotYet", "nothing was written yet")
@@ -204,6 +255,7 @@ class Agent:
             self._reporting.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reporting
+        await self._give_back()
         self._store()
         with suppress(ApiError, aiohttp.ClientError, TimeoutError, OSError):
             async with asyncio.timeout(READ_SECONDS):
@@ -211,6 +263,23 @@ class Agent:
                     await self._inherit()
                 await self._view.report(self.build_status())
         await self._close_gpus()
+
+    async def _give_back(self) -> None:
+        """Every card gets back the limit it had before us."""
+        until = self._clock.elapsed() + GIVE_BACK_SECONDS
+        try:
+            if self._gpus is None and self.caps.changed_cards:
+                async with asyncio.timeout(GIVE_BACK_SECONDS):
+                    self._gpus = await self._open_gpus()
+                    self.cards = await self._gpus.discover()
+            while self._gpus is not None and not await self.caps.give_back(self._gpus, self.cards):
+                if self._clock.elapsed() >= until:
+                    break
+                await self._clock.sleep(URGENT_SECONDS / 2)
+        except (Unavailable, TimeoutError) as error:
+            logger.error("cards cannot be given their power limits back: %r", error)
+        for gpu in self.caps.changed_cards:
+            logger.error("%s keeps the power limit of a cap: the journal has it for the next agent", gpu)
 
     async def _close_gpus(self) -> None:
         gpus, self._gpus = self._gpus, None
@@ -226,9 +295,14 @@ class Agent:
         listing = await self._read_holdings() if self._must_list() else self._listing
         readings = await self._read_cards()
         at, wall = self._clock.elapsed(), self._clock.wall()
-        if listing is None:
-            return
-        holdings = self._find_holdings(listing)
+        holdings = self._find_holdings(listing) if listing is not None else None
+        if holdings is not None:
+            self._account_for(readings, holdings, at, wall)
+        await self._keep_caps(holdings)
+
+    def _account_for(
+        self, readings: dict[str, CardReading], holdings: Holdings, at: float, wall: float
+    ) -> None:
         problems = holdings.problems
         self._set(
             "HoldersKnown",
@@ -297,9 +371,9 @@ class Agent:
         return not known or now < self._listed_often_until or now - self._listed >= LIST_SECONDS
 
     def _find_holdings(self, listing: Listing) -> Holdings:
-        """Who holds what; found anew where the listing, the pods or the cards are other ones."""
+        """Who holds what; found anew where the listing, the pods or the cards are other ones, or the account stands in."""
         basis = (listing, self._view.version, self._view.pods_known, self.cards)
-        if self._found is None or any(a is not b for a, b in zip(self._found[0], basis, strict=True)):
+        if self._found is None or not self._view.pods_known or self._found[0] != basis:
             self._found = (basis, find_holdings(listing, self.cards, self._known_pods()))
         return self._found[1]
 
@@ -334,6 +408,10 @@ class Agent:
         try:
             gpus = self._gpus
             if gpus is None:
+                if self._view.paused is not None:
+                    self.answers = {}
+                    self._set("DevicesReadable", "False", "Paused", f"{self._view.paused} {LATER}")
+                    return {}
                 if now < self._next_open:
                     return {}
                 self._next_open = now + REOPEN_SECONDS
@@ -368,9 +446,58 @@ class Agent:
     async def _read_limits(self, gpus: Gpus) -> None:
         """What an administrator has set meanwhile; a card that does not tell keeps what it told last."""
         for gpu, answer in self.answers.items():
-            if isinstance(answer, CardReading):
+            if isinstance(answer, CardReading) and gpu not in self.caps.reports:
                 with suppress(Retry, Gone, NotPermitted):
-                    self._limits[gpu] = await gpus.read_limits(gpu)
+                    self.caps.limits[gpu] = await gpus.read_limits(gpu)
+
+    # -- caps ---------------------------------------------------------------------------------------------
+
+    async def _keep_caps(self, holdings: Holdings | None) -> None:
+        """Do what is due about power limits; a driver that is to be replaced gets its cards back as they were, and is let go."""
+        self.caps.take_up(self._view.caps)
+        pause = self._view.paused
+        if self._gpus is not None:
+            try:
+                hindrance = None if pause is None else Hindrance("Paused", pause)
+                if await self.caps.keep(self._gpus, self.cards, holdings, hindrance):
+                    self._hurry()
+            except Unavailable as error:
+                self._set("DevicesReadable", "False", "NvmlUnavailable", str(error))
+                await self._close_gpus()
+        if self._gpus is None and self.caps.lose_sight(pause):
+            self._hurry()
+        now = self._clock.elapsed()
+        self._paused_at = None if pause is None else now if self._paused_at is None else self._paused_at
+        if self._gpus is not None and self._paused_at is not None:
+            late = now - self._paused_at >= GIVE_BACK_SECONDS
+            if late or not self.caps.changed_cards:
+                await self._close_gpus()
+        if self.cards:
+            self._tell_caps(pause)
+
+    def _tell_caps(self, pause: str | None) -> None:
+        off = next((c.uuid for c in self.cards if c.persistence is False), None)
+        disk = self.caps.disk
+        if pause is not None:
+            self._set("CapsAllowed", "False", "Paused", f"{pause} Until then limits are as they were before.")
+        elif self.caps.dry_run:
+            self._set(
+                "CapsAllowed", "False", "DryRun", "a dry run: it is told what would be set, and none is"
+            )
+        elif not self.caps.allowed:
+            text = "there is no journal on the node's disk, and no limit is changed without it"
+            self._set("CapsAllowed", "False", "NoJournal", text)
+        elif disk is not None:
+            text = f"the journal on the node's disk cannot be written ({disk}), and no limit is changed without it"
+            self._set("CapsAllowed", "False", "NoJournal", text)
+        elif off is not None:
+            text = (
+                f"persistence mode is off on {off}: the driver forgets a limit when nothing uses the card, which this "
+                "agent does as long as it runs; nvidia-smi -pm 1 makes limits last"
+            )
+            self._set("CapsAllowed", "True", "PersistenceOff", text)
+        else:
+            self._set("CapsAllowed", "True", "Allowed", "power limits are set where jobs ask for them")
 
     def _windows(self, at: float, wall: float) -> dict[str, Window]:
         """When pods began and ended, on the clock of the readings."""
@@ -426,6 +553,8 @@ class Agent:
 
     def _let_go(self) -> None:
         """Drop what the operator has settled, on the disk first: what is gone from a report must not come back."""
+        if not self.account.inherited and all(p.closed is None for p in self.account.pods.values()):
+            return  # nothing has ended, so there is nothing to let go
         settled = set(self._view.settled)
         for key in settled & self.account.inherited.keys():
             del self.account.inherited[key]
@@ -525,10 +654,23 @@ class Agent:
     def _build_gpu(self, card: Card) -> GpuStatus:
         answer = self.answers.get(card.uuid)
         counted = account_joules(self.account, card.uuid)
-        now = self._limits.get(card.uuid)
-        changed = {} if now is None else asdict(now)
-        limits = card.limits.model_copy(update=changed)
-        base = GpuStatus(uuid=card.uuid, model=card.model, limits=limits, joules=counted)
+        now = self.caps.limits.get(card.uuid)
+        limits = card.limits.model_copy(
+            update={
+                "prior_milliwatts": self.caps.priors.get(card.uuid),
+                "set_milliwatts": card.limits.set_milliwatts if now is None else now.set_milliwatts,
+                "enforced_milliwatts": card.limits.enforced_milliwatts
+                if now is None
+                else now.enforced_milliwatts,
+            }
+        )
+        base = GpuStatus(
+            uuid=card.uuid,
+            model=card.model,
+            limits=limits,
+            cap=self.caps.reports.get(card.uuid),
+            joules=counted,
+        )
         if isinstance(answer, CardReading):
             source = (
                 "Counter" if answer.counter is not None else "Power" if answer.draw is not None else "None"
@@ -540,9 +682,11 @@ class Agent:
         return base.model_copy(update={"health": health, "message": words[:512]})
 
     def _set(self, type_: str, status: ConditionStatus, reason: str, message: str) -> None:
-        before = self.conditions
+        old = find_condition(self.conditions, type_)
+        if old is not None and (old.status, old.reason, old.message) == (status, reason, message):
+            return  # nearly always; to write the time for nothing was a twentieth of what a look costs (measured)
         self.conditions = set_condition(
-            before,
+            self.conditions,
             type_,
             status,
             reason,
@@ -550,7 +694,6 @@ class Agent:
             now=format_unix_time(self._clock.wall()),
             generation=0,
         )
-        old = next((c for c in before if c.type == type_), None)
         if old is None or (old.status, old.reason) != (status, reason):
             logger.log(logging.INFO if status == "True" else logging.WARNING, "%s: %s", type_, message)
             self._hurry()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from greentrain.devices.driver import MODULE
 from greentrain.devices.podresources import SOCKET
 from greentrain.devices.rapl import CGROUPS, POWERCAP
 from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments
@@ -36,6 +37,12 @@ class AgentSettings:
     report_deadline: float = 20.0
     journal_interval: float = 5.0
     """How often the account is written to the disk."""
+    driver_module: Path = MODULE
+    """Folder of the kernel's driver: another one after each load of it."""
+    dry_run: bool = False
+    """Tell which power limits would be set, and set none."""
+    restore: bool = False
+    """Give every card the limit back it had before a cap, and end."""
     http_port: int = 8081
     log_level: str = DEFAULT_LEVEL
     log_format: LogFormat | None = None
@@ -49,6 +56,14 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         prog="python -m greentrain.agent", description="Counts the energy of one node's GPUs, by pod."
     )
     defaults = AgentSettings(node="")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("run", "restore"),
+        default="run",
+        help="run (default); restore: give every GPU the power limit back it had before a cap, as the journal has it, and "
+        "end. For a node whose agent is gone",
+    )
     parser.add_argument(
         "--node", default=os.environ.get("NODE_NAME"), help="name of this node (default: $NODE_NAME)"
     )
@@ -83,22 +98,35 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         help="how often NodePower is written (default %(default)s)",
     )
     parser.add_argument(
+        "--driver-module",
+        type=Path,
+        default=defaults.driver_module,
+        metavar="FOLDER",
+        help="where the kernel shows NVIDIA's driver (default %(default)s)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell which power limits would be set, and set none"
+    )
+    parser.add_argument(
         "--http-port", type=_port, default=defaults.http_port, help="health and metrics; 0: none"
     )
     add_log_arguments(parser)
     parser.add_argument("--kubeconfig", help="default: the pod's service account")
     parser.add_argument("--context", help="context in that kubeconfig")
     args = parser.parse_args(arguments)
-    if not args.node:
+    if not args.node and args.command == "run":
         parser.error("--node is not given and $NODE_NAME is not set: name the node this agent runs on")
     return AgentSettings(
-        node=args.node,
+        node=args.node or "",
         journal=args.journal,
         kubelet_socket=args.kubelet_socket,
         cgroup_root=args.cgroup_root,
         powercap_root=args.powercap_root,
         interval=args.interval,
         report_interval=args.report_interval,
+        driver_module=args.driver_module,
+        dry_run=args.dry_run,
+        restore=args.command == "restore",
         http_port=args.http_port,
         log_level=args.log_level,
         log_format=args.log_format,

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from greentrain.agent.clock import Clock
 from greentrain.agent.loop import Agent
 from greentrain.energy.intervals import CardReading
-from greentrain.units import MILLIJOULES_PER_JOULE
+from greentrain.units import MILLIJOULES_PER_JOULE, MILLIWATTS_PER_WATT
 
 SILENT_SECONDS = 60.0
 """Without a look at cards and holders for so long the agent is not ready."""
@@ -70,6 +70,7 @@ class AgentTelemetry(Collector):
             if isinstance(answer, CardReading) and answer.draw is not None:
                 draw.add_metric(labels, answer.draw / 1000)
         yield from (gpu, draw, readable)
+        yield from self._collect_limits()
         # A pod and the one of its name before it may both be there; a metric must not be told twice.
         names = ["namespace", "pod", "uid", "job", "device"]
         pods = CounterMetricFamily(
@@ -99,3 +100,59 @@ class AgentTelemetry(Collector):
         yield CounterMetricFamily(
             "greentrain_dropped_pods", "Pods whose energy nobody fetched for 24 hours.", value=account.dropped
         )
+
+    def _collect_limits(self) -> Iterable[Metric]:
+        """Power limits in watts: asked for, due, set and in force; and what was done about them."""
+        caps = self._agent.caps
+        labels = ["gpu", "model"]
+        asked = GaugeMetricFamily(
+            "greentrain_gpu_power_cap_asked_watts", "Power limit a job asks for.", labels=labels
+        )
+        target = GaugeMetricFamily(
+            "greentrain_gpu_power_cap_target_watts",
+            "Power limit that is due: not above the one before, within the GPU's range.",
+            labels=labels,
+        )
+        prior = GaugeMetricFamily(
+            "greentrain_gpu_power_limit_prior_watts",
+            "Power limit before the agent changed it.",
+            labels=labels,
+        )
+        present = GaugeMetricFamily(
+            "greentrain_gpu_power_limit_watts", "Power limit that is set.", labels=labels
+        )
+        enforced = GaugeMetricFamily(
+            "greentrain_gpu_power_limit_enforced_watts", "Power limit in force.", labels=labels
+        )
+        in_force = GaugeMetricFamily(
+            "greentrain_gpu_power_cap_in_force",
+            "1 where the limit in force, as read back, is not above the one that is due.",
+            labels=[*labels, "reason"],
+        )
+        foreign = CounterMetricFamily(
+            "greentrain_gpu_power_limit_foreign_changes",
+            "How often somebody else changed the limit of a capped GPU.",
+            labels=labels,
+        )
+        restores = CounterMetricFamily(
+            "greentrain_gpu_power_limit_restores",
+            "How often a GPU was given the limit back it had before a cap.",
+            labels=labels,
+        )
+        for card in self._agent.cards:
+            key = [card.uuid, card.model]
+            now, report = caps.limits.get(card.uuid), caps.reports.get(card.uuid)
+            for family, amount in (
+                (asked, report.asked_milliwatts if report is not None else None),
+                (target, report.target_milliwatts if report is not None else None),
+                (prior, caps.priors.get(card.uuid)),
+                (present, now.set_milliwatts if now is not None else None),
+                (enforced, now.enforced_milliwatts if now is not None else None),
+            ):
+                if amount is not None:
+                    family.add_metric(key, amount / MILLIWATTS_PER_WATT)
+            if report is not None:
+                in_force.add_metric([*key, report.reason], float(report.in_force))
+            foreign.add_metric(key, caps.foreign_changes[card.uuid])
+            restores.add_metric(key, caps.restores[card.uuid])
+        yield from (asked, target, prior, present, enforced, in_force, foreign, restores)

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
 from greentrain.api.v1alpha1 import GreenTrainingJobSpec, GreenTrainingJobStatus, ReplicaType
+from greentrain.units import POWER_CAP_FORM, POWER_CAP_PATTERN
 
 Schema = dict[str, Any]
 
@@ -82,6 +83,12 @@ RULES: dict[str, list[dict[str, str]]] = {
             "message": "a job has one Evaluator: set Evaluator.replicas to 1",
         },
     ],
+    "spec.power": [
+        {
+            "rule": f"!has(self.cap) || self.cap.matches(r'^({POWER_CAP_PATTERN})$')",
+            "message": f"cap is not valid: write {POWER_CAP_FORM}",
+        },
+    ],
 }
 """CEL rules by path, for servers of 1.25 and later; the operator checks the same again on any server."""
 
@@ -92,6 +99,7 @@ PRESERVED = (
     "spec.tfReplicaSpecs",
     "spec.tfReplicaSpecs.*",
     "spec.checkpoint",
+    "spec.power",
 )
 """Sections whose unknown fields the server keeps, so that the operator can refuse them by name."""
 
@@ -122,6 +130,12 @@ COLUMNS: list[dict[str, Any]] = [
         "type": "string",
         "jsonPath": ".status.display.energy",
         "description": "Energy used by all its pods so far; nothing where nothing is known.",
+    },
+    {
+        "name": "Cap",
+        "type": "string",
+        "jsonPath": ".status.display.cap",
+        "description": "Power cap of each GPU, and on how many of them it is in force where not on all.",
     },
     {
         "name": "Attempt",

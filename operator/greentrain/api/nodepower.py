@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from greentrain.api.v1alpha1 import Condition
+from greentrain.units import PowerCap
 
 BUCKET_SECONDS = 900
 """Length of a bucket: a quarter of an hour, aligned to UTC, as grids publish their intensity."""
@@ -38,8 +39,32 @@ def _time(description: str) -> str | None:
     return field
 
 
+class PodCap(_Lenient):
+    """The power limit that is asked for the GPUs of one pod; one of the two amounts is set."""
+
+    uid: str = Field(max_length=64, description="UID of the pod.")
+    namespace: str = Field("", max_length=63, description="Namespace of the pod.")
+    name: str = Field("", max_length=253, description="Name of the pod.")
+    cap_milliwatts: int | None = Field(None, ge=1, description="Limit of each of its GPUs.")
+    cap_percent: int | None = Field(
+        None, ge=1, le=100, description="The same as a share of each GPU's default limit."
+    )
+
+    @property
+    def cap(self) -> PowerCap:
+        """What is asked for."""
+        return PowerCap(self.cap_milliwatts, self.cap_percent if self.cap_milliwatts is None else None)
+
+
 class NodePowerSpec(_Lenient):
     """What the operator asks of the agent."""
+
+    pods: tuple[PodCap, ...] = Field(
+        (),
+        max_length=MAX_PODS,
+        description="Pods whose GPUs are to have a power limit, for as long as they hold them.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
+    )
 
     settled: tuple[str, ...] = Field(
         (),
@@ -55,10 +80,63 @@ class PowerLimits(_Lenient):
     min_milliwatts: int | None = Field(None, ge=0, description="Lowest limit that can be set.")
     default_milliwatts: int | None = Field(None, ge=0, description="Limit after the driver is loaded.")
     max_milliwatts: int | None = Field(None, ge=0, description="Highest limit that can be set.")
+    prior_milliwatts: int | None = Field(
+        None, ge=0, description="Limit that was set before the agent changed it, and will be again."
+    )
     set_milliwatts: int | None = Field(None, ge=0, description="Limit that is set.")
     enforced_milliwatts: int | None = Field(
         None, ge=0, description="Limit in force: the lowest of all that limit the card."
     )
+
+
+CapReason = Literal[
+    "Capped",
+    "Clamped",
+    "PriorLower",
+    "Applying",
+    "Contested",
+    "DryRun",
+    "MigMode",
+    "Shared",
+    "Unsupported",
+    "NotPermitted",
+    "OutOfRange",
+    "NoJournal",
+    "GpuLost",
+    "GpuFailing",
+    "Paused",
+]
+"""What has become of a cap on one GPU; the first three say that it is in force."""
+
+IN_FORCE: frozenset[CapReason] = frozenset({"Capped", "Clamped", "PriorLower"})
+
+
+class GpuCap(_Lenient):
+    """What has become of the cap that is asked for one GPU."""
+
+    pod_uid: str = Field(max_length=64, description="UID of the pod that holds the GPU.")
+    asked_milliwatts: int | None = Field(
+        None, ge=0, description="What is asked for this GPU; none where its default limit is not known."
+    )
+    target_milliwatts: int | None = Field(
+        None,
+        ge=0,
+        description="What is due: not above the limit it had before, within the GPU's range.",
+    )
+    reason: CapReason = Field(
+        description="Capped, Clamped (to the GPU's range) or PriorLower (an administrator's lower limit stays): in force. "
+        "Everything else: why it is not.",
+    )
+    message: str = Field("", max_length=512, description="The same for people.")
+    binding: bool | None = Field(
+        None,
+        description="Whether the limit slowed the GPU down when it was last read; none where it does not tell.",
+    )
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the limit in force, as read back, is not above the one that is due."""
+        return self.reason in IN_FORCE
 
 
 class GpuStatus(_Lenient):
@@ -77,6 +155,9 @@ class GpuStatus(_Lenient):
         description="Where its energy comes from: its energy counter, its power added up (an estimate), or nowhere.",
     )
     limits: PowerLimits = Field(PowerLimits(), description="Its power limits.")
+    cap: GpuCap | None = Field(
+        None, description="What has become of the cap its pod asks for; none where none does."
+    )
     joules: int = Field(0, ge=0, description="Energy since the agent first saw it, whoever used it.")
 
 
@@ -153,7 +234,7 @@ class NodePowerStatus(_Lenient):
     conditions: tuple[Condition, ...] = Field(
         (),
         max_length=16,
-        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, HostReadable.",
+        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, CapsAllowed, HostReadable.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     gpus: tuple[GpuStatus, ...] = Field(

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
+from greentrain.units import parse_power_cap
+
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
 
@@ -212,6 +214,24 @@ class CheckpointSpec(_Strict):
     )
 
 
+class PowerSpec(_Strict):
+    """How much power the job's GPUs may draw."""
+
+    cap: str | None = Field(
+        None,
+        max_length=16,
+        description="Power limit of each of its GPUs while the job holds it: watts (250W, 0.3kW) or a share of the GPU's "
+        "default limit (70%). A lower limit that an administrator has set stays. Applies at once, also to a running job.",
+    )
+
+    @field_validator("cap")
+    @classmethod
+    def _is_cap(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_power_cap(value)
+        return value
+
+
 class GreenTrainingJobSpec(_Strict):
     """What to train and under which rules."""
 
@@ -240,6 +260,12 @@ class GreenTrainingJobSpec(_Strict):
     checkpoint: CheckpointSpec | None = Field(
         None, description="Where checkpoints are kept; without it every restart begins at step 0."
     )
+    power: PowerSpec | None = Field(None, description="How much power the job's GPUs may draw.")
+
+    @property
+    def power_cap(self) -> str:
+        """`spec.power.cap`, nothing where none is asked for."""
+        return self.power.cap or "" if self.power is not None else ""
 
 
 class Condition(_Strict):
@@ -453,12 +479,43 @@ class EnergyStatus(_Status):
     )
 
 
+class PowerStatus(_Status):
+    """Power limits of the GPUs the job holds now, as their nodes' agents have read them back."""
+
+    cap: str = Field(
+        "", max_length=16, description="spec.power.cap as it is in force; nothing where none is."
+    )
+    asked_milliwatts: int | None = Field(
+        None, ge=0, description="What that asks of a GPU; the most, where GPUs differ."
+    )
+    set_milliwatts: int | None = Field(None, ge=0, description="Limit that is set; the highest of its GPUs.")
+    enforced_milliwatts: int | None = Field(
+        None, ge=0, description="Limit in force, as read back; the highest of its GPUs."
+    )
+    gpus: int = Field(0, ge=0, description="GPUs its running pods ask for.")
+    gpus_capped: int = Field(
+        0,
+        ge=0,
+        description="GPUs on which the limit in force, as read back, is not above the one that is due.",
+    )
+    gpus_binding: int = Field(
+        0,
+        ge=0,
+        description="GPUs that the limit slowed down when they were last read: without it they would draw more.",
+    )
+
+
 class DisplayStatus(_Status):
     """Words for the columns of kubectl get; read by no program."""
 
     workers: str = Field("", max_length=32, description="Ready of wanted pods.")
     progress: str = Field("", max_length=64, description="Percent done, or the step where no total is known.")
     energy: str = Field("", max_length=32, description="Energy used; nothing where nothing is known.")
+    cap: str = Field(
+        "",
+        max_length=48,
+        description="The power cap, and on how many of its GPUs it is in force where not on all.",
+    )
 
 
 class GreenTrainingJobStatus(_Status):
@@ -503,13 +560,17 @@ class GreenTrainingJobStatus(_Status):
     energy: EnergyStatus | None = Field(
         None, description="Energy the job has used; none where no node of its measures."
     )
+    power: PowerStatus | None = Field(
+        None, description="Power limits of its GPUs; none where no cap was ever asked for."
+    )
     display: DisplayStatus = Field(DisplayStatus(), description="Words for the columns of kubectl get.")
 
 
 NOT_BUILT: dict[str, str] = {
     "spec.energy": "energy budgets",
     "spec.emissions": "emissions budgets",
-    "spec.power": "GPU power caps",
+    "spec.power.policy": "power policies",
+    "spec.power.maxSlowdownPercent": "power policies",
     "spec.schedule": "carbon-aware scheduling",
     "spec.elastic": "elastic sizes",
     "spec.checkpoint.restoreFrom": "restoring from another job's checkpoint",

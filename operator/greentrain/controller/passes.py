@@ -96,7 +96,7 @@ class Passes:
         client: Client,
         cache: Cache,
         node_powers: NodePowers,
-        stored: Callable[[GreenTrainingJobStatus], None],
+        stored: Callable[[Key, GreenTrainingJobStatus], None],
         queue: WorkQueue[Key],
         session: aiohttp.ClientSession,
         telemetry: Telemetry,
@@ -262,7 +262,7 @@ class Passes:
         await apply_status(self._client, self._cache, job, status)
         memory.written = asyncio.get_running_loop().time()
         self._telemetry.status_writes.inc()
-        self._stored(status)
+        self._stored(key, status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
         for told in told_by(job.status, status):
             self._log(told.level, key, told.message, **attempt, decision=told.decision, reason=told.reason)

@@ -20,12 +20,12 @@ from prometheus_client import CollectorRegistry
 from greentrain.api.crd import wanted_hashes
 from greentrain.controller.clock import SteadyClock
 from greentrain.controller.freshness import Freshness, Stream
+from greentrain.controller.nodes import NodePasses
 from greentrain.controller.passes import Passes
 from greentrain.controller.settings import Settings
-from greentrain.controller.settling import Settling
 from greentrain.controller.watches import Watches
 from greentrain.controller.workqueue import WorkQueue
-from greentrain.kube.cache import Cache, Key, version_of
+from greentrain.kube.cache import Cache, Key, node_of, version_of
 from greentrain.kube.client import ApiError, Client, connect
 from greentrain.kube.readings import NodePowers
 from greentrain.telemetry.metrics import Telemetry
@@ -66,7 +66,7 @@ class Operator:
         self._clock = clock or steady
         self._cache = Cache()
         self._node_powers = NodePowers(self._clock)
-        self._settling: Settling | None = None
+        self._nodes: NodePasses | None = None
         self._queue: WorkQueue[Key] = WorkQueue()
         self._freshness = Freshness(settings.stale_after)
         self._opened = asyncio.Event()
@@ -116,21 +116,21 @@ class Operator:
             stack.callback(self._queue.close)
             if not await _until(stop, self._start(client)):
                 return
-            settling = self._settling = Settling(
+            nodes = self._nodes = NodePasses(
                 client=client,
                 cache=self._cache,
                 node_powers=self._node_powers,
                 namespaces=self.settings.namespaces,
                 clock=self._clock,
             )
-            stack.callback(settling.close)
+            stack.callback(nodes.close)
             for node in self._node_powers.names():
-                settling.add(node)
+                nodes.add(node)
             passes = self._passes = Passes(
                 client=client,
                 cache=self._cache,
                 node_powers=self._node_powers,
-                stored=lambda status: settling.add_nodes_of(status.energy),
+                stored=nodes.add_nodes_of,
                 queue=self._queue,
                 session=session,
                 telemetry=self.telemetry,
@@ -148,7 +148,7 @@ class Operator:
                 asyncio.create_task(watches.run(), name="watches"),
                 asyncio.create_task(self._resync(client, watches), name="resync"),
                 asyncio.create_task(self._check_schema(client), name="schema"),
-                asyncio.create_task(settling.work(), name="settling"),
+                asyncio.create_task(nodes.work(), name="nodes"),
                 *(
                     asyncio.create_task(passes.work(), name=f"worker {i}")
                     for i in range(self.settings.workers)
@@ -216,9 +216,9 @@ class Operator:
         A stale watch on them is not looked for: agents write every half minute, and their silence is told by itself.
         """
         changed = self._node_powers.resync(*await client.list_node_powers())
-        if self._settling is not None:
+        if self._nodes is not None:
             for node in self._node_powers.names():
-                self._settling.add(node)
+                self._nodes.add(node)
         return changed
 
     def _watches_opened(self) -> None:
@@ -305,6 +305,8 @@ class Operator:
         key = self._cache.drop(kind, body) if type_ == "DELETED" else self._cache.put(kind, body)
         if key is not None:
             self._queue.add(key)
+            if kind == "Pod" and self._nodes is not None and (node := node_of(body)):
+                self._nodes.add(node)
             if kind == "Job":
                 self.telemetry.jobs.set(len(self._cache.jobs()))
 
@@ -312,8 +314,8 @@ class Operator:
         changed = self._node_powers.drop(body) if type_ == "DELETED" else self._node_powers.put(body)
         for key in changed or ():
             self._queue.add(key)
-        if self._settling is not None:
-            self._settling.add(body["metadata"]["name"])
+        if self._nodes is not None:
+            self._nodes.add(body["metadata"]["name"])
 
 
 async def _schema_problem(client: Client) -> str | None:

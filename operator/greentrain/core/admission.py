@@ -98,7 +98,8 @@ def explain(error: ValidationError) -> Iterator[Problem]:
         elif item["type"] == "missing":
             yield Problem(path, "is required")
         else:
-            expected = item["msg"][0].lower() + item["msg"][1:]
+            words = item["msg"].removeprefix("Value error, ")
+            expected = words[0].lower() + words[1:]
             yield Problem(path, f"{_shown(item['input'])} is not valid: {expected}")
 
 

@@ -110,7 +110,7 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
     if attempt.reason == Reason.DEADLINE_EXCEEDED:
         return _stop_for_deadline(seen, spec, attempt, now=now)
     if spec.run_policy.suspend or attempt.reason == Reason.SUSPENDED:
-        return _suspend(seen, attempt, now=now)
+        return _suspend(seen, spec, attempt, now=now)
     due = deadline(spec, seen.job.status, attempt)
     if due is not None and now >= due:
         return _stop_for_deadline(seen, spec, attempt, now=now)
@@ -197,7 +197,7 @@ def _between_attempts(
 ) -> Decision:
     """No attempt is under way: wait for old pods to be gone, then start the next one unless suspended."""
     writer = status.Writer(seen, now=now)
-    writer.admit()
+    writer.admit(spec)
     old = _leftovers(seen, last)
     if spec.run_policy.suspend:
         writer.suspended(gone=not seen.pods)
@@ -271,10 +271,12 @@ def _leftovers(seen: Snapshot, last: AttemptStatus | None) -> tuple[Deletion, ..
     return tuple(Deletion(p.name, p.uid) for p in seen.pods if p.attempt != number and not p.terminating)
 
 
-def _suspend(seen: Snapshot, attempt: AttemptStatus, *, now: datetime) -> Decision:
+def _suspend(
+    seen: Snapshot, spec: GreenTrainingJobSpec, attempt: AttemptStatus, *, now: datetime
+) -> Decision:
     """Stop the gang: SIGTERM reaches every rank, the trainer agrees on a step and saves it."""
     writer = status.Writer(seen, now=now)
-    writer.admit()
+    writer.admit(spec)
     pods = seen.pods_of(attempt.number)
     if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
         return _succeed(attempt, writer, now=now)
@@ -304,7 +306,7 @@ def _stop_for_deadline(
 ) -> Decision:
     """The time allowed is over: the same agreed stop as a suspension's, then the job has failed."""
     writer = status.Writer(seen, now=now)
-    writer.admit()
+    writer.admit(spec)
     pods = seen.pods_of(attempt.number)
     if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
         return _succeed(attempt, writer, now=now)
@@ -335,7 +337,7 @@ def _run(seen: Snapshot, spec: GreenTrainingJobSpec, attempt: AttemptStatus, *, 
     if changed:
         writer.applies_at_next_attempt(attempt, spec)
     else:
-        writer.admit()
+        writer.admit(spec)
     attempt = _mark_running(attempt, seen, now)
     judged = judge(attempt, pods, broken_since=parse_time(attempt.broken_time), now=now)
     if isinstance(judged, Done):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil, sqrt
 
-from greentrain.api.nodepower import NodePowerStatus, PodEnergy
+from greentrain.api.nodepower import GpuStatus, NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus
 from greentrain.units import format_energy
 
@@ -34,6 +34,8 @@ class NodeReport:
     pods: tuple[PodEnergy, ...] = ()
     observed: datetime | None = None
     """When the agent observed it, by the node's clock, which also dates its readings."""
+    gpus: tuple[GpuStatus, ...] = ()
+    """The node's GPUs a cap is asked for."""
 
     def is_silent(self, now: datetime) -> bool:
         """Whether too long ago to be called a reading."""

@@ -25,6 +25,7 @@ from greentrain.api.v1alpha1 import (
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
     PodEnergyStatus,
+    PowerStatus,
     ProgressStatus,
     ReplacedPod,
     ReplicaStatus,
@@ -33,6 +34,7 @@ from greentrain.api.v1alpha1 import (
 from greentrain.core.judge import Cause, failed, finished_ranks
 from greentrain.core.ledger import SILENT_AFTER, fold
 from greentrain.core.manifests import deciding_rank, ranks, replica_counts
+from greentrain.core.power import judge_cap
 from greentrain.core.snapshot import Disruption, Pod, PodState, Rank, Snapshot, format_time
 
 
@@ -169,6 +171,7 @@ class Writer:
         self._moment = now
         self._conditions = self._old.conditions
         self._counts = self._old.replica_statuses
+        self._cap = self._old.power.cap if self._old.power is not None else ""
         self._failures = {
             "backoffLimit": self._old.failure_count,
             "infrastructureRestartLimit": self._old.infrastructure_failure_count,
@@ -197,8 +200,9 @@ class Writer:
     def _is(self, type_: Type) -> bool:
         return is_true(self._conditions, type_)
 
-    def admit(self) -> None:
+    def admit(self, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound and in force."""
+        self._cap = spec.power_cap
         self._set(Type.ADMITTED, "True", Reason.VALID, "the spec is valid")
 
     def refuse(self, reason: Reason, message: str) -> None:
@@ -207,6 +211,7 @@ class Writer:
 
     def applies_at_next_attempt(self, attempt: AttemptStatus, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound, but the running attempt was built from an earlier one."""
+        self._cap = spec.power_cap
         wanted = replica_counts(spec)
         changes = [
             f"spec.tfReplicaSpecs.{t}.replicas {attempt.replicas.get(t, 0)} → {wanted.get(t, 0)}"
@@ -386,6 +391,7 @@ class Writer:
         )
         attempts = tuple(_grow(a, growth) for a in attempts)
         self._metered(attempt, energy, over=over)
+        power = self._capped(attempt, over=over)
         number = attempt.number if attempt is not None else 0
         new = GreenTrainingJobStatus(
             observed_generation=job.generation,
@@ -401,6 +407,7 @@ class Writer:
             completion_time=self._now if completed else old.completion_time,
             progress=progress,
             energy=energy,
+            power=power,
         )
         return new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)})
 
@@ -457,6 +464,28 @@ class Writer:
                 "(kubectl get nodepowers shows which nodes report)"
             )
             self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
+
+    def _capped(self, attempt: AttemptStatus | None, *, over: bool) -> PowerStatus | None:
+        """Whether the cap is in force on every GPU the job holds, as read back."""
+        cap = self._cap
+        if not cap:
+            if find_condition(self._conditions, Type.POWER_CAPPED) is not None:
+                self._set(Type.POWER_CAPPED, "False", Reason.NO_CAP, "spec.power.cap is not set")
+            return PowerStatus() if self._old.power is not None else None
+        pods = self.seen.pods_of(attempt.number) if attempt is not None and not over else {}
+        running = [pods[r] for r in sorted(pods) if pods[r].state is PodState.RUNNING and pods[r].gpus]
+        if running:
+            found = judge_cap(cap, running, self.seen.reports, now=self._moment)
+            self._set(Type.POWER_CAPPED, found.value, found.reason, found.message)
+            return found.status
+        if pods and not any(p.gpus for p in pods.values()):
+            text = f"no pod asks for a GPU: there is nothing that {cap} could apply to"
+            self._set(Type.POWER_CAPPED, "False", Reason.NO_GPU, text)
+        elif over:
+            self._set(Type.POWER_CAPPED, "False", Reason.FINISHED, "the job has finished and holds no GPU")
+        else:
+            self._set(Type.POWER_CAPPED, "False", Reason.NOT_HELD, "no running pod holds a GPU at present")
+        return PowerStatus(cap=cap)
 
     def _checkpointed(self, progress: ProgressStatus | None) -> None:
         if not self.seen.job.spec.get("checkpoint"):
@@ -542,11 +571,22 @@ def display(status: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> Di
         there = sum(c.succeeded for c in counts) if status.completion_time else sum(c.ready for c in counts)
         workers = f"{there}/{wanted}"
     progress = status.progress
-    energy = status.energy.used if status.energy is not None else ""
-    if progress is None:
-        return DisplayStatus(workers=workers, energy=energy)
-    text = f"{progress.percent}%" if progress.percent is not None else f"step {progress.step}"
-    return DisplayStatus(workers=workers, progress=text, energy=energy)
+    text = ""
+    if progress is not None:
+        text = f"{progress.percent}%" if progress.percent is not None else f"step {progress.step}"
+    return DisplayStatus(
+        workers=workers,
+        progress=text,
+        energy=status.energy.used if status.energy is not None else "",
+        cap=_display_cap(status.power),
+    )
+
+
+def _display_cap(power: PowerStatus | None) -> str:
+    if power is None:
+        return ""
+    part = power.gpus_capped < power.gpus
+    return f"{power.cap} {power.gpus_capped}/{power.gpus}" if part else power.cap
 
 
 def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
@@ -555,6 +595,7 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         update={
             "progress": None,
             "energy": _energy_essence(status.energy),
+            "power": _without_binding(status.power),
             "replica_statuses": {},
             "display": DisplayStatus(),
             "attempts": tuple(
@@ -584,13 +625,19 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
     return EnergyStatus(final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled)
 
 
+def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
+    """Whether a limit slows a GPU down changes with its load."""
+    return None if power is None else power.model_copy(update={"gpus_binding": 0})
+
+
 def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> bool:
     """Whether nothing but progress and joules has changed, which are written now and then, not each time."""
 
     def without(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         attempts = tuple(a.model_copy(update={"energy_joules": None}) for a in status.attempts)
-        bare = {"progress": None, "energy": None, "attempts": attempts}
-        workers = DisplayStatus(workers=status.display.workers)
+        power = _without_binding(status.power)
+        bare = {"progress": None, "energy": None, "power": power, "attempts": attempts}
+        workers = DisplayStatus(workers=status.display.workers, cap=status.display.cap)
         return status.model_copy(update={**bare, "display": workers})
 
     return without(old) == without(new)
@@ -625,6 +672,12 @@ _STUCK = frozenset(
 )
 
 
+_UNCAPPED_IN_PASSING = frozenset(
+    {Reason.APPLYING, Reason.NOT_HELD, Reason.NO_CAP, Reason.FINISHED, Reason.NO_AGENT}
+)
+"""Why a job is not capped without anything being wrong, or before anybody can know."""
+
+
 def _event_of(condition: Condition) -> Event | None:
     type_, value, reason = Type(condition.type), condition.status, condition.reason
     normal = (value == "True" and type_ in (Type.CREATED, Type.RUNNING, Type.SUSPENDED, Type.SUCCEEDED)) or (
@@ -640,8 +693,10 @@ def _event_of(condition: Condition) -> Event | None:
         kind = EventType.WARNING if warning else EventType.NORMAL
         name = type_.value if value == "True" and type_ is not Type.ADMITTED else reason
         return Event(kind, name, condition.message)
-    if type_ is Type.ENERGY_METERED and value == "True":
+    if type_ in (Type.ENERGY_METERED, Type.POWER_CAPPED) and value == "True":
         return Event(EventType.NORMAL, type_.value, condition.message)
+    if type_ is Type.POWER_CAPPED and reason not in _UNCAPPED_IN_PASSING:
+        return Event(EventType.WARNING, "NotCapped", condition.message)
     if type_ is Type.SUSPENDED and reason == Reason.SUSPENDING:
         return Event(EventType.NORMAL, "Suspending", condition.message)
     return None

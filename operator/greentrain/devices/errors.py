@@ -36,9 +36,17 @@ class NotPermitted(DeviceError):  # noqa: N818 - says what to do next
     """The device refuses this process; `needs` is what a person must grant it."""
 
     def __init__(self, device: str, needs: str) -> None:
-        super().__init__(f"{device} may not be read: {needs}.")
+        super().__init__(f"{device} refuses: {needs}.")
         self.device = device
         self.needs = needs
+
+
+class OutOfRange(DeviceError):  # noqa: N818 - says what to do next
+    """The device does not take this value, now or later: `allowed` says which it takes."""
+
+    def __init__(self, device: str, value: str, allowed: str) -> None:
+        super().__init__(f"{device} does not take {value}: {allowed}.")
+        self.device = device
 
 
 class Retry(DeviceError):  # noqa: N818 - says what to do next

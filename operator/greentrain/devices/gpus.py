@@ -25,10 +25,12 @@ class MigDevice:
 
 @dataclass(frozen=True, slots=True)
 class CurrentLimits:
-    """The two limits of a card that change while it runs, in milliwatts; None for what its driver does not tell."""
+    """The limits of a card that change while it runs, in milliwatts; None for what its driver does not tell."""
 
     set_milliwatts: int | None
     enforced_milliwatts: int | None
+    binding: bool | None = None
+    """Whether the card runs slower now than it could because of its limit (NVML's SW power cap among the reasons)."""
 
 
 @dataclass(frozen=True, slots=True)

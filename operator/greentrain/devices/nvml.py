@@ -32,12 +32,14 @@ from greentrain.devices.errors import (
     Gone,
     Hanging,
     NotPermitted,
+    OutOfRange,
     Retry,
     Unavailable,
     Unsupported,
 )
 from greentrain.devices.gpus import Card, CurrentLimits, MigDevice
 from greentrain.energy.intervals import CardReading
+from greentrain.units import format_power
 
 BUSY_PERCENT = 5
 """Utilization from which a card counts as working; an assumption, for NVML names no threshold."""
@@ -443,6 +445,23 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         """
         return await self._ask_one(uuid, _read_current_limits, deadline)
 
+    async def set_limit(self, uuid: str, milliwatts: int, *, deadline: float = READ_SECONDS) -> None:
+        """Set one card's power limit; whether it holds, and for how long, only reading it again tells.
+
+        Raises:
+            NotPermitted: NVML lets root alone do so.
+            Unsupported: the card has no limit that can be set.
+            OutOfRange: it takes other limits than this.
+            Retry: no answer this time, so it may have been set or not; `Hanging` where a call has not returned.
+            Gone: the card is lost, needs a reset, or was never discovered.
+            Unavailable: NVML is lost.
+        """
+
+        def ask(slot: _Slot) -> OutOfRange | None:
+            return _set_limit(slot, milliwatts)
+
+        await self._ask_one(uuid, ask, deadline)
+
     async def _ask_one(self, uuid: str, ask: Callable[[_Slot], _T], deadline: float) -> _T:
         async with self._turn(deadline) as until:
             for slot in self._slots:
@@ -594,7 +613,31 @@ def _read_current_limits(slot: _Slot) -> CurrentLimits:
     return CurrentLimits(
         set_milliwatts=_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimit),
         enforced_milliwatts=_ask_optional(slot, pynvml.nvmlDeviceGetEnforcedPowerLimit),
+        binding=_is_binding(slot),
     )
+
+
+_REASONS_ABSENT = _ABSENT | {pynvml.NVML_ERROR_NO_PERMISSION}
+
+
+def _is_binding(slot: _Slot) -> bool | None:
+    reasons: int | None = _ask_optional(
+        slot, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, _REASONS_ABSENT
+    )
+    return None if reasons is None else bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap)
+
+
+def _set_limit(slot: _Slot, milliwatts: int) -> OutOfRange | None:
+    try:
+        pynvml.nvmlDeviceSetPowerManagementLimit(_find(slot), milliwatts)
+    except pynvml.NVMLError as error:
+        if error.value != pynvml.NVML_ERROR_INVALID_ARGUMENT:
+            raise
+        # The value, or the handle: asked with the same handle the range tells which.
+        least, most = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(_find(slot))
+        allowed = f"its power limit is between {format_power(least)} and {format_power(most)}"
+        return OutOfRange(slot.name, format_power(milliwatts), allowed)
+    return None
 
 
 def _read_limits(slot: _Slot) -> PowerLimits:

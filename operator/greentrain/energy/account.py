@@ -407,6 +407,8 @@ class NodeAccount:
             for k, p in self.pods.items()
             if p.closed is not None and wall - p.closed >= PATIENCE_SECONDS and self.awaits(k)
         ]
+        if not late:
+            return late
         for card in self.cards.values():
             for seen in card.last.phases if card.last else ():
                 for key, *_ in (h for h in seen.holders if h[0] in late):

@@ -44,6 +44,8 @@ class Cache:
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._last_words: dict[Key, dict[str, Body]] = {}
         self._found: dict[Key, tuple[tuple[str, int], Any]] = {}
+        self._on_node: dict[str, dict[str, Key]] = {}
+        """UIDs of the pods bound to a node, and whose they are."""
 
     def put(self, kind: str, body: Body) -> Key | None:
         """Take in an object; the key of the job it concerns, or None if it says nothing new."""
@@ -57,6 +59,8 @@ class Cache:
         if kind == "Job":
             known.clear()  # a job of the same name that was deleted and made again
         known[uid] = body
+        if kind == "Pod" and (node := node_of(body)):
+            self._on_node.setdefault(node, {})[uid] = key
         return key
 
     def drop(self, kind: str, body: Body) -> Key | None:
@@ -69,6 +73,11 @@ class Cache:
             return None
         known = self._objects[kind].get(key, {})
         last_seen = known.pop(uid, None)
+        if kind == "Pod" and (node := node_of(last_seen or body)):
+            there = self._on_node.get(node, {})
+            there.pop(uid, None)
+            if not there:
+                self._on_node.pop(node, None)
         if kind == "Pod":
             # What it said at its end is still wanted by the next pass.
             said = body if "status" in body else last_seen
@@ -114,6 +123,14 @@ class Cache:
         """The pods or Services this very job controls."""
         return [b for b in self._objects[kind].get(key, {}).values() if controller_uid(b) == uid]
 
+    def pods_of(self, key: Key) -> list[Body]:
+        """The pods that carry the name of this job."""
+        return list(self._objects["Pod"].get(key, {}).values())
+
+    def on_node(self, node: str) -> list[tuple[Key, Body]]:
+        """The pods bound to a node, and the job each belongs to."""
+        return [(key, self._objects["Pod"][key][uid]) for uid, key in self._on_node.get(node, {}).items()]
+
     def last_words(self, key: Key, uid: str) -> list[Body]:
         """Pods of this job that are gone."""
         return [b for b in self._last_words.get(key, {}).values() if controller_uid(b) == uid]
@@ -139,6 +156,11 @@ def job_key(kind: str, body: Body) -> Key | None:
     meta = body["metadata"]
     name = meta["name"] if kind == "Job" else (meta.get("labels") or {}).get(names.LABEL_JOB)
     return Key(meta["namespace"], name) if name else None
+
+
+def node_of(body: Body) -> str:
+    """The node a pod is bound to; nothing for one that is not, and for other objects."""
+    return str((body.get("spec") or {}).get("nodeName") or "")
 
 
 def controller_uid(body: Body) -> str | None:

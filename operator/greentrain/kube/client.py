@@ -75,6 +75,7 @@ class ApiError(Exception):
 _JOBS = f"/apis/{names.GROUP}/{names.VERSION}"
 NODE_POWERS = f"{_JOBS}/{names.NODE_POWER_PLURAL}"
 NODE_PODS = "/api/v1/pods"
+NODES = "/api/v1/nodes"
 _PATHS = {"Pod": "pods", "Service": "services"}
 _OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}"
 
@@ -244,12 +245,12 @@ class Client(AbstractAsyncContextManager["Client"]):
         """All NodePowers; they are the cluster's, not a namespace's."""
         return await self._list(NODE_POWERS, {})
 
-    async def settle(self, node: str, resource_version: str, settled: tuple[str, ...]) -> dict[str, Any]:
-        """Store what a node's agent may let go of, if the NodePower is still at that resourceVersion; else 409."""
+    async def ask_agent(self, node: str, resource_version: str, spec: Body) -> dict[str, Any]:
+        """Store what is asked of a node's agent, if its NodePower is still at that resourceVersion; else 409."""
         return await self._request(
             "PATCH",
             f"{NODE_POWERS}/{node}",
-            {"metadata": {"resourceVersion": resource_version}, "spec": {"settled": list(settled)}},
+            {"metadata": {"resourceVersion": resource_version}, "spec": spec},
             query={"fieldManager": names.FIELD_MANAGER},
             content_type="application/merge-patch+json",
         )

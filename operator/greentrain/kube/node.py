@@ -1,6 +1,6 @@
-"""What a node's agent knows from the API server: the pods of its node, and what the operator asks of it.
+"""What a node's agent knows from the API server: its node and the pods on it, and what the operator asks of it.
 
-Both are followed by a list and a watch, again and again. While the server is away the last picture stands, and says
+All are followed by a list and a watch, again and again. While the server is away the last picture stands, and says
 that it is old: an agent counts on without it.
 """
 
@@ -18,15 +18,18 @@ import aiohttp
 from pydantic import ValidationError
 
 from greentrain.api import names
-from greentrain.api.nodepower import NodePowerStatus, PodEnergy
+from greentrain.api.nodepower import NodePowerStatus, PodCap, PodEnergy
 from greentrain.core.snapshot import parse_time
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
-from greentrain.kube.client import NODE_PODS, NODE_POWERS, ApiError, Client, node_query
+from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, node_query
+from greentrain.units import PowerCap
 
 logger = logging.getLogger("greentrain.agent")
 
 Body = Mapping[str, Any]
+
+PAUSE_LABEL_PREFIX = "nvidia.com/gpu.deploy."
 
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
@@ -83,6 +86,34 @@ def parse_node_pod(body: Body) -> NodePod:
     )
 
 
+def find_pause(node: Body) -> str | None:
+    """Why NVML must be let go on this node, in words; None while it need not.
+
+    NVIDIA's GPU operator asks each client of the driver off a node before it replaces the driver: it sets the node's
+    labels `nvidia.com/gpu.deploy.*` to values that begin with `paused` (k8s-driver-manager).
+    """
+    for name, value in sorted((node["metadata"].get("labels") or {}).items()):
+        if name.startswith(PAUSE_LABEL_PREFIX) and str(value).startswith("paused"):
+            return f"the node's label {name} is {value}: its driver is being replaced."
+    return None
+
+
+def parse_caps(spec: Body) -> dict[str, PowerCap]:
+    """What is asked for, by the pod's UID; an entry that cannot be read asks for nothing."""
+    found = {}
+    for entry in spec.get("pods") or ():
+        try:
+            asked = PodCap.model_validate(entry)
+        except ValidationError as error:
+            logger.error(
+                "a cap in this node's NodePower cannot be read: %d fields are wrong", error.error_count()
+            )
+            continue
+        if asked.cap_milliwatts is not None or asked.cap_percent is not None:
+            found[asked.uid] = asked.cap
+    return found
+
+
 def parse_last_words(status: Body) -> NodePowerStatus:
     """Read what an agent reported; of what an agent of another version wrote, at least whose it is and every pod."""
     try:
@@ -112,6 +143,10 @@ class NodeView:
         self._settled: tuple[str, ...] = ()
         self._pods_known = False
         self._version = 0
+        self._caps: dict[str, PowerCap] | None = None
+        self._paused: str | None = None
+        self.news = asyncio.Event()
+        """Set when something came that should not wait for the next round: another cap, a pod that may have one."""
 
     @property
     def pods(self) -> Mapping[str, NodePod]:
@@ -132,6 +167,16 @@ class NodeView:
     def settled(self) -> tuple[str, ...]:
         """UID/segment of the pods the operator has settled."""
         return self._settled
+
+    @property
+    def caps(self) -> Mapping[str, PowerCap] | None:
+        """The power caps that are asked for, by the pod's UID; None as long as nobody has told."""
+        return self._caps
+
+    @property
+    def paused(self) -> str | None:
+        """Why NVML must be let go, in words; None while it need not, or nobody has told."""
+        return self._paused
 
     async def read_status(self) -> NodePowerStatus | None:
         """What an agent of this node reported last; None where there is no NodePower."""
@@ -164,6 +209,7 @@ class NodeView:
             )
             query = {"fieldSelector": f"metadata.name={self._node}"}
             group.create_task(self._follow(NODE_POWERS, query, self._put_power, lambda _: None, None))
+            group.create_task(self._follow(NODES, query, self._put_node, lambda _: None, None))
 
     def _list_pods(self, bodies: list[dict[str, Any]]) -> None:
         self._pods = {p.uid: p for p in map(parse_node_pod, bodies)}
@@ -174,13 +220,26 @@ class NodeView:
         pod = parse_node_pod(body)
         self._pods[pod.uid] = pod
         self._version += 1
+        if self._caps:
+            self.news.set()
 
     def _drop_pod(self, body: Body) -> None:
         self._pods.pop(body["metadata"]["uid"], None)
         self._version += 1
 
     def _put_power(self, body: Body) -> None:
-        self._settled = tuple(str(key) for key in (body.get("spec") or {}).get("settled") or ())
+        spec = body.get("spec") or {}
+        self._settled = tuple(str(key) for key in spec.get("settled") or ())
+        caps = parse_caps(spec)
+        if caps != self._caps:
+            self._caps = caps
+            self.news.set()
+
+    def _put_node(self, body: Body) -> None:
+        paused = find_pause(body)
+        if paused != self._paused:
+            self._paused = paused
+            self.news.set()
 
     async def _follow(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodEnergy
+from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodCap, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
 from greentrain.core.ledger import NodeReport
 from greentrain.core.snapshot import parse_time
@@ -29,6 +29,7 @@ class NodePower:
     uid: str
     resource_version: str
     settled: tuple[str, ...]
+    caps: tuple[PodCap, ...]
     status: NodePowerStatus
     received: datetime
     """When its agent's half last changed, by the operator's clock."""
@@ -69,6 +70,7 @@ class NodePowers:
             uid=uid,
             resource_version=meta["resourceVersion"],
             settled=spec.settled,
+            caps=spec.pods,
             status=status,
             received=self._clock() if fresh or old is None else old.received,
         )
@@ -127,7 +129,8 @@ class NodePowers:
             entries = tuple(e for e in known.status.pods if is_of_job(e, key, uid, created))
             if entries or name in before:
                 observed = parse_time(known.status.observed_at)
-                found.append(NodeReport(name, known.received, entries, observed))
+                gpus = tuple(g for g in known.status.gpus if g.cap is not None)
+                found.append(NodeReport(name, known.received, entries, observed, gpus))
         return tuple(found)
 
 

@@ -115,7 +115,7 @@ async def test_a_pass_follows_the_operators_own_status_write_without_a_watch(
             client=client,
             cache=cache,
             node_powers=NodePowers(clock),
-            stored=lambda _: None,
+            stored=lambda *_: None,
             queue=queue,
             session=session,
             telemetry=Telemetry(CollectorRegistry()),

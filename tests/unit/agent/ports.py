@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from greentrain.agent.caps import Caps
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal
 from greentrain.agent.loop import Agent
@@ -18,6 +19,7 @@ from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import parse_device
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod
+from greentrain.units import PowerCap
 
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -39,13 +41,16 @@ class Clock:
     def boot(self) -> str:
         return "boot-1"
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
+        if wake is not None and wake.is_set():
+            return True
         for _ in range(5):  # a report that is under way is written
             await asyncio.sleep(0)
         self.now += seconds
         self.rounds -= 1
         if self.rounds <= 0:
             self.stop.set()
+        return False
 
 
 @dataclass
@@ -65,6 +70,10 @@ class World:
     settled: tuple[str, ...] = ()
     status: NodePowerStatus | None = None
     host: Host | None = None
+    caps: Mapping[str, PowerCap] | None = None
+    paused: str | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    limit: int = 300_000
 
     @property
     def version(self) -> int:
@@ -101,7 +110,11 @@ class World:
 
     async def read_limits(self, uuid: str) -> CurrentLimits:
         del uuid
-        return CurrentLimits(300_000, 250_000)
+        return CurrentLimits(self.limit, min(self.limit, 250_000))
+
+    async def set_limit(self, uuid: str, milliwatts: int) -> None:
+        del uuid
+        self.limit = milliwatts
 
     async def close(self) -> None:
         pass
@@ -136,6 +149,7 @@ class Life:
             kubelet=world,
             view=world,
             journal=journal,
+            caps=Caps(journal, self.clock, driver=folder / "no-driver"),
             clock=self.clock,
             host=world.host,
         )

@@ -17,11 +17,13 @@ from greentrain.agent.telemetry import HUNG_SECONDS, SILENT_SECONDS, AgentTeleme
 from greentrain.api.nodepower import MAX_PODS, NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import Condition
 from greentrain.devices.errors import Gone, Hanging, NotPermitted, Retry, Unavailable, Unsupported
+from greentrain.devices.gpus import Card
 from greentrain.devices.podresources import Claim, ClaimedDevice, Listing
 from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import parse_last_words
+from greentrain.units import PowerCap
 from tests.unit.agent.ports import Life, World
 
 NO_NVML = Unavailable("NVML", "the driver is not loaded", "Load it (modprobe nvidia).")
@@ -73,6 +75,8 @@ class Case:
     condition: str
     says: str
     """What follows from it, or what to do."""
+    also: frozenset[str] = frozenset()
+    """What else is said to be wrong then."""
 
 
 CASES = {
@@ -120,7 +124,29 @@ CASES = {
         use_claim, "HoldersKnown=False DeviceNotUnderstood", "ask for nvidia.com/gpu instead"
     ),
     "no disk": Case(
-        take_away_disk, "JournalWritable=False WriteFailed", "Not a directory; counting goes on in memory"
+        take_away_disk,
+        "JournalWritable=False WriteFailed",
+        "Not a directory; counting goes on in memory",
+        frozenset({"CapsAllowed=False NoJournal"}),
+    ),
+    "no disk: caps": Case(
+        take_away_disk,
+        "CapsAllowed=False NoJournal",
+        "no limit is changed without it",
+        frozenset({"JournalWritable=False WriteFailed"}),
+    ),
+    "all is well: caps": Case(leave, "CapsAllowed=True Allowed", "set where jobs ask for them"),
+    "persistence mode is off": Case(
+        set_("cards", (Card("GPU-a", 0, 0, "Tesla V100", mig=False, persistence=False),)),
+        "CapsAllowed=True PersistenceOff",
+        "nvidia-smi -pm 1 makes limits last",
+    ),
+    "the driver is being replaced": Case(
+        set_(
+            "paused", "the node's label nvidia.com/gpu.deploy.driver is paused: its driver is being replaced."
+        ),
+        "DevicesReadable=False Paused",
+        "its driver is being replaced. What it uses meanwhile is counted when it answers again.",
     ),
     "no RAPL": Case(
         look_at_host, "HostReadable=False NoRapl", "Energy of processors and memory is not counted."
@@ -146,7 +172,7 @@ async def test_a_condition_says_what_follows_or_what_to_do(case: Case, tmp_path:
     assert not re.search(r"\.\.|None|Error\(|<class", message), message
     # Nothing else is said to be wrong.
     wrong = {key for key in told if "=True " not in key}
-    assert wrong <= {case.condition}
+    assert wrong <= {case.condition} | case.also
 
 
 def scrape(telemetry: AgentTelemetry) -> dict[tuple[str, ...], float]:
@@ -162,11 +188,12 @@ def scrape(telemetry: AgentTelemetry) -> dict[tuple[str, ...], float]:
 
 
 async def test_metrics_have_units_in_their_names_and_say_whose_they_are(tmp_path: Path) -> None:
-    world = World()
+    world = World(caps={"uid-a": PowerCap(milliwatts=150_000)})
     world.hold("a")
     life = Life(world, tmp_path)
     telemetry = AgentTelemetry(life.agent, life.clock, CollectorRegistry())
     await life.look()
+    world.limit = 200_000  # an administrator's
     world.answers = {"GPU-a": CardReading(counter=8_500, draw=250_500, busy=True)}
     await life.look()
     account = life.agent.account
@@ -185,6 +212,14 @@ async def test_metrics_have_units_in_their_names_and_say_whose_they_are(tmp_path
         ("greentrain_unattributed_energy_joules_total",): 2.5,
         ("greentrain_last_look_age_seconds",): 5.0,
         ("greentrain_dropped_pods_total",): 3.0,
+        ("greentrain_gpu_power_cap_asked_watts", *card): 150.0,
+        ("greentrain_gpu_power_cap_target_watts", *card): 150.0,
+        ("greentrain_gpu_power_limit_prior_watts", *card): 200.0,
+        ("greentrain_gpu_power_limit_watts", *card): 150.0,
+        ("greentrain_gpu_power_limit_enforced_watts", *card): 150.0,
+        ("greentrain_gpu_power_cap_in_force", *card, "reason=Capped"): 1.0,
+        ("greentrain_gpu_power_limit_foreign_changes_total", *card): 1.0,
+        ("greentrain_gpu_power_limit_restores_total", *card): 0.0,
     }
 
 

@@ -73,6 +73,7 @@ def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name() -> N
         ".spec.tfReplicaSpecs",
         ".spec.checkpoint",
         ".spec.checkpoint.volume",
+        ".spec.power",
         *roles,
         *(f"{r}.template" for r in roles),
     }
@@ -97,6 +98,7 @@ def test_the_crd_offers_what_kubectl_needs() -> None:
         "WORKERS",
         "PROGRESS",
         "ENERGY",
+        "CAP",
         "AGE",
     ]
     known = {"." + p.lstrip(".") for p in FIELDS} | {".metadata.creationTimestamp"}

@@ -18,10 +18,16 @@ def allowed(manifest: dict[str, Any]) -> bool:
     for path, rules in RULES.items():
         node: Any = manifest
         for part in path.split(".") if path else ():
-            node = node[part]
+            node = node.get(part, {})
         if not all(cel.evaluate(rule["rule"], {"self": node}) for rule in rules):
             return False
     return True
+
+
+def with_cap(cap: str) -> dict[str, Any]:
+    manifest = build_job()
+    manifest["spec"]["power"] = {"cap": cap}
+    return manifest
 
 
 def with_roles(name: str = "digits", *, worker: bool = True, **roles: int | None) -> dict[str, Any]:
@@ -51,6 +57,11 @@ def with_roles(name: str = "digits", *, worker: bool = True, **roles: int | None
         (with_roles("1st"), False),
         (with_roles("a.b"), False),
         (with_roles("ends-"), False),
+        *((with_cap(cap), True) for cap in ("250W", "0.3kW", "70%", "1W", "10kW", "0.001kW", "99.5W")),
+        *(
+            (with_cap(cap), False)
+            for cap in ("250", "0W", "101%", "11kW", "-5W", "250 W", "70.5%", "0.0kW", "watts")
+        ),
     ],
 )
 def test_the_server_and_the_operator_agree(manifest: dict[str, Any], sound: bool) -> None:

@@ -126,6 +126,14 @@ TRAINER = ["python3", "-m", "greentrain_trainer"]
             {"volume": {"emptyDir": {}}, "path": "a/../b"},
             "spec.checkpoint.path: 'a/../b' leaves the volume",
         ),
+        (
+            "spec.power",
+            {"cap": "250"},
+            "spec.power.cap: '250' is not valid: write watts from 1W to 10kW, such as 250W or 0.3kW, or a share of",
+        ),
+        ("spec.power", {"cap": "120%"}, "spec.power.cap: '120%' is not valid: write watts"),
+        ("spec.power", {"cup": "250W"}, "spec.power.cup: unknown field; did you mean cap?"),
+        ("spec.power", {"policy": "Budget"}, "spec.power.policy: power policies: not built yet"),
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_the_remedy(path: str, value: Any, said: str) -> None:

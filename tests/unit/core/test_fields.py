@@ -54,6 +54,7 @@ EDITS: list[tuple[str, str, Any]] = [
     ("spec.checkpoint.*", "checkpoint.volume", {"persistentVolumeClaim": {"claimName": "other"}}),
     ("spec.checkpoint.*", "checkpoint.path", "other"),
     ("spec.checkpoint.*", "checkpoint.gracePeriodSeconds", 7),
+    ("spec.power.cap", "power.cap", "70%"),
 ]
 
 

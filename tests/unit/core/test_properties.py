@@ -15,16 +15,24 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from greentrain.api.v1alpha1 import NOT_BUILT, CheckpointSpec, GreenTrainingJobSpec, ReplicaSpec, ReplicaSpecs
+from greentrain.api.v1alpha1 import (
+    NOT_BUILT,
+    CheckpointSpec,
+    GreenTrainingJobSpec,
+    PowerSpec,
+    ReplicaSpec,
+    ReplicaSpecs,
+)
 from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.decide import decide
 from greentrain.core.snapshot import Job, Snapshot, parse_job, parse_pod
+from greentrain.units import POWER_CAP_PATTERN
 from tests.support.manifests import build_template
 from tests.support.snapshots import at, job_of
 
 Json = dict[str, Any]
 
-FREE_FORM: dict[tuple[type[BaseModel], str], st.SearchStrategy[Any]] = {
+GIVEN: dict[tuple[type[BaseModel], str], st.SearchStrategy[Any]] = {
     (ReplicaSpec, "template"): st.builds(
         build_template,
         command=st.lists(st.sampled_from(["python3", "train.py", "--steps=3"]), min_size=1),
@@ -36,14 +44,15 @@ FREE_FORM: dict[tuple[type[BaseModel], str], st.SearchStrategy[Any]] = {
     (CheckpointSpec, "volume"): st.sampled_from(
         [{"emptyDir": {}}, {"persistentVolumeClaim": {"claimName": "training"}}]
     ),
+    (PowerSpec, "cap"): st.from_regex(POWER_CAP_PATTERN, fullmatch=True),
 }
-"""What Kubernetes defines and not we."""
+"""What no constraint of the model describes."""
 
 
 def values_of(model: type[BaseModel], name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
     """JSON values a field allows, by its type and constraints."""
-    if (model, name) in FREE_FORM:
-        return FREE_FORM[model, name]
+    if (model, name) in GIVEN:
+        return GIVEN[model, name]
     return _of_type(field.annotation, field)
 
 

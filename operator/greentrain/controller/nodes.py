@@ -1,30 +1,33 @@
-"""Tells agents what they may let go of, and removes the NodePowers of nodes that are no more.
+"""Tells agents which pods' GPUs to cap and what they may let go of, and removes the NodePowers of nodes that are no more.
 
-Level-triggered like the passes over jobs, but by node: what is settled follows from what NodePowers list and what jobs'
-stored statuses hold, so it can be concluded again at any time.
+Level-triggered like the passes over jobs, but by node: what is asked follows from the pods that are there, from what
+NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 import aiohttp
 
 from greentrain.api.nodepower import PodEnergy
-from greentrain.api.v1alpha1 import EnergyStatus
+from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.ledger import ABANDONED_AFTER, decide_settled, is_abandoned
+from greentrain.core.power import NodePodCap, decide_asks
 from greentrain.core.snapshot import parse_job
-from greentrain.kube.cache import Cache
+from greentrain.kube.apply import dump_status
+from greentrain.kube.cache import Cache, Key, controller_uid, node_of
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job
 
 logger = logging.getLogger("greentrain.controller")
 
 
-class Settling:
+class NodePasses:
     """One worker over nodes."""
 
     def __init__(
@@ -44,12 +47,16 @@ class Settling:
         self._queue: WorkQueue[str] = WorkQueue()
 
     def add(self, node: str) -> None:
-        """Something changed that may let a node's agent let go."""
+        """Something changed that may concern what is asked of a node's agent."""
         self._queue.add(node)
 
-    def add_nodes_of(self, energy: EnergyStatus | None) -> None:
-        """A job's status was stored: the nodes it has a last word of may let go."""
-        for node in {p.node for p in energy.pods if p.final} if energy is not None else ():
+    def add_nodes_of(self, key: Key, status: GreenTrainingJobStatus) -> None:
+        """A job's status was stored: nodes it has a last word of may let go, its pods' nodes may have another cap."""
+        energy, power = status.energy, status.power
+        nodes = {p.node for p in energy.pods if p.final} if energy is not None else set()
+        if power is not None:
+            nodes |= {node_of(body) for body in self._cache.pods_of(key)} - {""}
+        for node in nodes:
             self.add(node)
 
     def close(self) -> None:
@@ -61,9 +68,9 @@ class Settling:
         while True:
             node = await self._queue.get()
             try:
-                await self._settle(node)
+                await self._pass(node)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                # Told once in a while is enough: agents keep what is not settled.
+                # Told once in a while is enough: agents keep what is not settled, and caps as they were asked for.
                 delay = self._queue.retry(node)
                 if not (isinstance(error, ApiError) and error.status in (404, 409)):
                     logger.warning("NodePower %s: %s; again in %.2f s", node, error, delay)
@@ -72,27 +79,44 @@ class Settling:
             finally:
                 self._queue.done(node)
 
-    async def _settle(self, node: str) -> None:
+    async def _pass(self, node: str) -> None:
         known = self._node_powers.node_power(node)
         if known is None:
             self._queue.forget(node)
             return
         now = self._clock()
         abandoned = is_abandoned(known.received, now=now)
-        wanted = decide_settled(
+        settled = decide_settled(
             known.settled,
             known.status,
             energy_of=self._energy_of,
             is_ours=self._is_ours,
             abandoned=abandoned,
         )
-        if abandoned and {p.key for p in known.status.pods} <= set(wanted):
+        if abandoned and {p.key for p in known.status.pods} <= set(settled):
             await self._remove(known)
             return
-        if set(wanted) != set(known.settled):
-            body = await self._client.settle(node, known.resource_version, wanted)
+        caps = decide_asks(known.caps, self._pods_on(node), is_ours=self._is_ours)
+        if set(settled) != set(known.settled) or caps != known.caps:
+            spec = {"settled": list(settled), "pods": [dump_status(cap) for cap in caps]}
+            body = await self._client.ask_agent(node, known.resource_version, spec)
             self._node_powers.put(body)
         self._queue.add_after(node, (known.received + ABANDONED_AFTER - now).total_seconds())
+
+    def _pods_on(self, node: str) -> Iterator[NodePodCap]:
+        """The node's pods that have not ended, those that are stopping too: they hold their GPUs to the end."""
+        for key, body in self._cache.on_node(node):
+            if (body.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+                continue
+            meta = body["metadata"]
+            yield NodePodCap(meta["namespace"], meta["name"], meta["uid"], self._cap_of(key, body))
+
+    def _cap_of(self, key: Key, pod: Mapping[str, Any]) -> str | None:
+        job = self._cache.job(key)
+        if job is None or job["metadata"]["uid"] != controller_uid(pod):
+            return None
+        power = parse_job(job).status.power
+        return power.cap if power is not None else ""
 
     async def _remove(self, known: NodePower) -> None:
         await self._client.delete_node_power(known.name, known.uid, known.resource_version)

@@ -1,0 +1,409 @@
+"""Keeps the caps that are asked for on one node's cards: reads each card, takes the steps `core.caps` decides, reads again.
+
+What was changed on a card stands in the journal before the card is touched. While the kubelet does not say who holds
+what, caps stay as they are for a while, since silence disproves nothing; then they are given back, since nobody would
+notice a pod's end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from greentrain.agent.clock import Clock
+from greentrain.agent.holders import Holdings
+from greentrain.agent.journal import Journal
+from greentrain.api.nodepower import CapReason, GpuCap
+from greentrain.core.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse, resolve
+from greentrain.devices.driver import read_load
+from greentrain.devices.errors import (
+    DeviceError,
+    Gone,
+    NotPermitted,
+    OutOfRange,
+    Unavailable,
+    Unsupported,
+)
+from greentrain.devices.gpus import Card, CurrentLimits
+from greentrain.units import PowerCap, format_power
+
+logger = logging.getLogger("greentrain.agent")
+
+FILE = "caps.json"
+
+START_SECONDS = 1.0
+"""After a start, how long the kubelet has to say who holds what before caps found on cards are given back."""
+
+SILENT_SECONDS = 60.0
+"""The same for a kubelet that has fallen silent; it restarts within seconds."""
+
+REFUSED_SECONDS = 10.0
+"""How long a card that refused a limit is left alone."""
+
+ROUNDS = 3
+"""Steps and looks at one card in one go: to set a limit and to see that it is set takes two."""
+
+
+class LimitedGpus(Protocol):
+    """The node's cards (`devices.nvml.Gpus`)."""
+
+    async def read_limits(self, uuid: str) -> CurrentLimits:
+        """One card's power limits as they are now."""
+        ...
+
+    async def set_limit(self, uuid: str, milliwatts: int) -> None:
+        """Set one card's power limit."""
+        ...
+
+
+@dataclass
+class CapJournal:
+    """What the disk holds: cards whose limit we have changed, by UUID, and what was asked last, by the pod's UID."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    asked: dict[str, PowerCap] = field(default_factory=dict)
+
+
+_JOURNAL = TypeAdapter(CapJournal)
+
+
+class Caps:
+    """The caps of one node."""
+
+    def __init__(
+        self, journal: Journal, clock: Clock, *, driver: Path, dry_run: bool = False, allowed: bool = True
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._driver = driver
+        self.dry_run = dry_run
+        self.allowed = allowed
+        """Whether there is a journal: without one no limit is changed."""
+        self._kept = CapJournal()
+        self._unwritten = False
+        """Whether the disk holds less than is known: what it lacks is never a card that we have changed."""
+        self._asks: dict[str, Ask] = {}
+        self._holders_until = float("-inf")
+        self._begun = False
+        self._refusals: dict[str, tuple[float, Hindrance]] = {}
+        self._told: dict[str, str] = {}
+        self.reports: dict[str, GpuCap] = {}
+        """What has become of each card's cap, by UUID."""
+        self.limits: dict[str, CurrentLimits] = {}
+        """Limits of cards that are looked after, as they were read last."""
+        self.foreign_changes: Counter[str] = Counter()
+        """How often somebody else changed the limit of a capped card, by UUID."""
+        self.restores: Counter[str] = Counter()
+        """How often a card was given back the limit it had before, by UUID."""
+        self.disk: str | None = None
+        """Why the journal of caps cannot be written; None while it can."""
+
+    @property
+    def changed_cards(self) -> tuple[str, ...]:
+        """UUIDs of the cards whose limit we have changed, or may have."""
+        return tuple(self._kept.entries)
+
+    @property
+    def priors(self) -> dict[str, int]:
+        """The limits that cards had before us, in milliwatts, of those that we have changed."""
+        return {uuid: entry.prior for uuid, entry in self._kept.entries.items()}
+
+    @property
+    def asked(self) -> Mapping[str, PowerCap]:
+        """What is asked for, by the pod's UID."""
+        return self._kept.asked
+
+    def load(self) -> None:
+        """Read the journal; a damaged one is put aside, and what it held cannot be given back."""
+        self._holders_until = self._clock.elapsed() + START_SECONDS
+        try:
+            content = self._journal.read(FILE)
+        except OSError as error:
+            logger.error("the journal of caps cannot be read: %s; no cap is set", error.strerror)
+            self.allowed = False
+            return
+        if content is None:
+            return
+        try:
+            self._kept = _JOURNAL.validate_json(content)
+        except ValidationError as error:
+            aside = self._journal.put_aside(FILE)
+            logger.error(
+                "the journal of caps is damaged (%d errors) and was put aside as %s: a limit that is still set from then "
+                "stays until somebody sets another (nvidia-smi -q -d POWER shows limits and defaults)",
+                error.error_count(),
+                aside,
+            )
+
+    def take_up(self, asked: Mapping[str, PowerCap] | None) -> None:
+        """What the operator asks for; None while that is not known, then what it asked last holds."""
+        if asked is not None and dict(asked) != self._kept.asked:
+            self._kept.asked = dict(asked)
+            self._unwritten = True
+
+    async def keep(
+        self,
+        gpus: LimitedGpus,
+        cards: Iterable[Card],
+        holdings: Holdings | None,
+        hindrance: Hindrance | None = None,
+    ) -> bool:
+        """Look at every card that has a cap, or is to have one, and do what is due; whether anything is new.
+
+        `hindrance` says why no card of the node may have a cap at present.
+
+        Raises:
+            Unavailable: NVML is lost.
+        """
+        now = self._clock.elapsed()
+        cards = tuple(cards)
+        if holdings is not None:
+            self._holders_until = now + SILENT_SECONDS
+            self._asks, hindrances = self._find_asks(cards, holdings)
+            self._begun = True
+        elif now < self._holders_until:
+            if not self._begun:
+                return False
+            hindrances = {}
+        else:
+            self._asks, hindrances, self._begun = {}, {}, True
+        before = {u: (r.reason, r.asked_milliwatts, r.target_milliwatts) for u, r in self.reports.items()}
+        session = self._session()
+        for card in cards:
+            ask = self._asks.get(card.uuid)
+            if ask is None and card.uuid not in self._kept.entries:
+                self._forget(card.uuid)
+                continue
+            why = hindrance or self._hindrance(card.uuid, now) or hindrances.get(card.uuid)
+            await self._look_after(gpus, card, ask, why, session)
+        self._mark_absent({card.uuid for card in cards})
+        if self._unwritten:
+            self._store(self._kept.entries)
+        after = {u: (r.reason, r.asked_milliwatts, r.target_milliwatts) for u, r in self.reports.items()}
+        return before != after
+
+    def lose_sight(self, pause: str | None) -> bool:
+        """NVML is not there, so nothing is known of any card; whether that is news."""
+        reason: CapReason = "GpuFailing" if pause is None else "Paused"
+        text = pause or "NVML cannot be used at present"
+        known = dict(self.reports)
+        for uuid, report in known.items():
+            self.reports[uuid] = report.model_copy(
+                update={"reason": reason, "message": text, "binding": None}
+            )
+        return known != self.reports
+
+    async def give_back(self, gpus: LimitedGpus, cards: Iterable[Card]) -> bool:
+        """Give every card the limit back it had before us; whether all have it."""
+        self.reports.clear()
+        for card in cards:
+            if card.uuid in self._kept.entries:
+                await self._look_after(gpus, card, None, None, self._session())
+        return not self._kept.entries
+
+    def _session(self) -> str:
+        return f"{self._clock.boot()}/{read_load(self._driver)}"
+
+    def _hindrance(self, uuid: str, now: float) -> Hindrance | None:
+        if not self.allowed:
+            return Hindrance("NoJournal", "without a journal on the node's disk no limit is changed")
+        until, hindrance = self._refusals.get(uuid, (0.0, None))
+        return hindrance if now < until else None
+
+    def _find_asks(
+        self, cards: Iterable[Card], holdings: Holdings
+    ) -> tuple[dict[str, Ask], dict[str, Hindrance]]:
+        """What is asked for each card by the pod that holds it, and why a card cannot have it."""
+        asks: dict[str, Ask] = {}
+        hindrances: dict[str, Hindrance] = {}
+        for card in cards:
+            found: list[tuple[int, Ask]] = []
+            alone = True
+            for held in holdings.cards.get(card.uuid, ()):
+                alone = alone and held.alone
+                holder = holdings.pods.get(held.pod)
+                cap = self._kept.asked.get(holder.uid) if holder is not None and holder.uid else None
+                if cap is not None and holder is not None and holder.uid:
+                    found.append((resolve(cap, card.limits) or 0, Ask(holder.uid, cap)))
+            if not found:
+                continue
+            # Of two that are listed for a moment while a card changes hands the lower holds.
+            asks[card.uuid] = min(found, key=lambda f: f[0])[1]
+            if card.mig:
+                text = "it is in MIG mode, and one limit would hold for the jobs in all its instances"
+                hindrances[card.uuid] = Hindrance("MigMode", text)
+            elif not alone:
+                text = "pods share it, and one limit would hold for all of them"
+                hindrances[card.uuid] = Hindrance("Shared", text)
+        return asks, hindrances
+
+    async def _look_after(
+        self, gpus: LimitedGpus, card: Card, ask: Ask | None, hindrance: Hindrance | None, session: str
+    ) -> None:
+        uuid = card.uuid
+        for _ in range(ROUNDS):
+            try:
+                now = self.limits[uuid] = await gpus.read_limits(uuid)
+            except Unavailable:
+                raise
+            except DeviceError as error:
+                self._report_error(uuid, ask, error)
+                return
+            limits = card.limits.model_copy(
+                update={"set_milliwatts": now.set_milliwatts, "enforced_milliwatts": now.enforced_milliwatts}
+            )
+            verdict = decide_card(
+                limits,
+                self._kept.entries.get(uuid),
+                ask,
+                session=session,
+                now=self._clock.elapsed(),
+                hindrance=hindrance,
+            )
+            if self.dry_run:
+                verdict = rehearse(verdict, now.set_milliwatts)
+            self._report(uuid, ask, verdict, now.binding)
+            if not verdict.steps or not await self._take(gpus, uuid, ask, verdict):
+                return
+
+    async def _take(self, gpus: LimitedGpus, uuid: str, ask: Ask | None, verdict: Verdict) -> bool:
+        """Take the steps one after the other; whether all were taken."""
+        if verdict.note is not None:
+            self._tell(uuid, verdict.note)
+        for step in verdict.steps:
+            if isinstance(step, Keep):
+                if not self._write_down(uuid, step.entry) and step.entry is not None:
+                    text = f"the journal on the node's disk cannot be written ({self.disk}), and no limit is changed without it"
+                    self._put(uuid, ask, verdict.asked, verdict.target, "NoJournal", text)
+                    return False
+                continue
+            try:
+                await gpus.set_limit(uuid, step.milliwatts)
+            except Unavailable:
+                raise
+            except DeviceError as error:
+                self._refuse(uuid, ask, step.milliwatts, error)
+                return False
+            logger.info("the power limit of %s is set to %s", uuid, format_power(step.milliwatts))
+            self._told.pop(uuid, None)
+        return True
+
+    # -- the journal --------------------------------------------------------------------------------------
+
+    def _write_down(self, uuid: str, entry: Entry | None) -> bool:
+        """Have the disk say this of a card; an entry that could not be written is as it was."""
+        entries = {u: e for u, e in self._kept.entries.items() if u != uuid}
+        if entry is not None:
+            entries[uuid] = entry
+        stored = self._store(entries)
+        if stored or entry is None:
+            self._kept.entries = entries
+        return stored
+
+    def _store(self, entries: dict[str, Entry]) -> bool:
+        try:
+            self._journal.store(_JOURNAL.dump_json(CapJournal(entries, self._kept.asked)), FILE)
+        except OSError as error:
+            self.disk = error.strerror or str(error)
+            self._unwritten = True
+            return False
+        self.disk = None
+        self._unwritten = False
+        return True
+
+    # -- telling ------------------------------------------------------------------------------------------
+
+    def _tell(self, uuid: str, note: Note) -> None:
+        power = format_power(note.milliwatts)
+        match note.kind:
+            case "Foreign":
+                self.foreign_changes[uuid] += 1
+                logger.warning(
+                    "somebody else set the power limit of %s to %s: it is what it gets back", uuid, power
+                )
+            case "Contested":
+                self.foreign_changes[uuid] += 1
+                logger.error("the power limit of %s is contested: it is left at %s", uuid, power)
+            case "Left":
+                self.foreign_changes[uuid] += 1
+                logger.warning("somebody else set the power limit of %s to %s: it is left there", uuid, power)
+            case "Restored":
+                self.restores[uuid] += 1
+                logger.info("%s has its power limit of before again: %s", uuid, power)
+
+    def _report(self, uuid: str, ask: Ask | None, verdict: Verdict, binding: bool | None) -> None:
+        if ask is None:
+            self.reports.pop(uuid, None)
+            return
+        self._put(uuid, ask, verdict.asked, verdict.target, verdict.reason, verdict.message, binding)
+
+    def _put(
+        self,
+        uuid: str,
+        ask: Ask | None,
+        asked: int | None,
+        target: int | None,
+        reason: CapReason,
+        message: str,
+        binding: bool | None = None,
+    ) -> None:
+        if ask is None:
+            return
+        self.reports[uuid] = GpuCap(
+            pod_uid=ask.pod,
+            asked_milliwatts=asked,
+            target_milliwatts=target,
+            reason=reason,
+            message=message[:512],
+            binding=binding,
+        )
+
+    def _report_error(self, uuid: str, ask: Ask | None, error: DeviceError) -> None:
+        reason: CapReason = "GpuLost" if isinstance(error, Gone) else "GpuFailing"
+        asked = self.reports[uuid].asked_milliwatts if uuid in self.reports else None
+        self._put(uuid, ask, asked, None, reason, str(error))
+        self._say_once(uuid, f"{error} Its power limit is looked after when it answers again.")
+
+    def _refuse(self, uuid: str, ask: Ask | None, milliwatts: int, error: DeviceError) -> None:
+        reasons: dict[type[DeviceError], CapReason] = {
+            NotPermitted: "NotPermitted",
+            Unsupported: "Unsupported",
+            OutOfRange: "OutOfRange",
+            Gone: "GpuLost",
+        }
+        reason = reasons.get(type(error), "GpuFailing")
+        if reason in ("NotPermitted", "Unsupported", "OutOfRange"):
+            # It said so itself, so the limit is as it was; asking again each second would change nothing.
+            self._refusals[uuid] = (self._clock.elapsed() + REFUSED_SECONDS, Hindrance(reason, str(error)))
+        known = self.reports.get(uuid)
+        self._put(
+            uuid,
+            ask,
+            known.asked_milliwatts if known is not None else None,
+            known.target_milliwatts if known is not None else None,
+            reason,
+            str(error),
+        )
+        self._say_once(
+            uuid, f"the power limit of {uuid} cannot be set to {format_power(milliwatts)}: {error}"
+        )
+
+    def _say_once(self, uuid: str, text: str) -> None:
+        if self._told.get(uuid) != text:
+            self._told[uuid] = text
+            logger.warning("%s", text)
+
+    def _mark_absent(self, present: set[str]) -> None:
+        """Cards that NVML does not list any more have no cap to tell of."""
+        for uuid in self.reports.keys() - present:
+            self._forget(uuid)
+
+    def _forget(self, uuid: str) -> None:
+        self.reports.pop(uuid, None)
+        self._told.pop(uuid, None)
