@@ -21,7 +21,7 @@ from sandbox.api import Api, ApiError, Json
 from sandbox.controlplane import build_api
 from sandbox.network import BRIDGE_ADDRESS
 from sandbox.node import CLUSTER_DOMAIN
-from sandbox.state import Sandbox, read_records
+from sandbox.state import Program, Sandbox, read_records
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -167,8 +167,27 @@ def serve(sandbox: Sandbox) -> None:
         partial.rename(hosts)
         written = text
         server = read_records(sandbox).get("dnsmasq")
-        if server is not None and server.is_alive():
+        if server is not None:
+            reload(server)
+
+
+def reload(server: Program) -> None:
+    """Have dnsmasq read its names anew; once it can: a SIGHUP before it has its handler would end it."""
+    while server.is_alive():
+        if catches(server.pid, signal.SIGHUP):
             os.kill(server.pid, signal.SIGHUP)
+            return
+        time.sleep(SETTLE_SECONDS)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    mask = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 if __name__ == "__main__":

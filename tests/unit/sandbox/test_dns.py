@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox.api import ApiError
-from sandbox.dns import apply_event, build_dnsmasq_command, build_hosts, build_names
+from sandbox.dns import apply_event, build_dnsmasq_command, build_hosts, build_names, catches, reload
+from sandbox.state import Program, read_boot_id, read_start_time
 
 
 def _service(name: str, **spec: Any) -> dict[str, Any]:
@@ -126,3 +131,25 @@ def test_dnsmasq_answers_for_the_cluster_alone() -> None:
     command = build_dnsmasq_command(Path("/s/hosts"))
     assert {"--no-resolv", "--no-hosts", "--local=/svc/", "--local=/cluster.local/"} <= set(command)
     assert "--addn-hosts=/s/hosts" in command
+
+
+SLOW_STARTER = """
+import signal, sys, time
+time.sleep(0.3)
+signal.signal(signal.SIGHUP, lambda *_: sys.exit(7))
+time.sleep(30)
+"""
+
+
+def test_a_server_that_has_just_been_started_is_not_ended_by_being_told_to_read_its_names_anew() -> None:
+    with subprocess.Popen([sys.executable, "-c", SLOW_STARTER]) as child:
+        server = Program(child.pid, read_start_time(child.pid) or 0, read_boot_id())
+        reload(server)
+        assert child.wait(10) == 7, "not by the signal, but by its own handler"
+    reload(server)  # it has ended: nothing to tell
+
+
+def test_a_handler_is_seen() -> None:
+    assert catches(os.getpid(), signal.SIGINT)
+    assert not catches(os.getpid(), signal.SIGWINCH)
+    assert not catches(2**22 + 1, signal.SIGINT)
