@@ -16,6 +16,7 @@ from greentrain.agent.clock import MachineClock
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, TakenError
 from greentrain.agent.loop import Agent
+from greentrain.agent.retire import retire
 from greentrain.agent.settings import AgentSettings, parse_settings
 from greentrain.agent.telemetry import AgentTelemetry
 from greentrain.devices.errors import Unavailable
@@ -32,6 +33,9 @@ logger = logging.getLogger("greentrain.agent")
 
 TAKEN_RETRY_SECONDS = 2.0
 
+RETIRE_SECONDS = 90.0
+"""How long agents have to end: twice their grace period and some."""
+
 
 async def run(settings: AgentSettings) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
@@ -39,8 +43,11 @@ async def run(settings: AgentSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if settings.restore:
+    if settings.command == "restore":
         return await restore(settings, stop)
+    if settings.command == "retire":
+        async with await connect(settings.kubeconfig, settings.context) as client:
+            return await retire(client, *settings.daemonset, settings.selector, patience=RETIRE_SECONDS)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(await connect(settings.kubeconfig, settings.context))
         journal = Journal(settings.journal)

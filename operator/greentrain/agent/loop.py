@@ -684,7 +684,7 @@ class Agent:
     def _set(self, type_: str, status: ConditionStatus, reason: str, message: str) -> None:
         old = find_condition(self.conditions, type_)
         if old is not None and (old.status, old.reason, old.message) == (status, reason, message):
-            return  # nearly always; to write the time for nothing was a twentieth of what a look costs (measured)
+            return  # nearly always; to write the time for nothing was a tenth of what a look costs (measured)
         self.conditions = set_condition(
             self.conditions,
             type_,

@@ -8,11 +8,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from greentrain.devices.driver import MODULE
 from greentrain.devices.podresources import SOCKET
 from greentrain.devices.rapl import CGROUPS, POWERCAP
 from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments
+
+Command = Literal["run", "restore", "retire"]
+COMMANDS: tuple[Command, ...] = get_args(Command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,12 @@ class AgentSettings:
     """Folder of the kernel's driver: another one after each load of it."""
     dry_run: bool = False
     """Tell which power limits would be set, and set none."""
-    restore: bool = False
-    """Give every card the limit back it had before a cap, and end."""
+    command: Command = "run"
+    """What to do; the other commands than `run` end by themselves."""
+    daemonset: tuple[str, str] = ("", "")
+    """Namespace and name of the agents' DaemonSet, for `retire`."""
+    selector: str = ""
+    """Labels of the agents' pods, for `retire`."""
     http_port: int = 8081
     log_level: str = DEFAULT_LEVEL
     log_format: LogFormat | None = None
@@ -59,11 +67,15 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("run", "restore"),
+        choices=COMMANDS,
         default="run",
-        help="run (default); restore: give every GPU the power limit back it had before a cap, as the journal has it, and "
-        "end. For a node whose agent is gone",
+        help="run (default); restore: give every GPU of this node the power limit back it had before a cap, as the journal "
+        "has it, and end; retire: end the agents of all nodes and see that every GPU has its limit back",
     )
+    parser.add_argument(
+        "--daemonset", metavar="NAMESPACE/NAME", help="of the agents, for retire", type=_named
+    )
+    parser.add_argument("--selector", metavar="LABELS", help="of the agents' pods, for retire")
     parser.add_argument(
         "--node", default=os.environ.get("NODE_NAME"), help="name of this node (default: $NODE_NAME)"
     )
@@ -116,6 +128,8 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
     args = parser.parse_args(arguments)
     if not args.node and args.command == "run":
         parser.error("--node is not given and $NODE_NAME is not set: name the node this agent runs on")
+    if args.command == "retire" and not (args.daemonset and args.selector):
+        parser.error("retire needs --daemonset and --selector: which agents to end")
     return AgentSettings(
         node=args.node or "",
         journal=args.journal,
@@ -126,13 +140,22 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         report_interval=args.report_interval,
         driver_module=args.driver_module,
         dry_run=args.dry_run,
-        restore=args.command == "restore",
+        command=args.command,
+        daemonset=args.daemonset or ("", ""),
+        selector=args.selector or "",
         http_port=args.http_port,
         log_level=args.log_level,
         log_format=args.log_format,
         kubeconfig=args.kubeconfig,
         context=args.context,
     )
+
+
+def _named(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name):
+        raise argparse.ArgumentTypeError(f"{text} is not NAMESPACE/NAME")
+    return namespace, name
 
 
 def _seconds(text: str) -> float:

@@ -264,11 +264,20 @@ class Client(AbstractAsyncContextManager["Client"]):
         }
         await self._request("DELETE", f"{NODE_POWERS}/{node}", options)
 
+    async def delete_daemon_set(self, namespace: str, name: str) -> None:
+        """Ask for a DaemonSet's deletion; it and its pods go together."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+        await self._request("DELETE", f"/apis/apps/v1{_within(namespace)}/daemonsets/{name}", options)
+
+    async def list_selected_pods(self, namespace: str, selector: str) -> list[dict[str, Any]]:
+        """The pods of a namespace that carry these labels."""
+        items, _ = await self._list(f"/api/v1{_within(namespace)}/pods", {"labelSelector": selector})
+        return items
+
     async def list_pods_of(self, namespace: str, job: str) -> list[dict[str, Any]]:
         """The pods of one job as they are now."""
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}={job}"
-        items, _ = await self._list(f"/api/v1{_within(namespace)}/pods", {"labelSelector": selector})
-        return items
+        return await self.list_selected_pods(namespace, selector)
 
     async def find_job(self, namespace: str, name: str) -> dict[str, Any] | None:
         """One job as it is now; None where there is none. A list of one: reading by name would need one right more."""
