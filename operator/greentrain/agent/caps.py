@@ -107,12 +107,12 @@ class Caps:
     @property
     def changed_cards(self) -> tuple[str, ...]:
         """UUIDs of the cards whose limit we have changed, or may have."""
-        return tuple(self._kept.entries)
+        return tuple(uuid for uuid, entry in self._kept.entries.items() if entry.changed)
 
     @property
     def priors(self) -> dict[str, int]:
         """The limits that cards had before us, in milliwatts, of those that we have changed."""
-        return {uuid: entry.prior for uuid, entry in self._kept.entries.items()}
+        return {uuid: entry.prior for uuid, entry in self._kept.entries.items() if entry.changed}
 
     @property
     def asked(self) -> Mapping[str, PowerCap]:
@@ -200,12 +200,16 @@ class Caps:
         return known != self.reports
 
     async def give_back(self, gpus: LimitedGpus, cards: Iterable[Card]) -> bool:
-        """Give every card the limit back it had before us; whether all have it."""
-        self.reports.clear()
+        """Give every card the limit back it had before us; whether all have it.
+
+        What is asked goes on being asked, of the next agent: a quarrel about a card is not forgotten by it.
+        """
+        ending = Hindrance("Paused", "the node's agent ends")
         for card in cards:
             if card.uuid in self._kept.entries:
-                await self._look_after(gpus, card, None, None, self._session())
-        return not self._kept.entries
+                await self._look_after(gpus, card, self._asks.get(card.uuid), ending, self._session())
+        self.reports.clear()
+        return not self.changed_cards
 
     def _session(self) -> str:
         return f"{self._clock.boot()}/{read_load(self._driver)}"
@@ -258,30 +262,40 @@ class Caps:
             limits = card.limits.model_copy(
                 update={"set_milliwatts": now.set_milliwatts, "enforced_milliwatts": now.enforced_milliwatts}
             )
+            entry = self._kept.entries.get(uuid)
+            if self.dry_run and entry is not None:
+                # What an agent before this one has set is given back: that is no trial.
+                hindrance = Hindrance("DryRun", "a dry run: its limit is as it was before")
             verdict = decide_card(
-                limits,
-                self._kept.entries.get(uuid),
-                ask,
-                session=session,
-                now=self._clock.elapsed(),
-                hindrance=hindrance,
+                limits, entry, ask, session=session, now=self._clock.elapsed(), hindrance=hindrance
             )
-            if self.dry_run:
+            if self.dry_run and entry is None:
                 verdict = rehearse(verdict, now.set_milliwatts)
             self._report(uuid, ask, verdict, now.binding)
             if not verdict.steps or not await self._take(gpus, uuid, ask, verdict):
                 return
 
     async def _take(self, gpus: LimitedGpus, uuid: str, ask: Ask | None, verdict: Verdict) -> bool:
-        """Take the steps one after the other; whether all were taken."""
-        if verdict.note is not None:
-            self._tell(uuid, verdict.note)
+        """Take the steps one after the other; whether all were taken.
+
+        To give a card back takes no journal: a disk that is full must not keep a cap in place.
+        """
+        giving_back = verdict.target is None
+        note = verdict.note
         for step in verdict.steps:
+            written = not self._unwritten
             if isinstance(step, Keep):
-                if not self._write_down(uuid, step.entry) and step.entry is not None:
-                    text = f"the journal on the node's disk cannot be written ({self.disk}), and no limit is changed without it"
-                    self._put(uuid, ask, verdict.asked, verdict.target, "NoJournal", text)
-                    return False
+                written = self._write_down(uuid, step.entry, anyway=giving_back)
+            elif not written and not giving_back:
+                written = self._store(self._kept.entries)
+            if not written and not giving_back:
+                text = f"the journal on the node's disk cannot be written ({self.disk}), and no limit is changed without it"
+                self._put(uuid, ask, verdict.asked, verdict.target, "NoJournal", text)
+                return False
+            if note is not None:
+                self._tell(uuid, note)
+                note = None
+            if isinstance(step, Keep):
                 continue
             try:
                 await gpus.set_limit(uuid, step.milliwatts)
@@ -296,13 +310,13 @@ class Caps:
 
     # -- the journal --------------------------------------------------------------------------------------
 
-    def _write_down(self, uuid: str, entry: Entry | None) -> bool:
-        """Have the disk say this of a card; an entry that could not be written is as it was."""
+    def _write_down(self, uuid: str, entry: Entry | None, *, anyway: bool) -> bool:
+        """Have the disk say this of a card; an entry that could not be written is as it was, unless `anyway`."""
         entries = {u: e for u, e in self._kept.entries.items() if u != uuid}
         if entry is not None:
             entries[uuid] = entry
         stored = self._store(entries)
-        if stored or entry is None:
+        if stored or anyway:
             self._kept.entries = entries
         return stored
 

@@ -56,6 +56,11 @@ class Entry:
     """The ask that was given up because somebody else kept changing the limit."""
 
     @property
+    def changed(self) -> bool:
+        """Whether the card's limit is one of ours, or may be."""
+        return self.written is not None or self.pending is not None
+
+    @property
     def standing(self) -> int:
         """The limit the card has where nobody else has touched it and nothing is pending."""
         return self.prior if self.written is None else self.written
@@ -116,8 +121,13 @@ def resolve(cap: PowerCap, limits: PowerLimits) -> int | None:
 
 
 def find_target(asked: int, prior: int, limits: PowerLimits) -> int:
-    """The limit that is due: what is asked, within the card's range, and never above what was there before."""
-    return min(max(asked, limits.min_milliwatts or 0), prior)
+    """The limit that is due: what is asked, within the card's range, and never above what was there before.
+
+    Hardly below what was there before is that itself: else it could not be seen whether it was given back, the driver's
+    rounding included.
+    """
+    target = min(max(asked, limits.min_milliwatts or 0), prior)
+    return prior if prior - target < 2 * SAME_MILLIWATTS else target
 
 
 def decide_card(
@@ -149,7 +159,8 @@ def decide_card(
         hindrance = Hindrance("Unsupported", text)
     if hindrance is not None or asked is None:
         why = hindrance or Hindrance("Unsupported", "")
-        return replace(_release(entry, current), asked=asked, reason=why.reason, message=why.message)
+        released = _recall(_release(entry, current), entry, current)
+        return replace(released, asked=asked, reason=why.reason, message=why.message)
     return _cap(limits, current, entry, ask, asked, session=session, now=now)
 
 
@@ -159,8 +170,8 @@ def rehearse(verdict: Verdict, current: int | None) -> Verdict:
     still = replace(verdict, steps=(), note=None)
     if meant is None:
         return still
-    now = "" if current is None else f", which is {format_power(current)} now"
-    text = f"a dry run: its limit{now}, would be set to {format_power(meant)}"
+    now = "" if current is None else f", which is {format_power(current)} now,"
+    text = f"a dry run: its limit{now} would be set to {format_power(meant)}"
     return replace(still, reason="DryRun", message=text)
 
 
@@ -177,7 +188,20 @@ def _release(entry: Entry | None, current: int) -> Verdict:
         return Verdict((Keep(None),), note=note)
     if entry.contested or not (_same(entry.standing, current) or _same(entry.pending, current)):
         return Verdict((Keep(None),), note=Note("Left", current))
-    return Verdict((SetLimit(entry.prior),))
+    # In the journal before it is done, lest an agent killed in between takes it for somebody else's change.
+    giving = replace(entry, written=current, pending=entry.prior)
+    keep = (Keep(giving),) if giving != entry else ()
+    return Verdict((*keep, SetLimit(entry.prior)))
+
+
+def _recall(released: Verdict, entry: Entry | None, current: int) -> Verdict:
+    """A card given back while its ask goes on: what the journal says of a quarrel stays until the ask ends."""
+    if entry is None or not (entry.changes or entry.contested) or Keep(None) not in released.steps:
+        return released
+    rest = replace(entry, prior=current, written=None, pending=None)
+    if rest == entry:
+        return Verdict()
+    return Verdict((Keep(rest),), note=released.note if entry.changed else None)
 
 
 def _cap(
@@ -236,7 +260,7 @@ def _judge(
     words = f"its limit is {format_power(target)}"
     if least is not None and asked < least and target > asked:
         return "Clamped", f"{words}: {what} is below the lowest it can have, {format_power(least)}"
-    if most is not None and asked > most:
+    if most is not None and asked > most and _same(most, target):
         return "Clamped", f"{words}: {what} is above the highest it can have, {format_power(most)}"
     if asked >= prior + SAME_MILLIWATTS:
         return "PriorLower", f"{words}, as it was before: a job does not raise it to {what}"

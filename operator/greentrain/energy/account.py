@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import pairwise
 from math import sqrt
 
@@ -36,6 +37,10 @@ A moment between two readings is equally likely anywhere, so an end of a hold is
 two such ends the sum's distribution is a triangle of half width 2h, the root h times sqrt(2), and within 1.1 times the
 root lies 1 - (1 - 1.1 / sqrt(2))^2 = 0.951 of it; of one end all, of more than two more than that.
 """
+
+SHORTEST_STEP_SECONDS = 0.5
+"""Readings nearer to each other than this do not tell a draw: beside a card that hangs a round takes the whole deadline and
+the next one follows at once, so the one's energy would count as drawn in the other's milliseconds."""
 
 UNKNOWN_AT_REBOOT_SECONDS = 10.0
 """Of the time between the last reading before a reboot and the machine's end at most this much counts as missing: how
@@ -315,7 +320,8 @@ class NodeAccount:
             self.idle += free
         else:
             self.unattributed += free
-        if not found and not last.busy and not reading.busy and interval.total:
+        regular = SHORTEST_STEP_SECONDS <= interval.seconds <= LONGEST_STEP_SECONDS
+        if not found and not last.busy and not reading.busy and interval.total and regular:
             card.learn_idle(interval.total / interval.seconds)
 
     def _phase(self, seen: Seen) -> Phase:
@@ -356,6 +362,16 @@ class NodeAccount:
             self.segments[key] = max(self.segments.get(key, 0), entry.segment + 1)
             if key in self.pods:
                 self.pods[key].segment = self.segments[key]
+            if not entry.closed and entry.last_reading is not None:
+                self._miss_since(datetime.fromisoformat(entry.last_reading).timestamp(), entry, key)
+
+    def _miss_since(self, told: float, entry: PodEnergy, key: str) -> None:
+        """What a pod used between the last word of the account before and this one's first reading is missing."""
+        begun = max((c.last.wall for c in self.cards.values() if c.last is not None), default=told)
+        for k, pod in self.pods.items():
+            unnamed = not pod.uid and (pod.namespace, pod.name) == (entry.namespace, entry.name)
+            if k == key or unnamed:
+                pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - told)
 
     def add_host(self, cpu: int, dram: int, shares: Mapping[str, float], *, begin: float, end: float) -> None:
         """Divide the processors' and the memory's millijoules by shares of CPU time; the rest is others'."""

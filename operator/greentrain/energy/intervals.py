@@ -16,6 +16,9 @@ COUNTER_LAG_SECONDS = 0.1
 LONGEST_STEP_SECONDS = 2.5
 """Readings further apart than this are not two of a row."""
 
+LATEST_SECONDS = 2.0
+"""How much later than it was taken a reading may be dated: beside a card that hangs a round lasts until its deadline."""
+
 LONGEST_INTEGRATION_SECONDS = 5.0
 """Power readings further apart than this say nothing about the time between them."""
 
@@ -58,12 +61,13 @@ def measure(
     """Energy between two readings of the same boot, `seconds` apart.
 
     A counter that began anew while nobody looked may have overtaken its old value by now. It is found out where it went
-    on by less than half of what the card draws when it is idle (`idle_draw`, milliwatts).
+    on by less than half of what the card draws when it is idle (`idle_draw`, milliwatts) in the time there was at least.
     """
     if after.counter is not None and before.counter is not None:
         used = after.counter - before.counter
         unseen = seconds > LONGEST_STEP_SECONDS
-        overtaken = unseen and idle_draw is not None and used < 0.5 * idle_draw * seconds
+        least = 0.0 if idle_draw is None else 0.5 * idle_draw * (seconds - LATEST_SECONDS)
+        overtaken = unseen and used < least
         if used >= 0 and not overtaken:
             return Interval(seconds, used)
         return _after_reset(before, after, seconds)

@@ -1,0 +1,114 @@
+"""Power caps as people write them, and power as they read it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentrain.units import PowerCap, format_power, parse_power_cap
+
+REFUSAL = (
+    "write watts from 1W to 10kW, such as 250W or 0.3kW, or a share of the GPU's default limit, such as 70%"
+)
+MOST_MILLIWATTS = 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "cap"),
+    [
+        ("250W", PowerCap(milliwatts=250_000)),
+        ("250.5W", PowerCap(milliwatts=250_500)),
+        ("0.001kW", PowerCap(milliwatts=1_000)),
+        ("0.3kW", PowerCap(milliwatts=300_000)),
+        ("0.300kW", PowerCap(milliwatts=300_000)),
+        ("0.01kW", PowerCap(milliwatts=10_000)),
+        ("1W", PowerCap(milliwatts=1_000)),
+        ("1.0W", PowerCap(milliwatts=1_000)),
+        ("1.001W", PowerCap(milliwatts=1_001)),
+        ("10kW", PowerCap(milliwatts=10_000_000)),
+        ("9999.999W", PowerCap(milliwatts=9_999_999)),
+        ("10000W", PowerCap(milliwatts=10_000_000)),
+        ("9.999kW", PowerCap(milliwatts=9_999_000)),
+        ("1%", PowerCap(percent=1)),
+        ("70%", PowerCap(percent=70)),
+        ("100%", PowerCap(percent=100)),
+    ],
+)
+def test_a_cap_is_watts_kilowatts_or_a_share(text: str, cap: PowerCap) -> None:
+    assert parse_power_cap(text) == cap
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "250", "W", "kW", "%", ".", ".W", "NaNW", "2e2W"),
+        *("250w", "250KW", "250mW", "0.25MW", "250Wh", "250J", "70%W"),
+        *("250 W", " 250W", "250W ", "250W\n", "250\nW", "٢٥٠W", "２５０W", "70％"),
+        *("-250W", "+250W", "-1%", "--1W"),
+        *(".5kW", "5.kW", "250,5W", "2.5.0W", "0.0001kW", "250.0001W", "70.5%"),
+        *("00250W", "070%", "00.3kW"),
+        *("0%", "00%", "101%", "110%", "999%", "1000%"),
+        *("0W", "0.999W", "0kW", "0.000kW", "10001W", "10000.001W", "10.001kW", "11kW", "123456W", "99999kW"),
+    ],
+)
+def test_what_is_no_cap_is_answered_with_what_would_be_one(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(REFUSAL)}$"):
+        parse_power_cap(text)
+
+
+@pytest.mark.parametrize(
+    ("milliwatts", "text"),
+    [
+        (0, "0W"),
+        (1, "0.001W"),
+        (50, "0.05W"),
+        (1_000, "1W"),
+        (100_000, "100W"),
+        (250_000, "250W"),
+        (250_500, "250.5W"),
+        (250_040, "250.04W"),
+        (250_001, "250.001W"),
+        (10_000_000, "10000W"),
+    ],
+)
+def test_power_is_told_in_watts_and_nothing_is_rounded(milliwatts: int, text: str) -> None:
+    assert format_power(milliwatts) == text
+
+
+@pytest.mark.parametrize(
+    ("cap", "text"),
+    [(PowerCap(milliwatts=300_000), "300W"), (PowerCap(percent=70), "70%")],
+)
+def test_a_cap_is_told_as_it_can_be_asked_for(cap: PowerCap, text: str) -> None:
+    assert str(cap) == text
+
+
+CAPS = st.builds(PowerCap, milliwatts=st.integers(1_000, MOST_MILLIWATTS)) | st.builds(
+    PowerCap, percent=st.integers(1, 100)
+)
+
+
+@given(CAPS)
+def test_what_is_told_can_be_asked_for(cap: PowerCap) -> None:
+    assert parse_power_cap(str(cap)) == cap
+
+
+@given(st.integers(1, 9_999))
+def test_kilowatts_are_read_to_the_watt(watts: int) -> None:
+    kilowatts, rest = divmod(watts, 1000)
+    assert parse_power_cap(f"{kilowatts}.{rest:03d}kW").milliwatts == watts * 1000
+
+
+@given(st.text(alphabet="0123456789.kW% -+eE", max_size=12) | st.text(max_size=12))
+def test_any_text_is_a_cap_within_bounds_or_refused(text: str) -> None:
+    try:
+        cap = parse_power_cap(text)
+    except ValueError:
+        return
+    assert parse_power_cap(str(cap)) == cap
+    amount = 1_000 <= (cap.milliwatts or 0) <= MOST_MILLIWATTS
+    share = 1 <= (cap.percent or 0) <= 100
+    assert amount is not share
