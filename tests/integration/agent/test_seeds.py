@@ -11,7 +11,7 @@ import random
 import shutil
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import pytest
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import Calls, Fault
-from tests.integration.agent.world import PICOJOULES, LivePod, Node
+from tests.integration.agent.world import PICOJOULES, LivePod, Node, Trouble
 
 SEEDS = range(200)
 STATE = "GREENTRAIN_SIMGPU_STATE"
@@ -35,10 +35,15 @@ class Verdict:
     true: float
     bound: int
     peak: float
-    blind: float
+    unseen: float
+    unstated: float
     missing: int
-    final: bool
+    final: bool | None
+    """None where nobody was told of it."""
     lost: int
+    unknown: int
+    """Its pods that nobody saw before they ended, or of which nothing is left."""
+    pods: int
 
     @property
     def error(self) -> float:
@@ -47,7 +52,22 @@ class Verdict:
     @property
     def allowed(self) -> float:
         """1 %, or two seconds of the highest draw; and what nobody can know: see docs/energy.md."""
-        return max(0.01 * self.true, 2 * self.peak) + (self.blind + self.missing) * self.peak
+        return max(0.01 * self.true, 2 * self.peak) + self.unseen * self.peak
+
+    @property
+    def complete(self) -> bool:
+        """Whether every last word is in; a pod that nobody saw has none."""
+        return self.lost <= self.unknown and (
+            self.final or (self.final is None and self.unknown == self.pods)
+        )
+
+    @property
+    def stated(self) -> float:
+        """What its status says: the bound, and time that is in no sum; and what an agent forgot that could not keep it.
+
+        A joule is lost to whole numbers here and there.
+        """
+        return self.bound + 2 + (self.missing + self.unstated) * self.peak
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,20 @@ class Outcome:
     board: float
     counted: int
     parts: int
+    doubled: float
+    """What may be counted beside the board's joules: estimates of cards without a counter, and of counters begun anew."""
     story: tuple[str, ...]
+    faults: frozenset[str]
+
+
+@dataclass(frozen=True)
+class End:
+    """An agent's end by SIGKILL or with its machine."""
+
+    moment: float
+    dead: float
+    """Seconds until it, or the machine, starts again."""
+    kind: str = "killed"
 
 
 class Story:
@@ -69,10 +102,15 @@ class Story:
         self.chance = random.Random(seed)
         self.length = math.exp(self.chance.uniform(math.log(10), math.log(7200)))
         self.told: list[str] = []
-        self.kills: list[tuple[float, float]] = []
+        self.ends: list[End] = []
+        self.faults: set[str] = set()
+        self.rarer = random.Random(f"rarer faults of {seed}")
+        """Another row of chances, so that a story is the same but for these."""
+        self.starts: dict[str, Callable[[], None]] = {}
+        """How a job's next pod begins."""
 
     def say(self, text: str) -> None:
-        self.told.append(f"{self.node.clock.elapsed():8.1f} {text}")
+        self.told.append(f"{self.node.clock.now():8.1f} {text}")
 
     def write(self) -> None:
         """Put everything that will happen on the clock."""
@@ -87,6 +125,18 @@ class Story:
         faults = [self.kubelet, self.api, self.kill, self.kill, self.lost, self.reset, self.calls, self.clock]
         for _ in range(chance.randint(0, 6)):
             chance.choice(faults)(chance.uniform(1, self.length))
+        rarer: dict[Callable[[float], None], float] = {
+            self.hang: 0.2,
+            self.no_counter: 0.1,
+            self.lose_counter: 0.1,
+            self.reboot: 0.07,
+            self.full_disk: 0.15,
+            self.damage: 0.05,
+        }
+        for fault, likely in rarer.items():
+            if self.rarer.random() < likely:
+                self.faults.add(fault.__name__)
+                fault(self.rarer.uniform(1, self.length))
         for i in range(int(self.length // 20) + 1):
             clock.at(20.0 * i + chance.uniform(0, 20), self.node.operate)
 
@@ -96,12 +146,12 @@ class Story:
         held: list[LivePod] = []
 
         def start() -> None:
-            if clock.elapsed() >= end - 5:
+            if clock.now() >= end - 5:
                 return
             if any(p.ended is None and card in p.cards for p in node.live):
                 return
-            if node.api.away:  # a kubelet learns of new pods from there
-                clock.at(clock.elapsed() + 1, start)
+            if node.api.away or node.down:  # a kubelet learns of new pods from there
+                clock.at(clock.now() + 1, start)
                 return
             held.append(node.begin_pod(job, (card,)))
             self.say(f"{held[-1].uid} of {job} holds {card}")
@@ -115,6 +165,7 @@ class Story:
             for pod in held:
                 node.remove_pod(pod)
 
+        self.starts[job] = start
         clock.at(begin, start)
         moment = begin + chance.uniform(0, 5)
         while moment < end:
@@ -145,32 +196,84 @@ class Story:
         self.node.clock.at(moment + self.chance.uniform(5, 3600), functools.partial(set_, False))
 
     def kill(self, moment: float) -> None:
-        self.kills.append((moment, self.chance.uniform(0.5, 8)))
+        self.ends.append(End(moment, self.chance.uniform(0.5, 8)))
 
     def lost(self, moment: float) -> None:
         card = self.chance.randrange(len(self.node.cards))
-        self.fault(card, Fault.LOST, moment, self.chance.uniform(1, 60))
+        self.trouble(Trouble(card, Fault.LOST, moment, moment + self.chance.uniform(1, 60)))
 
     def reset(self, moment: float) -> None:
         card = self.chance.randrange(len(self.node.cards))
-        self.node.clock.at(moment, functools.partial(self.node.cards.reload_driver, card))
+        self.node.clock.at(moment, functools.partial(self.node.reset, card))
         self.node.clock.at(moment, functools.partial(self.say, f"counter of {card} begins anew"))
 
     def calls(self, moment: float) -> None:
         kind = self.chance.choice([Fault.TIMEOUT, Fault.UNKNOWN, Fault.SLOW])
         card = self.chance.choice([None, *self.node.cards])
-        self.fault(card, kind, moment, self.chance.uniform(1, 20))
+        end = moment + self.chance.uniform(1, 20)
+        milliseconds = 100 if kind is Fault.SLOW else 0
+        self.trouble(Trouble(card, kind, moment, end, Calls.ENERGY | Calls.POWER, milliseconds))
 
-    def fault(self, card: int | None, kind: Fault, moment: float, seconds: float) -> None:
-        begin = round(moment * 1e9)
-        more = {"milliseconds": 100} if kind is Fault.SLOW else {}
-        calls = None if kind is Fault.LOST else Calls.ENERGY | Calls.POWER
+    def trouble(self, one: Trouble) -> None:
+        def begin() -> None:
+            self.node.trouble(one)
+            self.say(f"{one.kind.name} on {one.card} for {one.end - one.begin:.1f} s: {one.calls}")
 
-        def arm() -> None:
-            self.node.cards.fault(card, kind, begin, begin + round(seconds * 1e9), calls=calls, **more)
-            self.say(f"{kind.name} on {card} for {seconds:.1f} s")
+        self.node.clock.at(one.begin, begin)
 
-        self.node.clock.at(moment, arm)
+    def hang(self, moment: float) -> None:
+        """Calls hang for a while; half of the agents are killed beside them."""
+        seconds = math.exp(self.rarer.uniform(math.log(0.5), math.log(120)))
+        card = self.rarer.choice([None, *self.node.cards])
+        calls = self.rarer.choice([Calls.ENERGY | Calls.POWER | Calls.UTILIZATION, Calls.ALL])
+        self.trouble(Trouble(card, Fault.HANG, moment, moment + seconds, calls))
+        self.kill_within(moment, seconds)
+
+    def kill_within(self, moment: float, seconds: float) -> None:
+        if self.rarer.random() < 0.5:
+            self.ends.append(End(moment + self.rarer.uniform(0, seconds), self.rarer.uniform(0.5, 8)))
+
+    def no_counter(self, _: float) -> None:
+        """A card before Volta."""
+        self.trouble(Trouble(self.rarer.choice([*self.node.cards]), Fault.NOT_SUPPORTED, 0.0, math.inf))
+
+    def lose_counter(self, moment: float) -> None:
+        self.trouble(Trouble(self.rarer.choice([*self.node.cards]), Fault.NOT_SUPPORTED, moment, math.inf))
+
+    def full_disk(self, moment: float) -> None:
+        def set_(full: bool) -> None:
+            self.node.disk_full = full
+            self.say(f"disk full: {full}")
+
+        seconds = math.exp(self.rarer.uniform(math.log(2), math.log(600)))
+        self.node.clock.at(moment, functools.partial(set_, True))
+        self.node.clock.at(moment + seconds, functools.partial(set_, False))
+        self.kill_within(moment, seconds)
+
+    def damage(self, moment: float) -> None:
+        self.ends.append(End(moment, self.rarer.uniform(0.5, 8), "killed, and the journal damaged,"))
+
+    def reboot(self, moment: float) -> None:
+        self.ends.append(End(moment, self.rarer.uniform(20, 300), "down with its machine"))
+
+    def come_up(self) -> None:
+        """The machine starts; its pods' containers start again soon, or they are gone and others come for some."""
+        node, clock, rarer = self.node, self.node.clock, self.rarer
+        node.come_up()
+        self.say("the machine starts again")
+        for pod in node.live:
+            if pod.ended is None and rarer.random() < 0.5:
+                clock.at(clock.now() + rarer.uniform(0, 30), functools.partial(self.restart, pod))
+            elif pod.ended is None:
+                node.end_pod(pod)
+                self.say(f"{pod.uid} is gone")
+                if rarer.random() < 0.7:
+                    clock.at(clock.now() + rarer.uniform(0, 60), self.starts[pod.job_uid])
+
+    def restart(self, pod: LivePod) -> None:
+        if pod.ended is None and not self.node.down:
+            self.node.start_pod(pod)
+            self.say(f"{pod.uid}'s containers start again")
 
     def clock(self, moment: float) -> None:
         def step(seconds: float) -> None:
@@ -181,27 +284,41 @@ class Story:
 
 
 async def live(seed: int, node: Node) -> Outcome:
+    try:
+        return await live_through(seed, node)
+    finally:
+        await node.let_calls_return()
+
+
+async def live_through(seed: int, node: Node) -> Outcome:
     story = Story(seed, node)
     story.write()
     node.start_agent()
-    for moment, dead in sorted(story.kills):
-        await reach(node, moment)
-        story.say(f"agent killed for {dead:.1f} s")
+    for end in sorted(story.ends, key=lambda e: e.moment):
+        await reach(node, end.moment)
+        story.say(f"agent {end.kind} for {end.dead:.1f} s")
         await node.kill_agent()
-        node.clock.pass_to(node.clock.elapsed() + dead)
+        if "machine" in end.kind:
+            node.go_down()
+        if "journal" in end.kind:
+            node.damage_journal()
+        node.clock.pass_to(node.clock.now() + end.dead)
+        if node.down:
+            story.come_up()
+            node.clock.pass_to(node.clock.now() + story.rarer.uniform(1, 30))
         node.start_agent()
     await reach(node, story.length + 130)
-    node.api.away = node.kubelet_away = False
-    node.cards.clear_faults()
+    node.api.away = node.kubelet_away = node.disk_full = False
+    node.end_troubles()
     for _ in range(6):
-        await reach(node, node.clock.elapsed() + 40)
+        await reach(node, node.clock.now() + 40)
         node.operate(finished=True)
     await node.stop_agent()
     return judge(node, story)
 
 
 async def reach(node: Node, moment: float) -> None:
-    while node.clock.elapsed() < moment:
+    while node.clock.now() < moment:
         await asyncio.sleep(0)
         assert node._task is not None
         if node._task.done():
@@ -216,8 +333,6 @@ def judge(node: Node, story: Story) -> Outcome:
     verdicts = []
     for job, energy in node.energy.items():
         pods = [p for p in node.live if p.job_uid == job]
-        ends = [(t, p.cards) for p in pods for t in (p.begun, p.ended) if t is not None]
-        gaps = [node.blind_around(t, cards) for t, cards in ends]
         verdicts.append(
             Verdict(
                 job=job,
@@ -225,10 +340,13 @@ def judge(node: Node, story: Story) -> Outcome:
                 true=sum(exact.get(p.uid, 0) for p in pods) / PICOJOULES,
                 bound=energy.error_joules if energy else 0,
                 peak=node.peak,
-                blind=sum(g for g in gaps if g > 2.5),
+                unseen=sum(node.unseen(p) for p in pods),
+                unstated=sum(node.unstated(p) for p in pods),
                 missing=energy.missing_seconds if energy else 0,
-                final=bool(energy and energy.final),
+                final=energy.final if energy else None,
                 lost=energy.lost_pods if energy else 0,
+                unknown=sum(not node.is_known(p) for p in pods),
+                pods=len(pods),
             )
         )
     assert node.agent is not None
@@ -241,7 +359,10 @@ def judge(node: Node, story: Story) -> Outcome:
             sum(p.gpu for p in account.pods.values()) + account.settled + account.idle + account.unattributed
         )
         // 1000,
+        doubled=0.01 * sum(exact.values()) / PICOJOULES
+        + 2 * node.peak * (len(node.cards) + sum(map(len, node.breaks.values()))),
         story=tuple(story.told),
+        faults=frozenset(story.faults),
     )
 
 
@@ -278,18 +399,20 @@ def test_every_jobs_joules_are_counted_whatever_fails(seed: int) -> None:
     outcome = play(seed)
     told = "\n".join(outcome.story)
     assert abs(outcome.parts - outcome.counted) <= 1, told
+    assert outcome.counted <= outcome.board + outcome.doubled, told
     for job in outcome.jobs:
         assert job.error <= job.allowed, f"{job}\n{told}"
-        assert (job.final, job.lost) == (True, 0), f"{job}\n{told}"
+        assert job.complete, f"{job}\n{told}"
 
 
 def test_the_stated_bound_holds_19_times_of_20_and_is_not_large() -> None:
-    jobs = [job for seed in SEEDS for job in play(seed).jobs if job.true > 0 and not job.missing]
-    # A joule is lost to whole numbers here and there.
-    held = sum(job.error <= job.bound + 2 for job in jobs)
+    # Of a job that no agent ever told of nothing is stated.
+    jobs = [job for seed in SEEDS for job in play(seed).jobs if job.true > 0 and job.final is not None]
+    held = sum(job.error <= job.stated for job in jobs)
     assert held >= 0.95 * len(jobs), f"{held} of {len(jobs)}"
+    whole = [job for job in jobs if not job.missing]
     median_bound, median_error = (
-        statistics.median(job.bound for job in jobs),
-        statistics.median(job.error for job in jobs),
+        statistics.median(job.bound for job in whole),
+        statistics.median(job.error for job in whole),
     )
     assert median_bound <= 3 * median_error, f"bound {median_bound:.0f} J, error {median_error:.1f} J"

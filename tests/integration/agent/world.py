@@ -2,40 +2,58 @@
 
 Kubelet and API server are plain data behind the agent's own ports (their real forms are tested in the contract and
 integration tiers); what happens is a list of deeds at times, which the clock carries out while the agent sleeps. The
-agent's loop, account, journal and reports are those that run in production.
+agent's loop, account, journal and reports are those that run in production, and so are NVML's threads: where a call
+hangs, they wait for a moment of real time, and the clock goes on meanwhile by what an agent would have waited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
-from greentrain.agent.journal import Journal
+from greentrain.agent.caps import Caps
+from greentrain.agent.journal import FILE, Journal
 from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus
 from greentrain.core.ledger import NodeReport, decide_settled, fold
-from greentrain.devices.errors import Unavailable
+from greentrain.devices import nvml
+from greentrain.devices.errors import DeviceError, Unavailable
+from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.nvml import Gpus
 from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import FullCard
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod
 from greentrain.kube.readings import find_key
-from sandbox.simgpu.cards import Cards
+from greentrain.units import PowerCap
+from sandbox.simgpu.cards import Calls, Cards, Fault
 from sandbox.simgpu.meter import Meter
+from tests.contract.nvml.answers import no_thread, until
 
 WALL = datetime(2026, 3, 1, 11, 58, 20, tzinfo=UTC).timestamp()
 PICOJOULES = 10**12
+
+SEEN_SECONDS = 2.5
+"""Looks that are not further apart leave nothing unseen that the two seconds of every job do not cover."""
+
+HANG_SECONDS = 0.3
+"""Real seconds that the agent waits for a call that hangs; on the clock it waits as long as it is set to."""
+
+RETURN_SECONDS = 0.02
+"""Real seconds that calls get to return in when they hang no more: the simulated cards look every 2 ms."""
 
 
 @dataclass
@@ -49,6 +67,16 @@ class LivePod:
     begun: float
     ended: float | None = None
     removed: bool = False
+    started: float = 0.0
+    """When its containers started last."""
+    moments: list[float] = field(default_factory=list)
+    """When it began or ceased to hold its cards."""
+    stopped: bool = False
+    """Its node goes down or has come up without its containers so far."""
+
+    @property
+    def runs(self) -> bool:
+        return self.ended is None and not self.stopped
 
     def seen_as(self, step: float) -> NodePod:
         """The pod's object: times in whole seconds by the node's clock, as the kubelet writes them."""
@@ -59,7 +87,7 @@ class LivePod:
             terminal=self.ended is not None,
             job="digits",
             job_uid=self.job_uid,
-            began=math.floor(WALL + step + self.begun),
+            began=math.floor(WALL + step + self.started),
             ended=None if self.ended is None else math.floor(WALL + step + self.ended),
         )
 
@@ -74,25 +102,32 @@ class Clock:
         self.step = 0.0
         self.woken: Callable[[], None] = lambda: None
         """Called before each look: the watch has brought what is new."""
-        self.boot_name = "boot-1"
+        self.boots: list[float] = [0.0]
+        """When the machine started."""
+
+    def now(self) -> float:
+        """Seconds since the story began, whatever happens to the machine."""
+        return self._cards.now_ns / 1e9
 
     def at(self, seconds: float, deed: Callable[[], None]) -> None:
         heapq.heappush(self._deeds, (seconds, next(self._numbers), deed))
 
     def elapsed(self) -> float:
-        return self._cards.now_ns / 1e9
+        return self.now() - self.boots[-1]
 
     def wall(self) -> float:
-        return WALL + self.elapsed() + self.step
+        return WALL + self.now() + self.step
 
     def boot(self) -> str:
-        return self.boot_name
+        return f"boot-{len(self.boots)}"
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
+        del wake
         await asyncio.sleep(0)
-        self.pass_to(self.elapsed() + seconds)
+        self.pass_to(self.now() + seconds)
         self.woken()
         await asyncio.sleep(0)
+        return False
 
     def pass_to(self, end: float) -> None:
         while self._deeds and self._deeds[0][0] <= end:
@@ -121,6 +156,11 @@ class ApiServer:
     version: int = 0
     lag: int = 0
     """Looks of an agent that began anew before its first list has come."""
+    told: Callable[[], None] = lambda: None
+    """Called after each report."""
+    caps: Mapping[str, PowerCap] | None = None
+    paused: str | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def pods_known(self) -> bool:
@@ -146,10 +186,69 @@ class ApiServer:
         # As the server gives it back.
         self.status = NodePowerStatus.model_validate_json(status.model_dump_json(by_alias=True))
         self.writes += 1
+        self.told()
 
     def _fail(self) -> None:
         if self.away:
             raise OSError("no route to host")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is wrong with a card, or with all, for a while or for good."""
+
+    card: int | None
+    kind: Fault
+    begin: float
+    end: float
+    calls: Calls | None = None
+    milliseconds: int = 0
+
+
+class Disk(Journal):
+    """The journal on a disk that can be full."""
+
+    def __init__(self, folder: Path, node: Node) -> None:
+        super().__init__(folder)
+        self._folder = folder
+        self._node = node
+
+    def store(self, content: bytes, name: str = FILE) -> None:
+        if self._node.disk_full:
+            # What is written there meets ENOSPC, full(4).
+            (self._folder / name).with_suffix(".partial").symlink_to("/dev/full")
+        super().store(content, name)
+        if name == FILE:
+            self._node.kept = self._node.clock.now()
+
+
+class Driver:
+    """The shipped NVML adapter; where it waits for a call that hangs, the clock goes on by its deadline."""
+
+    def __init__(self, node: Node, gpus: Gpus) -> None:
+        self._node = node
+        self._gpus = gpus
+
+    async def read_all(
+        self, *, deadline: float = nvml.READ_SECONDS
+    ) -> Mapping[str, CardReading | DeviceError]:
+        with self._node.waiting(deadline, nvml.READ_SECONDS) as real:
+            return await self._gpus.read_all(real)
+
+    async def discover(self) -> tuple[Card, ...]:
+        with self._node.waiting(nvml.DISCOVER_SECONDS) as real:
+            return await self._gpus.discover(deadline=real)
+
+    async def read_limits(self, uuid: str) -> CurrentLimits:
+        with self._node.waiting(nvml.READ_SECONDS) as real:
+            return await self._gpus.read_limits(uuid, deadline=real)
+
+    async def set_limit(self, uuid: str, milliwatts: int) -> None:
+        with self._node.waiting(nvml.READ_SECONDS) as real:
+            await self._gpus.set_limit(uuid, milliwatts, deadline=real)
+
+    async def close(self) -> None:
+        await self._gpus.close()
 
 
 class Node:
@@ -160,6 +259,7 @@ class Node:
         self.meter = Meter(cards)
         self.clock = Clock(cards)
         self.api = ApiServer()
+        self.api.told = self._note_report
         self.clock.woken = self._woken
         self.folder = folder
         self.chance = random.Random(seed)
@@ -167,13 +267,27 @@ class Node:
         self.kubelet_away = False
         self.agent: Agent | None = None
         self.energy: dict[str, EnergyStatus | None] = {}
-        self.peak = 0.0
+        self.peak = max(cards.read_card(i).watts for i in cards)
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._opened: list[Gpus] = []
         self._journal: Journal | None = None
         self.uuids = [cards.read_card(i).uuid for i in cards]
         self.looks: dict[str, list[float]] = {u: [] for u in self.uuids}
+        """When each card and its holders were both seen, as far as that is still known after the agent's deaths."""
+        self.breaks: dict[str, list[float]] = {u: [] for u in self.uuids}
+        """When each card's counter began anew."""
+        self.forgotten: list[float] = []
+        """When what the agent knew was lost: with its journal, or at its death while the disk was full."""
+        self.downs: list[tuple[float, float]] = []
+        """From when to when the machine was down."""
+        self.down = False
+        self.disk_full = False
+        self.kept = 0.0
+        """When the journal was written last."""
+        self.reported = 0.0
+        """When NodePower was written last."""
+        self.troubles: list[Trouble] = []
         self._numbers = itertools.count()
 
     # -- pods ---------------------------------------------------------------------------------------------
@@ -181,41 +295,164 @@ class Node:
     def begin_pod(self, job: str, cards: tuple[int, ...]) -> LivePod:
         """The kubelet gives a pod its devices and starts it."""
         number = next(self._numbers)
-        pod = LivePod(f"{job}-worker-0-{number}", f"uid-{number}", cards, job, self.clock.elapsed())
-        for card in cards:
-            self.meter.hold(card, pod.uid)
+        pod = LivePod(f"{job}-worker-0-{number}", f"uid-{number}", cards, job, self.clock.now())
         self.live.append(pod)
         self.energy.setdefault(job, None)
-        self.api.pods_now[pod.uid] = pod.seen_as(self.clock.step)
+        self.start_pod(pod)
         return pod
+
+    def start_pod(self, pod: LivePod) -> None:
+        """Its containers start, for the first time or after its node came up again."""
+        pod.stopped, pod.started = False, self.clock.now()
+        pod.moments.append(pod.started)
+        for card in pod.cards:
+            self.meter.hold(card, pod.uid)
+        self.api.pods_now[pod.uid] = pod.seen_as(self.clock.step)
 
     def end_pod(self, pod: LivePod) -> None:
         """Its containers end, and the kubelet takes its devices back."""
-        pod.ended = self.clock.elapsed()
+        pod.ended = self.clock.now()
+        self._stop_pod(pod)
+        self.api.pods_now[pod.uid] = pod.seen_as(self.clock.step)
+
+    def _stop_pod(self, pod: LivePod) -> None:
+        pod.moments.append(self.clock.now())
         for card in pod.cards:
             self.meter.hold(card, None)
             self.cards.set_load(card, 0.0)
-        self.api.pods_now[pod.uid] = pod.seen_as(self.clock.step)
 
     def remove_pod(self, pod: LivePod) -> None:
         """Its object is deleted."""
         pod.removed = True
         self.api.pods_now.pop(pod.uid, None)
 
-    def blind_around(self, moment: float, cards: tuple[int, ...]) -> float:
-        """Seconds between the last time a pod's cards and holders were both seen before a moment and the first after."""
-        gaps = []
-        for card in cards:
-            looks = self.looks[self.uuids[card]]
-            before = max((t for t in looks if t <= moment), default=0.0)
-            after = min((t for t in looks if t >= moment), default=self.clock.elapsed())
-            gaps.append(after - before)
-        return max(gaps)
+    def unseen(self, pod: LivePod) -> float:
+        """Seconds between looks in which something befell a pod's card that no later look can tell.
+
+        The pod began or ended, the counter began anew, the card has none, or what the agent knew was lost.
+        """
+        found = 0.0
+        for card in pod.cards:
+            breaks = (*pod.moments, *self.breaks[self.uuids[card]], *self.forgotten)
+            bare = [t for t in self.troubles if t.kind is Fault.NOT_SUPPORTED and t.card == card]
+            for begin, end in self._gaps(pod, card):
+                if any(begin <= t <= end for t in breaks) or any(t.begin < end for t in bare):
+                    found += end - begin - self._down_between(begin, end)
+        return found
+
+    def unstated(self, pod: LivePod) -> float:
+        """Those of these seconds of which an agent knows nothing because what it had known was lost."""
+        return sum(
+            end - begin - self._down_between(begin, end)
+            for card in pod.cards
+            for begin, end in self._gaps(pod, card)
+            if any(begin <= t <= end for t in self.forgotten)
+        )
+
+    def is_known(self, pod: LivePod) -> bool:
+        """Whether it was ever seen to hold its cards, as far as that is still known."""
+        end = self.clock.now() if pod.ended is None else pod.ended
+        return any(pod.begun <= t <= end for card in pod.cards for t in self.looks[self.uuids[card]])
+
+    def _gaps(self, pod: LivePod, card: int) -> list[tuple[float, float]]:
+        """Times of a pod's life in which a card or its holders were not seen."""
+        looks = [0.0, *self.looks[self.uuids[card]], self.clock.now()]
+        return [
+            (a, b)
+            for a, b in pairwise(looks)
+            if b - a > SEEN_SECONDS and b > pod.begun and (pod.ended is None or a < pod.ended)
+        ]
+
+    def _down_between(self, begin: float, end: float) -> float:
+        return sum(max(0.0, min(up, end) - max(down, begin)) for down, up in self.downs)
 
     def set_load(self, card: int, load: float) -> None:
-        """What runs on a card."""
+        """What runs on a card; nothing does while the machine or its pod is down."""
+        if self.down or any(p.stopped and card in p.cards for p in self.live):
+            return
         self.cards.set_load(card, load)
         self.peak = max(self.peak, self.cards.read_card(card).watts)
+
+    # -- what goes wrong ----------------------------------------------------------------------------------
+
+    def trouble(self, one: Trouble) -> None:
+        """Something is wrong with a card from now on."""
+        self.troubles.append(one)
+        self._arm(one)
+        if one.kind is Fault.HANG:
+            self.clock.at(one.end, functools.partial(time.sleep, RETURN_SECONDS))
+
+    def _arm(self, one: Trouble) -> None:
+        end = None if one.end == math.inf else round(one.end * 1e9)
+        begin = round(one.begin * 1e9)
+        self.cards.fault(one.card, one.kind, begin, end, calls=one.calls, milliseconds=one.milliseconds)
+
+    def end_troubles(self) -> None:
+        """Everything is well again but for what is so for good."""
+        now = self.clock.now()
+        self.troubles = [replace(t, end=now) if now < t.end < math.inf else t for t in self.troubles]
+        self._rearm()
+
+    def _rearm(self) -> None:
+        self.cards.clear_faults()
+        for one in self.troubles:
+            if one.end > self.clock.now():
+                self._arm(one)
+
+    def reset(self, card: int) -> None:
+        """A card's counter begins anew."""
+        self.cards.reload_driver(card)
+        self.breaks[self.uuids[card]].append(self.clock.now())
+
+    def go_down(self) -> None:
+        """The machine goes down, and all that runs on it with it."""
+        self.down = True
+        self.downs.append((self.clock.now(), math.inf))
+        for card in self.cards:
+            self.cards.set_load(card, 0.0)
+        for pod in self.live:
+            if pod.ended is None:
+                self._stop_pod(pod)
+                pod.stopped = True
+
+    def come_up(self) -> None:
+        """It starts anew: another boot, cards that are well and count from 0."""
+        now = self.clock.now()
+        self.downs[-1] = (self.downs[-1][0], now)
+        self.clock.boots.append(now)
+        self.end_troubles()
+        for card in self.cards:
+            self.reset(card)
+        self.down = False
+
+    def damage_journal(self) -> None:
+        """Half of the journal is gone, and so is what was not told before."""
+        path = self.folder / FILE
+        if path.exists():
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2])
+            self._forget(self.reported)
+            self.forgotten.append(self.clock.now())
+
+    def _forget(self, since: float) -> None:
+        """Looks of which nothing is left are none."""
+        for uuid, looks in self.looks.items():
+            self.looks[uuid] = [t for t in looks if t <= since]
+
+    @contextlib.contextmanager
+    def waiting(self, usual: float, deadline: float | None = None) -> Iterator[float]:
+        """Real seconds to wait for NVML. Where a call hangs these are few, and `deadline` of the clock's pass instead."""
+        now = self.clock.now()
+        ends = [t.end for t in self.troubles if t.kind is Fault.HANG and t.begin <= now < t.end]
+        if not ends:
+            yield usual
+            return
+        end = min(max(ends), now + (usual if deadline is None else deadline))
+        passing = asyncio.get_running_loop().call_later(HANG_SECONDS / 3, self.clock.pass_to, end)
+        try:
+            yield HANG_SECONDS
+        finally:
+            passing.cancel()
 
     # -- the agent and its ports --------------------------------------------------------------------------
 
@@ -226,7 +463,7 @@ class Node:
         holdings = tuple(
             Holding("team", p.name, "tensorflow", "nvidia.com/gpu", FullCard(self.uuids[c]))
             for p in self.live
-            if p.ended is None
+            if p.runs
             for c in p.cards
         )
         return Listing(holdings, ())
@@ -239,19 +476,23 @@ class Node:
         if self.agent is not None and self.agent.looked is not None:
             for uuid, answer in self.agent.answers.items():
                 if isinstance(answer, CardReading):
-                    self.looks[uuid].append(self.agent.looked)
+                    self.looks[uuid].append(self.agent.looked + self.clock.boots[-1])
 
-    async def open_gpus(self) -> Gpus:
+    def _note_report(self) -> None:
+        self.reported = self.clock.now()
+
+    async def open_gpus(self) -> Driver:
         """As `Gpus.open`, remembered so that a killed agent's session ends."""
-        gpus = await Gpus.open()
+        with self.waiting(nvml.OPEN_SECONDS) as real:
+            gpus = await Gpus.open(deadline=real)
         self._opened.append(gpus)
-        return gpus
+        return Driver(self, gpus)
 
     def start_agent(self) -> None:
         """A container with the agent starts."""
         self.api.begin(self.chance.randint(1, 4))
         self._stop = asyncio.Event()
-        self._journal = Journal(self.folder)
+        self._journal = Disk(self.folder, self)
         self._journal.take()
         settings = AgentSettings(node="node-1", report_interval=30.0, read_deadline=5.0)
         self.agent = Agent(
@@ -260,6 +501,7 @@ class Node:
             kubelet=self,
             view=self.api,
             journal=self._journal,
+            caps=Caps(self._journal, self.clock, driver=self.folder / "no-driver"),
             clock=self.clock,
             chance=self.chance,
         )
@@ -271,7 +513,17 @@ class Node:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        await self.let_calls_return()
+        self._rearm()
+        self._forget(self.kept)
+        if self.disk_full:
+            self.forgotten.append(self.clock.now())
+
+    async def let_calls_return(self) -> None:
+        """Calls that hang end with their process; for the next one they hang again."""
+        self.cards.clear_faults()
         await self._end_life()
+        await until(no_thread)
 
     async def stop_agent(self) -> None:
         """SIGTERM."""
@@ -281,8 +533,8 @@ class Node:
         await self._end_life()
 
     async def _end_life(self) -> None:
-        assert self._journal is not None
-        self._journal.close()
+        if self._journal is not None:
+            self._journal.close()
         while self._opened:
             await self._opened.pop().close()
         self._task = None
