@@ -25,8 +25,8 @@ from sandbox.state import CONTEXT, Sandbox, read_node_count
 from sandbox.steps import Step, format_duration, run_steps
 from sandbox.up import bring_up
 
-JOB = "digits"
-MANIFEST = images.ROOT / "examples" / "digits.yaml"
+JOB = "capped"
+MANIFEST = images.ROOT / "examples" / "capped.yaml"
 JOB_SECONDS = 900.0
 """How long the job may take before the demo gives up; it takes about a minute on two idle cores."""
 GONE_SECONDS = 120.0
@@ -51,6 +51,8 @@ STORAGE_CLASS_VARIABLE = "GREENTRAIN_STORAGE_CLASS"
 AGENT_VARIABLE = "GREENTRAIN_AGENT"
 GPU = "                  nvidia.com/gpu: 1\n"
 """The example's line that asks for a card."""
+CAP = "  power:\n    cap: 70%\n"
+"""The example's lines that cap it."""
 DEFAULT_NAMESPACE = "greentrain-demo"
 
 
@@ -100,7 +102,7 @@ def parse_target(environ: Mapping[str, str]) -> Target:
 def build_manifest(text: str, target: Target, trainer: str) -> str:
     """The example as it is applied: in the sandbox as it stands, elsewhere with that cluster's image and storage class.
 
-    Where agents are not asked for, neither are GPUs: the cluster may have none.
+    Where agents are not asked for, neither are GPUs nor a cap: the cluster may have none.
 
     Raises:
         SandboxError: the example no longer holds what is to be replaced.
@@ -109,14 +111,14 @@ def build_manifest(text: str, target: Target, trainer: str) -> str:
         return text
     image = f"image: {images.TRAINER}:{images.DEVELOPMENT_TAG}"
     storage = f"  storageClassName: {CONTEXT}\n"
-    for expected in (image, storage, GPU):
+    for expected in (image, storage, GPU, CAP):
         if expected not in text:
             raise SandboxError(
                 f"{MANIFEST} does not say «{expected.strip()}», which {CONTEXT_VARIABLE} replaces; restore it."
             )
     chosen = f"  storageClassName: {target.storage_class}\n" if target.storage_class else ""
-    wanted = GPU if target.agent else ""
-    return text.replace(image, f"image: {trainer}").replace(storage, chosen).replace(GPU, wanted)
+    chosen_text = text.replace(image, f"image: {trainer}").replace(storage, chosen)
+    return chosen_text if target.agent else chosen_text.replace(GPU, "").replace(CAP, "")
 
 
 # --- Following the job -------------------------------------------------------------------------------------------
@@ -175,6 +177,8 @@ def build_view(job: Mapping[str, Any]) -> View:
         words.append(f"checkpoint at {checkpoint['step']}")
     if display.get("energy"):
         words.append(f"energy {display['energy']}")
+    if display.get("cap"):
+        words.append(f"cap {display['cap']}")
     notes = tuple(
         f"{kind}: {conditions[kind]['message']}"
         for kind in SPOKEN
@@ -183,6 +187,8 @@ def build_view(job: Mapping[str, Any]) -> View:
         and conditions[kind].get("message")
         and (kind != "PodsReady" or conditions[kind].get("reason") in TROUBLES)
     )
+    if is_true("PowerCapped"):
+        notes = (*notes, f"PowerCapped: {conditions['PowerCapped'].get('message', '')}")
     failed = is_true("Failed")
     refused = conditions.get("Admitted", {}).get("status") == "False"
     return View(", ".join(words), notes, failed or refused or is_true("Succeeded"), failed or refused)
@@ -395,7 +401,7 @@ def describe_end(cluster: Cluster, namespace: str) -> str:
     row = cluster.run_kubectl(*here, "get", "gtj", JOB, "-o", "wide")
     status = (cluster.read_json(*here, "get", "greentrainingjob", JOB) or {}).get("status", {})
     progress = status.get("progress") or {}
-    lines = ["", "$ kubectl get gtj digits -o wide", row.rstrip(), ""]
+    lines = ["", f"$ kubectl get gtj {JOB} -o wide", row.rstrip(), ""]
     lines += [
         f"  {condition['type']}: {condition.get('message') or condition.get('reason')}"
         for condition in status.get("conditions", [])
@@ -496,7 +502,7 @@ def main(argv: Sequence[str]) -> int:
     """`python3 -m sandbox demo`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python3 -m sandbox demo",
-        description=f"Train the digits example in the sandbox, or in the cluster {CONTEXT_VARIABLE} names.",
+        description=f"Train the digits example, its GPUs capped, in the sandbox, or in the cluster {CONTEXT_VARIABLE} names.",
     )
     parser.add_argument(
         "--without-job",

@@ -5,6 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-for module in ("tests.bench.controller", "tests.bench.lifecycle", "tests.bench.agent", "tests.bench.trainer"):
+for module in (
+    "tests.bench.controller",
+    "tests.bench.lifecycle",
+    "tests.bench.agent",
+    "tests.bench.caps",
+    "tests.bench.trainer",
+):
     print(f"== {module}", flush=True)
     subprocess.run([sys.executable, "-m", module], check=True)

@@ -293,8 +293,7 @@ class Agent:
         self._name_pods()
         self._let_go()
         listing = await self._read_holdings() if self._must_list() else self._listing
-        readings = await self._read_cards()
-        at, wall = self._clock.elapsed(), self._clock.wall()
+        readings, at, wall = await self._read_cards()
         holdings = self._find_holdings(listing) if listing is not None else None
         if holdings is not None:
             self._account_for(readings, holdings, at, wall)
@@ -403,7 +402,17 @@ class Agent:
             self._set("HoldersKnown", "Unknown", "NoPodResources", text)
         return None
 
-    async def _read_cards(self) -> dict[str, CardReading]:
+    async def _read_cards(self) -> tuple[dict[str, CardReading], float, float]:
+        """What the cards tell, and when they were asked, on the clock that only goes on and on the wall's.
+
+        Beside a card that hangs the others answer at once, and the round ends seconds later.
+        """
+        await self._open_cards()
+        at, wall = self._clock.elapsed(), self._clock.wall()
+        return await self._read_opened(), at, wall
+
+    async def _open_cards(self) -> None:
+        """See to it that NVML is open, and that the cards it has are known."""
         now = self._clock.elapsed()
         try:
             gpus = self._gpus
@@ -411,23 +420,35 @@ class Agent:
                 if self._view.paused is not None:
                     self.answers = {}
                     self._set("DevicesReadable", "False", "Paused", f"{self._view.paused} {LATER}")
-                    return {}
+                    return
                 if now < self._next_open:
-                    return {}
+                    return
                 self._next_open = now + REOPEN_SECONDS
                 gpus = self._gpus = await self._open_gpus()
                 self._next_discovery = now
             if now >= self._next_discovery:
                 self._next_discovery = now + DISCOVER_SECONDS
                 self.cards = await gpus.discover()
+        except Unavailable as error:
+            await self._lose_gpus(error)
+
+    async def _lose_gpus(self, error: Unavailable) -> None:
+        self.answers = {}
+        self._set("DevicesReadable", "False", "NvmlUnavailable", str(error))
+        await self._close_gpus()
+
+    async def _read_opened(self) -> dict[str, CardReading]:
+        gpus = self._gpus
+        if gpus is None:
+            return {}
+        try:
             self.answers = await gpus.read_all(deadline=self.settings.read_deadline)
+            now = self._clock.elapsed()
             if now >= self._next_limits:
                 self._next_limits = now + self.settings.report_interval
                 await self._read_limits(gpus)
         except Unavailable as error:
-            self.answers = {}
-            self._set("DevicesReadable", "False", "NvmlUnavailable", str(error))
-            await self._close_gpus()
+            await self._lose_gpus(error)
             return {}
         failed = {u: a for u, a in self.answers.items() if isinstance(a, DeviceError)}
         if failed:
@@ -462,8 +483,7 @@ class Agent:
                 if await self.caps.keep(self._gpus, self.cards, holdings, hindrance):
                     self._hurry()
             except Unavailable as error:
-                self._set("DevicesReadable", "False", "NvmlUnavailable", str(error))
-                await self._close_gpus()
+                await self._lose_gpus(error)
         if self._gpus is None and self.caps.lose_sight(pause):
             self._hurry()
         now = self._clock.elapsed()

@@ -112,8 +112,15 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
     lost together, and what was told before them holds.
     """
     if known is not None and known.joules >= entry.joules:
-        final = known.final or entry.closed
-        return known if final == known.final else known.model_copy(update={"final": final})
+        # Doubt and missing time can grow alone, as while a card cannot be read.
+        joined = known.model_copy(
+            update={
+                "final": known.final or entry.closed,
+                "error_joules": max(known.error_joules, entry.error_joules),
+                "missing_seconds": max(known.missing_seconds, entry.missing_seconds),
+            }
+        )
+        return known if joined == known else joined
     return PodEnergyStatus(
         uid=entry.uid,
         segment=entry.segment,

@@ -356,7 +356,9 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
             except TimeoutError:
                 await gpus.close(deadline=0)
                 raise _silent(deadline) from None
-            await gpus.discover(deadline=until - asyncio.get_running_loop().time())
+            # A card that hangs here does not hold up the others: it is asked again with the next discovery.
+            left = until - asyncio.get_running_loop().time()
+            await gpus.discover(deadline=min(left, DISCOVER_SECONDS))
         except BaseException:
             await gpus.close()
             raise

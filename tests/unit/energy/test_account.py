@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
+from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
 from greentrain.energy.account import NodeAccount, by_quarter
 from greentrain.energy.attribution import Held, Window
 from greentrain.energy.intervals import CardReading, measure, measure_since_start
@@ -322,3 +322,36 @@ def test_an_interval_says_how_well_it_is_known() -> None:
     assert (steady.uncertain, stepping.uncertain) == (0, 100_000)
     assert measure_since_start(CardReading(7), 5.0).total == 7
     assert measure_since_start(CardReading(None, 7), 5.0).missing_seconds == 5.0
+
+
+def test_a_reading_dated_late_beside_a_card_that_hangs_is_no_counter_that_began_anew() -> None:
+    account = account_of("a")
+    for second in range(5):
+        look(account, second, second * 45_000)
+    look(account, 5, 5 * 45_000, A)
+    # Taken a second after the last one, dated two seconds later: idle energy of one second in three.
+    look(account, 8, 6 * 45_000, A)
+    assert account.used == 6 * 45_000
+
+
+def test_two_looks_at_one_time_teach_no_idle_draw() -> None:
+    account = account_of()
+    look(account, 0, 0)
+    look(account, 1, 45_000)
+    look(account, 1, 90_000)
+    look(account, 1.01, 135_000)
+    look(account, 2, 180_000)
+    assert account.cards["GPU-1"].idle_draw == pytest.approx(45_000, rel=0.05)
+    assert account.idle == 180_000
+
+
+def test_what_lies_between_the_last_report_of_a_lost_account_and_a_new_ones_first_reading_is_missing() -> (
+    None
+):
+    account = account_of("a")
+    look(account, 100, 0, A)
+    told = datetime.fromtimestamp(WALL + 40, UTC).isoformat()
+    entry = PodEnergy(uid="uid-a", namespace="team", name="a", gpu_joules=7, last_reading=told)
+    account.inherit((entry,), lambda _: "a")
+    assert account.pods["a"].missing_seconds == pytest.approx(60)
+    assert account.pods["a"].segment == 1, "told apart from what was told before"
