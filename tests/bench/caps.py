@@ -107,6 +107,7 @@ def measure_edits(api: Api, state: Cards, node: str) -> list[float]:
 async def measure_restores(folder: Path) -> list[float]:
     """Seconds from the start of an agent's process to the limit of before, the agent before it killed with a cap in place."""
     times = []
+    (folder / "bench").mkdir()
     with ControlPlane.start(folder, gather_binaries()) as plane:
         async with Server(plane.kubeconfig) as server:
             await server.install_crds()

@@ -6,9 +6,20 @@ from typing import Any
 
 from sandbox.demo import SANDBOX_VALUES
 from sandbox.release import apply_release, remove_release
+from sandbox.simgpu import cards
+from sandbox.simgpu.nodecards import Places
 from tests.e2e.conftest import Bench, long, name_of
 
 Json = dict[str, Any]
+
+
+def limits(bench: Bench) -> set[float]:
+    """Watts the sandbox's cards are limited to."""
+    found = set()
+    for node in bench.sandbox.started_nodes():
+        with cards.open(Places(node).state) as state:
+            found |= {state.read_card(card).limit_watts for card in state}
+    return found
 
 
 def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -> None:
@@ -38,10 +49,14 @@ def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
     bench: Bench, digits: Json
 ) -> None:
     name = name_of(digits)
+    digits["spec"]["power"] = {"cap": "180W"}
     bench.apply(long(digits))
     bench.until_step(name, 20)
+    bench.until_condition(name, "PowerCapped")
+    assert 180 in limits(bench)
     image, agent = bench.operator_image(), bench.agent_image()
     remove_release(bench.cluster)
+    assert limits(bench) == {300}, "the job still runs; its caps are given back with the agents"
     assert bench.read("gtj", name)["status"]["phase"] == "Running"
     # Without an operator a job can be deleted, and nothing of it stays.
     bench.kubectl("delete", "gtj", name, "--wait", "--timeout=60s")

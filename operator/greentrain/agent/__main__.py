@@ -47,7 +47,16 @@ async def run(settings: AgentSettings) -> int:
         return await restore(settings, stop)
     if settings.command == "retire":
         async with await connect(settings.kubeconfig, settings.context) as client:
-            return await retire(client, *settings.daemonset, settings.selector, patience=RETIRE_SECONDS)
+            work = asyncio.create_task(
+                retire(client, *settings.daemonset, settings.selector, patience=RETIRE_SECONDS)
+            )
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not work.done():
+                work.cancel()
+                return 1
+            return await work
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(await connect(settings.kubeconfig, settings.context))
         journal = Journal(settings.journal)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import aiohttp
+from pydantic import ValidationError
 
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.kube.client import ApiError, Client
-from greentrain.kube.node import parse_last_words
 from greentrain.units import format_power
 
 logger = logging.getLogger("greentrain.agent")
+
+T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 
@@ -27,14 +30,12 @@ _PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 async def retire(client: Client, namespace: str, daemon_set: str, selector: str, *, patience: float) -> int:
     """Delete the agents' DaemonSet, wait until its pods are gone, and look at what they reported last.
 
-    Returns 0 where every card has its limit back; else 1, and says which has not.
+    Returns 0 where every card has its limit back; else 1, and says which has not, or of which that is not known. Requests
+    that fail in passing are made again for `patience` seconds, as long as agents have to end.
     """
-    try:
-        await client.delete_daemon_set(namespace, daemon_set)
-    except ApiError as error:
-        if error.status != 404:
-            raise
-    left = await _wait_for_end(client, namespace, selector, patience)
+    end = asyncio.get_running_loop().time() + patience
+    await _insist(lambda: client.delete_daemon_set(namespace, daemon_set), end)
+    left = await _wait_for_end(client, namespace, selector, end)
     for pod in left:
         node = (pod.get("spec") or {}).get("nodeName", "")
         logger.error(
@@ -42,35 +43,48 @@ async def retire(client: Client, namespace: str, daemon_set: str, selector: str,
             node,
             patience,
         )
-    bodies, _ = await client.list_node_powers()
-    kept = 0
-    for body in bodies:
-        status = parse_last_words(body.get("status") or {})
-        kept += _name_kept(body["metadata"]["name"], status)
+    listed = await _insist(client.list_node_powers, end + POLL_SECONDS)
+    bodies = listed[0] if listed is not None else []
+    kept = sum([name_kept(body["metadata"]["name"], body.get("status") or {}) for body in bodies])
     if not left and not kept:
         logger.info("every GPU of %d nodes has the power limit it had before", len(bodies))
     return 1 if left or kept else 0
 
 
-async def _wait_for_end(
-    client: Client, namespace: str, selector: str, patience: float
-) -> list[dict[str, Any]]:
+async def _insist(request: Callable[[], Awaitable[T]], end: float) -> T | None:
+    """The answer to a request, made again where only waiting helps; None where there is no such thing (404)."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + patience
     while True:
         try:
-            pods = await client.list_selected_pods(namespace, selector)
-            if not pods or loop.time() >= end:
-                return pods
+            return await request()
         except _PASSING as error:
-            if loop.time() >= end:
+            if isinstance(error, ApiError) and error.status == 404:
+                return None
+            if loop.time() >= end or (isinstance(error, ApiError) and not error.passing):
                 raise
             logger.warning("%s", error)
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _name_kept(node: str, status: NodePowerStatus) -> int:
-    kept = [gpu for gpu in status.gpus if gpu.limits.prior_milliwatts is not None]
+async def _wait_for_end(client: Client, namespace: str, selector: str, end: float) -> list[dict[str, Any]]:
+    loop = asyncio.get_running_loop()
+    while True:
+        pods = await _insist(lambda: client.list_selected_pods(namespace, selector), end)
+        if not pods or loop.time() >= end:
+            return pods or []
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def name_kept(node: str, status: Mapping[str, Any]) -> int:
+    """Tell of a node's cards that may still have the limit of a cap; how many."""
+    try:
+        gpus = NodePowerStatus.model_validate(status).gpus
+    except ValidationError:
+        logger.error(
+            "node %s: what its agent reported cannot be read: look at it with nvidia-smi -q -d POWER", node
+        )
+        return 1
+    kept = [gpu for gpu in gpus if gpu.limits.prior_milliwatts is not None]
     for gpu in kept:
         prior = format_power(gpu.limits.prior_milliwatts or 0)
         logger.error(

@@ -64,3 +64,8 @@ def only(manifests: list[Manifest], kind: str, name: str | None = None) -> Manif
     found = [m for m in manifests if m["kind"] == kind and name in (None, m["metadata"]["name"])]
     assert len(found) == 1, f"{len(found)} objects of kind {kind} {name or ''}"
     return found[0]
+
+
+def is_hook(manifest: Manifest) -> bool:
+    """Whether Helm makes the object only while it does something with the release, and not as part of it."""
+    return "helm.sh/hook" in manifest["metadata"].get("annotations", {})

@@ -12,7 +12,7 @@ import pytest
 
 from greentrain.agent.settings import parse_settings
 
-from .conftest import HelmError, Manifest, Render, only
+from .conftest import HelmError, Manifest, Render, is_hook, only
 from .test_rendering import FULL
 
 NODE_NAME = "authentication.kubernetes.io/node-name"
@@ -39,7 +39,8 @@ def agents(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def test_agents_can_be_left_out_with_all_that_is_theirs(render: Render) -> None:
-    assert {m["kind"] for m in agents(render())} == {
+    manifests = agents(render())
+    assert {m["kind"] for m in manifests if not is_hook(m)} == {
         "Namespace",
         "ServiceAccount",
         "DaemonSet",
@@ -48,6 +49,8 @@ def test_agents_can_be_left_out_with_all_that_is_theirs(render: Render) -> None:
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
+    # What ends them (test_retire.py).
+    assert {m["metadata"]["name"] for m in manifests if is_hook(m)} == {"greentrain-agent-retire"}
     without = render({"agent.enabled": False, "agent.image.repository": ""})
     assert agents(without) == []
     assert not [m for m in without if "agent" in m["metadata"]["name"]]
@@ -80,7 +83,7 @@ def test_the_agents_live_in_a_namespace_that_admits_privileged_pods(
     placed = {m["metadata"]["namespace"] for m in agents(manifests) if "namespace" in m["metadata"]}
     assert placed == {home}
     (subject,) = only(manifests, "ClusterRoleBinding", "greentrain-agent")["subjects"]
-    account = next(m for m in agents(manifests) if m["kind"] == "ServiceAccount")
+    account = next(m for m in agents(manifests) if m["kind"] == "ServiceAccount" and not is_hook(m))
     assert (subject["name"], subject["namespace"]) == (account["metadata"]["name"], home)
     assert pod_of(manifests)["serviceAccountName"] == account["metadata"]["name"]
 
@@ -177,6 +180,7 @@ def test_the_agent_understands_every_argument_it_is_given(render: Render) -> Non
     # An extra argument comes last, and wins.
     assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
     assert settings.kubelet_socket == Path("/data/kubelet/pod-resources/kubelet.sock")
+    assert settings.dry_run
     assert settings.http_port == container["ports"][0]["containerPort"] == 9081
     defaults = parse_settings(["--node=n", *container_of(render())["args"]])
     # All but where the node's cgroups are, which a container of its own cannot see at their usual place.
@@ -258,13 +262,16 @@ def test_an_agent_may_do_what_it_calls_and_no_more(render: Render) -> None:
     assert pairs == {
         ("list", "pods"),
         ("watch", "pods"),
+        ("list", "nodes"),
+        ("watch", "nodes"),
         ("get", "nodepowers"),
         ("list", "nodepowers"),
         ("watch", "nodepowers"),
         ("create", "nodepowers"),
         ("patch", "nodepowers/status"),
     }
-    assert not [m for m in agents(render()) if m["kind"] in ("Role", "RoleBinding")]
+    own = [m for m in agents(render()) if not is_hook(m)]
+    assert not [m for m in own if m["kind"] in ("Role", "RoleBinding")]
 
 
 @pytest.mark.parametrize("values", [{}, {"namespaces": ["team-a"]}])

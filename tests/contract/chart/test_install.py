@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,17 @@ from sandbox import release
 from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from sandbox.release import Cluster
+from sandbox.shell import SandboxError
 
 CRD = "greentrainingjobs.greentrain.dev"
 NODE_POWERS = "nodepowers.greentrain.dev"
 AGENT = f"system:serviceaccount:{release.AGENT_NAMESPACE}:{release.AGENT}"
+HOOK = f"{release.AGENT}-retire"
+HOOK_ACCOUNT = f"system:serviceaccount:{release.AGENT_NAMESPACE}:{HOOK}"
+HOOK_JOB = f"/apis/batch/v1/namespaces/{release.AGENT_NAMESPACE}/jobs/{HOOK}"
+MERGE = "application/merge-patch+json"
+
+Pairs = set[tuple[str, str]]
 
 JOB = """\
 apiVersion: greentrain.dev/v1alpha1
@@ -87,7 +97,143 @@ def read(cluster: Cluster, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_a_job_outlives_upgrade_and_uninstall_and_a_new_install_takes_over(cluster: Cluster) -> None:
+async def until(met: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    """Look again and again, on a thread: kubectl takes its time."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not await asyncio.to_thread(met):
+        if loop.time() >= end:
+            raise TimeoutError(f"not within {seconds:.0f} s")
+        await asyncio.sleep(0.05)
+
+
+# --- Helm uninstalls, and the tests play who runs the hook's Job ---------------------------------------------------
+
+
+@dataclass
+class Hooked:
+    """What the hook's Job did, which ran as its own account."""
+
+    code: int | None = None
+    log: str = ""
+    granted: Pairs = field(default_factory=set)
+    answers: list[str] = field(default_factory=list)
+    refused: str = ""
+    """What Helm said where it did not uninstall."""
+
+
+def granted_by(role: dict[str, Any]) -> Pairs:
+    """(verb, resource) pairs a role gives."""
+    return {(v, r) for rule in role["rules"] for v in rule["verbs"] for r in rule["resources"]}
+
+
+def hook_objects(cluster: Cluster) -> set[str]:
+    """What there is of the hook."""
+    inside = cluster.run_kubectl(
+        "get", "serviceaccounts,roles,rolebindings,jobs", "-n", release.AGENT_NAMESPACE, "-o", "name"
+    )
+    beside = cluster.run_kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    return {
+        name.partition("/")[0].partition(".")[0]
+        for name in (inside + beside).split()
+        if name.endswith(f"/{HOOK}")
+    }
+
+
+def make_agent_pod(cluster: Cluster) -> None:
+    """Play the DaemonSet's controller: one agent."""
+    template = read(cluster, "daemonset", release.AGENT, "-n", release.AGENT_NAMESPACE)["spec"]["template"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{release.AGENT}-x",
+            "namespace": release.AGENT_NAMESPACE,
+            "labels": template["metadata"]["labels"],
+        },
+        "spec": {"containers": [{"name": "agent", "image": "x"}]},
+    }
+    cluster.run_kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+
+
+def end_agents(cluster: Cluster) -> bool:
+    """Play controller and kubelet: the pods of a DaemonSet that is being deleted end, then it goes itself."""
+    here = ("-n", release.AGENT_NAMESPACE)
+    agents = cluster.read_json("get", "daemonset", release.AGENT, *here)
+    if agents is None or "deletionTimestamp" not in agents["metadata"]:
+        return False
+    cluster.run_kubectl("delete", "pods", *here, "--all", "--grace-period=0", "--force", "--wait=true")
+    patch = ("--type=merge", '--patch={"metadata":{"finalizers":null}}')
+    cluster.run_kubectl("patch", "daemonset", release.AGENT, *here, *patch)
+    return True
+
+
+async def run_hook(
+    cluster: Cluster, plane: ControlPlane, hooked: Hooked, questions: Sequence[tuple[str, ...]]
+) -> None:
+    """Play the kubelet of the hook's pod: run what it is told, as its account, on this machine."""
+    here = ("-n", release.AGENT_NAMESPACE)
+
+    def begun() -> bool:
+        job = cluster.read_json("get", "job", HOOK, *here)
+        # One that an earlier try has left has ended.
+        return job is not None and not job.get("status", {}).get("conditions")
+
+    await until(begun, seconds=60)
+    for role in (read(cluster, "role", HOOK, *here), read(cluster, "clusterrole", HOOK)):
+        hooked.granted |= granted_by(role)
+    for question in questions:
+        said = cluster.run_kubectl("auth", "can-i", *question, f"--as={HOOK_ACCOUNT}", check=False)
+        hooked.answers.append(said.strip().splitlines()[-1])
+    pod = read(cluster, "job", HOOK, *here)["spec"]["template"]["spec"]
+    kubeconfig = plane.build_kubeconfig(HOOK_ACCOUNT, ["system:serviceaccounts"])
+    program = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "greentrain.agent", *pod["containers"][0]["args"]),
+        *("--kubeconfig", str(kubeconfig), "--log-format", "text"),
+        env={name: value for name, value in os.environ.items() if name != "NODE_NAME"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    ending = asyncio.create_task(until(lambda: end_agents(cluster), seconds=60))
+    try:
+        printed, _ = await program.communicate()
+    finally:
+        with contextlib.suppress(TimeoutError):
+            await ending
+    hooked.code, hooked.log = program.returncode, printed.decode()
+
+
+async def uninstall(
+    cluster: Cluster, plane: ControlPlane, *words: str, questions: Sequence[tuple[str, ...]] = ()
+) -> Hooked:
+    """`helm uninstall`, while the hook's Job is run as a cluster would."""
+    hooked = Hooked()
+    command = ("uninstall", release.RELEASE, f"--namespace={release.NAMESPACE}", *words)
+    helm = asyncio.create_task(asyncio.to_thread(cluster.run_helm, *command))
+    try:
+        await run_hook(cluster, plane, hooked, questions)
+    finally:
+        # Helm waits for it whatever becomes of the test.
+        status = (
+            {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+            if hooked.code == 0
+            else {
+                "failed": 1,
+                "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}],
+            }
+        )
+        plane.api.request("PATCH", f"{HOOK_JOB}/status", {"status": status}, content_type=MERGE)
+        try:
+            await helm
+        except SandboxError as error:
+            hooked.refused = str(error)
+    return hooked
+
+
+async def test_a_job_outlives_upgrade_and_uninstall_and_a_new_install_takes_over(
+    cluster: Cluster, plane: ControlPlane
+) -> None:
     install(cluster, "one")
     cluster.run_kubectl(
         "wait", "--for=condition=Established", f"customresourcedefinition/{CRD}", "--timeout=30s"
@@ -102,7 +248,8 @@ def test_a_job_outlives_upgrade_and_uninstall_and_a_new_install_takes_over(clust
     assert agents["spec"]["template"]["spec"]["containers"][0]["image"].endswith(":two")
     assert read(cluster, "greentrainingjob", "kept")["metadata"]["uid"] == before["metadata"]["uid"]
 
-    cluster.run_helm("uninstall", release.RELEASE, f"--namespace={release.NAMESPACE}")
+    hooked = await uninstall(cluster, plane)
+    assert (hooked.code, hooked.refused) == (0, ""), hooked.log
     left = cluster.run_kubectl(
         "get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/name=greentrain", "-o", "name"
     )
@@ -117,10 +264,85 @@ def test_a_job_outlives_upgrade_and_uninstall_and_a_new_install_takes_over(clust
     assert read(cluster, "greentrainingjob", "kept")["metadata"]["uid"] == before["metadata"]["uid"]
 
 
-def test_with_crds_not_kept_uninstall_removes_everything(cluster: Cluster) -> None:
+async def test_with_crds_not_kept_uninstall_removes_everything(cluster: Cluster, plane: ControlPlane) -> None:
     install(cluster, "four", **{"crds.keep": False})
-    cluster.run_helm("uninstall", release.RELEASE, f"--namespace={release.NAMESPACE}", "--wait")
+    hooked = await uninstall(cluster, plane, "--wait")
+    assert (hooked.code, hooked.refused) == (0, ""), hooked.log
     assert cluster.read_json("get", "customresourcedefinition", CRD) is None
+
+
+async def test_the_hook_ends_the_agents_first_with_exactly_the_rights_it_is_seen_to_use(
+    cluster: Cluster, plane: ControlPlane
+) -> None:
+    install(cluster, "nine")
+    make_agent_pod(cluster)
+    here = ("-n", release.AGENT_NAMESPACE)
+    questions = [
+        ("delete", f"daemonsets.apps/{release.AGENT}", *here),
+        ("delete", "daemonsets.apps/another", *here),
+        ("delete", f"daemonsets.apps/{release.AGENT}", "-n", "default"),
+        ("list", "pods", "-n", "default"),
+        ("delete", "pods", *here),
+        ("patch", NODE_POWERS),
+        ("get", "secrets", *here),
+    ]
+    hooked = await uninstall(cluster, plane, questions=questions)
+    assert (hooked.code, hooked.refused) == (0, ""), hooked.log
+    assert "every GPU of 0 nodes has the power limit it had before" in hooked.log
+    assert hooked.answers == ["yes", "no", "no", "no", "no", "no", "no"]
+    assert hooked.granted == {("delete", "daemonsets"), ("list", "pods"), ("list", "nodepowers")}
+    assert calls_of(HOOK_ACCOUNT, plane.audit_log) == hooked.granted
+    assert hook_objects(cluster) == set()
+
+
+async def test_a_gpu_that_keeps_a_cap_stops_the_uninstallation_until_it_has_its_limit_back(
+    cluster: Cluster, plane: ControlPlane
+) -> None:
+    install(cluster, "ten")
+    crd = f"customresourcedefinition/{NODE_POWERS}"
+    cluster.run_kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+    path = "/apis/greentrain.dev/v1alpha1/nodepowers"
+    body = {
+        "apiVersion": "greentrain.dev/v1alpha1",
+        "kind": "NodePower",
+        "metadata": {"name": "left"},
+        "spec": {},
+    }
+    plane.api.request("POST", path, body)
+
+    def report(limits: dict[str, int]) -> None:
+        status = {"status": {"gpus": [{"uuid": "GPU-1", "limits": limits}]}}
+        plane.api.request("PATCH", f"{path}/left/status", status, content_type=MERGE)
+
+    report({"priorMilliwatts": 300_000, "setMilliwatts": 210_000})
+    hooked = await uninstall(cluster, plane)
+    assert hooked.code == 1
+    assert "node left: GPU GPU-1" in hooked.log
+    assert f"job {HOOK} failed" in hooked.refused
+    # The operator is still there, and the Job with what it said.
+    assert read(cluster, "deployment", release.RELEASE, "-n", release.NAMESPACE)
+    assert "job" in hook_objects(cluster)
+    # Helm takes the release for half gone: it upgrades it no more, and rolls it back to what it was.
+    with pytest.raises(SandboxError, match="no deployed releases"):
+        install(cluster, "ten")
+    assert cluster.read_json("get", "daemonset", release.AGENT, "-n", release.AGENT_NAMESPACE) is None
+    cluster.run_helm("rollback", release.RELEASE, "1", f"--namespace={release.NAMESPACE}")
+    assert read(cluster, "daemonset", release.AGENT, "-n", release.AGENT_NAMESPACE)
+    install(cluster, "ten")
+
+    report({"setMilliwatts": 300_000})
+    hooked = await uninstall(cluster, plane)
+    assert (hooked.code, hooked.refused) == (0, ""), hooked.log
+    assert hook_objects(cluster) == set()
+    assert cluster.read_json("get", "deployment", release.RELEASE, "-n", release.NAMESPACE) is None
+    cluster.run_kubectl("delete", "nodepower", "left")
+
+
+def test_without_hooks_nothing_is_waited_for(cluster: Cluster) -> None:
+    install(cluster, "eleven")
+    cluster.run_helm("uninstall", release.RELEASE, f"--namespace={release.NAMESPACE}", "--no-hooks")
+    assert cluster.read_json("get", "daemonset", release.AGENT, "-n", release.AGENT_NAMESPACE) is None
+    assert hook_objects(cluster) == set()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +377,9 @@ def test_the_operators_account_may_do_its_work_and_no_more(
         (("get", "secrets"), False),
         (("get", "pods", "--subresource=log"), False),
         (("create", "pods"), False),
-        (("list", "nodes"), False),
+        (("list", "nodes"), True),
+        (("get", "nodes"), False),
+        (("patch", "nodes"), False),
     ],
 )
 def test_an_agents_account_may_do_its_work_and_no_more(
@@ -164,15 +388,6 @@ def test_an_agents_account_may_do_its_work_and_no_more(
     install(cluster, "six")
     said = cluster.run_kubectl("auth", "can-i", *question, f"--as={AGENT}", "-n", "default", check=False)
     assert said.strip().splitlines()[-1] == ("yes" if allowed else "no"), said
-
-
-async def until(met: Callable[[], bool]) -> None:
-    """Look again and again, for half a minute."""
-    for _ in range(600):
-        if met():
-            return
-        await asyncio.sleep(0.05)
-    raise TimeoutError("not within 30 s")
 
 
 async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
@@ -192,6 +407,17 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
             patch = ("--type=merge", '--patch={"spec":{"settled":["u/0"]}}')
             await asyncio.to_thread(cluster.run_kubectl, "patch", "nodepower", "node1", *patch)
             await until(lambda: view.settled == ("u/0",))
+            driver = "nvidia.com/gpu.deploy.driver"
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": "node1", "labels": {driver: "paused-for-driver-upgrade"}},
+            }
+            plane.api.request("POST", "/api/v1/nodes", node)
+            await until(lambda: view.paused is not None)
+            # By the watch, whatever the list has brought before.
+            await asyncio.to_thread(cluster.run_kubectl, "label", "node", "node1", f"{driver}-")
+            await until(lambda: view.paused is None)
         finally:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -199,16 +425,16 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
     assert read(cluster, "nodepower", "node1")["status"]["idleJoules"] == 7
 
     role = read(cluster, "clusterrole", release.AGENT)
-    granted = {(v, r) for rule in role["rules"] for v in rule["verbs"] for r in rule["resources"]}
+    granted = granted_by(role)
     # A watch is logged when it ends, a moment after its client has gone.
     with contextlib.suppress(TimeoutError):
         await until(lambda: granted <= calls_of(AGENT, plane.audit_log))
     assert calls_of(AGENT, plane.audit_log) == granted
 
 
-def calls_of(user: str, audit_log: Path) -> set[tuple[str, str]]:
+def calls_of(user: str, audit_log: Path) -> Pairs:
     """(verb, resource) pairs a user was seen to use; none may have been refused."""
-    pairs: set[tuple[str, str]] = set()
+    pairs: Pairs = set()
     for line in audit_log.read_text().splitlines():
         entry = json.loads(line)
         about = entry.get("objectRef", {})
