@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from sandbox.release import AGENT, AGENT_NAMESPACE, NAMESPACE, RELEASE
 from sandbox.simgpu import cards
 from sandbox.simgpu.nodecards import Places
 from sandbox.simgpu.peers import apply_peers
+from sandbox.state import read_records
 from tests.e2e.conftest import Bench, condition
 from tests.e2e.test_energy import burn
 
@@ -96,12 +98,12 @@ def held_by(bench: Bench, job: str, attempt: int = 1) -> str:
     return said.strip()
 
 
-def until_limit(bench: Bench, nvml: Nvml, uuid: str, watts: int, *, seconds: float = 30) -> float:
+def until_limit(nvml: Nvml, uuid: str, watts: int, *, seconds: float = 30) -> float:
     """Wait for a card's limit; how long it took."""
     begun = time.monotonic()
-    bench.until(
-        lambda: nvml.limits()[uuid], lambda now: now == watts, seconds=seconds, what=f"{uuid} at {watts} W"
-    )
+    while (now := nvml.limits()[uuid]) != watts:
+        took = time.monotonic() - begun
+        assert took < seconds, f"{uuid} is at {now} W after {took:.0f} s, not at {watts} W"
     return time.monotonic() - begun
 
 
@@ -131,15 +133,15 @@ def test_jobs_side_by_side_have_each_its_own_cap_and_an_edit_reaches_it(
 
     nvml = Nvml(bench, first, peers)
     set_cap(bench, "e2e-cap-a", "240W")
-    took = until_limit(bench, nvml, uuids["e2e-cap-a"], 240)
+    took = until_limit(nvml, uuids["e2e-cap-a"], 240)
     print(f"an edit was in force after {took:.1f} s, kubectl and gpustat included")
     assert nvml.limits()[uuids["e2e-cap-b"]] == 180
     set_cap(bench, "e2e-cap-b", None)
-    until_limit(bench, nvml, uuids["e2e-cap-b"], 300)
+    until_limit(nvml, uuids["e2e-cap-b"], 300)
     bench.until_condition("e2e-cap-b", "PowerCapped", "False", reason="NoCap")
 
     set_cap(bench, "e2e-cap-a", "90W")
-    until_limit(bench, nvml, uuids["e2e-cap-a"], 150)
+    until_limit(nvml, uuids["e2e-cap-a"], 150)
     job = bench.until_condition("e2e-cap-a", "PowerCapped", reason="Clamped")
     assert "90W is below the lowest it can have, 150W" in condition(job, "PowerCapped")["message"]
     events = bench.read("events", "--field-selector=involvedObject.name=e2e-cap-a")["items"]
@@ -153,7 +155,7 @@ def test_jobs_side_by_side_have_each_its_own_cap_and_an_edit_reaches_it(
 
     bench.kubectl("delete", "gtj", *asked, "--wait")
     for name, (_, _, node) in asked.items():
-        until_limit(bench, Nvml(bench, node, peers), uuids[name], 300)
+        until_limit(Nvml(bench, node, peers), uuids[name], 300)
 
 
 def scale_operator(bench: Bench, replicas: int) -> None:
@@ -197,21 +199,21 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
 
     # Every agent ends in good order: each card has its limit of before, while the job runs on.
     place_agents(bench, ELSEWHERE)
-    until_limit(bench, nvml, uuid, 280, seconds=60)
+    until_limit(nvml, uuid, 280, seconds=60)
     place_agents(bench, None)
-    until_limit(bench, nvml, uuid, 180, seconds=90)
+    until_limit(nvml, uuid, 180, seconds=90)
 
     # An administrator lowers it meanwhile: that is what it gets back.
     nvml.set_limit(uuid, 170)
     bench.until_condition(name, "PowerCapped", reason="PriorLower", seconds=60)
     nvml.set_limit(uuid, 270)
-    until_limit(bench, nvml, uuid, 180)
+    until_limit(nvml, uuid, 180)
 
     # The operator is away: the pod's end is enough.
     scale_operator(bench, 0)
     try:
         bench.kubectl("delete", "pod", f"{name}-worker-0-1", "--wait")
-        took = until_limit(bench, nvml, uuid, 270)
+        took = until_limit(nvml, uuid, 270)
         print(f"given back {took:.1f} s after the pod was gone")
     finally:
         scale_operator(bench, 1)
@@ -228,7 +230,45 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
     uuid = held_by(bench, name, 2)
     bench.kill_container(bench.agent_pod(node)["metadata"]["uid"], "greentrain.agent")
     bench.kubectl("delete", "gtj", name, "--wait")
-    until_limit(bench, nvml, uuid, prior, seconds=120)
+    until_limit(nvml, uuid, prior, seconds=120)
+
+
+@contextlib.contextmanager
+def without_api_server(bench: Bench) -> Iterator[None]:
+    """The API server answers nobody until the block ends."""
+    server = read_records(bench.sandbox)["kube-apiserver"].pid
+    os.kill(server, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+
+def test_without_the_api_server_a_pods_end_gives_its_cap_back_and_a_new_agent_keeps_the_others(
+    bench: Bench, removed: list[str], peers: Path
+) -> None:
+    node = bench.sandbox.started_nodes()[0].name
+    nvml = Nvml(bench, node, peers)
+    names = ["e2e-cap-ends", "e2e-cap-stays"]
+    removed += names
+    bench.apply(capped(names[0], "180W", node), capped(names[1], "200W", node))
+    pods = {}
+    for name in names:
+        bench.until_condition(name, "PowerCapped", seconds=120)
+        pods[name] = bench.read("pod", f"{name}-worker-0-1")["metadata"]["uid"]
+    ends, stays = (held_by(bench, name) for name in names)
+    agent = bench.agent_pod(node)["metadata"]["uid"]
+    with without_api_server(bench):
+        bench.kill_container(pods[names[0]], "import sys, time")
+        until_limit(nvml, ends, 300)
+        bench.kill_container(agent, "greentrain.agent")
+        end = time.monotonic() + 15  # the kubelet starts it anew within seconds
+        seen = set()
+        while time.monotonic() < end:
+            seen.add(nvml.limits()[stays])
+        assert seen == {200}
+        assert nvml.limits()[ends] == 300
+    bench.until_condition(names[1], "PowerCapped", seconds=120)
 
 
 def test_after_a_reboot_a_card_has_its_drivers_default_and_is_left_there(

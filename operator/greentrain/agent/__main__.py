@@ -67,6 +67,7 @@ async def run(settings: AgentSettings) -> int:
         view = NodeView(client, settings.node)
         clock = MachineClock()
         kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
+        cpu_time = CpuTime(settings.cgroup_root)
         agent = Agent(
             settings,
             open_gpus=Gpus.open,
@@ -75,7 +76,8 @@ async def run(settings: AgentSettings) -> int:
             journal=journal,
             caps=Caps(journal, clock, driver=settings.driver_module, dry_run=settings.dry_run, allowed=taken),
             clock=clock,
-            host=Host(Rapl(settings.powercap_root), CpuTime(settings.cgroup_root)),
+            host=Host(Rapl(settings.powercap_root), cpu_time),
+            find_pods=cpu_time.find_pods,
         )
         if settings.http_port:
             telemetry = AgentTelemetry(agent, clock, CollectorRegistry())

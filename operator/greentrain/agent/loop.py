@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Protocol
 
@@ -168,6 +168,7 @@ class Agent:
         caps: Caps,
         clock: Clock,
         host: Host | None = None,
+        find_pods: Callable[[], Collection[str]] | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self.settings = settings
@@ -178,6 +179,7 @@ class Agent:
         self.caps = caps
         self._clock = clock
         self._host = host
+        self._find_pods = find_pods
         self._chance = chance or random.Random()
         self.account = begin()
         self.cards: tuple[Card, ...] = ()
@@ -476,6 +478,8 @@ class Agent:
     async def _keep_caps(self, holdings: Holdings | None) -> None:
         """Do what is due about power limits; a driver that is to be replaced gets its cards back as they were, and is let go."""
         self.caps.take_up(self._view.caps)
+        if holdings is not None and not self._view.pods_known and self.caps.asked:
+            holdings = self._without_ended(holdings)
         pause = self._view.paused
         if self._gpus is not None:
             try:
@@ -494,6 +498,22 @@ class Agent:
                 await self._close_gpus()
         if self.cards:
             self._tell_caps(pause)
+
+    def _without_ended(self, holdings: Holdings) -> Holdings:
+        """The holders that have processes, while the API server does not say which pods have ended.
+
+        Some kubelets list a pod as a holder until its object is removed (kubernetes/kubernetes#119423). Where no pod at
+        all has a cgroup, not even the agent's own, they cannot be seen here, and every holder counts.
+        """
+        try:
+            alive = self._find_pods() if self._find_pods is not None else ()
+        except DeviceError:
+            alive = ()
+        if not alive:
+            return holdings
+        there = {key for key, holder in holdings.pods.items() if not holder.uid or holder.uid in alive}
+        cards = {uuid: [h for h in held if h.pod in there] for uuid, held in holdings.cards.items()}
+        return Holdings(cards, holdings.pods, holdings.problems)
 
     def _tell_caps(self, pause: str | None) -> None:
         off = next((c.uuid for c in self.cards if c.persistence is False), None)

@@ -183,6 +183,16 @@ class CpuTime:
                 pods[uid] = pods.get(uid, 0.0) + seconds
         return CpuUse(self._read_busy(), pods)
 
+    def find_pods(self) -> frozenset[str]:
+        """UIDs of the pods that have a cgroup now: the kubelet removes a pod's within seconds of its end.
+
+        Raises:
+            Unsupported: cgroups are not mounted.
+            NotPermitted: they may not be read.
+        """
+        hierarchy, _ = self._find_hierarchy()
+        return frozenset(uid for _, uid in self._find_pods(hierarchy))
+
     def _find_hierarchy(self) -> tuple[Path, int]:
         if (self._root / "cgroup.controllers").exists():
             return self._root, 2
