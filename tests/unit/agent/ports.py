@@ -13,7 +13,7 @@ from greentrain.agent.journal import Journal
 from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
-from greentrain.devices.errors import DeviceError
+from greentrain.devices.errors import DeviceError, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import parse_device
@@ -74,6 +74,8 @@ class World:
     paused: str | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
     limit: int = 300_000
+    cgroups: tuple[str, ...] | None = None
+    """UIDs of pods that have a cgroup; None where cgroups cannot be read."""
 
     @property
     def version(self) -> int:
@@ -126,6 +128,13 @@ class World:
             raise self.kubelet
         return self.listing
 
+    # As `devices.rapl.CpuTime`.
+
+    def find_pods(self) -> tuple[str, ...]:
+        if self.cgroups is None:
+            raise Unsupported("processor time of cgroups below /sys/fs/cgroup")
+        return self.cgroups
+
     # As `kube.node.NodeView`.
 
     async def read_status(self) -> NodePowerStatus | None:
@@ -152,6 +161,7 @@ class Life:
             caps=Caps(journal, self.clock, driver=folder / "no-driver"),
             clock=self.clock,
             host=world.host,
+            find_pods=world.find_pods,
         )
 
     async def run(self, rounds: int = 1) -> None:
