@@ -106,7 +106,11 @@ async def restore(settings: AgentSettings, stop: asyncio.Event) -> int:
         if not await take(journal, stop):
             return 1
         caps = Caps(journal, MachineClock(), driver=settings.driver_module, dry_run=settings.dry_run)
-        caps.load()
+        if not caps.load():
+            logger.error(
+                "which power limits were changed is not known: nvidia-smi -q -d POWER shows limits and defaults"
+            )
+            return 1
         if not caps.changed_cards:
             logger.info("no GPU of this node has a power limit of a cap")
             return 0

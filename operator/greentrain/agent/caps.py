@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -83,14 +83,18 @@ class Caps:
         self._clock = clock
         self._driver = driver
         self.dry_run = dry_run
-        self.allowed = allowed
-        """Whether there is a journal: without one no limit is changed."""
+        self._held = allowed
+        """Whether the journal is ours alone."""
+        self._read = False
+        """Whether what it held is known."""
         self._kept = CapJournal()
         self._unwritten = False
         """Whether the disk holds less than is known: what it lacks is never a card that we have changed."""
         self._asks: dict[str, Ask] = {}
         self._holders_until = float("-inf")
         self._begun = False
+        self._told_asks = False
+        """Whether the operator's word was heard, which counts for more than the disk's."""
         self._refusals: dict[str, tuple[float, Hindrance]] = {}
         self._told: dict[str, str] = {}
         self.reports: dict[str, GpuCap] = {}
@@ -119,31 +123,54 @@ class Caps:
         """What is asked for, by the pod's UID."""
         return self._kept.asked
 
-    def load(self) -> None:
-        """Read the journal; a damaged one is put aside, and what it held cannot be given back."""
+    @property
+    def allowed(self) -> bool:
+        """Whether there is a journal: without one no limit is changed."""
+        return self._held and self._read
+
+    def load(self) -> bool:
+        """Read the journal; whether all that it held is known. A damaged one is put aside."""
         self._holders_until = self._clock.elapsed() + START_SECONDS
+        return self._held and self._load()
+
+    def _load(self) -> bool:
         try:
             content = self._journal.read(FILE)
+            kept = CapJournal() if content is None else _JOURNAL.validate_json(content)
         except OSError as error:
-            logger.error("the journal of caps cannot be read: %s; no cap is set", error.strerror)
-            self.allowed = False
-            return
-        if content is None:
-            return
-        try:
-            self._kept = _JOURNAL.validate_json(content)
-        except ValidationError as error:
-            aside = self._journal.put_aside(FILE)
-            logger.error(
-                "the journal of caps is damaged (%d errors) and was put aside as %s: a limit that is still set from then "
-                "stays until somebody sets another (nvidia-smi -q -d POWER shows limits and defaults)",
-                error.error_count(),
-                aside,
+            self._say_once(
+                FILE, f"the journal of caps cannot be read: {error.strerror}; no limit is changed without it"
             )
+            return False
+        except ValidationError as error:
+            self._put_aside(error)
+            return False
+        if self._told_asks:
+            kept.asked = self._kept.asked
+        self._kept = kept
+        self._read = True
+        return True
+
+    def _put_aside(self, damage: ValidationError) -> None:
+        try:
+            aside = self._journal.put_aside(FILE)
+        except OSError as error:
+            self._say_once(FILE, f"the journal of caps is damaged and cannot be put aside: {error.strerror}")
+            return
+        self._read = True
+        logger.error(
+            "the journal of caps is damaged (%d errors) and was put aside as %s: a limit that is still set from then "
+            "stays until somebody sets another (nvidia-smi -q -d POWER shows limits and defaults)",
+            damage.error_count(),
+            aside,
+        )
 
     def take_up(self, asked: Mapping[str, PowerCap] | None) -> None:
         """What the operator asks for; None while that is not known, then what it asked last holds."""
-        if asked is not None and dict(asked) != self._kept.asked:
+        if asked is None:
+            return
+        self._told_asks = True
+        if dict(asked) != self._kept.asked:
             self._kept.asked = dict(asked)
             self._unwritten = True
 
@@ -163,6 +190,8 @@ class Caps:
         """
         now = self._clock.elapsed()
         cards = tuple(cards)
+        if self._held and not self._read:
+            self._load()
         if holdings is not None:
             self._holders_until = now + SILENT_SECONDS
             self._asks, hindrances = self._find_asks(cards, holdings)
@@ -188,15 +217,16 @@ class Caps:
         after = {u: (r.reason, r.asked_milliwatts, r.target_milliwatts) for u, r in self.reports.items()}
         return before != after
 
-    def lose_sight(self, pause: str | None) -> bool:
+    def lose_sight(self, cards: Iterable[Card], holdings: Holdings | None, pause: str | None) -> bool:
         """NVML is not there, so nothing is known of any card; whether that is news."""
+        if holdings is not None:
+            self._asks, _ = self._find_asks(cards, holdings)
         reason: CapReason = "GpuFailing" if pause is None else "Paused"
         text = pause or "NVML cannot be used at present"
-        known = dict(self.reports)
-        for uuid, report in known.items():
-            self.reports[uuid] = report.model_copy(
-                update={"reason": reason, "message": text, "binding": None}
-            )
+        known, self.reports = self.reports, {}
+        for uuid, ask in self._asks.items():
+            asked = known[uuid].asked_milliwatts if uuid in known else None
+            self._put(uuid, ask, asked, None, reason, text)
         return known != self.reports
 
     async def give_back(self, gpus: LimitedGpus, cards: Iterable[Card]) -> bool:
@@ -238,7 +268,9 @@ class Caps:
             if not found:
                 continue
             # Of two that are listed for a moment while a card changes hands the lower holds.
-            asks[card.uuid] = min(found, key=lambda f: f[0])[1]
+            first = min(found, key=lambda f: f[0])[1]
+            others = tuple(sorted(ask.pod for _, ask in found if ask.pod != first.pod))
+            asks[card.uuid] = replace(first, sharing=others)
             if card.mig:
                 text = "it is in MIG mode, and one limit would hold for the jobs in all its instances"
                 hindrances[card.uuid] = Hindrance("MigMode", text)
@@ -321,6 +353,8 @@ class Caps:
         return stored
 
     def _store(self, entries: dict[str, Entry]) -> bool:
+        if not self.allowed:
+            return False  # what is there must not be lost
         try:
             self._journal.store(_JOURNAL.dump_json(CapJournal(entries, self._kept.asked)), FILE)
         except OSError as error:
@@ -371,6 +405,7 @@ class Caps:
             return
         self.reports[uuid] = GpuCap(
             pod_uid=ask.pod,
+            sharing_pod_uids=ask.sharing,
             asked_milliwatts=asked,
             target_milliwatts=target,
             reason=reason,

@@ -292,10 +292,11 @@ class Agent:
 
     async def look(self) -> None:
         """One look at holders and cards, and what follows from it."""
-        self._name_pods()
         self._let_go()
         listing = await self._read_holdings() if self._must_list() else self._listing
         readings, at, wall = await self._read_cards()
+        # Not before these: pods that are told of meanwhile must not count as others than those without a UID.
+        self._name_pods()
         holdings = self._find_holdings(listing) if listing is not None else None
         if holdings is not None:
             self._account_for(readings, holdings, at, wall)
@@ -488,7 +489,7 @@ class Agent:
                     self._hurry()
             except Unavailable as error:
                 await self._lose_gpus(error)
-        if self._gpus is None and self.caps.lose_sight(pause):
+        if self._gpus is None and self.caps.lose_sight(self.cards, holdings, pause):
             self._hurry()
         now = self._clock.elapsed()
         self._paused_at = None if pause is None else now if self._paused_at is None else self._paused_at

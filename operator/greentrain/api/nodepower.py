@@ -115,6 +115,9 @@ class GpuCap(_Lenient):
     """What has become of the cap that is asked for one GPU."""
 
     pod_uid: str = Field(max_length=64, description="UID of the pod that holds the GPU.")
+    sharing_pod_uids: tuple[str, ...] = Field(
+        (), max_length=MAX_PODS, description="UIDs of others that hold a part of it and ask for a cap."
+    )
     asked_milliwatts: int | None = Field(
         None, ge=0, description="What is asked for this GPU; none where its default limit is not known."
     )
@@ -132,6 +135,10 @@ class GpuCap(_Lenient):
         None,
         description="Whether the limit slowed the GPU down when it was last read; none where it does not tell.",
     )
+
+    def concerns(self, uid: str) -> bool:
+        """Whether it is told of this pod, by its UID."""
+        return uid == self.pod_uid or uid in self.sharing_pod_uids
 
     @property
     def in_force(self) -> bool:

@@ -32,6 +32,8 @@ class Ask:
     pod: str
     """UID of the pod that holds the card."""
     cap: PowerCap
+    sharing: tuple[str, ...] = ()
+    """UIDs of other pods that ask for a cap of the same card."""
 
     @property
     def key(self) -> str:

@@ -94,7 +94,7 @@ def judge_cap(
             text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
             findings.append((Reason.READINGS_STOPPED, text))
             continue
-        held = [g for g in report.gpus if g.cap is not None and g.cap.pod_uid == pod.uid]
+        held = [g for g in report.gpus if g.cap is not None and g.cap.concerns(pod.uid)]
         gpus += held
         findings += [_find(cap, pod, gpu) for gpu in held]
         if len(held) < pod.gpus:

@@ -20,11 +20,14 @@ from typing import Any
 
 import aiohttp
 
+from greentrain.agent.caps import FILE as CAPS
+from greentrain.api.nodepower import PodCap
 from greentrain.energy.account import NodeAccount
+from greentrain.units import parse_power_cap
 from sandbox.controlplane import CLEAN_ENVIRONMENT, find_free_ports
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
-from sandbox.simgpu.cards import PICOJOULES
+from sandbox.simgpu.cards import PICOJOULES, Card
 from sandbox.simgpu.meter import Meter
 from tests.contract.kubelet.fakes import (
     LIST,
@@ -50,6 +53,8 @@ class Pod:
     uid: str
     cards: tuple[int, ...]
     job_uid: str | None
+    devices: tuple[str, ...] = ()
+    """How its device plugin names what it holds, where that is not by the cards' UUIDs."""
 
     def key(self, segment: int = 0) -> str:
         return f"{self.uid}/{segment}"
@@ -71,12 +76,20 @@ class AgentProcess:
         """What it has logged so far."""
         return self._log.read_text()
 
+    def maps(self, path: Path) -> bool:
+        """Whether a file is part of its memory, as the simulated cards are while NVML is open."""
+        return str(path) in Path(f"/proc/{self._process.pid}/maps").read_text()
+
+    async def wait(self) -> int:
+        """Wait until it ends by itself; its exit code."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await self._process.wait()
+
     async def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send it a signal and wait; its exit code."""
         if self.lives:
             self._process.send_signal(number)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self._process.wait()
+        return await self.wait()
 
     async def fetch(self, path: str) -> tuple[int, str]:
         """One page of its own; 0 while nobody listens."""
@@ -92,7 +105,7 @@ class Node:
     """One node with its cards, its kubelet, its objects and the agents that have lived on it."""
 
     def __init__(
-        self, name: str, folder: Path, server: Server, kubeconfig: Path, profiles: Sequence[str]
+        self, name: str, folder: Path, server: Server, kubeconfig: Path, profiles: Sequence[str | Card]
     ) -> None:
         self.name = name
         self.folder = folder
@@ -101,6 +114,7 @@ class Node:
         self.cards = simulated.create(folder / "state", profiles, seed=len(name) * 1000 + ord(name[-1]))
         self.meter = Meter(self.cards)
         self.kubelet = FakeKubelet(folder / "kubelet.sock", {LIST: build_list()})
+        self.driver = folder / "nvidia"
         self.journal = folder / "journal"
         self.powercap = folder / "powercap"
         self.cgroups = folder / "cgroups"
@@ -110,7 +124,7 @@ class Node:
     @classmethod
     @contextlib.asynccontextmanager
     async def set_up(
-        cls, name: str, folder: Path, server: Server, kubeconfig: Path, profiles: Sequence[str]
+        cls, name: str, folder: Path, server: Server, kubeconfig: Path, profiles: Sequence[str | Card]
     ) -> AsyncIterator[Node]:
         """A node until the block ends, with a namespace of its name."""
         node = cls(name, folder, server, kubeconfig, profiles)
@@ -141,8 +155,9 @@ class Node:
         kubeconfig: Path | None = None,
         report_interval: int = 2,
         without_library: bool = False,
+        arguments: Sequence[str] = (),
     ) -> AgentProcess:
-        """Start `python -m greentrain.agent` as its container does."""
+        """Start `python -m greentrain.agent` as its container does, with what else is said to it."""
         environment = {**CLEAN_ENVIRONMENT, "NODE_NAME": self.name}
         if not without_library:
             environment["LD_LIBRARY_PATH"] = str(library or apply_libraries().folder)
@@ -151,6 +166,7 @@ class Node:
         command = [sys.executable, "-m", "greentrain.agent"]
         for name, value in {
             "--journal": self.journal,
+            "--driver-module": self.driver,
             "--kubelet-socket": self.kubelet.path,
             "--cgroup-root": self.cgroups,
             "--powercap-root": self.powercap,
@@ -159,6 +175,7 @@ class Node:
             "--kubeconfig": kubeconfig or self.kubeconfig,
         }.items():
             command += [name, str(value)]
+        command += arguments
         if shutil.which("setpriv"):  # a test run that is killed must not leave agents behind
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         log = self.folder / f"agent-{len(self.lives)}.log"
@@ -173,9 +190,21 @@ class Node:
         """The account as it lies on the disk."""
         return NodeAccount.from_json((self.journal / "account.json").read_bytes())
 
+    def read_caps(self) -> Json:
+        """The journal of caps as it lies on the disk; empty where there is none."""
+        path = self.journal / CAPS
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
     # -- pods and cards -----------------------------------------------------------------------------------
 
-    async def begin_pod(self, name: str, cards: tuple[int, ...] = (0,), *, job: str | None = None) -> Pod:
+    async def begin_pod(
+        self,
+        name: str,
+        cards: tuple[int, ...] = (0,),
+        *,
+        job: str | None = None,
+        devices: tuple[str, ...] = (),
+    ) -> Pod:
         """The pod is bound to this node, gets its cards and runs; a job of that name is made where there is none."""
         owner = await self._apply_job(job) if job is not None else None
         meta: Json = {"name": name, "ownerReferences": [owner] if owner else []}
@@ -186,7 +215,7 @@ class Node:
             "spec": {"containers": [{"name": "tensorflow", "image": "x"}]},
         }
         made = await self.server.call("POST", f"/api/v1/namespaces/{self.name}/pods", body)
-        pod = Pod(name, made["metadata"]["uid"], cards, owner["uid"] if owner else None)
+        pod = Pod(name, made["metadata"]["uid"], cards, owner["uid"] if owner else None, devices)
         self._held.append(pod)
         for card in cards:
             self.meter.hold(card, pod.uid)
@@ -221,14 +250,35 @@ class Node:
     def _list(self) -> None:
         entries = []
         for pod in self._held:
-            uuids = [self.cards.read_card(card).uuid for card in pod.cards]
-            devices = build_devices("nvidia.com/gpu", *uuids)
+            names = pod.devices or [self.cards.read_card(card).uuid for card in pod.cards]
+            devices = build_devices("nvidia.com/gpu", *names)
             entries.append(build_pod(self.name, pod.name, build_container("tensorflow", devices)))
         self.kubelet.answers[LIST] = build_list(*entries)
 
     def joules(self, pod: Pod) -> float:
         """What is true of a pod."""
         return sum(self.meter.joules(card, pod.uid) for card in pod.cards)
+
+    def limit(self, card: int = 0) -> float:
+        """Watts a card's power limit is set to."""
+        return self.cards.read_card(card).limit_watts
+
+    async def until_limits(self, *watts: float, seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait until the node's first cards have these power limits."""
+        await until(
+            lambda: tuple(map(self.limit, range(len(watts)))) == watts,
+            what=f"limits of {watts} W",
+            seconds=seconds,
+        )
+
+    def load_driver(self) -> None:
+        """The kernel's driver is loaded, the one that was loaded is not any more."""
+        new = self.driver.with_name("nvidia-new")
+        new.mkdir()  # while the old one is there, lest the new one gets its number
+        if self.driver.exists():
+            self.driver.rmdir()
+            self.cards.reload_driver()
+        new.rename(self.driver)
 
     def board(self) -> float:
         """What is true of all cards."""
@@ -269,6 +319,23 @@ class Node:
                 raise AssertionError(f"not within {seconds:.0f} s: {what}")
             await asyncio.sleep(0.25)
 
+    async def ask(self, *caps: tuple[Pod, str]) -> None:
+        """The operator's word on power: these caps and no others."""
+        asked = []
+        for pod, text in caps:
+            cap = parse_power_cap(text)
+            entry = PodCap(
+                uid=pod.uid,
+                namespace=self.name,
+                name=pod.name,
+                cap_milliwatts=cap.milliwatts,
+                cap_percent=cap.percent,
+            )
+            asked.append(entry.model_dump(by_alias=True, exclude_none=True))
+        await self.server.call(
+            "PATCH", f"{NODE_POWERS}/{self.name}", {"spec": {"pods": asked}}, content_type=MERGE
+        )
+
     async def settle(self, *keys: str) -> None:
         """The operator's word."""
         await self.server.call(
@@ -283,6 +350,12 @@ async def until(check: Callable[[], bool], *, what: str, seconds: float = PATIEN
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:.0f} s: {what}")
         await asyncio.sleep(0.1)
+
+
+def find_cap(status: Json, card: int = 0) -> Json:
+    """What is told of a card's cap; empty where none is asked for."""
+    gpus = status.get("gpus", [])
+    return dict(gpus[card].get("cap") or {}) if len(gpus) > card else {}
 
 
 def find_entry(status: Json, key: str) -> Json:

@@ -7,21 +7,14 @@ their time is waiting; each test tells how its story went.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes.util
-import functools
-import os
 import signal
 import subprocess
-import tempfile
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sandbox.controlplane import ControlPlane
-from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import Fault
 from tests.contract.rapl.trees import write_cgroups, write_domain
 from tests.integration.agent.processes import (
@@ -37,36 +30,10 @@ from tests.integration.agent.processes import (
     parts_of,
     until,
 )
-from tests.support.api import Server
+from tests.integration.agent.stories import Book, Outcomes, Story
 
-STORY_SECONDS = 150.0
-
-Play = Callable[[Node], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Story:
-    """What happens on one node."""
-
-    play: Play
-    profiles: tuple[str, ...]
-
-    @property
-    def sentence(self) -> str:
-        return self.play.__name__
-
-
-STORIES: list[Story] = []
-
-
-def story(*profiles: str) -> Callable[[Play], Play]:
-    """A story on a node with these cards."""
-
-    def tell(play: Play) -> Play:
-        STORIES.append(Story(play, profiles or ("V100",)))
-        return play
-
-    return tell
+BOOK = Book("agents", seconds=150.0, at_once=100)
+story = BOOK.story
 
 
 @story("V100", "A100")
@@ -424,47 +391,15 @@ async def processors_and_memory_are_divided_where_the_node_can_measure_them(node
     assert status["otherHostJoules"] == 100
 
 
-async def play_all(
-    stories: list[Story], plane: ControlPlane
-) -> dict[str, BaseException | None]:  # by the story's sentence
-    """Play stories side by side, each on a node and in a namespace of its own."""
-    async with Server(plane.kubeconfig) as server, contextlib.AsyncExitStack() as stack:
-
-        async def play(number: int, one: Story) -> None:
-            # Sockets need short paths.
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gt-")))
-            async with (
-                asyncio.timeout(STORY_SECONDS),
-                Node.set_up(
-                    f"agents-{os.getpid()}-{number}", folder, server, plane.kubeconfig, one.profiles
-                ) as node,
-            ):
-                await one.play(node)
-
-        found = await asyncio.gather(
-            *(play(number, one) for number, one in enumerate(stories)), return_exceptions=True
-        )
-    return dict(zip((one.sentence for one in stories), found, strict=True))
-
-
-@functools.cache
-def _played(plane: ControlPlane, stories: tuple[Story, ...]) -> dict[str, BaseException | None]:
-    return asyncio.run(play_all(list(stories), plane))
-
-
 @pytest.fixture
-def outcomes(
-    request: pytest.FixtureRequest, plane: ControlPlane, crd: None
-) -> dict[str, BaseException | None]:
-    """How each story went that this run of the tests asks for."""
+def outcomes(request: pytest.FixtureRequest, plane: ControlPlane, crd: None) -> Outcomes:
+    """How each story went."""
     del crd  # needed to be there
-    apply_libraries()
-    asked = {item.name for item in request.session.items if item.path == request.path}
-    return _played(plane, tuple(one for one in STORIES if f"test_an_agent[{one.sentence}]" in asked))
+    return BOOK.tell("test_an_agent", request, plane)
 
 
-@pytest.mark.parametrize("told", STORIES, ids=lambda one: one.sentence)
-def test_an_agent(told: Story, outcomes: dict[str, BaseException | None]) -> None:
+@pytest.mark.parametrize("told", BOOK.stories, ids=lambda one: one.sentence)
+def test_an_agent(told: Story, outcomes: Outcomes) -> None:
     failure = outcomes[told.sentence]
     if failure is not None:
         raise failure

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from greentrain.agent.caps import FILE as CAPS
 from greentrain.agent.journal import FILE, Journal, TakenError, begin
 from greentrain.energy.account import NodeAccount
 
@@ -80,6 +81,35 @@ def test_a_write_that_was_cut_off_does_not_replace_the_old_one(tmp_path: Path) -
     again = write_account(tmp_path, "k")
     assert Journal(tmp_path).load() == (again, None)
     assert os.listdir(tmp_path) == [FILE]  # noqa: PTH208 - names
+
+
+def test_each_file_is_stored_read_and_put_aside_without_the_other(tmp_path: Path) -> None:
+    journal, stored = Journal(tmp_path), write_account(tmp_path)
+    assert journal.read(CAPS) is None
+    journal.store(b"first", CAPS)
+    journal.store(b"second", CAPS)
+    assert (journal.read(CAPS), journal.load()) == (b"second", (stored, None))
+    again = write_account(tmp_path, "k")
+    assert (journal.read(CAPS), journal.load()) == (b"second", (again, None))
+    assert journal.put_aside(CAPS) == "caps.damaged"
+    assert (journal.read(CAPS), journal.load()) == (None, (again, None))
+    assert (tmp_path / "caps.damaged").read_bytes() == b"second"
+    journal.store(b"third", CAPS)
+    assert journal.put_aside(CAPS) == "caps.damaged"
+    assert (tmp_path / "caps.damaged").read_bytes() == b"third"
+
+
+def test_a_full_disk_leaves_the_caps_of_before(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.store(b"before", CAPS)
+    partial = (tmp_path / CAPS).with_suffix(".partial")
+    partial.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        journal.store(b"after", CAPS)
+    assert os.listdir(tmp_path) == [CAPS]  # noqa: PTH208 - names
+    assert journal.read(CAPS) == b"before"
+    journal.store(b"after", CAPS)
+    assert journal.read(CAPS) == b"after"
 
 
 FULL = """

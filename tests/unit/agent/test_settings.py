@@ -41,6 +41,14 @@ def test_the_node_is_known_from_its_pod_or_said(
         (["--http-port=0"], {"http_port": 0}),
         (["--log-level=DEBUG", "--log-format=text"], {"log_level": "DEBUG", "log_format": "text"}),
         (["--kubeconfig=/k", "--context=there"], {"kubeconfig": "/k", "context": "there"}),
+        (["--driver-module=/host/nvidia"], {"driver_module": Path("/host/nvidia")}),
+        (["--dry-run"], {"dry_run": True}),
+        (["run"], {}),
+        (["restore"], {"command": "restore"}),
+        (
+            ["retire", "--daemonset=gt/agent", "--selector=app=agent"],
+            {"command": "retire", "daemonset": ("gt", "agent"), "selector": "app=agent"},
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -67,6 +75,15 @@ def test_each_argument_changes_one_setting(arguments: list[str], changed: dict[s
         (["--node=n", "--log-format=xml"], "invalid choice: 'xml'"),
         (["--node=n", "--log-level=LOUD"], "invalid choice: 'LOUD'"),
         (["--node=n", "--jornal=/data"], "unrecognized arguments: --jornal=/data"),
+        (["--node=n", "repair"], "invalid choice: 'repair'"),
+        (["--node=n", "--dry-run=yes"], "--dry-run: ignored explicit argument 'yes'"),
+        (["retire"], "retire needs --daemonset and --selector: which agents to end"),
+        (["retire", "--daemonset=gt/agent"], "retire needs --daemonset and --selector"),
+        (["retire", "--selector=app=agent"], "retire needs --daemonset and --selector"),
+        *(
+            (["retire", "--selector=app=agent", f"--daemonset={name}"], f"{name} is not NAMESPACE/NAME")
+            for name in ("agent", "/agent", "gt/")
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -77,3 +94,10 @@ def test_a_wrong_argument_is_named(
         parse_settings(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["restore"], ["retire", "--daemonset=gt/agent", "--selector=app=agent"]], ids=lambda a: a[0]
+)
+def test_what_only_ends_things_needs_no_node(arguments: list[str]) -> None:
+    assert parse_settings(arguments).node == ""

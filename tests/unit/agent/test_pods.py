@@ -1,12 +1,15 @@
-"""A pod that has ended is no holder, however the agent comes to know: caps of nobody are given back."""
+"""What pods there are, however the agent comes to know: which are one and the same, and which have ended."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from greentrain.devices.errors import DeviceError
+from greentrain.energy.intervals import CardReading
 from greentrain.units import PowerCap
 from tests.unit.agent.ports import Life, World
 
@@ -47,3 +50,30 @@ async def test_a_pod_that_the_api_server_knows_as_ended_is_no_holder_though_the_
     world.pods = {uid: replace(pod, terminal=True) for uid, pod in world.pods.items()}
     await life.look()
     assert world.limit == 300_000
+
+
+@dataclass
+class TellingWorld(World):
+    """The API server's first list arrives while the cards are read."""
+
+    armed: bool = False
+
+    async def read_all(self, *, deadline: float = 2.0) -> Mapping[str, CardReading | DeviceError]:
+        if self.armed:
+            self.pods_known = True
+            self.hold("a")
+        return await super().read_all(deadline=deadline)
+
+
+async def test_a_pod_that_is_told_of_while_cards_are_read_stays_one_pod(tmp_path: Path) -> None:
+    world = TellingWorld(pods_known=False)
+    world.hold("a")
+    world.pods = {}
+    life = Life(world, tmp_path)
+    for counter in (5_000, 705_000):
+        world.answers = {"GPU-a": CardReading(counter=counter, draw=250_000)}
+        await life.look()
+    assert [(p.uid, p.gpu) for p in life.agent.account.pods.values()] == [("", 700_000)]
+    world.armed = True
+    await life.look()
+    assert [(p.uid, p.gpu, p.closed) for p in life.agent.account.pods.values()] == [("uid-a", 700_000, None)]

@@ -1,0 +1,87 @@
+"""Stories of single nodes, played side by side the first time one's outcome is asked for: most of their time is waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from sandbox.controlplane import ControlPlane
+from sandbox.simgpu.build import apply_libraries
+from sandbox.simgpu.cards import Card
+from tests.integration.agent.processes import Node
+from tests.support.api import Server
+
+Play = Callable[[Node], Awaitable[None]]
+Outcomes = dict[str, BaseException | None]
+"""How each story went, by its sentence."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens on one node."""
+
+    play: Play
+    profiles: tuple[str | Card, ...]
+
+    @property
+    def sentence(self) -> str:
+        return self.play.__name__
+
+
+@dataclass(frozen=True, eq=False)
+class Book:
+    """The stories of one file."""
+
+    name: str
+    """Begins the names of its nodes, which are namespaces too and are never deleted."""
+    seconds: float
+    """How long a story may last."""
+    at_once: int
+    """How many are on their way at a time: each starts agents, and other tests beside them are judged by the second."""
+    stories: list[Story] = field(default_factory=list)
+
+    def story(self, *profiles: str | Card) -> Callable[[Play], Play]:
+        """Take a story up; its node has these cards, else one V100."""
+
+        def add(play: Play) -> Play:
+            self.stories.append(Story(play, profiles or ("V100",)))
+            return play
+
+        return add
+
+    def tell(self, test: str, request: pytest.FixtureRequest, plane: ControlPlane) -> Outcomes:
+        """Outcomes of the stories that this run of the tests asks for, as parameters of `test`."""
+        apply_libraries()
+        asked = {item.name for item in request.session.items if item.path == request.path}
+        return self._play(plane, tuple(s for s in self.stories if f"{test}[{s.sentence}]" in asked))
+
+    @functools.cache  # noqa: B019 - a book lives as long as its file
+    def _play(self, plane: ControlPlane, stories: tuple[Story, ...]) -> Outcomes:
+        return asyncio.run(self._play_all(stories, plane))
+
+    async def _play_all(self, stories: tuple[Story, ...], plane: ControlPlane) -> Outcomes:
+        async with Server(plane.kubeconfig) as server, contextlib.AsyncExitStack() as stack:
+            turns = asyncio.Semaphore(self.at_once)
+
+            async def play(number: int, one: Story) -> None:
+                # Sockets need short paths.
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gt-")))
+                name = f"{self.name}-{os.getpid()}-{number}"
+                async with (
+                    turns,
+                    asyncio.timeout(self.seconds),
+                    Node.set_up(name, folder, server, plane.kubeconfig, one.profiles) as node,
+                ):
+                    await one.play(node)
+
+            plays = (play(number, one) for number, one in enumerate(stories))
+            found = await asyncio.gather(*plays, return_exceptions=True)
+        return dict(zip((one.sentence for one in stories), found, strict=True))

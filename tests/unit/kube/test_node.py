@@ -1,0 +1,100 @@
+"""What an agent reads out of its NodePower and its Node."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from greentrain.kube.node import find_pause, parse_caps
+from greentrain.units import PowerCap
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("pods", "expected"),
+    [
+        (None, {}),
+        ([], {}),
+        ([{"uid": "a", "capMilliwatts": 250_000}], {"a": PowerCap(milliwatts=250_000)}),
+        ([{"uid": "a", "capPercent": 70}], {"a": PowerCap(percent=70)}),
+        (
+            [{"uid": "a", "namespace": "team", "name": "p", "capMilliwatts": 1, "action": "newer"}],
+            {"a": PowerCap(milliwatts=1)},
+        ),
+        ([{"uid": "a", "capMilliwatts": 250_000, "capPercent": 70}], {"a": PowerCap(milliwatts=250_000)}),
+        ([{"uid": "a"}], {}),
+        ([{"uid": "a", "capMilliwatts": None, "capPercent": None}], {}),
+        (
+            [{"uid": "a", "capPercent": 70}, {"uid": "b", "capMilliwatts": 200_000}],
+            {"a": PowerCap(percent=70), "b": PowerCap(milliwatts=200_000)},
+        ),
+    ],
+)
+def test_what_is_asked_is_read_by_the_pods_uid(
+    pods: list[Json] | None, expected: dict[str, PowerCap], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert parse_caps({} if pods is None else {"pods": pods}) == expected
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"capMilliwatts": 250_000},
+        {"uid": "b", "capMilliwatts": 0},
+        {"uid": "b", "capMilliwatts": -5},
+        {"uid": "b", "capPercent": 101},
+        {"uid": "b", "capMilliwatts": "much"},
+        {"uid": "x" * 65, "capMilliwatts": 250_000},
+        "250W",
+    ],
+    ids=str,
+)
+def test_an_entry_that_cannot_be_read_asks_for_nothing_and_the_others_hold(
+    entry: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, "greentrain.agent"):
+        found = parse_caps({"pods": [entry, {"uid": "a", "capPercent": 70}]})
+    assert found == {"a": PowerCap(percent=70)}
+    assert "cannot be read" in caplog.text
+
+
+DCGM = "nvidia.com/gpu.deploy.dcgm-exporter"
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (None, None),
+        ({}, None),
+        ({"nvidia.com/gpu.deploy.driver": "true"}, None),
+        ({"nvidia.com/gpu.deploy.driver": "false"}, None),
+        ({"nvidia.com/gpu.present": "paused"}, None),
+        ({"example.com/gpu.deploy.driver": "paused-for-driver-upgrade"}, None),
+        (
+            {"nvidia.com/gpu.deploy.driver": "paused-for-driver-upgrade"},
+            "the node's label nvidia.com/gpu.deploy.driver is paused-for-driver-upgrade: its driver is being replaced.",
+        ),
+        (
+            {
+                DCGM: "paused-for-driver-upgrade",
+                "nvidia.com/gpu.deploy.a": "true",
+            },
+            f"the node's label {DCGM} is paused-for-driver-upgrade: its driver is being replaced.",
+        ),
+        (
+            {"nvidia.com/gpu.deploy.z": "paused", "nvidia.com/gpu.deploy.device-plugin": "paused-for-x"},
+            "the node's label nvidia.com/gpu.deploy.device-plugin is paused-for-x: its driver is being replaced.",
+        ),
+    ],
+)
+def test_a_node_whose_driver_is_being_replaced_says_so_by_its_labels(
+    labels: dict[str, str] | None, told: str | None
+) -> None:
+    metadata: Json = {"name": "node-1"}
+    if labels is not None:
+        metadata["labels"] = labels
+    assert find_pause({"metadata": metadata}) == told
