@@ -143,7 +143,7 @@ async def test_an_invalid_edit_leaves_the_running_generation_alone(
         for name in pods:
             await server.run_pod(namespace, name)
         await server.until_condition(namespace, "digits", "Running", "True")
-        await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": "250W"}}})
+        await server.patch_job(namespace, "digits", {"spec": {"elastic": {"minWorkers": 1}}})
         job = await server.until_condition(namespace, "digits", "Admitted", "False", "InvalidSpec")
         assert condition(job, "Running")["status"] == "True"
         after = await server.pods(namespace)
