@@ -34,7 +34,7 @@ from greentrain.devices.errors import DeviceError, Unavailable
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.nvml import Gpus
 from greentrain.devices.podresources import Holding, Listing
-from greentrain.devices.references import FullCard
+from greentrain.devices.references import CardReference, FullCard
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod
 from greentrain.kube.readings import find_key
@@ -73,6 +73,8 @@ class LivePod:
     """When it began or ceased to hold its cards."""
     stopped: bool = False
     """Its node goes down or has come up without its containers so far."""
+    devices: tuple[CardReference, ...] = ()
+    """What the kubelet calls its cards, where it has only parts of them."""
 
     @property
     def runs(self) -> bool:
@@ -104,6 +106,8 @@ class Clock:
         """Called before each look: the watch has brought what is new."""
         self.boots: list[float] = [0.0]
         """When the machine started."""
+        self.watch: Callable[[], None] = lambda: None
+        """Called before and after time passes: what the agent has done by then is seen."""
 
     def now(self) -> float:
         """Seconds since the story began, whatever happens to the machine."""
@@ -122,24 +126,29 @@ class Clock:
         return f"boot-{len(self.boots)}"
 
     async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
-        del wake
         await asyncio.sleep(0)
-        self.pass_to(self.now() + seconds)
+        self.pass_to(self.now() + seconds, wake)
         self.woken()
         await asyncio.sleep(0)
-        return False
+        return wake is not None and wake.is_set()
 
-    def pass_to(self, end: float) -> None:
+    def pass_to(self, end: float, wake: asyncio.Event | None = None) -> None:
+        """Let time pass and do what is due, until then or until `wake` is set."""
         while self._deeds and self._deeds[0][0] <= end:
+            if wake is not None and wake.is_set():
+                return
             due, _, deed = heapq.heappop(self._deeds)
             self._advance(due)
             deed()
-        self._advance(end)
+        if wake is None or not wake.is_set():
+            self._advance(end)
 
     def _advance(self, end: float) -> None:
+        self.watch()
         more = round(end * 1e9) - self._cards.now_ns
         if more > 0:
             self._cards.advance(0, nanoseconds=more)
+            self.watch()
 
 
 @dataclass
@@ -158,6 +167,8 @@ class ApiServer:
     """Looks of an agent that began anew before its first list has come."""
     told: Callable[[], None] = lambda: None
     """Called after each report."""
+    caps_now: Mapping[str, PowerCap] | None = None
+    paused_now: str | None = None
     caps: Mapping[str, PowerCap] | None = None
     paused: str | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -169,6 +180,7 @@ class ApiServer:
     def begin(self, lag: int) -> None:
         """An agent begins: it knows nothing yet."""
         self.pods, self.settled, self.lag = {}, (), lag
+        self.caps, self.paused, self.news = None, None, asyncio.Event()
 
     def refresh(self) -> None:
         """The watch brings what is new."""
@@ -176,6 +188,16 @@ class ApiServer:
         if self.pods_known:
             self.version += self.pods != self.pods_now
             self.pods, self.settled = dict(self.pods_now), self.asked
+            self.caps = None if self.caps_now is None else dict(self.caps_now)
+            self.paused = self.paused_now
+
+    def bring(self) -> None:
+        """The watch brings at once what must not wait for the next look."""
+        before = self.caps, self.paused, self.pods if self.caps_now else None
+        if self.pods_known:
+            self.refresh()
+        if before != (self.caps, self.paused, self.pods if self.caps_now else None):
+            self.news.set()
 
     async def read_status(self) -> NodePowerStatus | None:
         self._fail()
@@ -244,11 +266,14 @@ class Driver:
             return await self._gpus.read_limits(uuid, deadline=real)
 
     async def set_limit(self, uuid: str, milliwatts: int) -> None:
+        await self._node.pass_by("before a limit is set")
         with self._node.waiting(nvml.READ_SECONDS) as real:
             await self._gpus.set_limit(uuid, milliwatts, deadline=real)
+        await self._node.pass_by("after a limit was set")
 
     async def close(self) -> None:
         await self._gpus.close()
+        self._node.note_closed(self._gpus)
 
 
 class Node:
@@ -288,14 +313,22 @@ class Node:
         self.reported = 0.0
         """When NodePower was written last."""
         self.troubles: list[Trouble] = []
+        self.dies: str | None = None
+        """The place at which the agent gets no further, but for a SIGKILL."""
+        self.dying = False
         self._numbers = itertools.count()
+        self._loads = itertools.count()
+        self.driver = folder / "driver"
+        """There once a driver was loaded anew."""
 
     # -- pods ---------------------------------------------------------------------------------------------
 
-    def begin_pod(self, job: str, cards: tuple[int, ...]) -> LivePod:
+    def begin_pod(self, job: str, cards: tuple[int, ...], devices: tuple[CardReference, ...] = ()) -> LivePod:
         """The kubelet gives a pod its devices and starts it."""
         number = next(self._numbers)
-        pod = LivePod(f"{job}-worker-0-{number}", f"uid-{number}", cards, job, self.clock.now())
+        pod = LivePod(
+            f"{job}-worker-0-{number}", f"uid-{number}", cards, job, self.clock.now(), devices=devices
+        )
         self.live.append(pod)
         self.energy.setdefault(job, None)
         self.start_pod(pod)
@@ -461,10 +494,10 @@ class Node:
         if self.kubelet_away:
             raise Unavailable("The kubelet", "it is away", "Wait.")
         holdings = tuple(
-            Holding("team", p.name, "tensorflow", "nvidia.com/gpu", FullCard(self.uuids[c]))
+            Holding("team", p.name, "tensorflow", "nvidia.com/gpu", device)
             for p in self.live
             if p.runs
-            for c in p.cards
+            for device in p.devices or [FullCard(self.uuids[c]) for c in p.cards]
         )
         return Listing(holdings, ())
 
@@ -488,7 +521,30 @@ class Node:
         self._opened.append(gpus)
         return Driver(self, gpus)
 
-    def start_agent(self) -> None:
+    async def pass_by(self, place: str) -> None:
+        """The agent is here; it may be as far as it gets."""
+        if self.dies == place:
+            self.dying = True
+            await asyncio.Event().wait()
+
+    @property
+    def uses_driver(self) -> bool:
+        """Whether the agent has NVML open: then no driver can be replaced."""
+        return bool(self._opened)
+
+    def note_closed(self, gpus: Gpus) -> None:
+        if gpus in self._opened:
+            self._opened.remove(gpus)
+
+    def load_driver(self) -> None:
+        """Another load of the driver: a folder of another number; the old one stays, so that none is given out again."""
+        if self.driver.exists():
+            self.driver.rename(self.folder / f"driver-{next(self._loads)}")
+        self.driver.mkdir(parents=True)
+        for card in self.cards:
+            self.reset(card)
+
+    def start_agent(self, *, dry_run: bool = False) -> None:
         """A container with the agent starts."""
         self.api.begin(self.chance.randint(1, 4))
         self._stop = asyncio.Event()
@@ -501,7 +557,7 @@ class Node:
             kubelet=self,
             view=self.api,
             journal=self._journal,
-            caps=Caps(self._journal, self.clock, driver=self.folder / "no-driver"),
+            caps=Caps(self._journal, self.clock, driver=self.driver, dry_run=dry_run),
             clock=self.clock,
             chance=self.chance,
         )
@@ -513,6 +569,7 @@ class Node:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        self.dies, self.dying = None, False
         await self.let_calls_return()
         self._rearm()
         self._forget(self.kept)
