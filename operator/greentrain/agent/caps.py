@@ -203,14 +203,13 @@ class Caps:
         else:
             self._asks, hindrances, self._begun = {}, {}, True
         before = {u: (r.reason, r.asked_milliwatts, r.target_milliwatts) for u, r in self.reports.items()}
-        session = self._session()
         for card in cards:
             ask = self._asks.get(card.uuid)
             if ask is None and card.uuid not in self._kept.entries:
                 self._forget(card.uuid)
                 continue
             why = hindrance or self._hindrance(card.uuid, now) or hindrances.get(card.uuid)
-            await self._look_after(gpus, card, ask, why, session)
+            await self._look_after(gpus, card, ask, why)
         self._mark_absent({card.uuid for card in cards})
         if self._unwritten:
             self._store(self._kept.entries)
@@ -237,7 +236,7 @@ class Caps:
         ending = Hindrance("Paused", "the node's agent ends")
         for card in cards:
             if card.uuid in self._kept.entries:
-                await self._look_after(gpus, card, self._asks.get(card.uuid), ending, self._session())
+                await self._look_after(gpus, card, self._asks.get(card.uuid), ending)
         self.reports.clear()
         return not self.changed_cards
 
@@ -280,7 +279,7 @@ class Caps:
         return asks, hindrances
 
     async def _look_after(
-        self, gpus: LimitedGpus, card: Card, ask: Ask | None, hindrance: Hindrance | None, session: str
+        self, gpus: LimitedGpus, card: Card, ask: Ask | None, hindrance: Hindrance | None
     ) -> None:
         uuid = card.uuid
         for _ in range(ROUNDS):
@@ -299,7 +298,7 @@ class Caps:
                 # What an agent before this one has set is given back: that is no trial.
                 hindrance = Hindrance("DryRun", "a dry run: its limit is as it was before")
             verdict = decide_card(
-                limits, entry, ask, session=session, now=self._clock.elapsed(), hindrance=hindrance
+                limits, entry, ask, session=self._session(), now=self._clock.elapsed(), hindrance=hindrance
             )
             if self.dry_run and entry is None:
                 verdict = rehearse(verdict, now.set_milliwatts)

@@ -86,6 +86,11 @@ class Gpus(Protocol):
         """Which cards there are."""
         ...
 
+    @property
+    def unnamed(self) -> Mapping[int, DeviceError]:
+        """Why cards could not be named since NVML was opened, by index: nothing can be read from them."""
+        ...
+
     async def read_limits(self, uuid: str) -> CurrentLimits:
         """One card's power limits as they are now."""
         ...
@@ -430,8 +435,9 @@ class Agent:
                 gpus = self._gpus = await self._open_gpus()
                 self._next_discovery = now
             if now >= self._next_discovery:
-                self._next_discovery = now + DISCOVER_SECONDS
                 self.cards = await gpus.discover()
+                # One that cannot even be named is looked for again soon.
+                self._next_discovery = now + (REOPEN_SECONDS if gpus.unnamed else DISCOVER_SECONDS)
         except Unavailable as error:
             await self._lose_gpus(error)
 
@@ -461,6 +467,10 @@ class Agent:
             )
             lost = any(isinstance(a, Gone) for a in failed.values())
             self._set("DevicesReadable", "False", "GpuLost" if lost else "GpuFailing", text)
+        elif unnamed := dict(gpus.unnamed):
+            index, reason = next(iter(unnamed.items()))
+            text = f"{len(unnamed)} GPUs do not even tell their UUID, such as that with index {index}: {reason} {LATER}"
+            self._set("DevicesReadable", "False", "GpuFailing", text)
         elif not self.answers:
             self._set("DevicesReadable", "True", "NoGPU", "NVML answers, and this node has no GPU")
         else:

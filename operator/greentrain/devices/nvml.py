@@ -262,14 +262,18 @@ def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arg
 
 
 class _Round(Generic[_T]):
-    """One question to many cards, taken from a common pile by however many threads work on it."""
+    """One question to many cards, taken from a common pile by however many threads work on it.
 
-    def __init__(self, slots: Sequence[_Slot], ask: Callable[[_Slot], _T]) -> None:
+    Whether NVML itself is broken is judged by `readings` alone: they come at a steady rate, and ask what every card has.
+    """
+
+    def __init__(self, slots: Sequence[_Slot], ask: Callable[[_Slot], _T], *, readings: bool) -> None:
         self.waiting = deque(slots)
         self.answers: dict[_Slot, _T | DeviceError] = {}
         self.done = asyncio.Event()
         self.bug: Exception | None = None
         self._ask = ask
+        self._readings = readings
         self._count = len(slots)
         self._loop = asyncio.get_running_loop()
 
@@ -309,13 +313,15 @@ class _Round(Generic[_T]):
                 slot.handle = None
                 answer = self._ask(slot)
         except pynvml.NVMLError as error:
-            slot.unknown = slot.unknown + 1 if error.value == pynvml.NVML_ERROR_UNKNOWN else 0
+            if self._readings:
+                slot.unknown = slot.unknown + 1 if error.value == pynvml.NVML_ERROR_UNKNOWN else 0
             translated = _translate(error, slot.name)
             if isinstance(translated, Gone):
                 slot.gone = translated
                 slot.handle = None
             return translated
-        slot.unknown = 0
+        if self._readings:
+            slot.unknown = 0
         return answer
 
 
@@ -508,7 +514,8 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         asked.sort(key=lambda slot: slot.seconds < SLOW_SECONDS)
         slow = sum(slot.seconds >= SLOW_SECONDS for slot in asked)
         threads = min(len(asked), slow + 1)
-        answers = await self._gather(_Round(asked, ask), threads, until) if asked else {}
+        round_ = _Round(asked, ask, readings=ask is _read)
+        answers = await self._gather(round_, threads, until) if asked else {}
         for slot in slots:
             if slot not in answers:
                 answers[slot] = slot.hang() or Retry(slot.name, "its turn did not come in time")
@@ -654,14 +661,25 @@ def _read_limits(slot: _Slot) -> PowerLimits:
     )
 
 
+def _read_limits_if_told(slot: _Slot, uuid: str) -> PowerLimits:
+    """The card's limits; where its calls for them fail, those of before: its energy is read all the same."""
+    try:
+        return _read_limits(slot)
+    except pynvml.NVMLError as error:
+        if error.value in _LOST or error.value in _STALE or error.value in _UNUSABLE:
+            raise
+        known = slot.card
+        return known.limits if known is not None and known.uuid == uuid else PowerLimits()
+
+
 def _describe(slot: _Slot) -> Card:
+    # What was not supported may be by now: it was switched on, or the answer was a passing one.
+    slot.absent.clear()
     handle = pynvml.nvmlDeviceGetHandleByIndex(slot.index)
     uuid: str = pynvml.nvmlDeviceGetUUID(handle)
     slot.handle = handle
     # [current, pending]: the pending mode comes with the next reset.
     mig = (_ask_optional(slot, pynvml.nvmlDeviceGetMigMode) or [0])[0] == pynvml.NVML_DEVICE_MIG_ENABLE
-    if slot.card is not None and (slot.card.uuid, slot.card.mig) != (uuid, mig):
-        slot.absent.clear()
     persistence = _ask_optional(slot, pynvml.nvmlDeviceGetPersistenceMode)
     return Card(
         uuid=uuid,
@@ -670,7 +688,7 @@ def _describe(slot: _Slot) -> Card:
         model=pynvml.nvmlDeviceGetName(handle),
         mig=mig,
         instances=_read_instances(handle) if mig else (),
-        limits=_read_limits(slot),
+        limits=_read_limits_if_told(slot, uuid),
         persistence=None if persistence is None else bool(persistence),
     )
 

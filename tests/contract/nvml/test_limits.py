@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from greentrain.devices.errors import (
     Unsupported,
 )
 from greentrain.devices.gpus import CurrentLimits
-from greentrain.devices.nvml import Gpus
+from greentrain.devices.nvml import UNKNOWN_ROUNDS, Gpus
+from greentrain.energy.intervals import CardReading
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import Libraries
 from sandbox.simgpu.cards import Calls, Card, Fault
@@ -330,3 +332,24 @@ def test_another_user_than_root_reads_limits_and_is_told_what_setting_needs(
     assert ran.stdout.splitlines() == [refusal, refusal, str(CurrentLimits(400_000, 400_000, False))], (
         ran.stderr
     )
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT, Fault.UNKNOWN, Fault.NOT_SUPPORTED])
+async def test_a_card_whose_limit_calls_fail_is_known_and_read_all_the_same(make: Make, fault: Fault) -> None:
+    state = make()
+    (uuid,) = read_uuids(state)
+    state.fault(0, fault, calls=Calls.LIMIT)
+    async with await Gpus.open() as gpus:
+        (card,) = await gpus.discover()
+        assert (card.uuid, card.limits.default_milliwatts, gpus.unnamed) == (uuid, None, {})
+        for _ in range(UNKNOWN_ROUNDS + 1):  # asked again and again, they do not make NVML look broken
+            with contextlib.suppress(Retry):
+                await gpus.read_limits(uuid)
+        assert isinstance((await gpus.read_all())[uuid], CardReading)
+        state.clear_faults()
+        (card,) = await gpus.discover()
+        assert card.limits.default_milliwatts == 400_000, "told again, whatever was answered before"
+        state.fault(0, fault, calls=Calls.LIMIT)
+        (card,) = await gpus.discover()
+        expected = None if fault is Fault.NOT_SUPPORTED else 400_000
+        assert card.limits.default_milliwatts == expected, "what is known stays known"

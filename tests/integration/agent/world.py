@@ -257,6 +257,10 @@ class Driver:
         with self._node.waiting(deadline, nvml.READ_SECONDS) as real:
             return await self._gpus.read_all(real)
 
+    @property
+    def unnamed(self) -> Mapping[int, DeviceError]:
+        return self._gpus.unnamed
+
     async def discover(self) -> tuple[Card, ...]:
         with self._node.waiting(nvml.DISCOVER_SECONDS) as real:
             return await self._gpus.discover(deadline=real)

@@ -74,6 +74,7 @@ class World:
     paused: str | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
     limit: int = 300_000
+    unnamed: dict[int, DeviceError] = field(default_factory=dict)
     cgroups: tuple[str, ...] | None = None
     """UIDs of pods that have a cgroup; None where cgroups cannot be read."""
 

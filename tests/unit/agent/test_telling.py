@@ -69,6 +69,10 @@ def leave(_: World, __: Path) -> None:
     pass
 
 
+def no_name(world: World, _: Path) -> None:
+    world.unnamed = {1: Retry("GPU 1", "NVML answered «Timeout»")}
+
+
 @dataclass(frozen=True)
 class Case:
     when: Callable[[World, Path], None]
@@ -96,6 +100,11 @@ CASES = {
         break_gpu(Retry("GPU-a", "NVML answered «Unknown Error»")),
         "DevicesReadable=False GpuFailing",
         "What it uses meanwhile is counted when it answers again.",
+    ),
+    "a card cannot be named": Case(
+        no_name,
+        "DevicesReadable=False GpuFailing",
+        "1 GPUs do not even tell their UUID, such as that with index 1: GPU 1 gave no answer",
     ),
     "a card hangs": Case(
         break_gpu(Hanging("GPU-a", 7.0)),
