@@ -21,6 +21,8 @@ from tests.contract.nvml.answers import STATE, no_thread, read_threads, read_uui
 from tests.contract.nvml.conftest import Make
 
 DEADLINE = 0.4
+LONG_DEADLINE = 2.0
+"""Much longer than a round takes on a busy machine."""
 SPARE = 4
 """Threads that wait for the next call: made in moments in which another had answered and was not free yet."""
 
@@ -65,9 +67,9 @@ async def test_a_card_that_hangs_does_not_hold_the_others(make: Make, place: int
         longest = 0.0
         for number in range(4):
             begun = time.monotonic()
-            readings = await gpus.read_all(DEADLINE)
+            readings = await gpus.read_all(LONG_DEADLINE)
             # Only the first round waits for it.
-            assert time.monotonic() - begun < (DEADLINE + 0.3 if number == 0 else 0.3)
+            assert time.monotonic() - begun < (2 * LONG_DEADLINE if number == 0 else LONG_DEADLINE / 2)
             hanging = readings[uuids[place]]
             assert isinstance(hanging, Hanging)
             assert hanging.seconds > longest

@@ -112,11 +112,14 @@ async def told_to_stop_it_writes_a_last_report_and_ends_well(node: Node) -> None
     before = await node.until_told(lambda s: find_entry(s, pod.key()), "the pod")
     node.cards.set_load(0, 1.0)
     await node.spend(pod, 4 * node.peak(pod))
+    asked = node.joules(pod)
     assert await agent.end(signal.SIGTERM) == 0
-    status = await node.status()
-    told, true = joules_of(status, pod.key()), node.joules(pod)
+    ended = node.joules(pod)
+    told = joules_of(await node.status(), pod.key())
     assert told > joules_of(before, pod.key()) + node.peak(pod)
-    assert abs(told - true) <= allowed(true, node.peak(pod))
+    # Of a moment between the signal and its end, which a busy machine draws out.
+    margin = allowed(ended, node.peak(pod))
+    assert asked - margin <= told <= ended + margin
     assert [p.gpu // 1000 for p in node.read_journal().pods.values()] == [told]
     assert "Traceback" not in agent.said()
 
