@@ -236,6 +236,10 @@ class Proxy:
         for request in list(self._streams.values()):
             _abort(request)
 
+    def has_stream(self, pattern: str) -> bool:
+        """Whether a watch of that kind is open, so that it can be broken."""
+        return any(re.search(pattern, request.path_qs) for request in self._streams.values())
+
     def count(self, method: str, pattern: str) -> int:
         """Requests that came by, spoilt or not."""
         return sum(s.method == method and bool(re.search(pattern, s.path)) for s in self.requests)

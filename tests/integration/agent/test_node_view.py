@@ -315,7 +315,7 @@ async def test_a_watch_that_brings_nothing_is_no_reason_to_call_the_picture_old(
     proxy.script("GET", PODS, Frozen(0), watch=True)
     async with following(node):
         await node.until_pods(uid)
-        await node.until(lambda: proxy.count("GET", f"{PODS}.*watch=true") > 0, "the watch")
+        await node.until(lambda: proxy.has_stream(f"{PODS}.*watch=true"), "the watch")
         assert node.view.pods_known
         # A server that is restarted breaks it, and the next one goes on.
         proxy.break_streams()
