@@ -1,4 +1,4 @@
-"""`python -m greentrain.agent`: the agent as a process, and `restore`, what is left to do where there is none any more."""
+"""`python -m greentrain.agent`: the agent as a process; `restore` and `retire`, what is done where it is to be no more."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("greentrain.agent")
 TAKEN_RETRY_SECONDS = 2.0
 
 RETIRE_SECONDS = 90.0
-"""How long agents have to end: twice their grace period and some."""
+"""How long agents have to end: three times their grace period."""
 
 
 async def run(settings: AgentSettings) -> int:
@@ -46,17 +46,7 @@ async def run(settings: AgentSettings) -> int:
     if settings.command == "restore":
         return await restore(settings, stop)
     if settings.command == "retire":
-        async with await connect(settings.kubeconfig, settings.context) as client:
-            work = asyncio.create_task(
-                retire(client, *settings.daemonset, settings.selector, patience=RETIRE_SECONDS)
-            )
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not work.done():
-                work.cancel()
-                return 1
-            return await work
+        return await retire_all(settings, stop)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(await connect(settings.kubeconfig, settings.context))
         journal = Journal(settings.journal)
@@ -100,12 +90,29 @@ async def run(settings: AgentSettings) -> int:
     return 0
 
 
+async def retire_all(settings: AgentSettings, stop: asyncio.Event) -> int:
+    """End the agents of all nodes; 1 where some GPU may keep the limit of a cap, or this was stopped first."""
+    async with await connect(settings.kubeconfig, settings.context) as client:
+        work = asyncio.create_task(
+            retire(client, *settings.daemonset, settings.selector, patience=RETIRE_SECONDS)
+        )
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if work.done():
+            return await work
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+        return 1
+
+
 async def restore(settings: AgentSettings, stop: asyncio.Event) -> int:
     """Give every card the limit back it had before a cap; 1 where some card cannot be given it."""
     with contextlib.closing(Journal(settings.journal)) as journal:
         if not await take(journal, stop):
             return 1
-        caps = Caps(journal, MachineClock(), driver=settings.driver_module, dry_run=settings.dry_run)
+        caps = Caps(journal, MachineClock(), driver=settings.driver_module)
         if not caps.load():
             logger.error(
                 "which power limits were changed is not known: nvidia-smi -q -d POWER shows limits and defaults"

@@ -61,7 +61,8 @@ class AgentSettings:
 def parse_settings(arguments: Sequence[str]) -> AgentSettings:
     """Parse the command line; exits with 2 and a sentence on a wrong one."""
     parser = argparse.ArgumentParser(
-        prog="python -m greentrain.agent", description="Counts the energy of one node's GPUs, by pod."
+        prog="python -m greentrain.agent",
+        description="Counts the energy of one node's GPUs, by pod, and sets the power limits that jobs ask for.",
     )
     defaults = AgentSettings(node="")
     parser.add_argument(

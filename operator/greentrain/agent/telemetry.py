@@ -68,7 +68,7 @@ class AgentTelemetry(Collector):
             known = isinstance(answer, CardReading)
             readable.add_metric(labels, float(known))
             if isinstance(answer, CardReading) and answer.draw is not None:
-                draw.add_metric(labels, answer.draw / 1000)
+                draw.add_metric(labels, answer.draw / MILLIWATTS_PER_WATT)
         yield from (gpu, draw, readable)
         yield from self._collect_limits()
         # A pod and the one of its name before it may both be there; a metric must not be told twice.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -47,6 +46,7 @@ class Book:
     at_once: int
     """How many are on their way at a time: each starts agents, and other tests beside them are judged by the second."""
     stories: list[Story] = field(default_factory=list)
+    _played: dict[tuple[Story, ...], Outcomes] = field(default_factory=dict)
 
     def story(self, *profiles: str | Card) -> Callable[[Play], Play]:
         """Take a story up; its node has these cards, else one V100."""
@@ -61,11 +61,10 @@ class Book:
         """Outcomes of the stories that this run of the tests asks for, as parameters of `test`."""
         apply_libraries()
         asked = {item.name for item in request.session.items if item.path == request.path}
-        return self._play(plane, tuple(s for s in self.stories if f"{test}[{s.sentence}]" in asked))
-
-    @functools.cache  # noqa: B019 - a book lives as long as its file
-    def _play(self, plane: ControlPlane, stories: tuple[Story, ...]) -> Outcomes:
-        return asyncio.run(self._play_all(stories, plane))
+        stories = tuple(s for s in self.stories if f"{test}[{s.sentence}]" in asked)
+        if stories not in self._played:
+            self._played[stories] = asyncio.run(self._play_all(stories, plane))
+        return self._played[stories]
 
     async def _play_all(self, stories: tuple[Story, ...], plane: ControlPlane) -> Outcomes:
         async with Server(plane.kubeconfig) as server, contextlib.AsyncExitStack() as stack:
