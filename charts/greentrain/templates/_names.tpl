@@ -49,3 +49,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $repository := required "agent.image.repository is empty: build the agent image, push it to your registry (docs/install.md) and give --set agent.image.repository=REGISTRY/greentrain/agent, or do without energy with --set agent.enabled=false." .Values.agent.image.repository -}}
 {{- printf "%s:%s" $repository (.Values.agent.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
+
+{{- /* What the retiring Job needs is made before it and goes with it. */ -}}
+{{- define "greentrain.retireAnnotations" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "-1"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end -}}

@@ -10,6 +10,7 @@ Names and meanings of `runPolicy`, `successPolicy` and `tfReplicaSpecs` are kube
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -485,6 +486,16 @@ class PowerStatus(_Status):
     cap: str = Field(
         "", max_length=16, description="spec.power.cap as it is in force; nothing where none is."
     )
+
+    @field_validator("cap")
+    @classmethod
+    def _is_cap(cls, value: str) -> str:
+        # Agents are asked by it: one that was damaged by hand counts as none, until the spec is looked at again.
+        with contextlib.suppress(ValueError):
+            parse_power_cap(value)
+            return value
+        return ""
+
     asked_milliwatts: int | None = Field(
         None, ge=0, description="What that asks of a GPU; the most, where GPUs differ."
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from typing import get_args
 
 import pytest
 
 from greentrain.api.conditions import ConditionStatus, Reason
 from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodCap, PodEnergy, PowerLimits
+from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.ledger import SILENT_AFTER, NodeReport
 from greentrain.core.power import NodePodCap, decide_asks, judge_cap
 from greentrain.core.snapshot import Pod
@@ -272,3 +274,14 @@ def test_a_pod_of_the_same_name_before_this_one_does_not_count() -> None:
     before = replace(ONE, uid="pod-of-before")
     found = judge_cap("200W", [ONE], [report(gpu("GPU-a", before), pods=(before,))], now=at(110))
     assert (found.reason, found.status.gpus_capped) == (Reason.NO_AGENT, 0)
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"), [("70%", "70%"), ("250W", "250W"), ("", ""), ("lots", ""), ("0W", "")]
+)
+def test_a_cap_that_was_damaged_in_the_status_counts_as_none(stored: str, read: str) -> None:
+    assert PowerStatus.model_validate({"cap": stored, "gpus": 2}).cap == read
+
+
+def test_a_job_can_tell_every_reason_of_an_agent() -> None:
+    assert {Reason(reason) for reason in get_args(CapReason)} < set(Reason)
