@@ -1,7 +1,8 @@
 """The only place where quantities are converted and printed.
 
-Inside, energy is a whole number of millijoules (NVML's unit) or joules and power of milliwatts, so that sums are exact;
-people read kilowatt-hours. 1 Wh = 3,600 J (BIPM, The International System of Units, 9th edition, table 8 gives the hour).
+Inside, energy is a whole number of millijoules (NVML's unit) or joules, power of milliwatts, emissions of micrograms of
+CO2 equivalent and intensity of milligrams of it per kilowatt-hour, so that sums are exact; people read kilowatt-hours and
+kilograms. 1 Wh = 3,600 J (BIPM, The International System of Units, 9th edition, table 8 gives the hour).
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from decimal import Decimal
 
 MILLIJOULES_PER_JOULE = 1000
 JOULES_PER_WATT_HOUR = 3600
+JOULES_PER_KILOWATT_HOUR = 3_600_000
 MILLIWATTS_PER_WATT = 1000
+MICROGRAMS_PER_GRAM = 1_000_000
+MILLIGRAMS_PER_GRAM = 1000
 
 POWER_CAP_PATTERN = (
     r"(100|[1-9][0-9]?)%"
@@ -25,6 +29,48 @@ POWER_CAP_PATTERN = (
 POWER_CAP_FORM = (
     "watts from 1W to 10kW, such as 250W or 0.3kW, or a share of the GPU's default limit, such as 70%"
 )
+
+_NUMBER = r"[0-9]{1,12}(\.[0-9]{1,6})?"
+
+ENERGY_PATTERN = _NUMBER + r"(J|kJ|MJ|GJ|TJ|Wh|kWh|MWh|GWh)"
+"""An amount of energy as people write it; in RE2's syntax too."""
+
+MOST_JOULES = 360_000_000_000_000
+"""100 GWh, more than any training run has used."""
+
+ENERGY_FORM = "energy from 1J to 100GWh, such as 500Wh, 5kWh, 1.5MWh or 18MJ"
+
+EMISSIONS_PATTERN = _NUMBER + r"(gCO2e|kgCO2e|tCO2e)"
+"""An amount of emissions as people write it; in RE2's syntax too."""
+
+MOST_MICROGRAMS = 100_000_000_000 * MICROGRAMS_PER_GRAM
+"""100,000 t, the same energy from the dirtiest of grids."""
+
+EMISSIONS_FORM = "emissions from 0.001gCO2e to 100000tCO2e, such as 800gCO2e, 2kgCO2e or 1.2tCO2e"
+
+INTENSITY_PATTERN = _NUMBER + r"gCO2e/kWh"
+
+MOST_INTENSITY = 5_000_000
+"""5,000 gCO2e/kWh in milligrams: several times that of lignite."""
+
+INTENSITY_FORM = "an intensity from 0gCO2e/kWh to 5000gCO2e/kWh, such as 200gCO2e/kWh"
+
+_JOULES = {
+    "J": 1,
+    "kJ": 10**3,
+    "MJ": 10**6,
+    "GJ": 10**9,
+    "TJ": 10**12,
+    "Wh": JOULES_PER_WATT_HOUR,
+    "kWh": JOULES_PER_WATT_HOUR * 10**3,
+    "MWh": JOULES_PER_WATT_HOUR * 10**6,
+    "GWh": JOULES_PER_WATT_HOUR * 10**9,
+}
+_MICROGRAMS = {
+    "gCO2e": MICROGRAMS_PER_GRAM,
+    "kgCO2e": MICROGRAMS_PER_GRAM * 10**3,
+    "tCO2e": MICROGRAMS_PER_GRAM * 10**6,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +102,65 @@ def format_power(milliwatts: int) -> str:
     """Power for people, in watts, as it can be asked for: nothing is rounded."""
     whole, rest = divmod(milliwatts, MILLIWATTS_PER_WATT)
     return f"{whole}W" if not rest else f"{whole}.{rest:03d}".rstrip("0") + "W"
+
+
+def _amount(text: str, pattern: str, units: dict[str, int]) -> int | None:
+    """A number and one of these units, as a whole amount of the smallest; None where it is not that."""
+    if re.fullmatch(pattern, text, re.ASCII) is None:
+        return None
+    unit = max((u for u in units if text.endswith(u)), key=len)
+    return int(Decimal(text.removesuffix(unit)) * units[unit])
+
+
+def parse_energy(text: str) -> int:
+    """Read `500Wh`, `5kWh`, `1.5MWh` or `18MJ`: whole joules, what is left over cut off.
+
+    Raises:
+        ValueError: it is none of these, or not from 1 J to 100 GWh; the text says what would be right.
+    """
+    joules = _amount(text, ENERGY_PATTERN, _JOULES)
+    if joules is None or not 1 <= joules <= MOST_JOULES:
+        raise ValueError(f"write {ENERGY_FORM}")
+    return joules
+
+
+def parse_emissions(text: str) -> int:
+    """Read `800gCO2e`, `2kgCO2e` or `1.2tCO2e`: whole micrograms.
+
+    Raises:
+        ValueError: it is none of these, or not from 1 mg to 100,000 t; the text says what would be right.
+    """
+    micrograms = _amount(text, EMISSIONS_PATTERN, _MICROGRAMS)
+    if micrograms is None or not MICROGRAMS_PER_GRAM // 1000 <= micrograms <= MOST_MICROGRAMS:
+        raise ValueError(f"write {EMISSIONS_FORM}")
+    return micrograms
+
+
+def parse_intensity(text: str) -> int:
+    """Read `200gCO2e/kWh`: whole milligrams per kilowatt-hour.
+
+    Raises:
+        ValueError: it is not that, or not from 0 to 5,000 g/kWh; the text says what would be right.
+    """
+    milligrams = _amount(text, INTENSITY_PATTERN, {"gCO2e/kWh": MILLIGRAMS_PER_GRAM})
+    if milligrams is None or milligrams > MOST_INTENSITY:
+        raise ValueError(f"write {INTENSITY_FORM}")
+    return milligrams
+
+
+def format_emissions(micrograms: int) -> str:
+    """Emissions for people: four digits of mg, g, kg or t of CO2 equivalent."""
+    amount, unit = micrograms / 1000, "mg"
+    for larger in ("g", "kg", "t"):
+        if amount < 999.95:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.4g}{unit}"
+
+
+def format_intensity(milligrams: int) -> str:
+    """Milligrams per kilowatt-hour for people, in grams, as they can be written."""
+    return f"{milligrams / MILLIGRAMS_PER_GRAM:.6g}gCO2e/kWh"
 
 
 def to_joules(millijoules: int) -> int:
