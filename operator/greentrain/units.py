@@ -55,6 +55,12 @@ MOST_INTENSITY = 5_000_000
 
 INTENSITY_FORM = "an intensity from 0gCO2e/kWh to 5000gCO2e/kWh, such as 200gCO2e/kWh"
 
+PUE_PATTERN = r"[0-9]{1,2}(\.[0-9]{1,3})?"
+
+PUE_FORM = "power usage effectiveness, a number from 1.0 to 5.0 such as 1.2"
+
+THOUSANDTHS = 1000
+
 _JOULES = {
     "J": 1,
     "kJ": 10**3,
@@ -146,6 +152,24 @@ def parse_intensity(text: str) -> int:
     if milligrams is None or milligrams > MOST_INTENSITY:
         raise ValueError(f"write {INTENSITY_FORM}")
     return milligrams
+
+
+def parse_pue(text: str) -> int:
+    """Read a power usage effectiveness (ISO/IEC 30134-2: a facility's energy over that of its IT) in thousandths.
+
+    Raises:
+        ValueError: it is no number, or not from 1.0 to 5.0; the text says what would be right.
+    """
+    known = re.fullmatch(PUE_PATTERN, text, re.ASCII) is not None
+    thousandths = int(Decimal(text) * THOUSANDTHS) if known else 0
+    if not THOUSANDTHS <= thousandths <= 5 * THOUSANDTHS:
+        raise ValueError(f"write {PUE_FORM}")
+    return thousandths
+
+
+def format_pue(thousandths: int) -> str:
+    """A power usage effectiveness for people."""
+    return f"{thousandths / THOUSANDTHS:.4g}"
 
 
 def format_emissions(micrograms: int) -> str:
