@@ -34,6 +34,9 @@ LABEL_REPLICA_INDEX = f"{GROUP}/replica-index"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_SPEC_HASH = f"{GROUP}/spec-hash"
 """On pods: the hash of the part of the spec their attempt was built from."""
+ANNOTATION_BUDGETED = f"{GROUP}/budgeted"
+"""On pods of a job that has a budget: an agent that knows no allowance for such a pod allows it nothing, once the operator
+is silent."""
 ANNOTATION_SCHEMA_HASH = f"{GROUP}/schema-hash"
 """On the CRD: hash of its schema, so that an operator recognises one older than itself."""
 

@@ -39,8 +39,15 @@ def _time(description: str) -> str | None:
     return field
 
 
-class PodCap(_Lenient):
-    """The power limit that is asked for the GPUs of one pod; one of the two amounts is set."""
+Scope = Literal["GPU", "Node"]
+"""Which energy counts: that of GPUs, or that of processors and memory too."""
+
+BudgetAction = Literal["None", "Throttled", "Evicted"]
+"""What an agent has done about a pod whose allowance is spent."""
+
+
+class PodAsk(_Lenient):
+    """What is asked for one pod: a power limit of its GPUs, an allowance of energy, or both."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     namespace: str = Field("", max_length=63, description="Namespace of the pod.")
@@ -48,6 +55,21 @@ class PodCap(_Lenient):
     cap_milliwatts: int | None = Field(None, ge=1, description="Limit of each of its GPUs.")
     cap_percent: int | None = Field(
         None, ge=1, le=100, description="The same as a share of each GPU's default limit."
+    )
+    allowance_joules: int | None = Field(
+        None,
+        ge=0,
+        description="Energy the pod may have used in all on this node; when it is spent and the operator is silent, the agent "
+        "lowers the pod's GPUs to their lowest limit and evicts it. None where its job has no budget.",
+    )
+    allowance_scope: Scope = Field(
+        "GPU", description="Which energy counts: GPU, or Node (GPUs, processors and memory)."
+    )
+    granted_joules: int | None = Field(
+        None,
+        ge=0,
+        description="The most that the agent may still hold for the allowance: an earlier, higher one, until it has told "
+        "that it has read this one.",
     )
 
     @property
@@ -59,10 +81,11 @@ class PodCap(_Lenient):
 class NodePowerSpec(_Lenient):
     """What the operator asks of the agent."""
 
-    pods: tuple[PodCap, ...] = Field(
+    pods: tuple[PodAsk, ...] = Field(
         (),
         max_length=MAX_PODS,
-        description="Pods whose GPUs are to have a power limit, for as long as they hold them.",
+        description="Pods whose GPUs are to have a power limit for as long as they hold them, or that have an allowance of "
+        "energy.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
     )
 
@@ -178,6 +201,23 @@ class EnergyBuckets(_Lenient):
         description="Joules of each quarter of an hour from `start` on, of all devices.",
     )
     earlier_joules: int = Field(0, ge=0, description="Joules of all quarters before `start`.")
+    host_joules: tuple[int, ...] = Field(
+        (),
+        max_length=KEPT_BUCKETS,
+        description="Of `joules`, those of processors and memory; nothing where there are none.",
+    )
+    earlier_host_joules: int = Field(
+        0, ge=0, description="Of `earlierJoules`, those of processors and memory."
+    )
+
+
+class GpuTime(_Lenient):
+    """How long a pod has held GPUs of one model."""
+
+    model: str = Field(max_length=96, description="Product name.")
+    seconds: int = Field(
+        0, ge=0, description="Seconds, added up over the GPUs; a shared GPU counts by its share."
+    )
 
 
 class PodEnergy(_Lenient):
@@ -215,6 +255,20 @@ class PodEnergy(_Lenient):
     )
     first_reading: str | None = _time("First reading it has a part in.")
     last_reading: str | None = _time("Last reading it has a part in.")
+    draw_milliwatts: int | None = Field(
+        None, ge=0, description="Power over the last seconds; none where it was not read twice yet."
+    )
+    gpu_time: tuple[GpuTime, ...] = Field(
+        (), max_length=MAX_GPUS, description="How long it has held GPUs, by model."
+    )
+    allowance_joules: int | None = Field(
+        None, ge=0, description="The allowance the agent goes by; none where it knows of none."
+    )
+    budget_action: BudgetAction = Field(
+        "None",
+        description="What was done because its allowance was spent and the operator was silent: None, Throttled (its GPUs "
+        "are at their lowest limit) or Evicted.",
+    )
     closed: bool = Field(False, description="True when the pod has ended and holds nothing any more.")
     buckets: EnergyBuckets = Field(EnergyBuckets(), description="The same energy by quarter of an hour.")
 
@@ -233,6 +287,15 @@ class NodePowerStatus(_Lenient):
     """What the node's agent observed."""
 
     observed_at: str | None = _time("When this was observed, by the node's clock.")
+    report_interval_seconds: int | None = Field(
+        None, ge=1, description="Seconds between two reports, give or take a tenth."
+    )
+    region: str = Field(
+        "",
+        max_length=63,
+        description="The node's label topology.kubernetes.io/region: where its power comes from.",
+    )
+    zone: str = Field("", max_length=63, description="The node's label topology.kubernetes.io/zone.")
     journal_id: str = Field(
         "",
         max_length=64,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from greentrain.api.conditions import ConditionStatus, Reason
-from greentrain.api.nodepower import GpuStatus, PodCap
+from greentrain.api.nodepower import GpuStatus, PodAsk
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.caps import resolve
 from greentrain.core.ledger import SILENT_AFTER, NodeReport
@@ -30,8 +30,8 @@ class NodePodCap:
 
 
 def decide_asks(
-    known: Sequence[PodCap], pods: Iterable[NodePodCap], *, is_ours: Callable[[str], bool]
-) -> tuple[PodCap, ...]:
+    known: Sequence[PodAsk], pods: Iterable[NodePodCap], *, is_ours: Callable[[str], bool]
+) -> tuple[PodAsk, ...]:
     """What `NodePower.spec.pods` must say of a node, given what it says and which of our pods are there.
 
     `is_ours` says of a namespace whether this operator is the one that runs its jobs: what others ask for stays.
@@ -43,7 +43,7 @@ def decide_asks(
             wanted[pod.uid] = before[pod.uid]
         elif pod.cap:
             cap = parse_power_cap(pod.cap)
-            wanted[pod.uid] = PodCap(
+            wanted[pod.uid] = PodAsk(
                 uid=pod.uid,
                 namespace=pod.namespace,
                 name=pod.name,

@@ -18,7 +18,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from greentrain.api import names
-from greentrain.api.nodepower import NodePowerStatus, PodCap, PodEnergy
+from greentrain.api.nodepower import NodePowerStatus, PodAsk, PodEnergy
 from greentrain.core.snapshot import parse_time
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
@@ -103,7 +103,7 @@ def parse_caps(spec: Body) -> dict[str, PowerCap]:
     found = {}
     for entry in spec.get("pods") or ():
         try:
-            asked = PodCap.model_validate(entry)
+            asked = PodAsk.model_validate(entry)
         except ValidationError as error:
             logger.error(
                 "a cap in this node's NodePower cannot be read: %d fields are wrong", error.error_count()

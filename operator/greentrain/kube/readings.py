@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodCap, PodEnergy
+from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
 from greentrain.core.ledger import NodeReport
 from greentrain.core.snapshot import parse_time
@@ -29,7 +29,7 @@ class NodePower:
     uid: str
     resource_version: str
     settled: tuple[str, ...]
-    caps: tuple[PodCap, ...]
+    caps: tuple[PodAsk, ...]
     status: NodePowerStatus
     received: datetime
     """When its agent's half last changed, by the operator's clock."""

@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from greentrain.agent.caps import FILE as CAPS
-from greentrain.api.nodepower import PodCap
+from greentrain.api.nodepower import PodAsk
 from greentrain.energy.account import NodeAccount
 from greentrain.units import parse_power_cap
 from sandbox.controlplane import CLEAN_ENVIRONMENT, find_free_ports
@@ -324,7 +324,7 @@ class Node:
         asked = []
         for pod, text in caps:
             cap = parse_power_cap(text)
-            entry = PodCap(
+            entry = PodAsk(
                 uid=pod.uid,
                 namespace=self.name,
                 name=pod.name,

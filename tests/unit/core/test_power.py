@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from greentrain.api.conditions import ConditionStatus, Reason
-from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodCap, PodEnergy, PowerLimits
+from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodAsk, PodEnergy, PowerLimits
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.ledger import SILENT_AFTER, NodeReport
 from greentrain.core.power import NodePodCap, decide_asks, judge_cap
@@ -21,9 +21,9 @@ from tests.support.snapshots import at, pod
 
 def asked(
     name: str, namespace: str = "team", *, watts: int | None = None, percent: int | None = None
-) -> PodCap:
+) -> PodAsk:
     cap = None if watts is None else watts * 1000
-    return PodCap(uid=f"uid-{name}", namespace=namespace, name=name, cap_milliwatts=cap, cap_percent=percent)
+    return PodAsk(uid=f"uid-{name}", namespace=namespace, name=name, cap_milliwatts=cap, cap_percent=percent)
 
 
 def wants(name: str, cap: str | None, namespace: str = "team") -> NodePodCap:
@@ -58,7 +58,7 @@ def wants(name: str, cap: str | None, namespace: str = "team") -> NodePodCap:
     ],
 )
 def test_each_pod_that_lives_is_asked_for_what_its_jobs_stored_status_says(
-    known: tuple[PodCap, ...], pods: tuple[NodePodCap, ...], expected: tuple[PodCap, ...]
+    known: tuple[PodAsk, ...], pods: tuple[NodePodCap, ...], expected: tuple[PodAsk, ...]
 ) -> None:
     found = decide_asks(known, pods, is_ours=lambda namespace: namespace == "team")
     assert found == expected
