@@ -6,6 +6,9 @@ counting meanwhile. So the sums hold whatever fails and restarts:
 
     pods + settled pods + idle + unattributed = what the counters have shown since the first reading + what was estimated
 
+How long a pod held a card follows from its holders alone, so it goes on where the card cannot be read. What a pod draws
+now is of no use later: it is not in the journal, and an agent that begins anew learns it anew.
+
 All energy is in whole millijoules. Times on the readings' clock are seconds since the machine's start, time in which it
 was suspended included; wall times are Unix seconds and only say to which quarter of an hour energy belongs.
 """
@@ -17,11 +20,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 from math import sqrt
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
-from greentrain.energy.attribution import Held, Phase, Window, find_presences, share_out, split
+from greentrain.energy.attribution import Held, Phase, Presence, Window, find_presences, share_out, split
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     LONGEST_STEP_SECONDS,
@@ -46,6 +50,16 @@ UNKNOWN_AT_REBOOT_SECONDS = 10.0
 """Of the time between the last reading before a reboot and the machine's end at most this much counts as missing: how
 old the journal's last reading may be."""
 
+DRAW_SECONDS = 10.0
+"""Over how long a draw is averaged, and how old its last reading may be: longer than a look takes beside a card that hangs
+(2 s) and than processors are looked at apart (5 s), short enough to see a job's steps begin and end."""
+
+SHORTEST_DRAW_SECONDS = 2.0
+"""Over less than this a counter that is renewed ten times a second tells a draw to 5 % at best."""
+
+Holders = tuple[tuple[str, float, bool], ...]
+"""Pod, share and whether alone, of each holder of a card."""
+
 
 @dataclass(slots=True)
 class Seen:
@@ -53,8 +67,16 @@ class Seen:
 
     begin: float
     end: float
-    holders: tuple[tuple[str, float, bool], ...] = ()
-    """Pod, share and whether alone, of each holder."""
+    holders: Holders = ()
+
+
+@dataclass(slots=True)
+class LastHeld:
+    """The last moment at which a card's holders were known, whether it could be read or not."""
+
+    at: float
+    boot: str
+    holders: Holders = ()
 
 
 @dataclass(slots=True)
@@ -74,9 +96,8 @@ class LastSeen:
         """The reading of that moment."""
         return CardReading(self.counter, self.draw, self.busy)
 
-    def see(self, held: Sequence[Held], at: float) -> None:
+    def see(self, holders: Holders, at: float) -> None:
         """Who holds the card at a later moment, whether it can be read or not."""
-        holders = tuple((h.pod, h.share, h.alone) for h in held)
         if self.phases and self.phases[-1].holders == holders:
             self.phases[-1].end = max(at, self.phases[-1].end)
         else:
@@ -93,10 +114,33 @@ class CardAccount:
     missing_seconds: float = 0.0
     idle_draw: float | None = None
     """Milliwatts it draws when nobody holds it and nothing runs on it, as learnt."""
+    model: str = ""
+    """Product name, as it was told last; empty where it never was."""
+    held: LastHeld | None = None
+    recent: Annotated[list[tuple[float, int]], Field(exclude=True)] = field(
+        default_factory=list, compare=False
+    )
+    """Times and millijoules used by then, of the last readings between which the same pods held it."""
 
     def learn_idle(self, draw: float) -> None:
         """Take in what the idle card drew between two readings."""
         self.idle_draw = draw if self.idle_draw is None else self.idle_draw + (draw - self.idle_draw) / 16
+
+    def note(self, at: float) -> None:
+        """Remember what it has used by now, for its draw."""
+        recent = self.recent
+        if recent and not 0.0 <= at - recent[-1][0] <= DRAW_SECONDS:
+            recent.clear()
+        recent.append((at, self.measured + self.estimated))
+        while recent[0][0] < at - DRAW_SECONDS and at - recent[1][0] >= SHORTEST_DRAW_SECONDS:
+            del recent[0]
+
+    def find_draw(self, at: float) -> float | None:
+        """Milliwatts over the last seconds; None where too little was read of late, or it tells nothing."""
+        if not self.recent or at - self.recent[-1][0] > DRAW_SECONDS:
+            return None
+        (begin, before), (end, after) = self.recent[0], self.recent[-1]
+        return None if end - begin < SHORTEST_DRAW_SECONDS else (after - before) / (end - begin)
 
 
 @dataclass(slots=True)
@@ -127,6 +171,13 @@ class PodAccount:
     buckets: dict[int, int] = field(default_factory=dict)
     """Millijoules by the Unix time at which a quarter of an hour begins."""
     earlier: int = 0
+    host_buckets: dict[int, int] = field(default_factory=dict)
+    """Of `buckets`, the millijoules of processors and memory."""
+    earlier_host: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+    """Milliseconds it held cards, by their model; of a card that is shared, its share of them."""
+    host_draw: Annotated[tuple[float, float] | None, Field(exclude=True)] = field(default=None, compare=False)
+    """Milliwatts of processors and memory, and when they were found, on the readings' clock."""
 
     @property
     def total(self) -> int:
@@ -150,8 +201,19 @@ class PodAccount:
         self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
         self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
         self.earlier += other.earlier
-        for start, amount in other.buckets.items():
-            self.buckets[start] = self.buckets.get(start, 0) + amount
+        self.earlier_host += other.earlier_host
+        for mine, others in (
+            (self.buckets, other.buckets),
+            (self.host_buckets, other.host_buckets),
+        ):
+            for start, amount in others.items():
+                mine[start] = mine.get(start, 0) + amount
+        for model, milliseconds in other.held.items():
+            self.hold(model, milliseconds)
+
+    def hold(self, model: str, milliseconds: int) -> None:
+        """Take in time for which it held a card."""
+        self.held[model] = self.held.get(model, 0) + milliseconds
 
     def add(self, amount: int, *, begin: float, end: float, estimated: int) -> None:
         """Take in GPU energy used between two wall times."""
@@ -164,16 +226,20 @@ class PodAccount:
         self.cpu += cpu
         self.dram += dram
         self.estimated += cpu + dram
-        self._date(cpu + dram, begin=begin, end=end)
+        self._date(cpu + dram, begin=begin, end=end, host=True)
 
-    def _date(self, amount: int, *, begin: float, end: float) -> None:
+    def _date(self, amount: int, *, begin: float, end: float, host: bool = False) -> None:
         self.first = begin if self.first is None else min(self.first, begin)
         self.last = end if self.last is None else max(self.last, end)
         for start, part in by_quarter(amount, begin=begin, end=end):
             self.buckets[start] = self.buckets.get(start, 0) + part
+            if host:
+                self.host_buckets[start] = self.host_buckets.get(start, 0) + part
         # By span, not by count: a clock that was wrong for a moment must not stretch the list over years.
         while max(self.buckets) - min(self.buckets) >= KEPT_BUCKETS * BUCKET_SECONDS:
-            self.earlier += self.buckets.pop(min(self.buckets))
+            oldest = min(self.buckets)
+            self.earlier += self.buckets.pop(oldest)
+            self.earlier_host += self.host_buckets.pop(oldest, 0)
 
 
 def by_quarter(amount: int, *, begin: float, end: float) -> list[tuple[int, int]]:
@@ -208,6 +274,8 @@ class NodeAccount:
     """Last words of an account that was lost with its journal, by UID/segment, as NodePower still had them."""
     segments: dict[str, int] = field(default_factory=dict)
     """How often a pod was let go, for those that may come back."""
+    looked: Annotated[float | None, Field(exclude=True)] = field(default=None, compare=False)
+    """When the holders were last known since this agent began, on the readings' clock."""
 
     def advance(
         self,
@@ -218,34 +286,44 @@ class NodeAccount:
         wall: float,
         boot: str,
         windows: Mapping[str, Window] | None = None,
+        models: Mapping[str, str] | None = None,
     ) -> None:
         """Take in one look at the cards and at who holds them: `holders` has every card there is, read or not.
 
-        A card without a reading, and every card where the holders are not known (None), stays at its last moment.
+        `models` are the cards' product names, as far as they are known. A card without a reading, and every card where the holders are not known (None), stays at its last moment.
         Holders must be pods that were opened (`open`).
         """
         if holders is None:
             return
+        self.looked = at
         doubts: dict[str, float] = {}
         for uuid, held in holders.items():
-            card = self.cards.setdefault(uuid, CardAccount())
+            card = self.cards.get(uuid)
+            if card is None:
+                card = self.cards[uuid] = CardAccount()
+            if models and uuid in models:
+                card.model = models[uuid]
+            seen = tuple([(h.pod, h.share, h.alone) for h in held])
+            self._count_time(card, seen, at, boot, windows or {})
             reading = readings.get(uuid)
             if card.last is not None and boot == card.last.boot:
-                card.last.see(held, at)
+                card.last.see(seen, at)
                 if reading is not None and self._go_on(card, card.last, reading, at, wall):
                     continue
             if reading is None:
                 if card.last is None and held:
                     # Never read, but held: what it used until its first reading stays unknown.
                     card.last = LastSeen(at=at, wall=wall, boot=boot)
-                    card.last.see(held, at)
+                    card.last.see(seen, at)
                 continue
             if card.last is not None:
                 self._attribute(card, card.last, reading, held, at, wall, boot, windows or {}, doubts)
             card.last = LastSeen(
                 at=at, wall=wall, boot=boot, counter=reading.counter, draw=reading.draw, busy=reading.busy
             )
-            card.last.see(held, at)
+            card.last.see(seen, at)
+            if reading.counter is not None or reading.draw is not None:
+                card.note(at)
         # What begins or ends at one moment does so on all of a pod's cards: their doubts hang together.
         for pod, doubt in doubts.items():
             self.pods[pod].doubt_squared += doubt * doubt
@@ -269,7 +347,60 @@ class NodeAccount:
         last.at, last.wall = at, wall
         last.counter, last.draw, last.busy = reading.counter, reading.draw, reading.busy
         last.phases[0].begin = last.phases[0].end = at
+        card.note(at)
         return True
+
+    def _count_time(
+        self, card: CardAccount, holders: Holders, at: float, boot: str, windows: Mapping[str, Window]
+    ) -> None:
+        """Time since the holders were known last, divided as the card's energy would be, whether it is read or not."""
+        last = card.held
+        if last is None:
+            card.held = LastHeld(at, boot, holders)
+            return
+        began = last.at if boot == last.boot else 0.0
+        # Of two moments, so that what is cut off of one interval is in the next.
+        milliseconds = max(0, int(at * 1000) - int(began * 1000))
+        if boot == last.boot and holders == last.holders and (not holders or holders[0][1:] == (1.0, True)):
+            # The ordinary case: one pod, or none, held all of it all the time.
+            if len(holders) == 1 and milliseconds:
+                self.pods[holders[0][0]].hold(card.model, milliseconds)
+        else:
+            # The pods of before a reboot are gone with the machine; when it ended is not known.
+            before = last.holders if boot == last.boot else ()
+            phases = [self._phase(Seen(began, began, before)), self._phase(Seen(at, at, holders))]
+            found = find_presences(phases, windows=windows)
+            for one, part in zip(found, split(milliseconds, [p.weight for p in found]), strict=False):
+                if part:
+                    self.pods[one.pod].hold(card.model, part)
+        last.at, last.boot, last.holders = at, boot, holders
+
+    def find_draws(self, at: float) -> dict[str, float]:
+        """Milliwatts of each pod over the last seconds, of all device kinds; pods of which that is not known are left out.
+
+        It is not known before two seconds of readings, nor when a card that the pod holds, or who holds what, was not
+        read for ten. An ended pod draws nothing.
+        """
+        fresh = self.looked is not None and 0.0 <= at - self.looked <= DRAW_SECONDS
+        found = {
+            key: 0.0 if pod.closed is not None else _find_host_draw(pod, at)
+            for key, pod in self.pods.items()
+            if fresh or pod.closed is not None
+        }
+        for card in self.cards.values():
+            for one in self._find_holders(card):
+                if one.pod in found and self.pods[one.pod].closed is None:
+                    draw = card.find_draw(at)
+                    if draw is None:
+                        del found[one.pod]
+                    else:
+                        found[one.pod] += draw * one.weight
+        return found
+
+    def _find_holders(self, card: CardAccount) -> Sequence[Presence]:
+        if card.held is None or not card.held.holders:
+            return ()
+        return find_presences([self._phase(Seen(0.0, 0.0, card.held.holders))], windows={})
 
     def _attribute(
         self,
@@ -323,6 +454,8 @@ class NodeAccount:
         regular = SHORTEST_STEP_SECONDS <= interval.seconds <= LONGEST_STEP_SECONDS
         if not found and not last.busy and not reading.busy and interval.total and regular:
             card.learn_idle(interval.total / interval.seconds)
+        if boot != last.boot or len(last.phases) != 1 or interval.missing_seconds:
+            card.recent.clear()
 
     def _phase(self, seen: Seen) -> Phase:
         known = tuple(Held(*h) for h in seen.holders if h[0] in self.pods)
@@ -340,8 +473,11 @@ class NodeAccount:
     def name(self, key: str, new: str, *, uid: str) -> None:
         """Give a pod that was counted before its UID was known its own key."""
         pod = self.pods.pop(key)
-        for seen in (s for card in self.cards.values() if card.last for s in card.last.phases):
-            seen.holders = tuple((new if h[0] == key else h[0], *h[1:]) for h in seen.holders)
+        seen: list[Seen | LastHeld] = [
+            s for card in self.cards.values() if card.last for s in card.last.phases
+        ]
+        for one in (*seen, *(card.held for card in self.cards.values() if card.held)):
+            one.holders = tuple((new if h[0] == key else h[0], *h[1:]) for h in one.holders)
         known = self.pods.get(new)
         if known is None:
             self.pods[new] = replace(pod, uid=uid, segment=self.segments.get(new, 0))
@@ -357,7 +493,7 @@ class NodeAccount:
     def inherit(self, entries: Iterable[PodEnergy], key_of: Callable[[PodEnergy], str]) -> None:
         """Go on telling what an account before this one, lost with its journal, had told; its pods begin anew."""
         for entry in entries:
-            self.inherited[entry.key] = entry.model_copy(update={"closed": True})
+            self.inherited[entry.key] = entry.model_copy(update={"closed": True, "draw_milliwatts": 0})
             key = key_of(entry)
             self.segments[key] = max(self.segments.get(key, 0), entry.segment + 1)
             if key in self.pods:
@@ -382,6 +518,8 @@ class NodeAccount:
         of_cpu, of_dram = split(cpu, weights), split(dram, weights)
         for i, key in enumerate(keys):
             self.pods[key].add_host(of_cpu[i], of_dram[i], begin=begin, end=end)
+            if self.looked is not None and end > begin:
+                self.pods[key].host_draw = (of_cpu[i] + of_dram[i]) / (end - begin), self.looked
         self.host_others += of_cpu[-1] + of_dram[-1]
 
     def drop_overdue(self, *, wall: float) -> list[str]:
@@ -445,6 +583,13 @@ class NodeAccount:
     def used(self) -> int:
         """Millijoules of all cards, measured and estimated."""
         return sum(card.measured + card.estimated for card in self.cards.values())
+
+
+def _find_host_draw(pod: PodAccount, at: float) -> float:
+    """Milliwatts of processors and memory; 0 where they are not counted (any more)."""
+    if pod.host_draw is None or at - pod.host_draw[1] > DRAW_SECONDS:
+        return 0.0
+    return pod.host_draw[0]
 
 
 PATIENCE_SECONDS = 900.0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil
 
-from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, PodEnergy
+from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, GpuTime, PodEnergy
 from greentrain.energy.account import NodeAccount, PodAccount
 from greentrain.units import format_unix_time, to_joules
 
 
-def report_pod(pod: PodAccount, *, closed: bool | None = None) -> PodEnergy:
-    """One pod's entry. Its kinds add up to its buckets, cut off to whole joules once and not once each."""
+def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | None = None) -> PodEnergy:
+    """One pod's entry. Its kinds add up to its buckets, cut off to whole joules once and not once each.
+
+    `draw` is its power in milliwatts, where that is known.
+    """
     gpu, with_cpu, total = to_joules(pod.gpu), to_joules(pod.gpu + pod.cpu), to_joules(pod.total)
     return PodEnergy(
         uid=pod.uid,
@@ -28,33 +32,59 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None) -> PodEnergy:
         missing_seconds=ceil(pod.missing_seconds),
         first_reading=None if pod.first is None else format_unix_time(pod.first),
         last_reading=None if pod.last is None else format_unix_time(pod.last),
+        draw_milliwatts=None if draw is None else round(draw),
+        gpu_time=tuple(GpuTime(model=m, seconds=t // 1000) for m, t in sorted(pod.held.items())),
         closed=pod.closed is not None if closed is None else closed,
         buckets=_report_buckets(pod),
     )
 
 
 def _report_buckets(pod: PodAccount) -> EnergyBuckets:
-    if not pod.buckets:
-        return EnergyBuckets(earlier_joules=to_joules(pod.earlier))
-    first, last = min(pod.buckets), max(pod.buckets)
-    sums, amount = [], pod.earlier
+    first, last = min(pod.buckets, default=0), max(pod.buckets, default=-1)
+    amounts, hosts = [pod.earlier], [pod.earlier_host]
     for start in range(first, last + 1, BUCKET_SECONDS):
-        amount += pod.buckets.get(start, 0)
-        sums.append(to_joules(amount))
-    earlier = to_joules(pod.earlier)
-    parts = [after - before for before, after in zip([earlier, *sums], sums, strict=False)]
-    return EnergyBuckets(start=format_unix_time(first), joules=tuple(parts), earlier_joules=earlier)
+        amounts.append(amounts[-1] + pod.buckets.get(start, 0))
+        hosts.append(hosts[-1] + pod.host_buckets.get(start, 0))
+    sums = [to_joules(amount) for amount in amounts]
+    host = pod.cpu + pod.dram
+    host_sums = _report_host(sums, amounts, hosts, host, sums[-1] - to_joules(pod.gpu)) if host else [0]
+    return EnergyBuckets(
+        start=format_unix_time(first) if pod.buckets else None,
+        joules=tuple(after - before for before, after in pairwise(sums)),
+        earlier_joules=sums[0],
+        host_joules=tuple(after - before for before, after in pairwise(host_sums)),
+        earlier_host_joules=host_sums[0],
+    )
 
 
-def report_pods(account: NodeAccount) -> tuple[PodEnergy, ...]:
-    """Every pod whose UID is known, in the order of their names: two reports of the same account are equal."""
+def _report_host(sums: list[int], amounts: list[int], hosts: list[int], host: int, told: int) -> list[int]:
+    """Joules of processors and memory up to the end of each quarter, of which `told` are told in all.
+
+    Each is its millijoules cut off where that fits. It must grow, by no more than the sum of all kinds does, and end
+    at `told`; going back from there, such a number can always be found.
+    """
+    # An account of an older agent does not know when they were used: as all energy was.
+    undated = host - hosts[-1]
+    found = [told]
+    for i in range(len(sums) - 2, -1, -1):
+        exact = to_joules(hosts[i] + (undated * amounts[i] // amounts[-1] if undated else 0))
+        found.append(min(max(exact, found[-1] - (sums[i + 1] - sums[i])), found[-1], sums[i]))
+    return found[::-1]
+
+
+def report_pods(account: NodeAccount, *, at: float | None = None) -> tuple[PodEnergy, ...]:
+    """Every pod whose UID is known, in the order of their names: two reports of the same account are equal.
+
+    `at` is now on the readings' clock, for what the pods draw; without it that is not told.
+    """
+    draws = {} if at is None else account.find_draws(at)
     entries = [
         *account.inherited.values(),
-        *(_report(account, k, p) for k, p in account.pods.items() if p.uid),
+        *(_report(account, k, p, draws.get(k)) for k, p in account.pods.items() if p.uid),
     ]
     return tuple(sorted(entries, key=lambda e: (e.namespace, e.name, e.uid, e.segment)))
 
 
-def _report(account: NodeAccount, key: str, pod: PodAccount) -> PodEnergy:
+def _report(account: NodeAccount, key: str, pod: PodAccount, draw: float | None) -> PodEnergy:
     # Its last word is not said while a card it held cannot be read.
-    return report_pod(pod, closed=pod.closed is not None and not account.awaits(key))
+    return report_pod(pod, closed=pod.closed is not None and not account.awaits(key), draw=draw)

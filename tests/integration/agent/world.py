@@ -36,7 +36,7 @@ from greentrain.devices.nvml import Gpus
 from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import CardReference, FullCard
 from greentrain.energy.intervals import CardReading
-from greentrain.kube.node import NodePod
+from greentrain.kube.node import NodePod, Place
 from greentrain.kube.readings import find_key
 from greentrain.units import PowerCap
 from sandbox.simgpu.cards import Calls, Cards, Fault
@@ -171,6 +171,7 @@ class ApiServer:
     paused_now: str | None = None
     caps: Mapping[str, PowerCap] | None = None
     paused: str | None = None
+    place: Place = field(default_factory=Place)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -247,6 +247,14 @@ def stories(draw: st.DrawFn) -> list[tuple[str, object]]:
             st.sampled_from(["holders unknown", "unreadable", "reset", "reboot", "restart"]), st.none()
         ),
         st.tuples(st.sampled_from(["close", "settle"]), st.sampled_from(PODS)),
+        st.tuples(
+            st.just("host"),
+            st.tuples(
+                st.integers(0, 10**5),
+                st.integers(0, 10**4),
+                st.dictionaries(st.sampled_from(PODS), st.floats(0, 1)),
+            ),
+        ),
     )
     return draw(st.lists(step, max_size=40))
 
@@ -259,6 +267,8 @@ def test_pods_idle_and_unattributed_are_what_the_board_counted_whatever_happens(
     account = account_of(*PODS)
     at, wall, counter, boot = 0.0, WALL, 10_000, 1
     last_told: dict[tuple[str, int], int] = {}
+    times: dict[tuple[str, int, str], int] = {}
+    elapsed = 0.0
     for act, what in story:
         if act == "reset":
             counter = 0
@@ -274,10 +284,13 @@ def test_pods_idle_and_unattributed_are_what_the_board_counted_whatever_happens(
             account.advance({"GPU-1": CardReading(counter)}, None, at=at, wall=wall, boot=str(boot))
         elif act == "unreadable":
             account.advance({}, {"GPU-1": ()}, at=at, wall=wall, boot=str(boot))
+        elif act == "host":
+            assert isinstance(what, tuple)
+            account.add_host(*what, begin=wall - 5, end=wall)
         else:
             assert isinstance(what, tuple)
             seconds, used, held, busy, source = what
-            at, wall, counter = at + seconds, wall + seconds, counter + used
+            at, wall, counter, elapsed = at + seconds, wall + seconds, counter + used, elapsed + seconds
             for h in held:
                 account.open(h.pod, namespace="team", name=h.pod, uid=f"uid-{h.pod}")
             reading = CardReading(
@@ -294,7 +307,15 @@ def test_pods_idle_and_unattributed_are_what_the_board_counted_whatever_happens(
             key = (pod.uid, pod.segment)
             assert told.joules >= last_told.get(key, 0), "what was told never falls"
             last_told[key] = told.joules
+            host = told.buckets.host_joules
+            assert told.buckets.earlier_host_joules + sum(host) == told.cpu_joules + told.dram_joules
+            assert len(host) in (0, len(told.buckets.joules))
+            assert all(0 <= part <= whole for part, whole in zip(host, told.buckets.joules, strict=False))
+            for entry in told.gpu_time:
+                assert entry.seconds >= times.get((*key, entry.model), 0), "nor does the time"
+                times[*key, entry.model] = entry.seconds
             assert 0 <= pod.estimated <= pod.total
+        assert sum(times.values()) <= elapsed + 0.001, "one card is held no longer than it was there"
 
 
 @given(

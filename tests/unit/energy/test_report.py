@@ -1,0 +1,89 @@
+"""Energy of processors and memory by quarter of an hour: a part of all energy, to the joule."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
+from greentrain.energy.account import NodeAccount, PodAccount
+from greentrain.energy.report import report_pod
+
+START = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+
+
+def pod_of(*used: tuple[int, int, int, int]) -> PodAccount:
+    """A pod that used so many millijoules (GPU, CPU, DRAM) in the quarters of these numbers."""
+    pod = PodAccount("team", "a", uid="uid-a")
+    for quarter, gpu, cpu, dram in used:
+        moment = START + quarter * BUCKET_SECONDS + 1
+        if gpu:
+            pod.add(gpu, begin=moment, end=moment, estimated=0)
+        if cpu or dram:
+            pod.add_host(cpu, dram, begin=moment, end=moment)
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("used", "joules", "host"),
+    [
+        ([], (), ()),
+        ([(0, 5000, 0, 0)], (5,), ()),
+        ([(0, 5000, 2000, 1000)], (8,), (3,)),
+        ([(0, 0, 2000, 1000)], (3,), (3,)),
+        ([(0, 5000, 2000, 0), (2, 1000, 0, 3000)], (7, 0, 4), (2, 0, 3)),
+        ([(0, 900, 100, 0), (1, 200, 0, 0)], (1, 0), (0, 0)),
+        ([(0, 400, 400, 0), (1, 400, 400, 0)], (0, 1), (0, 1)),
+    ],
+    ids=["nothing", "GPUs alone", "all kinds", "no GPU", "quarters", "parts of joules", "more parts"],
+)
+def test_it_is_told_beside_all_energy(
+    used: list[tuple[int, int, int, int]], joules: tuple[int, ...], host: tuple[int, ...]
+) -> None:
+    told = report_pod(pod_of(*used)).buckets
+    assert (told.joules, told.host_joules) == (joules, host)
+
+
+def test_what_is_older_than_the_kept_quarters_is_one_sum_of_each() -> None:
+    told = report_pod(pod_of((0, 5000, 2000, 1000), (KEPT_BUCKETS + 1, 1000, 1000, 0))).buckets
+    assert (told.earlier_joules, told.earlier_host_joules) == (8, 3)
+    assert (told.joules[-1], told.host_joules[-1]) == (2, 1)
+
+
+AMOUNTS = st.integers(0, 3000)
+
+
+@given(st.lists(st.tuples(st.integers(0, KEPT_BUCKETS + 9), AMOUNTS, AMOUNTS, AMOUNTS), max_size=20))
+def test_each_part_is_within_its_whole_and_they_add_up(used: list[tuple[int, int, int, int]]) -> None:
+    pod = pod_of(*used)
+    told = report_pod(pod)
+    parts = (told.buckets.earlier_host_joules, *told.buckets.host_joules)
+    wholes = (told.buckets.earlier_joules, *told.buckets.joules)
+    assert all(0 <= part <= whole for part, whole in zip(parts, wholes, strict=False))
+    assert sum(parts) == told.cpu_joules + told.dram_joules
+    exact, told_so_far = pod.earlier_host, parts[0]
+    for start, part in zip(sorted_quarters(pod), parts[1:], strict=False):
+        exact, told_so_far = exact + pod.host_buckets.get(start, 0), told_so_far + part
+        assert abs(told_so_far * 1000 - exact) < 2000, "and no part is dated to another quarter"
+
+
+def sorted_quarters(pod: PodAccount) -> range:
+    return range(min(pod.buckets, default=0), max(pod.buckets, default=-1) + 1, BUCKET_SECONDS)
+
+
+def test_of_an_older_journal_it_is_put_where_all_energy_was() -> None:
+    pod = pod_of((0, 6000, 4000, 0), (1, 20_000, 0, 0))
+    pod.host_buckets.clear()
+    account = NodeAccount("j", pods={"a": pod})
+    told = report_pod(NodeAccount.from_json(account.to_json()).pods["a"])
+    assert told.buckets.joules == (10, 20)
+    assert told.buckets.host_joules == (1, 3)
+    assert sum(told.buckets.host_joules) == told.cpu_joules == 4
+
+
+def test_a_pod_that_was_counted_under_two_keys_has_both() -> None:
+    pod = pod_of((0, 0, 2000, 0))
+    pod.absorb(pod_of((0, 1000, 1000, 0), (1, 0, 1000, 1000)))
+    told = report_pod(pod).buckets
+    assert (told.joules, told.host_joules) == ((4, 2), (3, 2))
