@@ -28,6 +28,7 @@ class Type(StrEnum):
     CHECKPOINTED = "Checkpointed"
     POWER_CAPPED = "PowerCapped"
     ENERGY_METERED = "EnergyMetered"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -81,6 +82,12 @@ class Reason(StrEnum):
     NO_READINGS = "NoReadings"
     READINGS_STOPPED = "ReadingsStopped"
     LAST_WORD_MISSING = "LastWordMissing"
+    # BudgetExhausted
+    WITHIN_BUDGET = "WithinBudget"
+    BUDGET_WARNING = "BudgetWarning"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    ALLOWANCE_SPENT = "AllowanceSpent"
+    NO_BUDGET = "NoBudget"
     # PowerCapped: those of NodePower's GPUs (`api.nodepower.CapReason`), and these
     CAPPED = "Capped"
     CLAMPED = "Clamped"
@@ -111,7 +118,7 @@ def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | N
     return next((c for c in conditions if c.type == str(type_)), None)
 
 
-def is_true(conditions: Iterable[Condition], type_: Type) -> bool:
+def is_true(conditions: Iterable[Condition], type_: str) -> bool:
     """Whether the condition stands at True; a missing one does not."""
     found = find_condition(conditions, type_)
     return found is not None and found.status == "True"

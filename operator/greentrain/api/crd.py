@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
 from greentrain.api.v1alpha1 import GreenTrainingJobSpec, GreenTrainingJobStatus, ReplicaType
-from greentrain.units import POWER_CAP_FORM, POWER_CAP_PATTERN
+from greentrain.units import ENERGY_FORM, ENERGY_PATTERN, POWER_CAP_FORM, POWER_CAP_PATTERN
 
 Schema = dict[str, Any]
 
@@ -89,6 +89,12 @@ RULES: dict[str, list[dict[str, str]]] = {
             "message": f"cap is not valid: write {POWER_CAP_FORM}",
         },
     ],
+    "spec.energy": [
+        {
+            "rule": f"!has(self.budget) || self.budget.matches(r'^({ENERGY_PATTERN})$') && self.budget.matches('[1-9]')",
+            "message": f"budget is not valid: write {ENERGY_FORM}",
+        },
+    ],
 }
 """CEL rules by path, for servers of 1.25 and later; the operator checks the same again on any server."""
 
@@ -100,6 +106,7 @@ PRESERVED = (
     "spec.tfReplicaSpecs.*",
     "spec.checkpoint",
     "spec.power",
+    "spec.energy",
 )
 """Sections whose unknown fields the server keeps, so that the operator can refuse them by name."""
 
@@ -130,6 +137,12 @@ COLUMNS: list[dict[str, Any]] = [
         "type": "string",
         "jsonPath": ".status.display.energy",
         "description": "Energy used by all its pods so far; nothing where nothing is known.",
+    },
+    {
+        "name": "Budget",
+        "type": "string",
+        "jsonPath": ".status.display.budget",
+        "description": "How much of its budget is used, in percent.",
     },
     {
         "name": "Cap",

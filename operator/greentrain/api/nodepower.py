@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.v1alpha1 import Condition, Scope
 from greentrain.units import PowerCap
 
 BUCKET_SECONDS = 900
@@ -39,9 +39,6 @@ def _time(description: str) -> str | None:
     return field
 
 
-Scope = Literal["GPU", "Node"]
-"""Which energy counts: that of GPUs, or that of processors and memory too."""
-
 BudgetAction = Literal["None", "Throttled", "Evicted"]
 """What an agent has done about a pod whose allowance is spent."""
 
@@ -64,12 +61,6 @@ class PodAsk(_Lenient):
     )
     allowance_scope: Scope = Field(
         "GPU", description="Which energy counts: GPU, or Node (GPUs, processors and memory)."
-    )
-    granted_joules: int | None = Field(
-        None,
-        ge=0,
-        description="The most that the agent may still hold for the allowance: an earlier, higher one, until it has told "
-        "that it has read this one.",
     )
 
     @property

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
-from greentrain.units import parse_power_cap
+from greentrain.units import parse_energy, parse_power_cap
 
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
@@ -80,6 +80,29 @@ class SuccessPolicy(StrEnum):
     DEFAULT = ""
     ALL_WORKERS = "AllWorkers"
 
+
+class OnExhausted(StrEnum):
+    """What happens to a job whose budget is spent, the strongest last."""
+
+    WARN = "Warn"
+    SUSPEND = "Suspend"
+    FAIL = "Fail"
+
+    @property
+    def stops(self) -> bool:
+        """Whether the job's pods are stopped."""
+        return self is not OnExhausted.WARN
+
+
+class OnUnknown(StrEnum):
+    """What happens to a job with a budget while its energy cannot be read."""
+
+    SUSPEND = "Suspend"
+    CONTINUE = "Continue"
+
+
+Scope = Literal["GPU", "Node"]
+"""Which energy counts: that of GPUs, or that of processors and memory too."""
 
 CountedAgainst = Literal["backoffLimit", "infrastructureRestartLimit"]
 """The limits of `spec.runPolicy` failures are counted against."""
@@ -233,6 +256,52 @@ class PowerSpec(_Strict):
         return value
 
 
+class EnergySpec(_Strict):
+    """How much energy the job may use."""
+
+    budget: str | None = Field(
+        None,
+        max_length=32,
+        description="Energy the job may use in all, over every attempt: 500Wh, 5kWh, 1.5MWh, 18MJ. Applies at once, also to "
+        "a running job: raised, a job suspended for it goes on; lowered below what was used, it is spent at once.",
+    )
+    on_exhausted: OnExhausted = Field(
+        OnExhausted.SUSPEND,
+        description="What happens when the budget is spent: Suspend (the job is stopped at a checkpoint and goes on when the "
+        "budget is raised), Fail (stopped the same way, and Failed) or Warn (told, and nothing else).",
+    )
+    on_unknown: OnUnknown = Field(
+        OnUnknown.SUSPEND,
+        description="What happens while the energy of a job with a budget cannot be read: Suspend, until it can be, or "
+        "Continue. Until then each GPU is charged at its power limit.",
+    )
+    warn_at_percent: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
+        (80,), max_length=10, description="Percents of the budget at which an event warns."
+    )
+    scope: Scope = Field(
+        "GPU",
+        description="Which energy counts: GPU, or Node (GPUs, processors and memory), where every node can measure it. "
+        "Cannot be changed once the job has started.",
+    )
+
+    @field_validator("budget")
+    @classmethod
+    def _is_energy(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_energy(value)
+        return value
+
+    @property
+    def budget_joules(self) -> int | None:
+        """The budget in joules; None where there is none."""
+        return None if self.budget is None else parse_energy(self.budget)
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether there is a budget that stops the job."""
+        return self.budget is not None and self.on_exhausted.stops
+
+
 class GreenTrainingJobSpec(_Strict):
     """What to train and under which rules."""
 
@@ -262,6 +331,7 @@ class GreenTrainingJobSpec(_Strict):
         None, description="Where checkpoints are kept; without it every restart begins at step 0."
     )
     power: PowerSpec | None = Field(None, description="How much power the job's GPUs may draw.")
+    energy: EnergySpec = Field(EnergySpec(), description="How much energy the job may use.")
 
     @property
     def power_cap(self) -> str:
@@ -398,6 +468,23 @@ class AttemptStatus(_Status):
     energy_joules: int | None = Field(
         None, ge=0, description="Energy its pods have used; none where nothing was measured."
     )
+    gpus: int = Field(0, ge=0, description="GPUs its pods ask for.")
+    gpu_limit_milliwatts: int | None = Field(
+        None,
+        ge=0,
+        description="The highest power limit one of them could have, over the cluster's GPUs, when it was started.",
+    )
+    stop_seconds: int | None = Field(
+        None,
+        ge=0,
+        description="How long it could go on after its budget was spent: report interval, reaction and grace period.",
+    )
+    overshoot_bound_joules: int | None = Field(
+        None,
+        ge=0,
+        description="By how much it could exceed its budget: the limits of all its GPUs over that time. Said before it "
+        "started; none where no node had reported.",
+    )
 
 
 class PodEnergyStatus(_Status):
@@ -416,6 +503,17 @@ class PodEnergyStatus(_Status):
     estimated_joules: int = Field(0, ge=0, description="How much of it is an estimate.")
     error_joules: int = Field(0, ge=0, description="By how much it may be wrong, 19 times of 20.")
     missing_seconds: int = Field(0, ge=0, description="Seconds of which nothing is known.")
+    provisional_joules: int = Field(
+        0,
+        ge=0,
+        description="Charged on top while its readings are missing: its GPUs' power limits over that time.",
+    )
+    read_time: str | None = Field(
+        None,
+        max_length=32,
+        json_schema_extra={"format": "date-time"},
+        description="When it was read last, by the operator's clock.",
+    )
     final: bool = Field(False, description="True when the pod has ended and this is its last word.")
 
     @property
@@ -428,15 +526,86 @@ class PodEnergyStatus(_Status):
         """Energy of all device kinds."""
         return self.gpu_joules + self.cpu_joules + self.dram_joules
 
+    def counted(self, scope: Scope) -> int:
+        """Joules within a scope."""
+        return self.gpu_joules if scope == "GPU" else self.joules
+
+
+class PodAllowance(_Status):
+    """How much energy one pod may use before its node's agent acts by itself."""
+
+    uid: str = Field(max_length=64, description="UID of the pod.")
+    joules: int = Field(ge=0, description="Energy it may have used in all.")
+    granted_joules: int = Field(
+        0,
+        ge=0,
+        description="The most that its agent may still hold for that: an earlier, higher allowance until it has told that it "
+        "has read this one.",
+    )
+
+
+class EnergyBudgetStatus(_Status):
+    """How the budget of energy stands."""
+
+    limit: str = Field(max_length=32, description="spec.energy.budget as it is in force.")
+    limit_joules: int = Field(ge=0, description="The same in joules.")
+    on_exhausted: OnExhausted = Field(
+        OnExhausted.SUSPEND, description="spec.energy.onExhausted as it is in force."
+    )
+    on_unknown: OnUnknown = Field(OnUnknown.SUSPEND, description="spec.energy.onUnknown as it is in force.")
+    warn_at_percent: tuple[int, ...] = Field(
+        (), max_length=10, description="spec.energy.warnAtPercent as it is in force."
+    )
+    percent: int | None = Field(
+        None,
+        ge=0,
+        description="Whole percent that is used, what is charged for missing readings included; none where nothing is known.",
+    )
+    provisional_joules: int = Field(
+        0,
+        ge=0,
+        description="Of that, charged while readings are missing, at the GPUs' power limits; settled when they come.",
+    )
+    draw_milliwatts: int | None = Field(
+        None, ge=0, description="Power its pods draw together; none where it is not known."
+    )
+    ahead_joules: int = Field(
+        0,
+        ge=0,
+        description="What they would use until a stop takes effect: the job is stopped when used and this reach the limit.",
+    )
+    overshoot_bound: str = Field("", max_length=32, description="The running attempt's bound, for people.")
+    overshoot_bound_joules: int | None = Field(
+        None, ge=0, description="By how much the budget could be exceeded, said before the attempt started."
+    )
+    warned_percent: int = Field(0, ge=0, le=100, description="The highest of warnAtPercent that was reached.")
+    exhausted_limit_joules: int | None = Field(
+        None,
+        ge=0,
+        description="The limit that was spent: the job goes on when a higher one is set. None while it is not.",
+    )
+    unread_nodes: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="Nodes whose missing readings stopped the job: it goes on when they report.",
+    )
+    allowances: tuple[PodAllowance, ...] = Field(
+        (),
+        max_length=4 * MAX_REPLICAS,
+        description="What each pod may use while the operator is silent; together never more than what remains.",
+    )
+
 
 class EnergyStatus(_Status):
     """Energy the job has used, over all attempts, pods and nodes."""
 
-    used: str = Field("", max_length=32, description="Energy used, for people.")
-    used_joules: int = Field(0, ge=0, description="Energy used, exactly what was counted.")
-    gpu_joules: int = Field(0, ge=0, description="Of it, energy of GPUs.")
-    cpu_joules: int = Field(0, ge=0, description="Of it, energy of processors (RAPL).")
-    dram_joules: int = Field(0, ge=0, description="Of it, energy of memory (RAPL).")
+    scope: Scope = Field("GPU", description="What is counted as used: GPU, or Node.")
+    budget: EnergyBudgetStatus | None = Field(None, description="How its budget stands; none without one.")
+    used: str = Field("", max_length=32, description="Energy used within `scope`, for people.")
+    used_joules: int = Field(0, ge=0, description="Energy used within `scope`, exactly what was counted.")
+    gpu_joules: int = Field(0, ge=0, description="Energy of GPUs.")
+    cpu_joules: int = Field(0, ge=0, description="Energy of processors (RAPL); used where scope is Node.")
+    dram_joules: int = Field(0, ge=0, description="Energy of memory (RAPL); used where scope is Node.")
     measured_percent: int = Field(
         0, ge=0, le=100, description="Share that counters measured for this job alone, in whole percent."
     )
@@ -522,6 +691,7 @@ class DisplayStatus(_Status):
     workers: str = Field("", max_length=32, description="Ready of wanted pods.")
     progress: str = Field("", max_length=64, description="Percent done, or the step where no total is known.")
     energy: str = Field("", max_length=32, description="Energy used; nothing where nothing is known.")
+    budget: str = Field("", max_length=16, description="Percent of its budget that is used.")
     cap: str = Field(
         "",
         max_length=48,
@@ -578,7 +748,6 @@ class GreenTrainingJobStatus(_Status):
 
 
 NOT_BUILT: dict[str, str] = {
-    "spec.energy": "energy budgets",
     "spec.emissions": "emissions budgets",
     "spec.power.policy": "power policies",
     "spec.power.maxSlowdownPercent": "power policies",

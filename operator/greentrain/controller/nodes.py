@@ -1,4 +1,4 @@
-"""Tells agents which pods' GPUs to cap and what they may let go of, and removes the NodePowers of nodes that are no more.
+"""Tells agents which pods' GPUs to cap, what pods are allowed and what they may let go of, and removes the NodePowers of nodes that are no more.
 
 Level-triggered like the passes over jobs, but by node: what is asked follows from the pods that are there, from what
 NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from greentrain.api.nodepower import PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.ledger import ABANDONED_AFTER, decide_settled, is_abandoned
-from greentrain.core.power import NodePodCap, decide_asks
+from greentrain.core.power import NodePod, decide_asks
 from greentrain.core.snapshot import parse_job
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
@@ -51,10 +52,10 @@ class NodePasses:
         self._queue.add(node)
 
     def add_nodes_of(self, key: Key, status: GreenTrainingJobStatus) -> None:
-        """A job's status was stored: nodes it has a last word of may let go, its pods' nodes may have another cap."""
+        """A job's status was stored: nodes it has a last word of may let go, its pods' nodes may have other asks."""
         energy, power = status.energy, status.power
         nodes = {p.node for p in energy.pods if p.final} if energy is not None else set()
-        if power is not None:
+        if power is not None or (energy is not None and energy.budget is not None):
             nodes |= {node_of(body) for body in self._cache.pods_of(key)} - {""}
         for node in nodes:
             self.add(node)
@@ -103,20 +104,24 @@ class NodePasses:
             self._node_powers.put(body)
         self._queue.add_after(node, (known.received + ABANDONED_AFTER - now).total_seconds())
 
-    def _pods_on(self, node: str) -> Iterator[NodePodCap]:
+    def _pods_on(self, node: str) -> Iterator[NodePod]:
         """The node's pods that have not ended, those that are stopping too: they hold their GPUs to the end."""
         for key, body in self._cache.on_node(node):
             if (body.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
                 continue
             meta = body["metadata"]
-            yield NodePodCap(meta["namespace"], meta["name"], meta["uid"], self._cap_of(key, body))
+            yield self._build_ask(key, body, NodePod(meta["namespace"], meta["name"], meta["uid"], None))
 
-    def _cap_of(self, key: Key, pod: Mapping[str, Any]) -> str | None:
+    def _build_ask(self, key: Key, body: Mapping[str, Any], pod: NodePod) -> NodePod:
         job = self._cache.job(key)
-        if job is None or job["metadata"]["uid"] != controller_uid(pod):
-            return None
-        power = parse_job(job).status.power
-        return power.cap if power is not None else ""
+        if job is None or job["metadata"]["uid"] != controller_uid(body):
+            return pod
+        status = parse_job(job).status
+        energy, cap = status.energy, status.power.cap if status.power is not None else ""
+        if energy is None or energy.budget is None:
+            return replace(pod, cap=cap)
+        allowance = next((a.joules for a in energy.budget.allowances if a.uid == pod.uid), None)
+        return replace(pod, cap=cap, allowance=allowance, scope=energy.scope)
 
     async def _remove(self, known: NodePower) -> None:
         await self._client.delete_node_power(known.name, known.uid, known.resource_version)

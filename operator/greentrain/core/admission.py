@@ -300,10 +300,22 @@ def check_checkpoint(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
         yield Problem("spec.checkpoint.path", f"'{spec.checkpoint.path}' leaves the volume; remove '..'")
 
 
+def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
+    """What is counted stays what it was: a sum of two kinds of energy would mean neither."""
+    known = job.status.energy
+    if known is not None and known.used and spec.energy.scope != known.scope:
+        yield Problem(
+            "spec.energy.scope",
+            f"'{spec.energy.scope}' is not valid: the energy of {known.scope} has been counted already; set {known.scope} "
+            "back, or create the job anew",
+        )
+
+
 CHECKS: tuple[Callable[[Job, GreenTrainingJobSpec], Iterator[Problem]], ...] = (
     check_name,
     check_roles,
     check_templates,
     check_checkpoint,
+    check_scope,
 )
 """Independent of each other's order: each carries its own preconditions."""

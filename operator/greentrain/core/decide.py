@@ -19,6 +19,8 @@ from greentrain.api.v1alpha1 import (
     CleanPodPolicy,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
+    OnExhausted,
+    OnUnknown,
     ReplacedPod,
     ReplicaType,
     RestartPolicy,
@@ -26,6 +28,7 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.core import manifests, status
 from greentrain.core.admission import Admitted, Refused, decide_admission
+from greentrain.core.budget import Books, announce, burnt_again, grace_of, keep_books, spec_in_force
 from greentrain.core.judge import (
     FINISH_GRACE,
     Broken,
@@ -41,20 +44,31 @@ from greentrain.core.judge import (
     retries,
     until,
 )
-from greentrain.core.ledger import ABANDONED_AFTER, SILENT_AFTER
+from greentrain.core.ledger import ABANDONED_AFTER, SILENT_AFTER, attempt_of
 from greentrain.core.snapshot import (
     PASSING_OBSTACLES,
     Pod,
     PodState,
     Rank,
     Snapshot,
+    count_gpus,
     format_time,
     parse_time,
 )
+from greentrain.units import format_energy
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LONGEST_BACKOFF = timedelta(minutes=5)
 """Delay before the second and later restarts, doubling as batch/v1 Job's does; the first one is at once."""
+
+LOOK_FOR_NODES = timedelta(seconds=10)
+"""How often a job that waits for nodes to report looks whether they do; nothing else tells it."""
+
+WEIGH_AGAIN = timedelta(seconds=2)
+"""How often a budget is weighed while a report is overdue and its charge grows."""
+
+_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
+"""Why an attempt is stopped to keep a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +113,68 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
         return _finished(seen, now=now)
     verdict = decide_admission(job, seen.template_problems)
     attempt = current_attempt(seen)
-    if attempt is not None and attempt.end_time is None:
+    under_way = attempt is not None and attempt.end_time is None
+    if attempt is not None and under_way:
         attempt = status.fold_finished(attempt, seen)
+    energy_spec = verdict.spec.energy if isinstance(verdict, Admitted) else spec_in_force(job.status.energy)
+    books = keep_books(seen, energy_spec, attempt if under_way else None, now=now)
+    writer = status.Writer(seen, books, now=now)
+    decision = _decide_by(seen, verdict, attempt, writer, now=now)
+    return _look_by(decision, now + WEIGH_AGAIN if books.is_charging else None)
+
+
+def _decide_by(
+    seen: Snapshot,
+    verdict: Admitted | Refused,
+    attempt: AttemptStatus | None,
+    writer: status.Writer,
+    *,
+    now: datetime,
+) -> Decision:
+    books = writer.books
     if isinstance(verdict, Refused):
-        return _refused(seen, verdict, attempt, now=now)
+        return _refused(seen, verdict, attempt, writer, now=now)
     spec = verdict.spec
     if attempt is None or attempt.end_time is not None:
-        return _between_attempts(seen, spec, attempt, now=now)
+        return _between_attempts(seen, spec, attempt, writer, now=now)
     # A stop that was begun is finished, even where the user has thought better of it: the pods are on their way.
     if attempt.reason == Reason.DEADLINE_EXCEEDED:
-        return _stop_for_deadline(seen, spec, attempt, now=now)
+        return _stop_for_deadline(seen, spec, attempt, writer, now=now)
+    if attempt.reason in _FOR_BUDGET:
+        return _stop_for_budget(seen, spec, attempt, Reason(attempt.reason), writer, now=now)
     if spec.run_policy.suspend or attempt.reason == Reason.SUSPENDED:
-        return _suspend(seen, spec, attempt, now=now)
+        return _suspend(seen, spec, attempt, writer, now=now)
     due = deadline(spec, seen.job.status, attempt)
     if due is not None and now >= due:
-        return _stop_for_deadline(seen, spec, attempt, now=now)
-    return _look_by(_run(seen, spec, attempt, now=now), due)
+        return _stop_for_deadline(seen, spec, attempt, writer, now=now)
+    reason = _stop_reason(seen, attempt, books)
+    if reason is not None:
+        return _stop_for_budget(seen, spec, attempt, reason, writer, now=now)
+    return _look_by(_run(seen, spec, attempt, writer, now=now), due)
+
+
+def _stop_reason(seen: Snapshot, attempt: AttemptStatus, books: Books) -> Reason | None:
+    """Why an attempt under way must be stopped to keep a budget."""
+    if books.standing is not None and books.standing.stops:
+        return Reason.BUDGET_EXHAUSTED
+    if acted_by_agent(seen, attempt) is not None:
+        return Reason.ALLOWANCE_SPENT
+    return Reason.READINGS_STOPPED if books.unknown_stops else None
+
+
+def acted_by_agent(seen: Snapshot, attempt: AttemptStatus) -> str | None:
+    """The name of a pod that its node's agent stopped because its allowance was spent while the operator was silent.
+
+    An eviction is told after it was done, so a pod that is ending and was only throttled when its agent told last counts.
+    """
+    going_on = {p.uid for p in seen.pods if not p.ended and not p.terminating}
+    for report in seen.reports:
+        for entry in report.pods:
+            if entry.budget_action == "None" or attempt_of(entry.name) != attempt.number:
+                continue
+            if entry.budget_action == "Evicted" or entry.uid not in going_on:
+                return entry.name
+    return None
 
 
 def deadline(
@@ -168,9 +228,15 @@ def current_attempt(seen: Snapshot) -> AttemptStatus | None:
     )
 
 
-def _refused(seen: Snapshot, verdict: Refused, attempt: AttemptStatus | None, *, now: datetime) -> Decision:
-    """An invalid spec makes nothing; a running generation goes on as it was started."""
-    writer = status.Writer(seen, now=now)
+def _refused(
+    seen: Snapshot,
+    verdict: Refused,
+    attempt: AttemptStatus | None,
+    writer: status.Writer,
+    *,
+    now: datetime,
+) -> Decision:
+    """An invalid spec makes nothing; a running generation goes on as it was started, within the budget it had."""
     if attempt is None or attempt.end_time is not None:
         writer.refuse(Reason.INVALID_SPEC, f"{verdict.message}; no pods are made")
         return Decision(writer.finish(attempt), deletions=_leftovers(seen, attempt))
@@ -178,6 +244,10 @@ def _refused(seen: Snapshot, verdict: Refused, attempt: AttemptStatus | None, *,
         Reason.INVALID_SPEC, f"{verdict.message}; attempt {attempt.number} goes on as it was started"
     )
     attempt = _mark_running(attempt, seen, now)
+    reason = Reason(attempt.reason) if attempt.reason in _FOR_BUDGET else None
+    reason = reason or _stop_reason(seen, attempt, writer.books)
+    if reason is not None:
+        return _stop_for_budget(seen, None, attempt, reason, writer, now=now)
     judged = judge(
         attempt, seen.pods_of(attempt.number), broken_since=parse_time(attempt.broken_time), now=now
     )
@@ -193,12 +263,17 @@ def _refused(seen: Snapshot, verdict: Refused, attempt: AttemptStatus | None, *,
 
 
 def _between_attempts(
-    seen: Snapshot, spec: GreenTrainingJobSpec, last: AttemptStatus | None, *, now: datetime
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec,
+    last: AttemptStatus | None,
+    writer: status.Writer,
+    *,
+    now: datetime,
 ) -> Decision:
     """No attempt is under way: wait for old pods to be gone, then start the next one unless suspended."""
-    writer = status.Writer(seen, now=now)
     writer.admit(spec)
     old = _leftovers(seen, last)
+    books = writer.books
     if spec.run_policy.suspend:
         writer.suspended(gone=not seen.pods)
         return Decision(writer.finish(last), deletions=old)
@@ -211,9 +286,22 @@ def _between_attempts(
         count = writer.failures(last.counted_against)
         if count > against.allowed:  # lowered meanwhile
             return _fail(seen, last, against.reason, against.exceeded(count, last.message), writer, now=now)
+    standing = books.standing
+    if standing is not None and standing.stops:
+        if standing.action is OnExhausted.FAIL and last is not None:
+            return _fail(seen, last, Reason.BUDGET_EXHAUSTED, standing.words, writer, now=now)
+        writer.held(Reason.BUDGET_EXHAUSTED, gone=not seen.pods)
+        return Decision(writer.finish(last), deletions=old)
+    if books.unknown_stops:
+        writer.held(Reason.READINGS_STOPPED, gone=not seen.pods)
+        return Decision(writer.finish(last), deletions=old, look_again=now + LOOK_FOR_NODES)
     if seen.pods:
         writer.waiting_for_old_pods(seen.pods)
         return Decision(writer.finish(last), deletions=old)
+    obstacle = _unmeasurable(seen, spec, now=now)
+    if obstacle is not None:
+        writer.wait_for_nodes(obstacle)
+        return Decision(writer.finish(last), look_again=now + LOOK_FOR_NODES)
     due = None
     if last is not None and last.counted_against is not None:
         due = backoff_until(parse_time(last.end_time), writer.failures(last.counted_against), now=now)
@@ -228,13 +316,61 @@ def _between_attempts(
         success_policy=spec.success_policy,
         start_time=format_time(now),
     )
-    writer.started(attempt)
+    roles = spec.tf_replica_specs.roles()
+    attempt = announce(
+        attempt,
+        gpus=_count_gpus(spec),
+        grace_seconds=grace_of(
+            None if spec.checkpoint is None else spec.checkpoint.grace_period_seconds,
+            (r.template for _, r in roles),
+        ),
+        fleet=seen.fleet,
+    )
+    again = burnt_again(last, seen.job.status.progress)
+    writer.started(attempt, again="" if again is None else _again(again, spec))
     return Decision(
         writer.finish(attempt),
         service=None if seen.has_service else manifests.build_service(seen.job),
         pods=tuple(manifests.build_pod(seen.job, spec, attempt, r) for r in manifests.ranks(counts)),
         record_first=True,
     )
+
+
+def _count_gpus(spec: GreenTrainingJobSpec) -> int:
+    return sum(
+        r.replicas * count_gpus(r.template.get("spec") or {}) for _, r in spec.tf_replica_specs.roles()
+    )
+
+
+def _again(joules: int, spec: GreenTrainingJobSpec) -> str:
+    """What a restart costs, for people."""
+    why = (
+        "no volume for checkpoints is set"
+        if spec.checkpoint is None
+        else "no confirmed checkpoint holds them"
+    )
+    return f"steps that the last attempt did are done again, about {format_energy(joules)}: {why}"
+
+
+def _unmeasurable(seen: Snapshot, spec: GreenTrainingJobSpec, *, now: datetime) -> str | None:
+    """Why a job with a budget must not begin: what it uses could not be read."""
+    if spec.energy.budget is None:
+        return None
+    if spec.energy.scope == "Node" and seen.fleet.without_host:
+        nodes = seen.fleet.without_host
+        return (
+            f"spec.energy.scope: Node needs the energy of processors and memory, which {len(nodes)} nodes cannot measure, "
+            f"such as {nodes[0]} (kubectl describe nodepower {nodes[0]}); set GPU"
+        )
+    if spec.energy.on_unknown is OnUnknown.CONTINUE or not _count_gpus(spec):
+        return None
+    heard = seen.fleet.heard
+    if seen.fleet.limit_milliwatts is None or heard is None or now - heard >= SILENT_AFTER:
+        return (
+            "no node reports the energy of its GPUs (kubectl get nodepowers), and a job with a budget does not begin "
+            "without; see that agents run, or set spec.energy.onUnknown to Continue"
+        )
+    return None
 
 
 def backoff_until(ended: datetime | None, failures: int, *, now: datetime) -> datetime | None:
@@ -272,10 +408,14 @@ def _leftovers(seen: Snapshot, last: AttemptStatus | None) -> tuple[Deletion, ..
 
 
 def _suspend(
-    seen: Snapshot, spec: GreenTrainingJobSpec, attempt: AttemptStatus, *, now: datetime
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec,
+    attempt: AttemptStatus,
+    writer: status.Writer,
+    *,
+    now: datetime,
 ) -> Decision:
     """Stop the gang: SIGTERM reaches every rank, the trainer agrees on a step and saves it."""
-    writer = status.Writer(seen, now=now)
     writer.admit(spec)
     pods = seen.pods_of(attempt.number)
     if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
@@ -293,6 +433,57 @@ def _suspend(
     return Decision(writer.finish(ended), deletions=deletions, record_first=True)
 
 
+def _stop_for_budget(
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec | None,
+    attempt: AttemptStatus,
+    reason: Reason,
+    writer: status.Writer,
+    *,
+    now: datetime,
+) -> Decision:
+    """Stop the gang to keep a budget, as a suspension does; then the job waits, or fails, or goes on where it may again."""
+    if spec is not None:
+        writer.admit(spec)
+    books = writer.books
+    pods = seen.pods_of(attempt.number)
+    if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
+        return _succeed(attempt, writer, now=now)
+    begun = attempt.reason == reason
+    text = attempt.message or "" if begun else _why_stopped(seen, attempt, reason, books)
+    if any(not p.ended for p in pods.values()):
+        # The attempt stays open until every rank is down, so that its last words are still read.
+        stopping = attempt.model_copy(update={"reason": reason.value, "message": text[:MESSAGE_MAX]})
+        writer.suspending(text)
+        writer.count_pods(stopping)
+        return Decision(writer.finish(stopping), deletions=_all_of(seen), record_first=not begun)
+    ended = _end(attempt, reason, text, now=now)
+    standing = books.standing
+    if standing is not None and standing.stops:
+        if standing.action is OnExhausted.FAIL:
+            return _fail(seen, ended, Reason.BUDGET_EXHAUSTED, standing.words, writer, now=now)
+        writer.held(Reason.BUDGET_EXHAUSTED, gone=not seen.pods)
+    elif books.unknown_stops:
+        writer.held(Reason.READINGS_STOPPED, gone=not seen.pods)
+    else:
+        writer.restarting(ended, f"{text}; it may go on")
+    return Decision(writer.finish(ended), deletions=_all_of(seen), record_first=True)
+
+
+def _why_stopped(seen: Snapshot, attempt: AttemptStatus, reason: Reason, books: Books) -> str:
+    """Why an attempt is stopped to keep a budget, for people."""
+    if reason is Reason.ALLOWANCE_SPENT:
+        pod = acted_by_agent(seen, attempt)
+        return f"the agent of its node stopped pod {pod}: what it was allowed was spent while the operator was silent"
+    if reason is Reason.READINGS_STOPPED and books.unread:
+        first = books.unread[0].pod
+        return (
+            f"nothing is known of the energy of pod {first.name}: node {first.node} does not report it for "
+            f"{SILENT_AFTER.seconds} s (kubectl describe nodepower {first.node})"
+        )
+    return books.standing.words if books.standing is not None else "stopped to keep its budget"
+
+
 def _all_of(seen: Snapshot) -> tuple[Deletion, ...]:
     return tuple(Deletion(p.name, p.uid) for p in seen.pods if not p.terminating)
 
@@ -302,10 +493,14 @@ def _over_deadline(allowed: int | None) -> str:
 
 
 def _stop_for_deadline(
-    seen: Snapshot, spec: GreenTrainingJobSpec, attempt: AttemptStatus, *, now: datetime
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec,
+    attempt: AttemptStatus,
+    writer: status.Writer,
+    *,
+    now: datetime,
 ) -> Decision:
     """The time allowed is over: the same agreed stop as a suspension's, then the job has failed."""
-    writer = status.Writer(seen, now=now)
     writer.admit(spec)
     pods = seen.pods_of(attempt.number)
     if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
@@ -329,9 +524,15 @@ def _stop_for_deadline(
     return _fail(seen, ended, Reason.DEADLINE_EXCEEDED, text, writer, now=now)
 
 
-def _run(seen: Snapshot, spec: GreenTrainingJobSpec, attempt: AttemptStatus, *, now: datetime) -> Decision:
+def _run(
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec,
+    attempt: AttemptStatus,
+    writer: status.Writer,
+    *,
+    now: datetime,
+) -> Decision:
     """An attempt is under way."""
-    writer = status.Writer(seen, now=now)
     pods = seen.pods_of(attempt.number)
     changed = attempt.spec_hash != manifests.spec_hash(spec)
     if changed:
@@ -579,7 +780,8 @@ def _succeed(attempt: AttemptStatus, writer: status.Writer, *, now: datetime) ->
 
 def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     """Nothing starts again; pods are cleaned up as the policy says, the job when its time to live is over."""
-    writer = status.Writer(seen, now=now)
+    books = keep_books(seen, spec_in_force(seen.job.status.energy), None, now=now)
+    writer = status.Writer(seen, books, now=now)
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     completed = parse_time(seen.job.status.completion_time) or now
     policy = _policy(seen)

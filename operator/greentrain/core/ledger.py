@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from math import ceil, sqrt
 
 from greentrain.api.nodepower import GpuStatus, NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus
+from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
 from greentrain.units import format_energy
 
 SILENT_AFTER = timedelta(seconds=95)
@@ -36,6 +36,11 @@ class NodeReport:
     """When the agent observed it, by the node's clock, which also dates its readings."""
     gpus: tuple[GpuStatus, ...] = ()
     """The node's GPUs a cap is asked for."""
+    seen: datetime | None = None
+    """When it was observed, by the operator's clock as far as that is known: `received`, but for a report that was there
+    before the operator, whose age is taken from the node's clock."""
+    report_seconds: int | None = None
+    """How often its agent reports."""
 
     def is_silent(self, now: datetime) -> bool:
         """Whether too long ago to be called a reading."""
@@ -61,8 +66,9 @@ def fold(
     gone: Callable[[str], bool],
     finished: bool,
     now: datetime,
+    scope: Scope = "GPU",
 ) -> tuple[EnergyStatus | None, dict[int, int]]:
-    """The job's energy after these reports, and by how much each attempt's has grown.
+    """The job's energy after these reports, and by how much each attempt's has grown; `scope` says what counts as used.
 
     `gone` says whether a pod of that UID is no more. Such a pod's last word is lost where its node reports without it
     although it was never said to have ended, or has been silent for an hour. `old` is the status as it is stored.
@@ -86,7 +92,7 @@ def fold(
     stored = {p.key: p for p in before.pods}
     growth: dict[int, int] = {}
     for key, pod in pods.items():
-        more = pod.joules - (stored[key].joules if key in stored else 0)
+        more = pod.counted(scope) - (stored[key].counted(scope) if key in stored else 0)
         if more:
             growth[pod.attempt] = growth.get(pod.attempt, 0) + more
     kept, folded, lost = [], [], 0
@@ -102,7 +108,7 @@ def fold(
             lost += 1
         else:
             kept.append(pod)
-    return _sum_up(before, kept, folded, lost, finished=finished), growth
+    return _sum_up(before, kept, folded, lost, finished=finished, scope=scope), growth
 
 
 def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEnergyStatus:
@@ -118,6 +124,7 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
                 "final": known.final or entry.closed,
                 "error_joules": max(known.error_joules, entry.error_joules),
                 "missing_seconds": max(known.missing_seconds, entry.missing_seconds),
+                "provisional_joules": 0 if entry.closed else known.provisional_joules,
             }
         )
         return known if joined == known else joined
@@ -144,6 +151,7 @@ def _sum_up(
     lost: int,
     *,
     finished: bool,
+    scope: Scope,
 ) -> EnergyStatus:
     base = before.folded or PodEnergyStatus(uid="", final=True)
     whole = base
@@ -153,11 +161,16 @@ def _sum_up(
     total = whole
     for pod in kept:
         total = _add(total, pod)
-    used = total.joules
-    estimated = min(100, round(100 * total.estimated_joules / used)) if used else 0
+    used = total.counted(scope)
+    # Processors and memory are always estimated: divided by CPU time.
+    host = 0 if scope == "Node" else total.cpu_joules + total.dram_joules
+    estimated = min(100, round(100 * max(0, total.estimated_joules - host) / used)) if used else 0
     lost_pods = before.lost_pods + lost
+    # Of a pod that was only charged for nothing is known: unknown is not zero.
+    known = before.folded is not None or any(p.joules or not p.provisional_joules for p in (*kept, *folded))
     return EnergyStatus(
-        used=format_energy(used),
+        scope=scope,
+        used=format_energy(used) if known else "",
         used_joules=used,
         gpu_joules=total.gpu_joules,
         cpu_joules=total.cpu_joules,
@@ -183,6 +196,7 @@ def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:
         dram_joules=one.dram_joules + other.dram_joules,
         estimated_joules=one.estimated_joules + other.estimated_joules,
         missing_seconds=one.missing_seconds + other.missing_seconds,
+        provisional_joules=one.provisional_joules + other.provisional_joules,
         final=True,
     )
 

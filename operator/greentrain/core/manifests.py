@@ -147,7 +147,11 @@ def build_pod(job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, rank
                 names.LABEL_REPLICA_INDEX: str(rank.index),
                 names.LABEL_ATTEMPT: str(attempt.number),
             },
-            "annotations": {**(meta.get("annotations") or {}), names.ANNOTATION_SPEC_HASH: attempt.spec_hash},
+            "annotations": {
+                **(meta.get("annotations") or {}),
+                names.ANNOTATION_SPEC_HASH: attempt.spec_hash,
+                **({names.ANNOTATION_BUDGETED: "true"} if spec.energy.is_enforced else {}),
+            },
             "ownerReferences": [owner_reference(job)],
         },
         "spec": pod_spec,

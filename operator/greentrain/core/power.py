@@ -1,7 +1,7 @@
-"""Caps as the operator sees them: what it asks of each node's agent, and what has become of it.
+"""Caps and allowances as the operator asks them of each node's agent, and what has become of a cap.
 
-The cap in force is the one in the job's *stored* status: a spec that was refused leaves it alone, an operator that begins
-anew knows it, and what is asked of agents follows from it at any time.
+Both are those in the job's *stored* status: a spec that was refused leaves them alone, an operator that begins anew knows
+them, and what is asked of agents follows from it at any time.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ from datetime import datetime
 
 from greentrain.api.conditions import ConditionStatus, Reason
 from greentrain.api.nodepower import GpuStatus, PodAsk
-from greentrain.api.v1alpha1 import PowerStatus
+from greentrain.api.v1alpha1 import PowerStatus, Scope
 from greentrain.core.caps import resolve
 from greentrain.core.ledger import SILENT_AFTER, NodeReport
 from greentrain.core.snapshot import Pod
-from greentrain.units import parse_power_cap
+from greentrain.units import PowerCap, parse_power_cap
 
 
 @dataclass(frozen=True, slots=True)
-class NodePodCap:
-    """A pod on a node that has not ended, and the cap its job's stored status names; None where the job is gone."""
+class NodePod:
+    """A pod on a node that has not ended, and what its job's stored status asks for it."""
 
     namespace: str
     name: str
     uid: str
     cap: str | None
+    """The power cap, "" for none; None where the job is gone."""
+    allowance: int | None = None
+    """Joules it may use in all; None where its job has no budget that stops it."""
+    scope: Scope = "GPU"
 
 
 def decide_asks(
-    known: Sequence[PodAsk], pods: Iterable[NodePodCap], *, is_ours: Callable[[str], bool]
+    known: Sequence[PodAsk], pods: Iterable[NodePod], *, is_ours: Callable[[str], bool]
 ) -> tuple[PodAsk, ...]:
     """What `NodePower.spec.pods` must say of a node, given what it says and which of our pods are there.
 
@@ -41,14 +45,16 @@ def decide_asks(
     for pod in pods:
         if pod.cap is None and pod.uid in before:
             wanted[pod.uid] = before[pod.uid]
-        elif pod.cap:
-            cap = parse_power_cap(pod.cap)
+        elif pod.cap or pod.allowance is not None:
+            cap = parse_power_cap(pod.cap) if pod.cap else PowerCap()
             wanted[pod.uid] = PodAsk(
                 uid=pod.uid,
                 namespace=pod.namespace,
                 name=pod.name,
                 cap_milliwatts=cap.milliwatts,
                 cap_percent=cap.percent,
+                allowance_joules=pod.allowance,
+                allowance_scope=pod.scope,
             )
     return tuple(wanted[uid] for uid in sorted(wanted))
 

@@ -118,6 +118,8 @@ class Pod:
     disruption_message: str = ""
     gpus: int = 0
     """GPUs, or parts of one, that its containers ask for."""
+    started: datetime | None = None
+    """When its tensorflow container started, while that runs."""
     unreachable: bool = False
     """Kubernetes has marked the pod of a node that stopped answering; whether it still runs nobody can know."""
 
@@ -179,6 +181,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """What is known of the cluster's GPUs, from the nodes that report."""
+
+    limit_milliwatts: int | None = None
+    """The highest power limit one of them has, or gets back when a cap ends; None where no node reports one."""
+    report_seconds: int | None = None
+    """The longest interval of the nodes' reports."""
+    heard: datetime | None = None
+    """When one of the nodes with GPUs reported last."""
+    without_host: tuple[str, ...] = ()
+    """Nodes that cannot measure their processors and memory."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything one pass may know."""
 
@@ -193,6 +209,7 @@ class Snapshot:
     template_problems: tuple[TemplateProblem, ...] = ()
     reports: tuple[NodeReport, ...] = ()
     """What nodes' agents told of the job's pods, and those nodes that told of them before."""
+    fleet: Fleet = Fleet()
 
     def pods_of(self, attempt: int) -> dict[Rank, Pod]:
         """The pods of one attempt by rank."""
@@ -249,7 +266,7 @@ def parse_pod(body: Raw) -> Pod | None:
         deletion_requested=_deletion_requested(meta),
         disruption=disruption,
         disruption_message=words,
-        gpus=_count_gpus(body.get("spec") or {}),
+        gpus=count_gpus(body.get("spec") or {}),
     )
     container: Raw = next(
         (c for c in status.get("containerStatuses") or () if c.get("name") == CONTAINER), {}
@@ -279,7 +296,8 @@ def parse_pod(body: Raw) -> Pod | None:
     if state.get("running") is not None:
         cut_off = _unreachable(status)
         ready = bool(container.get("ready")) and not cut_off
-        return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off)
+        started = parse_time(state["running"].get("startedAt"))
+        return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
     reason, message = _why_waiting(status, state)
     return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=message)
 
@@ -322,7 +340,8 @@ def _unreachable(status: Raw) -> bool:
     return bool(marked and ready.get("reason") != "ReadinessGatesNotReady")
 
 
-def _count_gpus(spec: Raw) -> int:
+def count_gpus(spec: Raw) -> int:
+    """GPUs, or parts of one, that a pod of that spec asks for."""
     limits = ((c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or ())
     return sum(
         int(count)

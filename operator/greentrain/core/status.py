@@ -31,8 +31,9 @@ from greentrain.api.v1alpha1 import (
     ReplicaStatus,
     ReplicaType,
 )
+from greentrain.core.budget import Books
 from greentrain.core.judge import Cause, failed, finished_ranks
-from greentrain.core.ledger import SILENT_AFTER, fold
+from greentrain.core.ledger import SILENT_AFTER
 from greentrain.core.manifests import deciding_rank, ranks, replica_counts
 from greentrain.core.power import judge_cap
 from greentrain.core.snapshot import Disruption, Pod, PodState, Rank, Snapshot, format_time
@@ -164,8 +165,9 @@ def _remedy(pod: Pod) -> str:
 class Writer:
     """Folds one pass's findings over the old status; each method sets the conditions it names."""
 
-    def __init__(self, seen: Snapshot, *, now: datetime) -> None:
+    def __init__(self, seen: Snapshot, books: Books, *, now: datetime) -> None:
         self.seen = seen
+        self.books = books
         self._old = seen.job.status
         self._now = format_time(now)
         self._moment = now
@@ -225,10 +227,11 @@ class Writer:
             f"attempt {attempt.number} goes on as it was started; at the next attempt: {', '.join(changes)}",
         )
 
-    def started(self, attempt: AttemptStatus) -> None:
-        """A new attempt begins; its pods are about to be made."""
+    def started(self, attempt: AttemptStatus, *, again: str = "") -> None:
+        """A new attempt begins; its pods are about to be made. `again` says what a restart costs."""
         n = len(ranks(attempt.replicas))
-        self._set(Type.CREATED, "True", Reason.ATTEMPT_CREATED, f"attempt {attempt.number} of {n} pods")
+        text = f"attempt {attempt.number} of {n} pods" + (f"; {again}" if again else "")
+        self._set(Type.CREATED, "True", Reason.ATTEMPT_CREATED, text)
         self._set(Type.PODS_READY, "False", Reason.STARTING, f"0 of {n} pods ready")
         self._set(Type.RUNNING, "False", Reason.STARTING, "waiting for every pod to start")
         self._set(Type.SUCCEEDED, "Unknown", Reason.ACTIVE, "the job has not finished")
@@ -339,6 +342,44 @@ class Writer:
         if self._is(Type.RESTARTING):
             self._set(Type.RESTARTING, "False", Reason.SUSPENDED, text)
 
+    def suspending(self, why: str) -> None:
+        """The pods are asked to stop, to keep a budget."""
+        text = f"{why}; the pods are stopping"
+        self._set(Type.SUSPENDED, "False", Reason.SUSPENDING, text)
+        self._not_running(Reason.SUSPENDING, text)
+
+    def held(self, reason: Reason, *, gone: bool) -> None:
+        """The job may not run, to keep its budget; it is suspended when every pod is gone."""
+        standing = self.books.standing
+        assert standing is not None
+        limit = standing.status.limit
+        if reason is Reason.BUDGET_EXHAUSTED:
+            why = standing.words
+            remedy = (
+                "it goes on when readings are in and show less"
+                if standing.by_charge
+                else f"raise spec.energy.budget above {limit} to go on"
+            )
+        else:
+            nodes = self.books.waiting_for or tuple(m.pod.node for m in self.books.unread)
+            why = f"its energy is not known: node {nodes[0]} does not report (kubectl describe nodepower {nodes[0]})"
+            remedy = "it goes on when it does; or set spec.energy.onUnknown to Continue"
+        if not gone:
+            return self.suspending(why)
+        progress = self._old.progress
+        at = f" at step {progress.step}" if progress is not None else ""
+        text = f"{why}; suspended{at}; {remedy}"
+        self._set(Type.SUSPENDED, "True", reason, text)
+        self._counts = {}
+        self._not_running(reason, text)
+        if self._is(Type.RESTARTING):
+            self._set(Type.RESTARTING, "False", reason, text)
+        return None
+
+    def wait_for_nodes(self, obstacle: str) -> None:
+        """A job with a budget does not begin where its energy could not be read."""
+        self._not_running(Reason.NO_READINGS, obstacle)
+
     def stopping(self, reason: Reason, message: str) -> None:
         """The gang is asked to stop for another reason than a suspension."""
         self._not_running(reason, f"{message}; the pods are stopping")
@@ -380,17 +421,14 @@ class Writer:
             progress = fold_progress(old.progress, self.seen, attempt)
             if attempt.end_time is None or not old.completion_time:
                 self._checkpointed(progress)
-        present = {p.uid for p in self.seen.pods}
         over = completed or old.completion_time is not None
-        energy, growth = fold(
-            old.energy,
-            self.seen.reports,
-            gone=lambda uid: uid not in present,
-            finished=over and all(p.ended for p in self.seen.pods),
-            now=self._moment,
-        )
+        energy, growth = self.books.energy, self.books.growth
+        if energy is not None:
+            final = over and all(p.ended for p in self.seen.pods) and all(p.final for p in energy.pods)
+            energy = energy.model_copy(update={"final": final})
         attempts = tuple(_grow(a, growth) for a in attempts)
         self._metered(attempt, energy, over=over)
+        self._budgeted(over=over)
         power = self._capped(attempt, over=over)
         number = attempt.number if attempt is not None else 0
         new = GreenTrainingJobStatus(
@@ -415,10 +453,12 @@ class Writer:
         """Whether every GPU of the job is being read; Unknown where one is not, never a guess."""
         known = find_condition(self._conditions, Type.ENERGY_METERED)
         if over:
-            if energy is not None and energy.final:
+            if energy is None or not energy.used:
+                return
+            if energy.final:
                 lost = f", but for the last of {energy.lost_pods} pods" if energy.lost_pods else ""
                 self._set(Type.ENERGY_METERED, "True", Reason.METERED, f"every reading is in{lost}")
-            elif energy is not None:
+            else:
                 waited = next((p for p in energy.pods if not p.final), None)
                 text = (
                     f"pod {waited.name} on node {waited.node}"
@@ -464,6 +504,33 @@ class Writer:
                 "(kubectl get nodepowers shows which nodes report)"
             )
             self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
+
+    def _budgeted(self, *, over: bool) -> None:
+        """How the budget stands."""
+        standing = self.books.standing
+        known = find_condition(self._conditions, Type.BUDGET_EXHAUSTED)
+        if standing is None:
+            if known is not None and not over:
+                self._set(Type.BUDGET_EXHAUSTED, "False", Reason.NO_BUDGET, "spec.energy.budget is not set")
+            return
+        limit = standing.status.limit
+        if standing.exhausted:
+            # Told once as it was found: a lowered budget is an old one at the next look.
+            stands = known is not None and known.status == "True" and f" {limit} " in f"{known.message} "
+            text = known.message if stands and known is not None else standing.words
+            self._set(Type.BUDGET_EXHAUSTED, "True", Reason.BUDGET_EXHAUSTED, text)
+        elif self.books.unread or self.books.waiting_for:
+            text = "readings are missing; until they come each GPU is charged at its power limit"
+            self._set(Type.BUDGET_EXHAUSTED, "Unknown", Reason.READINGS_STOPPED, text)
+        elif standing.status.warned_percent:
+            text = f"{standing.status.warned_percent} % of spec.energy.budget {limit} is used"
+            self._set(Type.BUDGET_EXHAUSTED, "False", Reason.BUDGET_WARNING, text)
+        else:
+            bound = standing.status.overshoot_bound
+            text = f"spec.energy.budget {limit} is not spent"
+            if bound:
+                text += f"; at worst it is exceeded by {bound}"
+            self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WITHIN_BUDGET, text)
 
     def _capped(self, attempt: AttemptStatus | None, *, over: bool) -> PowerStatus | None:
         """Whether the cap is in force on every GPU the job holds, as read back."""
@@ -578,8 +645,15 @@ def display(status: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> Di
         workers=workers,
         progress=text,
         energy=status.energy.used if status.energy is not None else "",
+        budget=_display_budget(status.energy),
         cap=_display_cap(status.power),
     )
+
+
+def _display_budget(energy: EnergyStatus | None) -> str:
+    if energy is None or energy.budget is None or energy.budget.percent is None:
+        return ""
+    return f"{energy.budget.percent}%"
 
 
 def _display_cap(power: PowerStatus | None) -> str:
@@ -622,7 +696,14 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
     if energy is None:
         return None
     known = tuple(PodEnergyStatus(uid=p.uid, segment=p.segment, final=True) for p in energy.pods if p.final)
-    return EnergyStatus(final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled)
+    budget = energy.budget
+    if budget is not None:
+        # A percent of the budget is worth a write, the joules between two are not.
+        measures = {"provisional_joules": 0, "draw_milliwatts": None, "ahead_joules": 0}
+        budget = budget.model_copy(update=measures)
+    return EnergyStatus(
+        final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled, budget=budget
+    )
 
 
 def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
@@ -649,7 +730,9 @@ def changed_conditions(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus)
         before = find_condition(old.conditions, Type(condition.type))
         if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
             # A new refusal, attempt or failure in other words is told again; progress is not.
-            retold = condition.type in (Type.ADMITTED, Type.CREATED, Type.RESTARTING)
+            retold = condition.type in (Type.ADMITTED, Type.CREATED, Type.RESTARTING) or (
+                condition.reason == Reason.BUDGET_WARNING
+            )
             if not retold or before.message == condition.message:
                 continue
         yield condition
@@ -688,6 +771,7 @@ def _event_of(condition: Condition) -> Event | None:
         or (value == "False" and type_ is Type.ADMITTED)
         or (value == "False" and type_ is Type.PODS_READY and reason in _STUCK)
         or (type_ is Type.ENERGY_METERED and reason == Reason.READINGS_STOPPED)
+        or (type_ is Type.BUDGET_EXHAUSTED and (value == "True" or reason == Reason.BUDGET_WARNING))
     )
     if normal or warning:
         kind = EventType.WARNING if warning else EventType.NORMAL
@@ -699,4 +783,6 @@ def _event_of(condition: Condition) -> Event | None:
         return Event(EventType.WARNING, "NotCapped", condition.message)
     if type_ is Type.SUSPENDED and reason == Reason.SUSPENDING:
         return Event(EventType.NORMAL, "Suspending", condition.message)
+    if type_ is Type.SUSPENDED and reason == Reason.RESUMED:
+        return Event(EventType.NORMAL, "Resumed", condition.message)
     return None

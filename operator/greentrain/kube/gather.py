@@ -40,6 +40,7 @@ def gather(
             key, job.uid, job.generation, job.spec, find_template_problems
         ),
         reports=node_powers.reports(key, job.uid, job.created, job.status.energy),
+        fleet=node_powers.fleet(),
     )
 
 

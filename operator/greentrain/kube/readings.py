@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from greentrain.api.conditions import is_true
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
 from greentrain.core.ledger import NodeReport
-from greentrain.core.snapshot import parse_time
+from greentrain.core.snapshot import Fleet, parse_time
 from greentrain.kube.cache import Key, version_of
 
 logger = logging.getLogger("greentrain.controller")
@@ -33,6 +34,8 @@ class NodePower:
     status: NodePowerStatus
     received: datetime
     """When its agent's half last changed, by the operator's clock."""
+    seen: datetime
+    """When it was observed, by that clock: of a report that was there before the operator, by the node's clock."""
 
 
 class NodePowers:
@@ -44,6 +47,7 @@ class NodePowers:
         self._nodes: dict[Key, set[str]] = {}
         """The nodes that tell of a job: a pass over one job must not go through every pod of the cluster."""
         self._deleted: set[str] = set()
+        self._fleet: Fleet | None = None
 
     def put(self, body: Body) -> set[Key] | None:
         """Take in an object; the jobs it tells of, now or before, or None if it says nothing new."""
@@ -65,6 +69,9 @@ class NodePowers:
         for key in now:
             self._nodes.setdefault(key, set()).add(name)
         fresh = old is None or old.uid != uid or status != old.status
+        received = self._clock() if fresh or old is None else old.received
+        observed = parse_time(status.observed_at)
+        first = old is None and observed is not None and observed < received
         self._known[name] = NodePower(
             name=name,
             uid=uid,
@@ -72,8 +79,14 @@ class NodePowers:
             settled=spec.settled,
             caps=spec.pods,
             status=status,
-            received=self._clock() if fresh or old is None else old.received,
+            received=received,
+            seen=observed
+            if first and observed is not None
+            else received
+            if fresh or old is None
+            else old.seen,
         )
+        self._fleet = None
         return now | before
 
     def _forget(self, name: str) -> set[Key]:
@@ -95,6 +108,7 @@ class NodePowers:
             return set()
         keys = self._forget(meta["name"])
         del self._known[meta["name"]]
+        self._fleet = None
         return keys
 
     def resync(self, bodies: Iterable[Body], version: int) -> set[Key]:
@@ -116,11 +130,19 @@ class NodePowers:
         """The NodePower of a node."""
         return self._known.get(name)
 
+    def fleet(self) -> Fleet:
+        """What all nodes tell of their GPUs together."""
+        if self._fleet is None:
+            self._fleet = _sum_up(self._known.values())
+        return self._fleet
+
     def reports(
         self, key: Key, uid: str, created: datetime | None, energy: EnergyStatus | None
     ) -> tuple[NodeReport, ...]:
         """What is told of a job, and by nodes that told of it before, which say something by their silence too."""
         before = {p.node for p in energy.pods} if energy is not None else set()
+        if energy is not None and energy.budget is not None:
+            before |= set(energy.budget.unread_nodes)
         found = []
         for name in sorted(before | self._nodes.get(key, set())):
             known = self._known.get(name)
@@ -130,8 +152,30 @@ class NodePowers:
             if entries or name in before:
                 observed = parse_time(known.status.observed_at)
                 gpus = tuple(g for g in known.status.gpus if g.cap is not None)
-                found.append(NodeReport(name, known.received, entries, observed, gpus))
+                every = known.status.report_interval_seconds
+                found.append(
+                    NodeReport(
+                        name, known.received, entries, observed, gpus, seen=known.seen, report_seconds=every
+                    )
+                )
         return tuple(found)
+
+
+def _sum_up(powers: Iterable[NodePower]) -> Fleet:
+    """Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins."""
+    with_gpus = [p for p in powers if p.status.gpus]
+    limits = (g.limits for p in with_gpus for g in p.status.gpus)
+    standing = (
+        x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts
+        for x in limits
+    )
+    intervals = (p.status.report_interval_seconds for p in with_gpus)
+    return Fleet(
+        limit_milliwatts=max((x for x in standing if x), default=None),
+        report_seconds=max((x for x in intervals if x), default=None),
+        heard=max((p.received for p in with_gpus), default=None),
+        without_host=tuple(p.name for p in with_gpus if not is_true(p.status.conditions, "HostReadable")),
+    )
 
 
 def _jobs(status: NodePowerStatus) -> set[Key]:

@@ -74,6 +74,7 @@ def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name() -> N
         ".spec.checkpoint",
         ".spec.checkpoint.volume",
         ".spec.power",
+        ".spec.energy",
         *roles,
         *(f"{r}.template" for r in roles),
     }
@@ -98,6 +99,7 @@ def test_the_crd_offers_what_kubectl_needs() -> None:
         "WORKERS",
         "PROGRESS",
         "ENERGY",
+        "BUDGET",
         "CAP",
         "AGE",
     ]

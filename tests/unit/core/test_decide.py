@@ -63,7 +63,7 @@ def test_a_new_job_is_recorded_before_its_pods_are_made() -> None:
 
 
 def test_a_refused_job_gets_no_pods_and_a_running_one_keeps_them() -> None:
-    bad = build_job(energy={"budget": "5kWh"})
+    bad = build_job(schedule={"policy": "LowestCarbon"})
     fresh = step(job_of(bad), service=False)
     assert (fresh.pods, fresh.service, is_(fresh, Type.ADMITTED)) == ((), None, "False InvalidSpec")
     job = training()
@@ -374,7 +374,7 @@ SITUATIONS: dict[str, tuple[Job, tuple[Pod, ...]]] = {
     "settling": (training(), (exited(0, 1), pod(1))),
     "broken": (training(), (exited(0, 137), exited(1, 144))),
     "done": (training(), (exited(0, 0), exited(1, 0))),
-    "refused": (job_of(build_job(energy={})), ()),
+    "refused": (job_of(build_job(schedule={})), ()),
     "suspended": (job_of(edited(suspend=True)), ()),
 }
 

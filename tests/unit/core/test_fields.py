@@ -55,6 +55,11 @@ EDITS: list[tuple[str, str, Any]] = [
     ("spec.checkpoint.*", "checkpoint.path", "other"),
     ("spec.checkpoint.*", "checkpoint.gracePeriodSeconds", 7),
     ("spec.power.cap", "power.cap", "70%"),
+    ("spec.energy.budget", "energy.budget", "5kWh"),
+    ("spec.energy.onExhausted", "energy.onExhausted", "Fail"),
+    ("spec.energy.onUnknown", "energy.onUnknown", "Continue"),
+    ("spec.energy.warnAtPercent", "energy.warnAtPercent", [50, 90]),
+    ("spec.energy.scope", "energy.scope", "Node"),
 ]
 
 

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from greentrain.api.v1alpha1 import (
     NOT_BUILT,
     CheckpointSpec,
+    EnergySpec,
     GreenTrainingJobSpec,
     PowerSpec,
     ReplicaSpec,
@@ -45,6 +46,10 @@ GIVEN: dict[tuple[type[BaseModel], str], st.SearchStrategy[Any]] = {
         [{"emptyDir": {}}, {"persistentVolumeClaim": {"claimName": "training"}}]
     ),
     (PowerSpec, "cap"): st.from_regex(POWER_CAP_PATTERN, fullmatch=True),
+    (EnergySpec, "budget"): st.builds(
+        lambda n, u: f"{n}{u}", st.integers(1, 99_999), st.sampled_from(["J", "kJ", "MJ", "Wh", "kWh", "MWh"])
+    ),
+    (EnergySpec, "warn_at_percent"): st.lists(st.integers(1, 99), max_size=10),
 }
 """What no constraint of the model describes."""
 

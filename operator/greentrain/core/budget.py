@@ -1,0 +1,482 @@
+"""How a job's budget of energy stands, and what follows from it before it is spent.
+
+A job is stopped early: when what it has used, and would use until a stop has taken effect, reach the budget. By how much
+the budget could be exceeded all the same is said before an attempt starts, from the power limits of GPUs, which no
+program can exceed: limits of all its GPUs × the time from the moment the budget is spent to the end of the last pod.
+
+That time is the longest of the ways in which a stop comes about, none of which depends on the program: the operator hears
+of it with the next report; or it learns nothing and charges each GPU at its limit from the moment a report is overdue; or
+the operator is silent and the node's agent acts once an allowance is spent and the silence has lasted long enough. Pods
+then have their grace period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from math import ceil
+
+from greentrain.api.v1alpha1 import (
+    AttemptStatus,
+    EnergyBudgetStatus,
+    EnergySpec,
+    EnergyStatus,
+    OnExhausted,
+    OnUnknown,
+    PodAllowance,
+    PodEnergyStatus,
+    ProgressStatus,
+    Scope,
+)
+from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
+from greentrain.core.ledger import SILENT_AFTER, NodeReport, fold
+from greentrain.core.snapshot import Fleet, Pod, PodState, Snapshot, format_time, parse_time
+from greentrain.units import format_energy
+
+REACTION_SECONDS = 5
+"""From a report to the SIGTERM of every pod: a pass, a status write, deletions, the kubelets' next look."""
+
+DEFAULT_GRACE_SECONDS = 30
+"""Kubernetes' own terminationGracePeriodSeconds."""
+
+DEFAULT_REPORT_SECONDS = 30
+"""How often agents report where they have not said so."""
+
+UNFAIR_SHARE = 4
+"""Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
+
+MILLIJOULES = 1000
+
+
+def overdue_seconds(report_seconds: int | None) -> int:
+    """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server."""
+    return ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1
+
+
+def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
+    """From the moment a budget is spent until the last pod has ended, at most."""
+    return (
+        max(overdue_seconds(report_seconds), ceil(OPERATOR_SILENT_SECONDS) + 1)
+        + REACTION_SECONDS
+        + grace_seconds
+    )
+
+
+def energy_of(milliwatts: int, seconds: float) -> int:
+    """Whole joules of so much power over so long, rounded up."""
+    return ceil(milliwatts * seconds / MILLIJOULES)
+
+
+def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) -> int:
+    """The longest grace period of the pods that such templates make."""
+    found = []
+    for template in templates:
+        pod = template.get("spec")
+        value = pod.get("terminationGracePeriodSeconds") if isinstance(pod, Mapping) else None
+        found.append(value if isinstance(value, int) else spec_grace or DEFAULT_GRACE_SECONDS)
+    return max(found, default=DEFAULT_GRACE_SECONDS)
+
+
+def announce(attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet) -> AttemptStatus:
+    """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has told its limits."""
+    seconds = stop_seconds(fleet.report_seconds, grace_seconds)
+    limit = fleet.limit_milliwatts
+    return attempt.model_copy(
+        update={
+            "gpus": gpus,
+            "gpu_limit_milliwatts": limit,
+            "stop_seconds": seconds,
+            "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, seconds),
+        }
+    )
+
+
+# -- what is missing -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A running pod with GPUs, and since when nothing was read of it."""
+
+    pod: Pod
+    since: datetime
+    read: datetime | None
+    """When it was read last, by the operator's clock; None where it never was."""
+    overdue_after: int
+    """Seconds after which the next reading is overdue."""
+    unheard_since: datetime
+    """The same as `since`, by when reports came: it does not rest on any node's clock."""
+
+
+def find_missing(
+    energy: EnergyStatus | None, pods: Iterable[Pod], reports: Iterable[NodeReport], *, now: datetime
+) -> tuple[Missing, ...]:
+    """Since when nothing is known of each running pod that holds GPUs."""
+    by_node = {r.node: r for r in reports}
+    stored = {p.uid: parse_time(p.read_time) for p in energy.pods} if energy is not None else {}
+    found = []
+    for pod in pods:
+        if pod.state is not PodState.RUNNING or not pod.gpus:
+            continue
+        report = by_node.get(pod.node)
+        begun = pod.started or now
+        read = None if report is None else _read_time(pod, report, report.seen or report.received)
+        heard = None if report is None else _read_time(pod, report, report.received)
+        known = stored.get(pod.uid)
+        overdue = overdue_seconds(report.report_seconds if report is not None else None)
+        found.append(Missing(pod, read or known or begun, read or known, overdue, heard or known or begun))
+    return tuple(found)
+
+
+def _read_time(pod: Pod, report: NodeReport, at: datetime) -> datetime | None:
+    """When a pod was read last, given when the report was made; None where its node does not tell of it."""
+    entry = next((e for e in report.pods if e.uid == pod.uid and not e.closed), None)
+    if entry is None:
+        return None
+    last = parse_time(entry.last_reading)
+    return at if last is None or report.observed is None else at - max(timedelta(), report.observed - last)
+
+
+def charge_missing(
+    energy: EnergyStatus | None, missing: Iterable[Missing], *, limit_milliwatts: int, now: datetime
+) -> EnergyStatus:
+    """The energy with what is charged for pods whose readings are overdue: their GPUs' limits over that time.
+
+    Settled by the next reading. What was charged for a pod that is gone stays until its last word comes, and for good
+    where that is lost.
+    """
+    known = energy or EnergyStatus()
+    entries = {p.uid: p for p in known.pods if not p.final}
+    charges: dict[str, PodEnergyStatus] = {}
+    for one in missing:
+        pod, entry = one.pod, entries.get(one.pod.uid)
+        late = (now - one.since).total_seconds() - one.overdue_after
+        charged = energy_of(limit_milliwatts * pod.gpus, late) if late > 0 else 0
+        read = None if one.read is None else format_time(one.read)
+        if entry is not None:
+            charges[entry.key] = entry.model_copy(update={"provisional_joules": charged, "read_time": read})
+        elif charged and not any(p.uid == pod.uid for p in known.pods):
+            new = PodEnergyStatus(
+                uid=pod.uid, node=pod.node, name=pod.name, attempt=pod.attempt, provisional_joules=charged
+            )
+            charges[new.key] = new
+    rest = {p.key: p for p in known.pods}
+    ordered = sorted({**rest, **charges}.values(), key=lambda p: (p.attempt, p.name, p.uid, p.segment))
+    return known.model_copy(update={"pods": tuple(ordered)})
+
+
+def provisional_of(energy: EnergyStatus | None) -> int:
+    """Joules that are charged for missing readings."""
+    if energy is None:
+        return 0
+    folded = energy.folded.provisional_joules if energy.folded is not None else 0
+    return folded + sum(p.provisional_joules for p in energy.pods)
+
+
+def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
+    """Power that these pods draw together, in milliwatts, as their nodes told last; None where none told."""
+    uids = {p.uid for p in pods if not p.ended}
+    told = [e.draw_milliwatts for r in reports for e in r.pods if e.uid in uids and not e.closed]
+    known = [draw for draw in told if draw is not None]
+    return sum(known) if known else None
+
+
+# -- how it stands -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a budget stands, and what is to be done about it."""
+
+    status: EnergyBudgetStatus
+    action: OnExhausted
+    exhausted: bool = False
+    by_charge: bool = False
+    """Whether it would not be, but for what is charged for missing readings."""
+    lowered: bool = False
+    """Whether it was spent because it was set below what had been used."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the job may not run."""
+        return self.exhausted and self.action.stops
+
+    @property
+    def words(self) -> str:
+        """Why it is exhausted, for people."""
+        limit = f"spec.energy.budget {self.status.limit}"
+        if self.by_charge:
+            return f"{limit} may be spent: readings are missing, and until they come each GPU is charged at its power limit"
+        if self.lowered:
+            return f"{limit} is less than what the job has used"
+        return f"{limit} is spent"
+
+
+def weigh(
+    spec: EnergySpec,
+    energy: EnergyStatus | None,
+    attempt: AttemptStatus | None,
+    *,
+    draw: int | None,
+    running: bool,
+) -> Standing | None:
+    """How the budget stands at this moment; None where there is none.
+
+    `energy` holds what is charged for missing readings; `draw` is what the pods draw together (mW). Once spent it stays
+    so until a higher one is set, however little the last seconds used: what it was stopped early for was not used.
+    """
+    limit = spec.budget_joules
+    if limit is None or spec.budget is None:
+        return None
+    before = energy.budget if energy is not None else None
+    used = energy.used_joules if energy is not None else 0
+    charged = provisional_of(energy)
+    seconds = attempt.stop_seconds if attempt is not None and attempt.stop_seconds is not None else 0
+    ahead = energy_of(draw or 0, seconds) if running else 0
+    early = ahead if spec.on_exhausted.stops else 0
+    spent_before = before.exhausted_limit_joules if before is not None else None
+    if spent_before is not None and limit > spent_before:
+        spent_before = None
+    if not running and before is not None and spec.on_exhausted.stops:
+        early = before.ahead_joules  # what was too little to go on with is too little to begin with
+    now_spent = used + charged + early >= limit
+    by_charge = now_spent and used + early < limit
+    exhausted = now_spent or spent_before is not None
+    bound = attempt.overshoot_bound_joules if attempt is not None else None
+    percent = (used + charged) * 100 // limit
+    warned = max((p for p in spec.warn_at_percent if percent >= p), default=0)
+    status = EnergyBudgetStatus(
+        limit=spec.budget,
+        limit_joules=limit,
+        on_exhausted=spec.on_exhausted,
+        on_unknown=spec.on_unknown,
+        warn_at_percent=spec.warn_at_percent,
+        percent=percent,
+        provisional_joules=charged,
+        draw_milliwatts=draw if running else None,
+        # While it stops it draws less: what it took to stop it is known from before.
+        ahead_joules=max(ahead, before.ahead_joules) if exhausted and before is not None else ahead,
+        overshoot_bound="" if bound is None else format_energy(bound),
+        overshoot_bound_joules=bound,
+        warned_percent=warned,
+        exhausted_limit_joules=_spent_limit(limit, spent_before, now_spent=now_spent, by_charge=by_charge),
+        unread_nodes=before.unread_nodes if before is not None else (),
+        allowances=before.allowances if before is not None else (),
+    )
+    lowered = exhausted and before is not None and limit < before.limit_joules and used >= limit
+    return Standing(status, spec.on_exhausted, exhausted, by_charge and spent_before is None, lowered)
+
+
+def _spent_limit(limit: int, before: int | None, *, now_spent: bool, by_charge: bool) -> int | None:
+    """What must be exceeded for the job to go on; a charge alone is settled by readings and leaves nothing behind."""
+    if now_spent and not by_charge:
+        return limit if before is None else max(limit, before)
+    return before
+
+
+# -- allowances ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A pod that has not ended, and what is known of its energy."""
+
+    uid: str
+    used: int
+    weight: int
+    """Its part of what remains: the GPUs it asks for."""
+    echo: int | None = None
+    """The allowance its agent goes by, as it told last."""
+
+
+def holders_of(
+    pods: Iterable[Pod], energy: EnergyStatus | None, reports: Iterable[NodeReport], scope: Scope
+) -> tuple[Holder, ...]:
+    """The pods an allowance is for."""
+    used: dict[str, int] = {}
+    for entry in energy.pods if energy is not None else ():
+        used[entry.uid] = used.get(entry.uid, 0) + entry.counted(scope)
+    echoes = {e.uid: e.allowance_joules for r in reports for e in r.pods if not e.closed}
+    live = sorted((p for p in pods if not p.ended and (p.gpus or scope == "Node")), key=lambda p: p.uid)
+    return tuple(Holder(p.uid, used.get(p.uid, 0), max(1, p.gpus), echoes.get(p.uid)) for p in live)
+
+
+def divide(room: int, holders: Sequence[Holder], known: Sequence[PodAllowance]) -> tuple[PodAllowance, ...]:
+    """What each pod may use, so that together they cannot exceed `room`, whatever their agents have read of it.
+
+    `room` is what the holders may use in all, what they have used already included. An allowance is taken away at once and
+    given only when those who lost theirs have told that they know: what their agents may still hold counts until then.
+    """
+    echoes = {h.uid: h.echo for h in holders}
+    before = {a.uid: _acknowledged(a, echoes[a.uid]) for a in known if a.uid in echoes}
+    fair = _fair(max(0, room - sum(h.used for h in holders)), holders)
+    if _is_fair(before, fair, holders, room):
+        return tuple(before[h.uid] for h in holders)
+    kept = {h.uid: _lowered(before.get(h.uid), h.uid, fair[h.uid]) for h in holders}
+    free = max(0, room - sum(a.granted_joules for a in kept.values()))
+    wishes = {uid: fair[uid] - a.granted_joules for uid, a in kept.items() if fair[uid] > a.granted_joules}
+    wanted = sum(wishes.values())
+    for uid, wish in wishes.items():
+        more = min(wish, free * wish // wanted)
+        if more:
+            amount = kept[uid].granted_joules + more
+            kept[uid] = PodAllowance(uid=uid, joules=amount, granted_joules=amount)
+    return tuple(kept[h.uid] for h in holders)
+
+
+def _acknowledged(known: PodAllowance, echo: int | None) -> PodAllowance:
+    if echo != known.joules or known.granted_joules == known.joules:
+        return known
+    return known.model_copy(update={"granted_joules": known.joules})
+
+
+def _fair(remaining: int, holders: Sequence[Holder]) -> dict[str, int]:
+    """What each would be allowed in all if what remains were divided by weight now."""
+    whole = sum(h.weight for h in holders)
+    return {h.uid: h.used + remaining * h.weight // whole for h in holders}
+
+
+def _is_fair(
+    before: Mapping[str, PodAllowance], fair: Mapping[str, int], holders: Sequence[Holder], room: int
+) -> bool:
+    """Whether the allowances may stay: every pod has one, they fit, and none is much shorter than its part."""
+    if before.keys() != fair.keys() or sum(a.granted_joules for a in before.values()) > max(room, 0):
+        return False
+    return all(UNFAIR_SHARE * (fair[h.uid] - before[h.uid].joules) <= fair[h.uid] - h.used for h in holders)
+
+
+def _lowered(known: PodAllowance | None, uid: str, fair: int) -> PodAllowance:
+    """A pod's allowance, less at once where it has more than its part; granted until its agent has told so."""
+    if known is None:
+        return PodAllowance(uid=uid, joules=0)
+    if known.joules <= fair:
+        return known
+    return known.model_copy(
+        update={"joules": fair, "granted_joules": max(known.granted_joules, known.joules)}
+    )
+
+
+# -- what a restart costs ------------------------------------------------------------------------------------
+
+
+def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> int | None:
+    """Joules that the next attempt uses again for steps the last one had done and no confirmed checkpoint holds.
+
+    In proportion to steps; all of the last attempt's where it told none. None where there is nothing to tell.
+    """
+    if last is None or not last.energy_joules:
+        return None
+    confirmed = progress.confirmed_checkpoint if progress is not None else None
+    kept, done, begun = confirmed.step if confirmed is not None else 0, last.last_step, last.start_step or 0
+    if done is None or done <= begun:
+        return last.energy_joules if confirmed is None else None
+    again = min(done - begun, done - kept)
+    return last.energy_joules * again // (done - begun) if again > 0 else None
+
+
+# -- all of it -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What one pass knows of a job's energy and of its budget."""
+
+    energy: EnergyStatus | None = None
+    growth: Mapping[int, int] = field(default_factory=dict)
+    """By how many joules each attempt's energy has grown since the status was stored."""
+    standing: Standing | None = None
+    unread: tuple[Missing, ...] = ()
+    """Running pods of which nothing was heard for so long that their energy is unknown."""
+    waiting_for: tuple[str, ...] = ()
+    """Nodes whose silence stopped the job and that are silent still."""
+    is_charging: bool = False
+    """Whether what is charged for missing readings grows with time."""
+
+    @property
+    def unknown_stops(self) -> bool:
+        """Whether the job may not run because its energy is not known."""
+        suspends = self.standing is not None and self.standing.status.on_unknown is OnUnknown.SUSPEND
+        return suspends and bool(self.unread or self.waiting_for)
+
+
+def spec_in_force(energy: EnergyStatus | None) -> EnergySpec:
+    """`spec.energy` as it was admitted last: an edit that is refused changes nothing."""
+    if energy is None:
+        return EnergySpec()
+    if energy.budget is None:
+        return EnergySpec(scope=energy.scope)
+    budget = energy.budget
+    return EnergySpec(
+        budget=budget.limit,
+        on_exhausted=budget.on_exhausted,
+        on_unknown=budget.on_unknown,
+        warn_at_percent=budget.warn_at_percent,
+        scope=energy.scope,
+    )
+
+
+def keep_books(seen: Snapshot, spec: EnergySpec, attempt: AttemptStatus | None, *, now: datetime) -> Books:
+    """Fold what nodes tell into the job's energy and weigh it against the budget; `attempt` is the one under way, if any."""
+    stored = seen.job.status.energy
+    over = seen.job.status.completion_time is not None
+    present = {p.uid for p in seen.pods}
+    energy, growth = fold(
+        stored,
+        seen.reports,
+        gone=lambda uid: uid not in present,
+        finished=over and all(p.ended for p in seen.pods),
+        now=now,
+        scope=spec.scope,
+    )
+    if spec.budget is None:
+        return Books(_with_budget(energy, None), growth)
+    energy = _with_budget(energy, stored.budget if stored is not None else None)
+    missing = find_missing(energy, seen.pods, seen.reports, now=now)
+    limit = attempt.gpu_limit_milliwatts if attempt is not None else None
+    if limit is not None:
+        energy = charge_missing(energy, missing, limit_milliwatts=limit, now=now)
+    running = attempt is not None
+    standing = weigh(spec, energy, attempt, draw=draw_of(seen.pods, seen.reports), running=running)
+    assert standing is not None
+    unread = tuple(m for m in missing if now - m.unheard_since >= SILENT_AFTER)
+    heard = {r.node for r in seen.reports if not r.is_silent(now)}
+    waiting = tuple(n for n in standing.status.unread_nodes if n not in heard)
+    status = standing.status.model_copy(
+        update={
+            "unread_nodes": tuple(sorted({*waiting, *(m.pod.node for m in unread)}))[:64],
+            "allowances": _allow(standing, energy, seen, spec.scope) if running else (),
+        }
+    )
+    scoped = energy if energy is not None else EnergyStatus(scope=spec.scope)
+    standing = replace(standing, status=status)
+    late = any((now - m.since).total_seconds() >= m.overdue_after for m in missing)
+    scoped = scoped.model_copy(update={"budget": status})
+    return Books(scoped, growth, standing, unread, waiting, late)
+
+
+def _with_budget(energy: EnergyStatus | None, budget: EnergyBudgetStatus | None) -> EnergyStatus | None:
+    """The folded energy with the budget as it stood; a fold knows of none."""
+    return None if energy is None else energy.model_copy(update={"budget": budget})
+
+
+def _allow(
+    standing: Standing, energy: EnergyStatus | None, seen: Snapshot, scope: Scope
+) -> tuple[PodAllowance, ...]:
+    """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it."""
+    known = standing.status.allowances
+    if not standing.action.stops:
+        return ()
+    if standing.exhausted and known:
+        return known
+    holders = holders_of(seen.pods, energy, seen.reports, scope)
+    living = {h.uid for h in holders}
+    entries = {p.uid: p for p in energy.pods} if energy is not None else {}
+    # Of a pod that has ended the last word may not be in: it may have used all it was allowed.
+    ended = tuple(a for a in known if a.uid not in living and a.uid in entries and not entries[a.uid].final)
+    reserved = sum(max(0, a.granted_joules - entries[a.uid].counted(scope)) for a in ended)
+    used = energy.used_joules if energy is not None else 0
+    elsewhere = used - sum(h.used for h in holders) + reserved
+    folded = energy.folded.provisional_joules if energy is not None and energy.folded is not None else 0
+    room = standing.status.limit_joules - elsewhere - folded
+    return (*divide(room, holders, tuple(a for a in known if a.uid in living)), *ended)

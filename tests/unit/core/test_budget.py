@@ -1,0 +1,531 @@
+"""A budget of energy: when a job is stopped for it, what is charged, allowed and said."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greentrain.api.conditions import Type, find_condition, is_true
+from greentrain.api.nodepower import BudgetAction, PodEnergy
+from greentrain.api.v1alpha1 import (
+    AttemptStatus,
+    CheckpointStatus,
+    GreenTrainingJobStatus,
+    PodAllowance,
+    ProgressStatus,
+)
+from greentrain.core.budget import (
+    Holder,
+    burnt_again,
+    charge_missing,
+    divide,
+    find_missing,
+    grace_of,
+    overdue_seconds,
+    stop_seconds,
+)
+from greentrain.core.decide import Decision, decide
+from greentrain.core.ledger import SILENT_AFTER, NodeReport
+from greentrain.core.snapshot import Fleet, Job, Pod, PodState, Snapshot, format_time
+from greentrain.core.status import transition_events
+from tests.support.manifests import build_job, build_template
+from tests.support.snapshots import at, exited, job_of, pod
+
+GPU_LIMIT = 300_000
+FLEET = Fleet(limit_milliwatts=GPU_LIMIT, report_seconds=30, heard=at(0))
+TEMPLATE = build_template(resources={"limits": {"nvidia.com/gpu": "1"}})
+
+
+def budgeted(budget: str | None = "1MJ", workers: int = 1, **energy: Any) -> dict[str, Any]:
+    """A job whose pods hold a GPU each and are given 10 s to stop."""
+    manifest = build_job(workers=workers, checkpoint={"volume": {"emptyDir": {}}, "gracePeriodSeconds": 10})
+    manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = TEMPLATE
+    section = {**({"budget": budget} if budget is not None else {}), **energy}
+    return {**manifest, "spec": {**manifest["spec"], "energy": section}}
+
+
+class Story:
+    """One job, stepped by hand: what is stored, what its pods are, and what their node told last."""
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        self.manifest = manifest
+        self.status = GreenTrainingJobStatus()
+        self.second = 0.0
+        self.pods: tuple[Pod, ...] = ()
+        self.entries: tuple[PodEnergy, ...] = ()
+        self.told_at = 0.0
+        self.fleet = FLEET
+        self.events: list[str] = []
+        self.first_bound: int | None = None
+
+    def edit(self, **energy: Any) -> None:
+        """The user edits spec.energy; None takes a field away."""
+        section = {**self.manifest["spec"]["energy"], **energy}
+        section = {k: v for k, v in section.items() if v is not None}
+        self.manifest = {**self.manifest, "spec": {**self.manifest["spec"], "energy": section}}
+
+    def run(self) -> None:
+        """The pods the last pass wanted run."""
+        number = self.status.attempt_count
+        self.pods = tuple(
+            pod(i, attempt=number, gpus=1, node="node-1", started=at(self.second))
+            for i in range(self.workers)
+        )
+
+    @property
+    def workers(self) -> int:
+        return int(self.manifest["spec"]["tfReplicaSpecs"]["Worker"]["replicas"])
+
+    def tell(self, *joules: int, draw: int = 100_000, closed: bool = False, **facts: Any) -> None:
+        """The node reports this of the pods of the latest attempt, and still of those before."""
+        number = self.status.attempt_count
+        old = tuple(e for e in self.entries if not e.name.endswith(f"-{number}"))
+        self.told_at = self.second
+        self.entries = (
+            *old,
+            *(
+                PodEnergy(
+                    uid=f"pod-{i}-{number}",
+                    namespace="team",
+                    name=f"digits-worker-{i}-{number}",
+                    job="digits",
+                    job_uid="uid-1",
+                    owner_known=True,
+                    gpu_joules=used,
+                    last_reading=format_time(at(self.second)),
+                    draw_milliwatts=0 if closed else draw,
+                    closed=closed,
+                    **facts,
+                )
+                for i, used in enumerate(joules)
+            ),
+        )
+
+    def seen(self) -> Snapshot:
+        """What a pass would know now."""
+        job: Job = job_of(self.manifest, status=self.status)
+        told = at(self.told_at)
+        reports = (
+            (NodeReport("node-1", told, self.entries, observed=told, seen=told, report_seconds=30),)
+            if self.entries
+            else ()
+        )
+        fleet = Fleet(
+            self.fleet.limit_milliwatts, 30, self.fleet.heard and at(self.second), self.fleet.without_host
+        )
+        return Snapshot(job=job, pods=self.pods, has_service=True, reports=reports, fleet=fleet)
+
+    def step(self, seconds: float = 0) -> Decision:
+        """One pass, so much later; its status is stored."""
+        self.second += seconds
+        decision = decide(self.seen(), now=at(self.second))
+        self.events += [f"{e.reason}: {e.message}" for e in transition_events(self.status, decision.status)]
+        self.status = GreenTrainingJobStatus.model_validate_json(
+            decision.status.model_dump_json(by_alias=True)
+        )
+        return decision
+
+    def stop(self) -> None:
+        """Every pod ends as it was asked to."""
+        self.pods = tuple(
+            exited(p.rank.index, 143, self.second, attempt=p.attempt, gpus=1, node="node-1")
+            for p in self.pods
+        )
+
+    @property
+    def phase(self) -> str:
+        return self.status.phase
+
+    @property
+    def budget(self) -> Any:
+        assert self.status.energy is not None
+        return self.status.energy.budget
+
+    def condition(self, type_: Type) -> tuple[str, str, str]:
+        found = find_condition(self.status.conditions, type_)
+        assert found is not None
+        return found.status, found.reason, found.message
+
+
+def running(manifest: dict[str, Any] | None = None) -> Story:
+    """A job whose first attempt runs."""
+    story = Story(manifest or budgeted())
+    story.step()
+    story.first_bound = story.status.attempts[-1].overshoot_bound_joules
+    story.run()
+    story.step(1)
+    return story
+
+
+def spent() -> Story:
+    """A job that was stopped for its budget and whose pods are gone."""
+    story = running()
+    story.tell(995_500)
+    story.step(30)
+    story.stop()
+    story.tell(996_000, closed=True)
+    story.step(5)
+    story.pods = ()
+    story.step(1)
+    return story
+
+
+def test_the_bound_is_said_before_the_attempt_starts() -> None:
+    story = Story(budgeted(workers=2))
+    decision = story.step()
+    assert decision.record_first
+    assert len(decision.pods) == 2
+    # 33 s of a report's interval and jitter and 1 s on the way, 5 s of reaction, 10 s of grace.
+    assert stop_seconds(30, 10) == 34 + 5 + 10
+    assert story.status.attempts[-1].overshoot_bound_joules == 2 * 300 * 49
+    assert all(p["metadata"]["annotations"]["greentrain.dev/budgeted"] == "true" for p in decision.pods)
+
+
+@pytest.mark.parametrize(
+    ("used", "draw", "stopped"),
+    [
+        (900_000, 100_000, False),
+        (995_000, 100_000, False),  # 995,000 + 100 W × 49 s = 999,900 J
+        (995_200, 100_000, True),
+        (985_300, 300_000, True),
+        (985_200, 300_000, False),
+        (1_000_000, 0, True),
+    ],
+)
+def test_a_job_is_stopped_early(used: int, draw: int, stopped: bool) -> None:
+    story = running()
+    story.tell(used, draw=draw)
+    decision = story.step(30)
+    assert [d.uid for d in decision.deletions] == (["pod-0-1"] if stopped else [])
+    assert is_true(story.status.conditions, Type.BUDGET_EXHAUSTED) is stopped
+    assert story.phase == ("Suspending" if stopped else "Running")
+
+
+def test_a_spent_budget_suspends_until_a_higher_one_is_set() -> None:
+    story = spent()
+    assert story.phase == "Suspended"
+    assert story.condition(Type.SUSPENDED)[2] == (
+        "spec.energy.budget 1MJ is spent; suspended; raise spec.energy.budget above 1MJ to go on"
+    )
+    assert story.status.attempts[-1].counted_against is None
+    assert story.step(600).pods == ()  # however little the last seconds used
+    story.edit(budget="0.9MJ")
+    assert story.step(1).pods == ()
+    story.edit(budget="1MJ")
+    assert story.step(1).pods == ()
+    story.edit(budget="2MJ")
+    assert len(story.step(1).pods) == 1
+    assert story.status.energy is not None
+    assert story.budget.exhausted_limit_joules is None
+    assert any(e.startswith("BudgetExhausted: spec.energy.budget 1MJ is spent") for e in story.events)
+    assert any(e.startswith("Resumed: ") for e in story.events)
+
+
+def test_what_was_too_little_to_go_on_with_is_too_little_to_begin_with() -> None:
+    story = spent()
+    story.edit(budget="1.0009MJ")
+    assert story.step(1).pods == ()  # 996,000 used, 4,900 until a stop takes effect: 1,000,900
+    story.edit(budget="1.0010MJ")
+    assert len(story.step(1).pods) == 1
+
+
+def test_a_budget_raised_while_the_pods_stop_lets_the_job_go_on() -> None:
+    story = running()
+    story.tell(996_000)
+    story.step(30)
+    story.edit(budget="2MJ")
+    assert (
+        story.step(1).status.attempts[-1].end_time is None
+    )  # the stop is finished: the pods are on their way
+    story.stop()
+    story.step(5)
+    assert is_true(story.status.conditions, Type.RESTARTING)
+    story.pods = ()
+    assert len(story.step(1).pods) == 1
+
+
+@pytest.mark.parametrize("action", ["Suspend", "Fail", "Warn"])
+def test_each_action_does_what_it_says(action: str) -> None:
+    story = running(budgeted(onExhausted=action))
+    story.tell(1_000_000)
+    story.step(30)
+    if action == "Warn":
+        assert story.phase == "Running"
+        assert story.condition(Type.BUDGET_EXHAUSTED)[0] == "True"
+        return
+    story.stop()
+    story.step(5)
+    story.pods = ()
+    story.step(1)
+    assert story.phase == {"Suspend": "Suspended", "Fail": "Failed"}[action]
+    if action == "Fail":
+        assert story.condition(Type.FAILED)[1:] == ("BudgetExhausted", "spec.energy.budget 1MJ is spent")
+
+
+def test_a_budget_lowered_below_what_was_used_is_spent_at_once_and_says_so() -> None:
+    story = running()
+    story.tell(500_000)
+    story.step(30)
+    story.edit(budget="100kJ")
+    story.step(1)
+    said = ("True", "BudgetExhausted", "spec.energy.budget 100kJ is less than what the job has used")
+    assert story.condition(Type.BUDGET_EXHAUSTED) == said
+    story.step(1)
+    assert story.condition(Type.BUDGET_EXHAUSTED) == said
+
+
+def test_a_budget_that_is_removed_binds_nobody() -> None:
+    story = running()
+    story.tell(999_000)
+    story.edit(budget=None)
+    decision = story.step(30)
+    assert decision.deletions == ()
+    assert story.phase == "Running"
+    assert story.condition(Type.BUDGET_EXHAUSTED)[:2] == ("False", "NoBudget")
+    assert story.status.energy is not None
+    assert story.budget is None
+
+
+def test_warnings_are_told_once_each() -> None:
+    story = running(budgeted(warnAtPercent=[50, 80]))
+    for used in (400_000, 510_000, 520_000, 810_000, 820_000):
+        story.tell(used, draw=1000)
+        story.step(30)
+    told = [e for e in story.events if e.startswith("BudgetWarning")]
+    assert told == [f"BudgetWarning: {p} % of spec.energy.budget 1MJ is used" for p in (50, 80)]
+    assert story.status.display.budget == "82%"
+
+
+def test_an_edit_that_is_refused_leaves_the_budget_in_force() -> None:
+    story = running()
+    story.tell(100_000)
+    story.step(30)
+    story.edit(budget="many")
+    story.step(1)
+    assert story.condition(Type.ADMITTED)[0] == "False"
+    assert story.budget.limit == "1MJ"
+    story.tell(999_000)
+    assert [d.uid for d in story.step(30).deletions] == ["pod-0-1"]
+
+
+def test_missing_readings_are_charged_at_the_limit_and_settled() -> None:
+    story = running()
+    story.tell(900_000)
+    story.step()
+    story.step(overdue_seconds(30) + 10)
+    assert (story.budget.provisional_joules, story.budget.percent) == (3000, 90)
+    story.step(40)
+    assert story.budget.provisional_joules == 15_000
+    story.tell(903_000)
+    story.step(1)
+    assert (story.budget.provisional_joules, story.phase) == (0, "Running")
+
+
+def test_a_stop_for_a_charge_is_undone_by_readings() -> None:
+    story = running(budgeted(onUnknown="Continue"))
+    story.tell(980_000, draw=50_000)
+    story.step(30)
+    decision = story.step(overdue_seconds(30) + 60)
+    assert decision.deletions
+    assert "readings are missing" in story.condition(Type.BUDGET_EXHAUSTED)[2]
+    story.stop()
+    story.step(5)
+    story.pods = ()
+    story.step(1)
+    assert story.phase == "Suspended"
+    story.tell(985_000, closed=True)
+    assert len(story.step(60).pods) == 1
+
+
+def test_a_job_whose_energy_is_unknown_waits_until_its_node_reports() -> None:
+    story = running()
+    story.tell(100_000, draw=50_000)
+    story.step(30)
+    decision = story.step(SILENT_AFTER.seconds)
+    assert decision.deletions
+    assert story.condition(Type.BUDGET_EXHAUSTED)[:2] == ("Unknown", "ReadingsStopped")
+    story.stop()
+    story.step(5)
+    story.pods = ()
+    story.step(1)
+    status, reason, text = story.condition(Type.SUSPENDED)
+    assert (status, reason) == ("True", "ReadingsStopped")
+    assert "node-1 does not report" in text
+    assert story.step(600).pods == ()
+    story.tell(120_000, closed=True)
+    assert len(story.step(60).pods) == 1
+
+
+def test_on_unknown_continue_goes_on_charging() -> None:
+    story = running(budgeted(onUnknown="Continue"))
+    story.tell(100_000)
+    story.step()
+    assert story.step(600).deletions == ()
+    assert story.budget.provisional_joules == (600 - 34) * 300
+
+
+def test_a_job_with_a_budget_does_not_begin_where_nobody_measures() -> None:
+    story = Story(budgeted())
+    story.fleet = Fleet()
+    decision = story.step()
+    assert decision.pods == ()
+    assert decision.look_again == at(10)
+    assert "no node reports the energy of its GPUs" in story.condition(Type.PODS_READY)[2]
+    story.edit(onUnknown="Continue")
+    assert len(story.step(1).pods) == 1
+    assert story.status.attempts[-1].overshoot_bound_joules is None
+
+
+def test_a_scope_that_nodes_cannot_measure_is_said_before_the_job_begins() -> None:
+    story = Story(budgeted(scope="Node"))
+    story.fleet = Fleet(GPU_LIMIT, 30, at(0), without_host=("node-1",))
+    assert story.step().pods == ()
+    assert "set GPU" in story.condition(Type.PODS_READY)[2]
+
+
+def test_a_scope_is_not_changed_once_energy_was_counted() -> None:
+    story = running()
+    story.tell(100_000)
+    story.step(30)
+    story.edit(scope="Node")
+    story.step(1)
+    assert "the energy of GPU has been counted already" in story.condition(Type.ADMITTED)[2]
+    assert story.status.energy is not None
+    assert story.status.energy.scope == "GPU"
+
+
+@pytest.mark.parametrize(("action", "ending"), [("Evicted", False), ("Throttled", True)])
+def test_a_pod_its_agent_stopped_is_exhaustion_and_no_failure(action: BudgetAction, ending: bool) -> None:
+    story = running(budgeted(workers=2))
+    story.tell(400_000, 500_000, draw=1000, budget_action=action)
+    story.pods = (pod(0, gpus=1, node="node-1", started=at(1), terminating=ending), story.pods[1])
+    decision = story.step(30)
+    assert {d.uid for d in decision.deletions} >= {"pod-1-1"}
+    story.stop()
+    story.step(5)
+    attempt = story.status.attempts[-1]
+    assert (attempt.reason, attempt.counted_against) == ("AllowanceSpent", None)
+    assert story.status.infrastructure_failure_count == 0
+
+
+def test_a_pod_that_is_throttled_alone_goes_on() -> None:
+    story = running()
+    story.tell(400_000, budget_action="Throttled")
+    assert story.step(30).deletions == ()
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("0Wh", "'0Wh' is not valid: write energy from 1J to 100GWh"),
+        ("-5kWh", "'-5kWh' is not valid"),
+        ("5 kWh", "'5 kWh' is not valid"),
+        ("5", "'5' is not valid"),
+        ("200GWh", "'200GWh' is not valid"),
+        ("5kwh", "'5kwh' is not valid"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(budget: str, message: str) -> None:
+    story = Story(budgeted(budget))
+    assert story.step().pods == ()
+    assert f"spec.energy.budget: {message}" in story.condition(Type.ADMITTED)[2]
+
+
+# -- the parts -----------------------------------------------------------------------------------------------
+
+
+def test_the_longest_grace_period_counts() -> None:
+    own = {"spec": {"terminationGracePeriodSeconds": 90}}
+    assert [grace_of(60, ({}, own)), grace_of(60, ({},)), grace_of(None, ({},))] == [90, 60, 30]
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "begun", "done", "again"),
+    [
+        (None, 0, 100, 1000),
+        (100, 0, 100, None),
+        (50, 0, 100, 500),
+        (50, 50, 100, 1000),
+        (None, None, None, 1000),
+        (10, None, None, None),
+    ],
+)
+def test_a_restart_says_what_it_burns_again(
+    confirmed: int | None, begun: int | None, done: int | None, again: int | None
+) -> None:
+    last = AttemptStatus(
+        number=1, start_time=format_time(at(0)), energy_joules=1000, start_step=begun, last_step=done
+    )
+    checkpoint = None if confirmed is None else CheckpointStatus(step=confirmed, confirmed=True)
+    assert burnt_again(last, ProgressStatus(confirmed_checkpoint=checkpoint)) == again
+
+
+def test_what_was_charged_for_a_pod_that_is_gone_stays() -> None:
+    held = pod(0, gpus=2, node="node-1", started=at(0))
+    missing = find_missing(None, (held,), (), now=at(100))
+    energy = charge_missing(None, missing, limit_milliwatts=GPU_LIMIT, now=at(100))
+    assert [p.provisional_joules for p in energy.pods] == [2 * 300 * (100 - 34)]
+    later = charge_missing(
+        energy, find_missing(energy, (), (), now=at(500)), limit_milliwatts=GPU_LIMIT, now=at(500)
+    )
+    assert later == energy
+    assert find_missing(None, (pod(0, PodState.PENDING, gpus=1),), (), now=at(100)) == ()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 8))
+def test_allowances_together_never_exceed_what_remains(seed: int, count: int) -> None:
+    """Agents hold any value that was ever asked of them since they told last; pods use at most what theirs says."""
+    chance = random.Random(seed)
+    limit = chance.randrange(1, 10**9)
+    used = [0] * count
+    weights = [chance.randrange(1, 9) for _ in range(count)]
+    history: list[list[int]] = [[] for _ in range(count)]
+    echo: list[int | None] = [None] * count
+    known: tuple[PodAllowance, ...] = ()
+    for _ in range(40):
+        holders = [Holder(str(i), used[i], weights[i], echo[i]) for i in range(count)]
+        known = divide(limit, holders, known)
+        assert [a.uid for a in known] == [h.uid for h in holders]
+        for i, allowance in enumerate(known):
+            if not history[i] or history[i][-1] != allowance.joules:
+                history[i].append(allowance.joules)
+        assert sum(max(h) for h in history) <= limit
+        for i in range(count):
+            if chance.random() < 0.5:
+                # The agent reads one of what was asked since, and tells so.
+                read = chance.randrange(len(history[i]))
+                history[i] = history[i][read:]
+                echo[i] = history[i][0]
+            left = history[i][0] - used[i]
+            if left > 0 and chance.random() < 0.7:
+                used[i] += chance.randrange(left)
+
+
+def test_equal_pods_are_never_asked_anew() -> None:
+    known: tuple[PodAllowance, ...] = ()
+    first: tuple[PodAllowance, ...] = ()
+    for used in range(0, 900, 10):
+        holders = [Holder(str(i), used, 1, 1000) for i in range(4)]
+        known = divide(4000, holders, known)
+        first = first or known
+        assert [a.joules for a in known] == [a.joules for a in first] == [1000] * 4
+
+
+def test_a_pod_that_uses_more_gets_more_in_time() -> None:
+    known = divide(2000, [Holder("a", 0, 1), Holder("b", 0, 1)], ())
+    known = divide(2000, [Holder("a", 900, 1, 1000), Holder("b", 100, 1, 1000)], known)
+    assert [(a.joules, a.granted_joules) for a in known] == [(1000, 1000), (600, 1000)]
+    known = divide(2000, [Holder("a", 900, 1, 1000), Holder("b", 100, 1, 600)], known)
+    assert [a.joules for a in known] == [1400, 600]
+
+
+def test_energy_beyond_what_nodes_told_is_not_called_used() -> None:
+    story = running()
+    story.step(200)
+    assert story.status.energy is not None
+    assert (story.status.energy.used, story.status.display.energy) == ("", "")
+    assert story.budget.provisional_joules > 0
