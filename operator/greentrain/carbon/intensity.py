@@ -1,0 +1,83 @@
+"""What one kilowatt-hour of the grid emitted at a moment, where that came from, and for how long it holds.
+
+Two numbers of the same grid differ by their *basis*: `Lifecycle` counts fuel supply, building and disposal of power
+stations too, `Direct` only what leaves their stacks. They are never mixed in one sum, so each value carries its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+Basis = Literal["Lifecycle", "Direct"]
+
+MAX_SOURCE_LENGTH = 64
+"""Characters a source's short name may have: it stands in a job's status once per source."""
+
+UNDATED = -inf
+"""`as_of` of a value of which nobody has said when it was true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intensity:
+    """Emissions per energy, from `begin` up to but not including `end`.
+
+    Raises:
+        ValueError: it is negative, its source has no name or one of more than 64 characters, or its time is empty.
+    """
+
+    milligrams: int
+    """Milligrams of CO2 equivalent per kilowatt-hour."""
+    source: str
+    basis: Basis
+    begin: float = -inf
+    """Unix seconds; -inf where it has always held."""
+    end: float = inf
+    as_of: float = UNDATED
+    """Unix time the value is of: the period's beginning in a time series, 1 January after the year of an annual average."""
+
+    def __post_init__(self) -> None:
+        if self.milligrams < 0:
+            raise ValueError(f"an intensity of {self.milligrams} mg/kWh: it cannot be negative")
+        if not 1 <= len(self.source) <= MAX_SOURCE_LENGTH:
+            raise ValueError(
+                f"a source's name has 1 to {MAX_SOURCE_LENGTH} characters, not {len(self.source)}"
+            )
+        _check_period(self.begin, self.end)
+
+    def covers(self, moment: float) -> bool:
+        """Whether it holds at this Unix time."""
+        return self.begin <= moment < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """There is no value from `begin` up to but not including `end`, and why.
+
+    Raises:
+        ValueError: its time is empty.
+    """
+
+    reason: str
+    """For people: the zone, the source and what would help."""
+    begin: float = -inf
+    end: float = inf
+    """Unix seconds, so that a gap in a series ends where the series goes on."""
+
+    def __post_init__(self) -> None:
+        _check_period(self.begin, self.end)
+
+    def covers(self, moment: float) -> bool:
+        """Whether it is said of this Unix time."""
+        return self.begin <= moment < self.end
+
+
+Lookup = Callable[[float], Intensity | Absent]
+"""Unix time → what held then; zone and basis are chosen already."""
+
+
+def _check_period(begin: float, end: float) -> None:
+    if not begin < end:
+        raise ValueError(f"a period from {begin} to {end} has no time in it")

@@ -1,0 +1,188 @@
+"""Emissions of the energy a job used: Σ joules × PUE × intensity at that time.
+
+The energy comes in buckets of a quarter of an hour, the intensity in steps of its own, which need not fit and may have
+gaps. A bucket's joules spread evenly over its time; each part is priced with what held then, and the part for which
+nothing is known is told as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy
+over that of its IT equipment, here in thousandths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import isfinite
+
+from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
+from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS
+
+MICROGRAMS_PER_MILLIGRAM = 1000
+
+MOST_PERIODS = 10_000
+"""Periods one bucket is divided into at most, so that a broken source costs its own answer and not the operator's time."""
+
+KEPT_REASONS = 3
+"""Reasons that are kept, the first ones of the alphabet: any fixed choice makes merging independent of the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Joules used evenly between two Unix times; of one moment where they are the same.
+
+    Raises:
+        ValueError: it ends before it begins, a time is not finite, or the energy is negative.
+    """
+
+    begin: float
+    end: float
+    joules: int
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.begin) and isfinite(self.end)) or self.end < self.begin:
+            raise ValueError(f"a bucket from {self.begin} to {self.end} is no span of time")
+        if self.joules < 0:
+            raise ValueError(f"a bucket of {self.joules} J: energy used is not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShare:
+    """Energy that was priced with one source's values."""
+
+    source: str
+    joules: int
+    """Of the devices: without PUE."""
+    micrograms: int
+    """Of CO2 equivalent, PUE included."""
+    as_of: float = UNDATED
+    """The latest Unix time its values were of (`Intensity.as_of`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """What energy emitted, by source, and how much of it nothing is known of."""
+
+    shares: tuple[SourceShare, ...] = ()
+    """One for each source, in the order of their names."""
+    without_joules: int = 0
+    """Energy without an intensity: it is in no gram."""
+    reasons: tuple[str, ...] = ()
+    """Why, in the order of the alphabet, the first few."""
+
+    @property
+    def joules(self) -> int:
+        """All energy, priced or not."""
+        return sum(s.joules for s in self.shares) + self.without_joules
+
+    @property
+    def micrograms(self) -> int:
+        """Emissions of what could be priced."""
+        return sum(s.micrograms for s in self.shares)
+
+    @property
+    def reason(self) -> str:
+        """Why energy has no intensity, for people; empty where all has one."""
+        return "; ".join(self.reasons)
+
+
+@dataclass(slots=True)
+class _Sum:
+    joules: int = 0
+    weighted: Fraction = field(default_factory=Fraction)
+    """Joules times milligrams per kilowatt-hour, exact."""
+    as_of: float = UNDATED
+
+
+def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
+    """Emissions of these buckets at a PUE in thousandths.
+
+    Joules: within a bucket the whole joules up to each edge are cut off and subtracted, so that the parts add up to the
+    bucket exactly. Micrograms: summed up by exact fractions from the uncut energy and rounded once per source (half to
+    even). So the grams of an interval are, source by source, those of its parts to within 1 microgram for each split, be
+    it split between buckets or within one (where that leaves both parts whole joules).
+
+    An answer that does not hold at the moment it was asked for counts as none, for the rest of the bucket.
+
+    Raises:
+        ValueError: the PUE is below 1.0.
+    """
+    if pue < THOUSANDTHS:
+        raise ValueError(f"a PUE of {pue} thousandths: a facility uses no less than its IT equipment")
+    sums: dict[str, _Sum] = {}
+    without, reasons = 0, set[str]()
+    parts = (part for bucket in buckets if bucket.joules for part in _divide(bucket, at))
+    for part in parts:
+        if isinstance(part.held, Absent):
+            without += part.joules
+            reasons.add(part.held.reason)
+            continue
+        total = sums.setdefault(part.held.source, _Sum())
+        total.joules += part.joules
+        total.weighted += part.exact * part.held.milligrams
+        total.as_of = max(total.as_of, part.held.as_of)
+    shares = (SourceShare(s, t.joules, _grams(t.weighted, pue), t.as_of) for s, t in sorted(sums.items()))
+    return Priced(tuple(shares), without, _first(reasons))
+
+
+def merge(parts: Iterable[Priced]) -> Priced:
+    """All of them as one; the order and the grouping make no difference."""
+    shares: dict[str, SourceShare] = {}
+    without, reasons = 0, set[str]()
+    for part in parts:
+        without += part.without_joules
+        reasons.update(part.reasons)
+        for share in part.shares:
+            known = shares.get(share.source)
+            shares[share.source] = share if known is None else _add(known, share)
+    return Priced(tuple(shares[s] for s in sorted(shares)), without, _first(reasons))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    held: Intensity | Absent
+    joules: int
+    exact: Fraction
+    """Joules before they were cut to whole ones."""
+
+
+def _divide(bucket: Bucket, at: Lookup) -> Iterator[_Part]:
+    """The bucket's energy by what held meanwhile; the whole joules of the parts are those of the bucket."""
+    begin, shown = bucket.begin, 0
+    length = Fraction(bucket.end) - Fraction(bucket.begin)
+    reached = Fraction()
+    for count in range(MOST_PERIODS + 1):
+        held, end = _ask(at, begin, bucket.end, last=count == MOST_PERIODS)
+        if end >= bucket.end:
+            yield _Part(held, bucket.joules - shown, bucket.joules - reached)
+            return
+        up_to = bucket.joules * (Fraction(end) - Fraction(bucket.begin)) / length
+        yield _Part(held, int(up_to) - shown, up_to - reached)
+        begin, shown, reached = end, int(up_to), up_to
+
+
+def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intensity | Absent, float]:
+    """What held at a moment and until when; nothing until `limit` where the answer is of another time."""
+    if last:
+        return Absent(f"the source changes more than {MOST_PERIODS} times within one bucket"), limit
+    held = at(moment)
+    if held.covers(moment):
+        return held, held.end
+    what = f"source {held.source}" if isinstance(held, Intensity) else "a source"
+    return Absent(f"{what} answered with a value of another time: report it to its maker"), limit
+
+
+def _grams(weighted: Fraction, pue: int) -> int:
+    """Micrograms of CO2 equivalent from joules × mg/kWh."""
+    return round(weighted * pue * MICROGRAMS_PER_MILLIGRAM / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
+
+
+def _add(one: SourceShare, other: SourceShare) -> SourceShare:
+    return SourceShare(
+        one.source,
+        one.joules + other.joules,
+        one.micrograms + other.micrograms,
+        max(one.as_of, other.as_of),
+    )
+
+
+def _first(reasons: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(reasons)[:KEPT_REASONS])

@@ -1,0 +1,130 @@
+"""A time series in a file, such as a mounted ConfigMap that a grid operator's figures are written to.
+
+The kubelet exchanges a mounted ConfigMap by pointing the link `..data` at another folder, so a file's own link never
+changes: what is looked at is the file at the end of the links. A file is read again where its inode, time of change or
+size is another one. What cannot be read or is not understood leaves the last good values in place and is told at each
+`refresh` until it is mended; the values run out by themselves, as their times do.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from greentrain.carbon.intensity import Absent, Basis, Intensity
+from greentrain.grid.series import ANY_ZONE, MAX_BYTES, Period, Series, SeriesError, parse
+from greentrain.grid.source import other_basis
+from greentrain.units import format_unix_time
+
+_Signature = tuple[int, int, int]
+
+
+class File:
+    """The series of one file; empty until the first `refresh`."""
+
+    def __init__(self, name: str, path: Path, basis: Basis, zone: str | None = None) -> None:
+        """Of this basis, and of this zone only where one is named, which a file without a zone column needs."""
+        self.name = name
+        self._path = path
+        self._basis: Basis = basis
+        self._zone = zone
+        self._series: Mapping[str, Series] = {}
+        self._problems: tuple[str, ...] = (f"{name}: {path} has not been read yet",)
+        self._signature: _Signature | None = None
+
+    def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        """The period's value; a gap, a zone it does not have and a file never read are `Absent`."""
+        series = self._series.get(zone)
+        if series is None:
+            return Absent(self._without(zone))
+        if basis != self._basis:
+            return other_basis(self.name, self._basis)
+        found = series.find(moment)
+        if isinstance(found, Period):
+            return Intensity(found.milligrams, self.name, basis, found.begin, found.end, as_of=found.begin)
+        begin, end = found
+        return Absent(
+            f"{self.name} has no row for {zone} {_span(begin, end)}: add it to the file", begin, end
+        )
+
+    def zones(self) -> Collection[str]:
+        """The zones in the file, and the one it is for."""
+        return self._series.keys() | ({self._zone} if self._zone is not None else set())
+
+    def serves(self, zone: str) -> bool:
+        """Whether the file has it, or is configured for it."""
+        return zone in self.zones()
+
+    def refresh(self) -> tuple[str, ...]:
+        """Read the file again if it changed; what is wrong with it."""
+        try:
+            found = self._path.stat()
+            if _sign(found) == self._signature:
+                return self._problems
+            if not stat.S_ISREG(found.st_mode):
+                return self._fail("it is no file")
+            signature, content = _read(self._path)
+        except OSError as error:
+            return self._fail(error.strerror or str(error))
+        self._signature = signature
+        try:
+            parsed = parse(content, str(self._path))
+            self._series = self._choose(parsed.series)
+            self._problems = tuple(f"{self.name}: {w}" for w in parsed.warnings)
+        except SeriesError as error:
+            self._problems = self._keeping(error.problems)
+        return self._problems
+
+    def _fail(self, why: str) -> tuple[str, ...]:
+        """It cannot be read; it is looked at anew the next time, for it may come back as it was."""
+        self._signature = None
+        self._problems = self._keeping([f"{self._path} cannot be read: {why}"])
+        return self._problems
+
+    def _choose(self, series: Mapping[str, Series]) -> Mapping[str, Series]:
+        """The zones that are asked for."""
+        if ANY_ZONE in series:
+            if self._zone is None:
+                raise SeriesError(
+                    [
+                        f"{self._path} has no column zone and its source names none: set the source's zone, or add the column"
+                    ]
+                )
+            return {self._zone: series[ANY_ZONE]}
+        if self._zone is None:
+            return series
+        if self._zone not in series:
+            has = ", ".join(sorted(series)[:5])
+            raise SeriesError(
+                [
+                    f"{self._path} has no rows of zone {self._zone}, only of {has}: set the source's zone to one of them"
+                ]
+            )
+        return {self._zone: series[self._zone]}
+
+    def _keeping(self, problems: Collection[str]) -> tuple[str, ...]:
+        kept = "; the values read before are kept" if self._series else ""
+        return tuple(f"{self.name}: {p}{kept}" for p in problems)
+
+    def _without(self, zone: str) -> str:
+        if not self._series:
+            return f"{self.name} could not be read: mend {self._path}"
+        return f"{self.name} has values for {', '.join(sorted(self._series)[:5])} only, not for {zone}"
+
+
+def _sign(found: os.stat_result) -> _Signature:
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read(path: Path) -> tuple[_Signature, bytes]:
+    """A file's bytes, one more than is allowed at most, and the signature of the very file that was read."""
+    with path.open("rb") as file:
+        return _sign(os.fstat(file.fileno())), file.read(MAX_BYTES + 1)
+
+
+def _span(begin: float, end: float) -> str:
+    since = f"from {format_unix_time(begin)}" if begin > -1e12 else ""
+    until = f"before {format_unix_time(end)}" if end < 1e12 else ""
+    return " ".join(part for part in (since, until) if part)

@@ -1,0 +1,39 @@
+"""One value for all time: a supply contract's figure, or a site that knows better than a country's average."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from greentrain.carbon.intensity import Absent, Basis, Intensity
+from greentrain.grid.source import other_basis
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """So many milligrams of CO2 equivalent per kilowatt-hour, in one zone or (None) in all."""
+
+    name: str
+    milligrams: int
+    basis: Basis
+    zone: str | None = None
+
+    def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:  # noqa: ARG002
+        """The value; undated, as nobody has said since when it is true."""
+        if self.zone is not None and zone != self.zone:
+            return Absent(f"{self.name} has a value for {self.zone} only")
+        if basis != self.basis:
+            return other_basis(self.name, self.basis)
+        return Intensity(self.milligrams, self.name, self.basis)
+
+    def zones(self) -> Collection[str]:
+        """The one zone, or none, as it serves any."""
+        return () if self.zone is None else (self.zone,)
+
+    def serves(self, zone: str) -> bool:
+        """Its one zone, or any."""
+        return self.zone is None or zone == self.zone
+
+    def refresh(self) -> tuple[str, ...]:
+        """Nothing changes on disk."""
+        return ()

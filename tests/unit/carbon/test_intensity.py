@@ -1,0 +1,45 @@
+"""A value says for how long it holds and where it is from."""
+
+from __future__ import annotations
+
+from math import inf, nan
+
+import pytest
+
+from greentrain.carbon.intensity import Absent, Intensity
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "moment", "covered"),
+    [
+        (0.0, 10.0, 0.0, True),
+        (0.0, 10.0, 9.999, True),
+        (0.0, 10.0, 10.0, False),
+        (0.0, 10.0, -1.0, False),
+        (-inf, inf, 1e12, True),
+        (0.0, 10.0, nan, False),
+    ],
+)
+def test_a_period_has_its_beginning_and_not_its_end(
+    begin: float, end: float, moment: float, covered: bool
+) -> None:
+    assert Intensity(1, "s", "Direct", begin, end).covers(moment) is covered
+    assert Absent("none", begin, end).covers(moment) is covered
+
+
+@pytest.mark.parametrize(
+    ("milligrams", "source", "begin", "end", "words"),
+    [
+        (-1, "s", 0.0, 1.0, "cannot be negative"),
+        (1, "", 0.0, 1.0, "1 to 64 characters"),
+        (1, "s" * 65, 0.0, 1.0, "1 to 64 characters"),
+        (1, "s", 1.0, 1.0, "no time in it"),
+        (1, "s", 2.0, 1.0, "no time in it"),
+        (1, "s", nan, 1.0, "no time in it"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    milligrams: int, source: str, begin: float, end: float, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Intensity(milligrams, source, "Lifecycle", begin, end)

@@ -1,0 +1,33 @@
+"""One value, for all zones or for one."""
+
+from __future__ import annotations
+
+import pytest
+
+from greentrain.carbon.intensity import UNDATED, Absent, Basis, Intensity
+from greentrain.grid.fixed import Fixed
+
+
+@pytest.mark.parametrize(
+    ("own_zone", "zone", "basis", "reason"),
+    [
+        (None, "DE", "Lifecycle", None),
+        (None, "FR", "Lifecycle", None),
+        ("DE", "DE", "Lifecycle", None),
+        ("DE", "FR", "Lifecycle", "contract has a value for DE only"),
+        (None, "DE", "Direct", "contract has Lifecycle values only"),
+    ],
+)
+def test_it_has_its_value_for_its_zone_and_basis(
+    own_zone: str | None, zone: str, basis: Basis, reason: str | None
+) -> None:
+    source = Fixed("contract", 50_000, "Lifecycle", own_zone)
+    found = source.at(zone, basis, 123.0)
+    if reason is None:
+        assert found == Intensity(50_000, "contract", "Lifecycle", as_of=UNDATED)
+    else:
+        assert isinstance(found, Absent)
+        assert found.reason.startswith(reason)
+    assert source.serves(zone) is (own_zone in (None, zone))
+    assert list(source.zones()) == ([own_zone] if own_zone else [])
+    assert source.refresh() == ()
