@@ -88,6 +88,7 @@ class Reason(StrEnum):
     BUDGET_EXHAUSTED = "BudgetExhausted"
     ALLOWANCE_SPENT = "AllowanceSpent"
     NO_BUDGET = "NoBudget"
+    NO_INTENSITY = "NoIntensity"
     # PowerCapped: those of NodePower's GPUs (`api.nodepower.CapReason`), and these
     CAPPED = "Capped"
     CLAMPED = "Clamped"

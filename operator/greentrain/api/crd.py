@@ -21,7 +21,16 @@ from pydantic import BaseModel
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
 from greentrain.api.v1alpha1 import GreenTrainingJobSpec, GreenTrainingJobStatus, ReplicaType
-from greentrain.units import ENERGY_FORM, ENERGY_PATTERN, POWER_CAP_FORM, POWER_CAP_PATTERN
+from greentrain.units import (
+    EMISSIONS_FORM,
+    EMISSIONS_PATTERN,
+    ENERGY_FORM,
+    ENERGY_PATTERN,
+    POWER_CAP_FORM,
+    POWER_CAP_PATTERN,
+    PUE_FORM,
+    PUE_PATTERN,
+)
 
 Schema = dict[str, Any]
 
@@ -95,6 +104,16 @@ RULES: dict[str, list[dict[str, str]]] = {
             "message": f"budget is not valid: write {ENERGY_FORM}",
         },
     ],
+    "spec.emissions": [
+        {
+            "rule": f"!has(self.budget) || self.budget.matches(r'^({EMISSIONS_PATTERN})$') && self.budget.matches('[1-9]')",
+            "message": f"budget is not valid: write {EMISSIONS_FORM}",
+        },
+        {
+            "rule": f"!has(self.pue) || self.pue.matches(r'^({PUE_PATTERN})$') && !self.pue.startsWith('0')",
+            "message": f"pue is not valid: write {PUE_FORM}",
+        },
+    ],
 }
 """CEL rules by path, for servers of 1.25 and later; the operator checks the same again on any server."""
 
@@ -107,6 +126,7 @@ PRESERVED = (
     "spec.checkpoint",
     "spec.power",
     "spec.energy",
+    "spec.emissions",
 )
 """Sections whose unknown fields the server keeps, so that the operator can refuse them by name."""
 
@@ -145,6 +165,12 @@ COLUMNS: list[dict[str, Any]] = [
         "description": "How much of its budget is used, in percent.",
     },
     {
+        "name": "CO2e",
+        "type": "string",
+        "jsonPath": ".status.display.emissions",
+        "description": "Emissions of its energy and the embodied share of its GPUs; nothing where nothing is known.",
+    },
+    {
         "name": "Cap",
         "type": "string",
         "jsonPath": ".status.display.cap",
@@ -155,6 +181,27 @@ COLUMNS: list[dict[str, Any]] = [
         "type": "integer",
         "jsonPath": ".status.attemptCount",
         "description": "Attempts started so far.",
+        "priority": 1,
+    },
+    {
+        "name": "Draw",
+        "type": "string",
+        "jsonPath": ".status.display.draw",
+        "description": "Power its pods draw.",
+        "priority": 1,
+    },
+    {
+        "name": "Intensity",
+        "type": "string",
+        "jsonPath": ".status.emissions.intensity",
+        "description": "Emissions of a kilowatt-hour now.",
+        "priority": 1,
+    },
+    {
+        "name": "Source",
+        "type": "string",
+        "jsonPath": ".status.emissions.source",
+        "description": "Where that intensity comes from.",
         "priority": 1,
     },
     {

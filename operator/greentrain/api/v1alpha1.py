@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
-from greentrain.units import parse_energy, parse_power_cap
+from greentrain.units import parse_emissions, parse_energy, parse_power_cap, parse_pue
 
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
@@ -103,6 +103,9 @@ class OnUnknown(StrEnum):
 
 Scope = Literal["GPU", "Node"]
 """Which energy counts: that of GPUs, or that of processors and memory too."""
+
+Basis = Literal["Lifecycle", "Direct"]
+"""What an intensity counts: everything from fuel supply to disposal, or only what leaves the stack."""
 
 CountedAgainst = Literal["backoffLimit", "infrastructureRestartLimit"]
 """The limits of `spec.runPolicy` failures are counted against."""
@@ -302,6 +305,66 @@ class EnergySpec(_Strict):
         return self.budget is not None and self.on_exhausted.stops
 
 
+class EmissionsSpec(_Strict):
+    """How much CO2 equivalent the job may emit, and how it is counted."""
+
+    budget: str | None = Field(
+        None,
+        max_length=32,
+        description="Emissions the job may cause in all, over every attempt, the embodied share included: 800gCO2e, 2kgCO2e, "
+        "1.2tCO2e. Applies at once, as spec.energy.budget does.",
+    )
+    on_exhausted: OnExhausted = Field(
+        OnExhausted.SUSPEND,
+        description="What happens when the budget is spent: Suspend, Fail or Warn, as in spec.energy. Where both budgets are "
+        "spent Fail goes before Suspend and Suspend before Warn.",
+    )
+    zone: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Grid zone its energy comes from, such as DE; by default that of each node.",
+    )
+    pue: str | None = Field(
+        None,
+        max_length=8,
+        description="Power usage effectiveness of the site, such as 1.2; by default the cluster's. Fixed for each attempt.",
+    )
+    basis: Basis | None = Field(
+        None,
+        description="Which intensities count: Lifecycle (with fuel supply and building) or Direct (stacks only); by default "
+        "the cluster's. Energy for which there is none of this basis is told as without intensity.",
+    )
+    include_embodied: bool | None = Field(
+        None,
+        description="Whether a share of making the GPUs counts, by the time they were held; by default as the cluster says.",
+    )
+
+    @field_validator("budget")
+    @classmethod
+    def _is_emissions(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_emissions(value)
+        return value
+
+    @field_validator("pue")
+    @classmethod
+    def _is_pue(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_pue(value)
+        return value
+
+    @property
+    def budget_micrograms(self) -> int | None:
+        """The budget in micrograms; None where there is none."""
+        return None if self.budget is None else parse_emissions(self.budget)
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether there is a budget that stops the job."""
+        return self.budget is not None and self.on_exhausted.stops
+
+
 class GreenTrainingJobSpec(_Strict):
     """What to train and under which rules."""
 
@@ -332,6 +395,9 @@ class GreenTrainingJobSpec(_Strict):
     )
     power: PowerSpec | None = Field(None, description="How much power the job's GPUs may draw.")
     energy: EnergySpec = Field(EnergySpec(), description="How much energy the job may use.")
+    emissions: EmissionsSpec = Field(
+        EmissionsSpec(), description="How much CO2 equivalent the job may emit, and how it is counted."
+    )
 
     @property
     def power_cap(self) -> str:
@@ -474,6 +540,9 @@ class AttemptStatus(_Status):
         ge=0,
         description="The highest power limit one of them could have, over the cluster's GPUs, when it was started.",
     )
+    pue_thousandths: int | None = Field(
+        None, ge=1000, description="Power usage effectiveness its emissions are counted with, in thousandths."
+    )
     stop_seconds: int | None = Field(
         None,
         ge=0,
@@ -485,6 +554,13 @@ class AttemptStatus(_Status):
         description="By how much it could exceed its budget: the limits of all its GPUs over that time. Said before it "
         "started; none where no node had reported.",
     )
+
+
+class GpuTimeStatus(_Status):
+    """How long GPUs of one model were held."""
+
+    model: str = Field(max_length=96, description="Product name.")
+    seconds: int = Field(0, ge=0, description="Seconds, added up over the GPUs.")
 
 
 class PodEnergyStatus(_Status):
@@ -507,6 +583,18 @@ class PodEnergyStatus(_Status):
         0,
         ge=0,
         description="Charged on top while its readings are missing: its GPUs' power limits over that time.",
+    )
+    priced_joules: int = Field(
+        0, ge=0, description="How much of its energy is in the emissions' fixed sums already."
+    )
+    priced_until: str | None = Field(
+        None,
+        max_length=32,
+        json_schema_extra={"format": "date-time"},
+        description="End of the last quarter of an hour that is in them.",
+    )
+    gpu_time: tuple[GpuTimeStatus, ...] = Field(
+        (), max_length=64, description="How long it has held GPUs, by model."
     )
     read_time: str | None = Field(
         None,
@@ -547,8 +635,10 @@ class PodAllowance(_Status):
 class EnergyBudgetStatus(_Status):
     """How the budget of energy stands."""
 
-    limit: str = Field(max_length=32, description="spec.energy.budget as it is in force.")
-    limit_joules: int = Field(ge=0, description="The same in joules.")
+    limit: str = Field(
+        "", max_length=32, description="spec.energy.budget as it is in force; nothing where there is none."
+    )
+    limit_joules: int = Field(0, ge=0, description="The same in joules.")
     on_exhausted: OnExhausted = Field(
         OnExhausted.SUSPEND, description="spec.energy.onExhausted as it is in force."
     )
@@ -565,9 +655,6 @@ class EnergyBudgetStatus(_Status):
         0,
         ge=0,
         description="Of that, charged while readings are missing, at the GPUs' power limits; settled when they come.",
-    )
-    draw_milliwatts: int | None = Field(
-        None, ge=0, description="Power its pods draw together; none where it is not known."
     )
     ahead_joules: int = Field(
         0,
@@ -601,6 +688,9 @@ class EnergyStatus(_Status):
 
     scope: Scope = Field("GPU", description="What is counted as used: GPU, or Node.")
     budget: EnergyBudgetStatus | None = Field(None, description="How its budget stands; none without one.")
+    draw_milliwatts: int | None = Field(
+        None, ge=0, description="Power its pods draw together; none where it is not known."
+    )
     used: str = Field("", max_length=32, description="Energy used within `scope`, for people.")
     used_joules: int = Field(0, ge=0, description="Energy used within `scope`, exactly what was counted.")
     gpu_joules: int = Field(0, ge=0, description="Energy of GPUs.")
@@ -649,6 +739,115 @@ class EnergyStatus(_Status):
     )
 
 
+class EmissionsShare(_Status):
+    """Energy that was priced with the values of one source."""
+
+    source: str = Field(max_length=64, description="Name of the source.")
+    joules: int = Field(0, ge=0, description="Energy of the devices; PUE is not in it.")
+    percent: int = Field(0, ge=0, le=100, description="Its share of the energy, in whole percent.")
+    micrograms: int = Field(0, ge=0, description="Emissions, PUE included.")
+    as_of: str | None = Field(
+        None,
+        max_length=32,
+        json_schema_extra={"format": "date-time"},
+        description="What time the latest of its values was of: how old the intensity is.",
+    )
+
+
+class FixedEmissions(_Status):
+    """Sums that nothing changes any more, whatever a source says later."""
+
+    shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
+    without_joules: int = Field(0, ge=0, description="Energy for which there was no intensity.")
+    embodied_micrograms: int = Field(
+        0, ge=0, description="Embodied share of pods that are settled and not listed any more."
+    )
+    embodied_low_micrograms: int = Field(0, ge=0, description="The same by the lowest known figures.")
+    embodied_high_micrograms: int = Field(0, ge=0, description="The same by the highest known figures.")
+    embodied_unknown_seconds: int = Field(
+        0, ge=0, description="Their time on GPUs of which no figure is known."
+    )
+
+
+class EmissionsBudgetStatus(_Status):
+    """How the budget of emissions stands."""
+
+    limit: str = Field(max_length=32, description="spec.emissions.budget as it is in force.")
+    limit_micrograms: int = Field(ge=0, description="The same in micrograms.")
+    on_exhausted: OnExhausted = Field(
+        OnExhausted.SUSPEND, description="spec.emissions.onExhausted as it is in force."
+    )
+    percent: int | None = Field(
+        None, ge=0, description="Whole percent that is used, what is charged for missing values included."
+    )
+    provisional_micrograms: int = Field(
+        0,
+        ge=0,
+        description="Of that, charged while readings or intensities are missing, at the highest intensity seen.",
+    )
+    ahead_micrograms: int = Field(0, ge=0, description="What it would emit until a stop takes effect.")
+    overshoot_bound: str = Field("", max_length=32, description="The running attempt's bound, for people.")
+    overshoot_bound_micrograms: int | None = Field(
+        None, ge=0, description="The bound of its energy at the highest intensity seen."
+    )
+    exhausted_limit_micrograms: int | None = Field(
+        None, ge=0, description="The limit that was spent: the job goes on when a higher one is set."
+    )
+
+
+class EmissionsStatus(_Status):
+    """Emissions the job has caused, over all attempts, pods and nodes."""
+
+    total: str = Field("", max_length=32, description="Operational and embodied, for people.")
+    total_micrograms: int = Field(0, ge=0, description="The same, in micrograms of CO2 equivalent.")
+    operational_micrograms: int = Field(
+        0, ge=0, description="Energy × PUE × intensity at that time; energy without intensity is not in it."
+    )
+    embodied_micrograms: int | None = Field(
+        None,
+        ge=0,
+        description="Share of making its GPUs, by time; none where it does not count or nothing is known.",
+    )
+    embodied_low_micrograms: int | None = Field(
+        None, ge=0, description="The same by the lowest known figures."
+    )
+    embodied_high_micrograms: int | None = Field(
+        None, ge=0, description="The same by the highest known figures."
+    )
+    embodied_unknown_seconds: int = Field(
+        0, ge=0, description="Time on GPUs of which no figure is known: it is not in the embodied share."
+    )
+    basis: Basis = Field("Lifecycle", description="What its intensities count.")
+    boundary: Scope = Field("GPU", description="Whose energy counts: GPU, or Node.")
+    zone: str = Field("", max_length=64, description="spec.emissions.zone as it is in force.")
+    zones: tuple[str, ...] = Field((), max_length=64, description="Grid zones its energy came from.")
+    include_embodied: bool = Field(True, description="Whether the embodied share counts.")
+    pue: str = Field(
+        "", max_length=8, description="Power usage effectiveness; nothing where no overhead counts."
+    )
+    shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
+    without_joules: int = Field(0, ge=0, description="Energy for which there is no intensity.")
+    without_percent: int = Field(0, ge=0, le=100, description="Its share of the energy, in whole percent.")
+    without_reason: str = Field("", max_length=1024, description="Why there is none, for people.")
+    intensity: str = Field("", max_length=32, description="Intensity now, for people.")
+    intensity_milligrams_per_kilowatt_hour: int | None = Field(
+        None, ge=0, description="The highest of its nodes' intensities now; none where there is none."
+    )
+    source: str = Field("", max_length=64, description="Where that comes from.")
+    highest_milligrams_per_kilowatt_hour: int = Field(
+        0, ge=0, description="The highest intensity seen since the job began."
+    )
+    micrograms_per_run: int | None = Field(
+        None,
+        ge=0,
+        description="Software Carbon Intensity (ISO/IEC 21031) of one training run; none where a part of it is not known.",
+    )
+    micrograms_per_step: int | None = Field(None, ge=0, description="The same of one step.")
+    budget: EmissionsBudgetStatus | None = Field(None, description="How its budget stands; none without one.")
+    fixed: FixedEmissions = Field(FixedEmissions(), description="Sums that no source can change any more.")
+    final: bool = Field(False, description="True when the job has finished and all its energy is in.")
+
+
 class PowerStatus(_Status):
     """Power limits of the GPUs the job holds now, as their nodes' agents have read them back."""
 
@@ -692,6 +891,8 @@ class DisplayStatus(_Status):
     progress: str = Field("", max_length=64, description="Percent done, or the step where no total is known.")
     energy: str = Field("", max_length=32, description="Energy used; nothing where nothing is known.")
     budget: str = Field("", max_length=16, description="Percent of its budget that is used.")
+    emissions: str = Field("", max_length=32, description="Emissions; nothing where nothing is known.")
+    draw: str = Field("", max_length=32, description="Power its pods draw.")
     cap: str = Field(
         "",
         max_length=48,
@@ -741,6 +942,9 @@ class GreenTrainingJobStatus(_Status):
     energy: EnergyStatus | None = Field(
         None, description="Energy the job has used; none where no node of its measures."
     )
+    emissions: EmissionsStatus | None = Field(
+        None, description="Emissions the job has caused; none where no energy is known."
+    )
     power: PowerStatus | None = Field(
         None, description="Power limits of its GPUs; none where no cap was ever asked for."
     )
@@ -748,7 +952,6 @@ class GreenTrainingJobStatus(_Status):
 
 
 NOT_BUILT: dict[str, str] = {
-    "spec.emissions": "emissions budgets",
     "spec.power.policy": "power policies",
     "spec.power.maxSlowdownPercent": "power policies",
     "spec.schedule": "carbon-aware scheduling",

@@ -26,6 +26,7 @@ from greentrain.controller.logs import told_by
 from greentrain.controller.settings import Settings
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.decide import Decision, decide
+from greentrain.core.emissions import Carbon
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot
 from greentrain.core.status import Event, differs_in_measures_alone, essence, transition_events
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
@@ -102,6 +103,7 @@ class Passes:
         telemetry: Telemetry,
         settings: Settings,
         clock: Callable[[], datetime],
+        carbon: Carbon | None = None,
     ) -> None:
         self._client = client
         self._cache = cache
@@ -112,6 +114,7 @@ class Passes:
         self._telemetry = telemetry
         self._settings = settings
         self._clock = clock
+        self._carbon = carbon
         self._memory: dict[Key, _Memory] = {}
         self._begun: dict[Key, float] = {}
 
@@ -164,7 +167,7 @@ class Passes:
     async def _pass(self, key: Key) -> None:
         if self._queue.failures(key) >= CONFLICTS_BEFORE_LOOKING:
             await self._look(key)
-        seen = gather(self._cache, self._node_powers, key)
+        seen = gather(self._cache, self._node_powers, key, carbon=self._carbon)
         if seen is None:
             self._memory.pop(key, None)
             self._queue.forget(key)
@@ -185,7 +188,12 @@ class Passes:
         self._log_effects(key, decision, outcome)
         if decision.record_first or outcome.changed or outcome.obstacles:
             after = gather(
-                self._cache, self._node_powers, key, progress=progress, obstacles=outcome.obstacles
+                self._cache,
+                self._node_powers,
+                key,
+                carbon=self._carbon,
+                progress=progress,
+                obstacles=outcome.obstacles,
             )
             if after is None:
                 return

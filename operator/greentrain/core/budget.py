@@ -1,4 +1,4 @@
-"""How a job's budget of energy stands, and what follows from it before it is spent.
+"""How a job's budgets stand, and what follows from them before they are spent.
 
 A job is stopped early: when what it has used, and would use until a stop has taken effect, reach the budget. By how much
 the budget could be exceeded all the same is said before an attempt starts, from the power limits of GPUs, which no
@@ -19,9 +19,13 @@ from math import ceil
 
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
+    EmissionsBudgetStatus,
+    EmissionsSpec,
+    EmissionsStatus,
     EnergyBudgetStatus,
     EnergySpec,
     EnergyStatus,
+    GreenTrainingJobStatus,
     OnExhausted,
     OnUnknown,
     PodAllowance,
@@ -30,9 +34,10 @@ from greentrain.api.v1alpha1 import (
     Scope,
 )
 from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
+from greentrain.core.emissions import count_emissions, emissions_of, find_absence, find_highest, pue_of
 from greentrain.core.ledger import SILENT_AFTER, NodeReport, fold
 from greentrain.core.snapshot import Fleet, Pod, PodState, Snapshot, format_time, parse_time
-from greentrain.units import format_energy
+from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS, format_emissions, format_energy
 
 REACTION_SECONDS = 5
 """From a report to the SIGTERM of every pod: a pass, a status write, deletions, the kubelets' next look."""
@@ -47,6 +52,9 @@ UNFAIR_SHARE = 4
 """Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
 
 MILLIJOULES = 1000
+
+ENERGY_BUDGET = "spec.energy.budget"
+EMISSIONS_BUDGET = "spec.emissions.budget"
 
 
 def overdue_seconds(report_seconds: int | None) -> int:
@@ -78,13 +86,16 @@ def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) 
     return max(found, default=DEFAULT_GRACE_SECONDS)
 
 
-def announce(attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet) -> AttemptStatus:
+def announce(
+    attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: int
+) -> AttemptStatus:
     """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has told its limits."""
     seconds = stop_seconds(fleet.report_seconds, grace_seconds)
     limit = fleet.limit_milliwatts
     return attempt.model_copy(
         update={
             "gpus": gpus,
+            "pue_thousandths": pue,
             "gpu_limit_milliwatts": limit,
             "stop_seconds": seconds,
             "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, seconds),
@@ -187,15 +198,22 @@ def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a budget stands, and what is to be done about it."""
+    """How one budget stands, and what is to be done about it."""
 
-    status: EnergyBudgetStatus
+    path: str
+    """The field of the spec it is set by."""
+    limit: str
     action: OnExhausted
+    percent: int
+    warned: int = 0
+    """The highest of warnAtPercent that was reached."""
     exhausted: bool = False
     by_charge: bool = False
-    """Whether it would not be, but for what is charged for missing readings."""
+    """Whether it would not be, but for what is charged for what is missing."""
     lowered: bool = False
     """Whether it was spent because it was set below what had been used."""
+    bound: str = ""
+    """By how much it could be exceeded, for people."""
 
     @property
     def stops(self) -> bool:
@@ -205,47 +223,81 @@ class Standing:
     @property
     def words(self) -> str:
         """Why it is exhausted, for people."""
-        limit = f"spec.energy.budget {self.status.limit}"
         if self.by_charge:
-            return f"{limit} may be spent: readings are missing, and until they come each GPU is charged at its power limit"
+            what = "readings" if self.path == ENERGY_BUDGET else "readings or intensities"
+            return (
+                f"{self.path} {self.limit} may be spent: {what} are missing, and until they come the most is charged that "
+                "they could be"
+            )
         if self.lowered:
-            return f"{limit} is less than what the job has used"
-        return f"{limit} is spent"
+            return f"{self.path} {self.limit} is less than what the job has used"
+        return f"{self.path} {self.limit} is spent"
 
 
-def weigh(
-    spec: EnergySpec,
-    energy: EnergyStatus | None,
-    attempt: AttemptStatus | None,
-    *,
-    draw: int | None,
-    running: bool,
-) -> Standing | None:
-    """How the budget stands at this moment; None where there is none.
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    exhausted: bool
+    by_charge: bool
+    spent_limit: int | None
+    """What must be exceeded for the job to go on; a charge is settled by what was missing and leaves nothing behind."""
 
-    `energy` holds what is charged for missing readings; `draw` is what the pods draw together (mW). Once spent it stays
-    so until a higher one is set, however little the last seconds used: what it was stopped early for was not used.
+
+def _judge(limit: int, *, used: int, charged: int, early: int, spent_before: int | None) -> _Verdict:
+    """Whether a budget is spent, in its own unit.
+
+    Once it is it stays so until a higher one is set, however little the last seconds used: what the job was stopped early
+    for was not used.
+    """
+    if spent_before is not None and limit > spent_before:
+        spent_before = None
+    now_spent = used + charged + early >= limit
+    by_charge = now_spent and used + early < limit
+    spent_limit = spent_before if by_charge or not now_spent else max(limit, spent_before or 0)
+    return _Verdict(now_spent or spent_before is not None, by_charge and spent_before is None, spent_limit)
+
+
+def _early(ahead: int, before: int | None, action: OnExhausted, *, running: bool) -> int:
+    """What is reserved for a stop: what was too little to go on with is too little to begin with."""
+    if not action.stops:
+        return 0
+    return ahead if running else before or 0
+
+
+def weigh_energy(
+    spec: EnergySpec, energy: EnergyStatus | None, attempt: AttemptStatus | None, *, running: bool
+) -> tuple[Standing, EnergyBudgetStatus] | None:
+    """How the budget of energy stands at this moment; None where there is none.
+
+    `energy` holds what is charged for missing readings and what the pods draw together.
     """
     limit = spec.budget_joules
     if limit is None or spec.budget is None:
         return None
     before = energy.budget if energy is not None else None
-    used = energy.used_joules if energy is not None else 0
-    charged = provisional_of(energy)
-    seconds = attempt.stop_seconds if attempt is not None and attempt.stop_seconds is not None else 0
-    ahead = energy_of(draw or 0, seconds) if running else 0
-    early = ahead if spec.on_exhausted.stops else 0
-    spent_before = before.exhausted_limit_joules if before is not None else None
-    if spent_before is not None and limit > spent_before:
-        spent_before = None
-    if not running and before is not None and spec.on_exhausted.stops:
-        early = before.ahead_joules  # what was too little to go on with is too little to begin with
-    now_spent = used + charged + early >= limit
-    by_charge = now_spent and used + early < limit
-    exhausted = now_spent or spent_before is not None
+    used, charged = (energy.used_joules if energy is not None else 0), provisional_of(energy)
+    ahead = _ahead_joules(energy, attempt) if running else 0
+    verdict = _judge(
+        limit,
+        used=used,
+        charged=charged,
+        early=_early(
+            ahead, None if before is None else before.ahead_joules, spec.on_exhausted, running=running
+        ),
+        spent_before=before.exhausted_limit_joules if before is not None else None,
+    )
     bound = attempt.overshoot_bound_joules if attempt is not None else None
     percent = (used + charged) * 100 // limit
-    warned = max((p for p in spec.warn_at_percent if percent >= p), default=0)
+    standing = Standing(
+        ENERGY_BUDGET,
+        spec.budget,
+        spec.on_exhausted,
+        percent,
+        max((p for p in spec.warn_at_percent if percent >= p), default=0),
+        verdict.exhausted,
+        verdict.by_charge,
+        lowered=before is not None and limit < before.limit_joules and used >= limit,
+        bound="" if bound is None else format_energy(bound),
+    )
     status = EnergyBudgetStatus(
         limit=spec.budget,
         limit_joules=limit,
@@ -254,25 +306,82 @@ def weigh(
         warn_at_percent=spec.warn_at_percent,
         percent=percent,
         provisional_joules=charged,
-        draw_milliwatts=draw if running else None,
         # While it stops it draws less: what it took to stop it is known from before.
-        ahead_joules=max(ahead, before.ahead_joules) if exhausted and before is not None else ahead,
-        overshoot_bound="" if bound is None else format_energy(bound),
+        ahead_joules=max(ahead, before.ahead_joules) if verdict.exhausted and before is not None else ahead,
+        overshoot_bound=standing.bound,
         overshoot_bound_joules=bound,
-        warned_percent=warned,
-        exhausted_limit_joules=_spent_limit(limit, spent_before, now_spent=now_spent, by_charge=by_charge),
-        unread_nodes=before.unread_nodes if before is not None else (),
-        allowances=before.allowances if before is not None else (),
+        warned_percent=standing.warned,
+        exhausted_limit_joules=verdict.spent_limit,
     )
-    lowered = exhausted and before is not None and limit < before.limit_joules and used >= limit
-    return Standing(status, spec.on_exhausted, exhausted, by_charge and spent_before is None, lowered)
+    return standing, status
 
 
-def _spent_limit(limit: int, before: int | None, *, now_spent: bool, by_charge: bool) -> int | None:
-    """What must be exceeded for the job to go on; a charge alone is settled by readings and leaves nothing behind."""
-    if now_spent and not by_charge:
-        return limit if before is None else max(limit, before)
-    return before
+def _ahead_joules(energy: EnergyStatus | None, attempt: AttemptStatus | None) -> int:
+    """What the pods would use until a stop takes effect, at what they draw now."""
+    seconds = attempt.stop_seconds if attempt is not None and attempt.stop_seconds is not None else 0
+    return energy_of((energy.draw_milliwatts if energy is not None else None) or 0, seconds)
+
+
+def weigh_emissions(
+    spec: EmissionsSpec,
+    warn_at_percent: Sequence[int],
+    emissions: EmissionsStatus,
+    energy: EnergyStatus | None,
+    attempt: AttemptStatus | None,
+    *,
+    highest: int | None,
+    pue: int,
+    running: bool,
+) -> tuple[Standing, EmissionsBudgetStatus] | None:
+    """How the budget of emissions stands; None where there is none.
+
+    What is charged for missing readings, and energy without an intensity, count at the `highest` intensity (mg/kWh) that
+    is known; None where none is.
+    """
+    limit = spec.budget_micrograms
+    if limit is None or spec.budget is None:
+        return None
+    before, worst = emissions.budget, highest or 0
+    charged = emissions_of(provisional_of(energy) + emissions.without_joules, pue, worst)
+    ahead = emissions_of(_ahead_joules(energy, attempt), pue, worst) if running else 0
+    used = emissions.total_micrograms
+    verdict = _judge(
+        limit,
+        used=used,
+        charged=charged,
+        early=_early(
+            ahead, None if before is None else before.ahead_micrograms, spec.on_exhausted, running=running
+        ),
+        spent_before=before.exhausted_limit_micrograms if before is not None else None,
+    )
+    joules = attempt.overshoot_bound_joules if attempt is not None else None
+    bound = None if joules is None or highest is None else emissions_of(joules, pue, highest)
+    percent = (used + charged) * 100 // limit
+    standing = Standing(
+        EMISSIONS_BUDGET,
+        spec.budget,
+        spec.on_exhausted,
+        percent,
+        max((p for p in warn_at_percent if percent >= p), default=0),
+        verdict.exhausted,
+        verdict.by_charge,
+        lowered=before is not None and limit < before.limit_micrograms and used >= limit,
+        bound="" if bound is None else format_emissions(bound),
+    )
+    status = EmissionsBudgetStatus(
+        limit=spec.budget,
+        limit_micrograms=limit,
+        on_exhausted=spec.on_exhausted,
+        percent=percent,
+        provisional_micrograms=charged,
+        ahead_micrograms=max(ahead, before.ahead_micrograms)
+        if verdict.exhausted and before is not None
+        else ahead,
+        overshoot_bound=standing.bound,
+        overshoot_bound_micrograms=bound,
+        exhausted_limit_micrograms=verdict.spent_limit,
+    )
+    return standing, status
 
 
 # -- allowances ----------------------------------------------------------------------------------------------
@@ -380,32 +489,72 @@ def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What one pass knows of a job's energy and of its budget."""
+    """What one pass knows of a job's energy and emissions, and of its budgets."""
 
     energy: EnergyStatus | None = None
+    emissions: EmissionsStatus | None = None
     growth: Mapping[int, int] = field(default_factory=dict)
     """By how many joules each attempt's energy has grown since the status was stored."""
-    standing: Standing | None = None
+    standings: tuple[Standing, ...] = ()
+    """How each budget stands."""
+    on_unknown: OnUnknown = OnUnknown.CONTINUE
     unread: tuple[Missing, ...] = ()
     """Running pods of which nothing was heard for so long that their energy is unknown."""
     waiting_for: tuple[str, ...] = ()
     """Nodes whose silence stopped the job and that are silent still."""
     is_charging: bool = False
     """Whether what is charged for missing readings grows with time."""
+    unpriced: str = ""
+    """Why a budget of emissions cannot be weighed: there is no intensity now. Empty where it can."""
+
+    @property
+    def exhausted(self) -> tuple[Standing, ...]:
+        """The budgets that are spent, what stops a job hardest first."""
+        order = list(OnExhausted)
+        return tuple(sorted((s for s in self.standings if s.exhausted), key=lambda s: -order.index(s.action)))
+
+    @property
+    def stopping(self) -> Standing | None:
+        """The budget for which the job may not run: of several, what stops it hardest."""
+        return next((s for s in self.exhausted if s.stops), None)
+
+    @property
+    def words(self) -> str:
+        """Which budgets are spent, for people."""
+        return "; ".join(s.words for s in self.exhausted)
 
     @property
     def unknown_stops(self) -> bool:
         """Whether the job may not run because its energy is not known."""
-        suspends = self.standing is not None and self.standing.status.on_unknown is OnUnknown.SUSPEND
-        return suspends and bool(self.unread or self.waiting_for)
+        return self.on_unknown is OnUnknown.SUSPEND and bool(self.unread or self.waiting_for)
 
 
-def spec_in_force(energy: EnergyStatus | None) -> EnergySpec:
-    """`spec.energy` as it was admitted last: an edit that is refused changes nothing."""
-    if energy is None:
-        return EnergySpec()
-    if energy.budget is None:
-        return EnergySpec(scope=energy.scope)
+@dataclass(frozen=True, slots=True)
+class BudgetSpec:
+    """What a job may use and emit, and how that is counted."""
+
+    energy: EnergySpec
+    emissions: EmissionsSpec
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether anything is limited."""
+        return self.energy.budget is not None or self.emissions.budget is not None
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether something is limited that stops the job."""
+        return self.energy.is_enforced or self.emissions.is_enforced
+
+
+def spec_in_force(status: GreenTrainingJobStatus) -> BudgetSpec:
+    """`spec.energy` and `spec.emissions` as they were admitted last: an edit that is refused changes nothing."""
+    return BudgetSpec(_energy_in_force(status.energy), _emissions_in_force(status.emissions))
+
+
+def _energy_in_force(energy: EnergyStatus | None) -> EnergySpec:
+    if energy is None or energy.budget is None:
+        return EnergySpec() if energy is None else EnergySpec(scope=energy.scope)
     budget = energy.budget
     return EnergySpec(
         budget=budget.limit,
@@ -416,10 +565,25 @@ def spec_in_force(energy: EnergyStatus | None) -> EnergySpec:
     )
 
 
-def keep_books(seen: Snapshot, spec: EnergySpec, attempt: AttemptStatus | None, *, now: datetime) -> Books:
-    """Fold what nodes tell into the job's energy and weigh it against the budget; `attempt` is the one under way, if any."""
-    stored = seen.job.status.energy
-    over = seen.job.status.completion_time is not None
+def _emissions_in_force(emissions: EmissionsStatus | None) -> EmissionsSpec:
+    if emissions is None:
+        return EmissionsSpec()
+    budget = emissions.budget
+    return EmissionsSpec(
+        budget=None if budget is None else budget.limit,
+        on_exhausted=OnExhausted.SUSPEND if budget is None else budget.on_exhausted,
+        zone=emissions.zone or None,
+        pue=emissions.pue or None,
+        basis=emissions.basis,
+        include_embodied=emissions.include_embodied,
+    )
+
+
+def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, *, now: datetime) -> Books:
+    """Fold what nodes tell into the job's energy and emissions and weigh them; `attempt` is the one under way, if any."""
+    known = seen.job.status
+    stored = known.energy
+    over = known.completion_time is not None
     present = {p.uid for p in seen.pods}
     energy, growth = fold(
         stored,
@@ -427,56 +591,145 @@ def keep_books(seen: Snapshot, spec: EnergySpec, attempt: AttemptStatus | None, 
         gone=lambda uid: uid not in present,
         finished=over and all(p.ended for p in seen.pods),
         now=now,
-        scope=spec.scope,
+        scope=spec.energy.scope,
     )
-    if spec.budget is None:
-        return Books(_with_budget(energy, None), growth)
-    energy = _with_budget(energy, stored.budget if stored is not None else None)
-    missing = find_missing(energy, seen.pods, seen.reports, now=now)
-    limit = attempt.gpu_limit_milliwatts if attempt is not None else None
-    if limit is not None:
-        energy = charge_missing(energy, missing, limit_milliwatts=limit, now=now)
+    missing: tuple[Missing, ...] = ()
+    if spec.has_budget:
+        missing = find_missing(stored, seen.pods, seen.reports, now=now)
+        energy = energy or EnergyStatus(scope=spec.energy.scope)
+        limit = attempt.gpu_limit_milliwatts if attempt is not None else None
+        if limit is not None:
+            energy = charge_missing(energy, missing, limit_milliwatts=limit, now=now)
+    attempts = _with_attempt(known.attempts, attempt)
+    counted = count_emissions(
+        known.emissions,
+        stored,
+        energy,
+        seen.reports,
+        spec=spec.emissions,
+        attempts=attempts,
+        carbon=seen.carbon,
+        progress=known.progress,
+        now=now,
+    )
+    energy = counted.energy
+    if energy is not None:
+        draw = draw_of(seen.pods, seen.reports) if attempt is not None else None
+        budget = stored.budget if stored is not None else None
+        energy = energy.model_copy(update={"draw_milliwatts": draw, "budget": budget})
+    return _weigh(seen, spec, attempt, energy, counted.emissions, growth, missing, now=now)
+
+
+def _with_attempt(
+    attempts: Sequence[AttemptStatus], attempt: AttemptStatus | None
+) -> tuple[AttemptStatus, ...]:
+    if attempt is None:
+        return tuple(attempts)
+    return (*(a for a in attempts if a.number != attempt.number), attempt)
+
+
+def _weigh(
+    seen: Snapshot,
+    spec: BudgetSpec,
+    attempt: AttemptStatus | None,
+    energy: EnergyStatus | None,
+    emissions: EmissionsStatus | None,
+    growth: Mapping[int, int],
+    missing: Sequence[Missing],
+    *,
+    now: datetime,
+) -> Books:
     running = attempt is not None
-    standing = weigh(spec, energy, attempt, draw=draw_of(seen.pods, seen.reports), running=running)
-    assert standing is not None
+    standings: list[Standing] = []
+    unpriced = ""
+    pue = attempt.pue_thousandths if attempt is not None else None
+    pue = pue or pue_of(spec.emissions, seen.carbon)
+    weighed = weigh_energy(spec.energy, energy, attempt, running=running)
+    budget = None if weighed is None else weighed[1]
+    standings += [] if weighed is None else [weighed[0]]
+    highest: int | None = None
+    if seen.carbon is not None and spec.emissions.budget is not None:
+        base = emissions or EmissionsStatus(basis=spec.emissions.basis or seen.carbon.basis)
+        highest = find_highest(base, spec.emissions, seen.carbon, seen.reports, now=now)
+        found = weigh_emissions(
+            spec.emissions,
+            spec.energy.warn_at_percent,
+            base,
+            energy,
+            attempt,
+            highest=highest,
+            pue=pue,
+            running=running,
+        )
+        assert found is not None
+        standings.append(found[0])
+        emissions = base.model_copy(update={"budget": found[1]})
+        if base.intensity_milligrams_per_kilowatt_hour is None:
+            unpriced = find_absence(spec.emissions, seen.carbon, base.basis, seen.reports, now=now)
+    elif emissions is not None and emissions.budget is not None:
+        emissions = emissions.model_copy(update={"budget": None})
+    if energy is None or not spec.has_budget:
+        bare = None if energy is None else energy.model_copy(update={"budget": None})
+        return Books(bare, emissions, growth, tuple(standings))
     unread = tuple(m for m in missing if now - m.unheard_since >= SILENT_AFTER)
     heard = {r.node for r in seen.reports if not r.is_silent(now)}
-    waiting = tuple(n for n in standing.status.unread_nodes if n not in heard)
-    status = standing.status.model_copy(
-        update={
-            "unread_nodes": tuple(sorted({*waiting, *(m.pod.node for m in unread)}))[:64],
-            "allowances": _allow(standing, energy, seen, spec.scope) if running else (),
-        }
-    )
-    scoped = energy if energy is not None else EnergyStatus(scope=spec.scope)
-    standing = replace(standing, status=status)
+    before = energy.budget
+    waiting = tuple(n for n in (before.unread_nodes if before is not None else ()) if n not in heard)
     late = any((now - m.since).total_seconds() >= m.overdue_after for m in missing)
-    scoped = scoped.model_copy(update={"budget": status})
-    return Books(scoped, growth, standing, unread, waiting, late)
-
-
-def _with_budget(energy: EnergyStatus | None, budget: EnergyBudgetStatus | None) -> EnergyStatus | None:
-    """The folded energy with the budget as it stood; a fold knows of none."""
-    return None if energy is None else energy.model_copy(update={"budget": budget})
+    books = Books(
+        energy, emissions, growth, tuple(standings), spec.energy.on_unknown, unread, waiting, late, unpriced
+    )
+    nodes = {"unread_nodes": tuple(sorted({*waiting, *(m.pod.node for m in unread)}))[:64]}
+    allowed = _allow(seen, spec, books, budget, highest, pue) if running else ()
+    # Without a budget of energy the section holds what a budget of emissions allows and waits for.
+    shown = budget or EnergyBudgetStatus(on_unknown=spec.energy.on_unknown)
+    shown = shown.model_copy(update={**nodes, "allowances": allowed})
+    return replace(books, energy=energy.model_copy(update={"budget": shown}))
 
 
 def _allow(
-    standing: Standing, energy: EnergyStatus | None, seen: Snapshot, scope: Scope
+    seen: Snapshot,
+    spec: BudgetSpec,
+    books: Books,
+    budget: EnergyBudgetStatus | None,
+    highest: int | None,
+    pue: int,
 ) -> tuple[PodAllowance, ...]:
     """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it."""
-    known = standing.status.allowances
-    if not standing.action.stops:
+    energy, scope = books.energy, spec.energy.scope
+    assert energy is not None
+    known = energy.budget.allowances if energy.budget is not None else ()
+    if not spec.is_enforced:
         return ()
-    if standing.exhausted and known:
+    if books.stopping is not None and known:
         return known
     holders = holders_of(seen.pods, energy, seen.reports, scope)
     living = {h.uid for h in holders}
-    entries = {p.uid: p for p in energy.pods} if energy is not None else {}
+    entries = {p.uid: p for p in energy.pods}
     # Of a pod that has ended the last word may not be in: it may have used all it was allowed.
     ended = tuple(a for a in known if a.uid not in living and a.uid in entries and not entries[a.uid].final)
     reserved = sum(max(0, a.granted_joules - entries[a.uid].counted(scope)) for a in ended)
-    used = energy.used_joules if energy is not None else 0
-    elsewhere = used - sum(h.used for h in holders) + reserved
-    folded = energy.folded.provisional_joules if energy is not None and energy.folded is not None else 0
-    room = standing.status.limit_joules - elsewhere - folded
-    return (*divide(room, holders, tuple(a for a in known if a.uid in living)), *ended)
+    folded = energy.folded.provisional_joules if energy.folded is not None else 0
+    rooms = []
+    if budget is not None and spec.energy.is_enforced:
+        rooms.append(budget.limit_joules)
+    if spec.emissions.is_enforced and books.emissions is not None and highest:
+        rooms.append(energy.used_joules + _joules_left(books.emissions, highest, pue))
+    if not rooms:
+        return known
+    elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved
+    return (
+        *divide(min(rooms) - elsewhere - folded, holders, tuple(a for a in known if a.uid in living)),
+        *ended,
+    )
+
+
+def _joules_left(emissions: EmissionsStatus, highest: int, pue: int) -> int:
+    """Joules that a budget of emissions still allows at the highest intensity."""
+    assert emissions.budget is not None
+    left = (
+        emissions.budget.limit_micrograms
+        - emissions.total_micrograms
+        - emissions.budget.provisional_micrograms
+    )
+    return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))

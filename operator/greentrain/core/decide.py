@@ -7,7 +7,7 @@ world cannot show, that a pod which is gone had been there, or what became of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,7 +28,16 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.core import manifests, status
 from greentrain.core.admission import Admitted, Refused, decide_admission
-from greentrain.core.budget import Books, announce, burnt_again, grace_of, keep_books, spec_in_force
+from greentrain.core.budget import (
+    Books,
+    BudgetSpec,
+    announce,
+    burnt_again,
+    grace_of,
+    keep_books,
+    spec_in_force,
+)
+from greentrain.core.emissions import find_zone_problem, pue_of
 from greentrain.core.judge import (
     FINISH_GRACE,
     Broken,
@@ -51,6 +60,7 @@ from greentrain.core.snapshot import (
     PodState,
     Rank,
     Snapshot,
+    TemplateProblem,
     count_gpus,
     format_time,
     parse_time,
@@ -111,16 +121,25 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
         return Decision(job.status)  # owner references do the rest
     if is_true(job.status.conditions, Type.SUCCEEDED) or is_true(job.status.conditions, Type.FAILED):
         return _finished(seen, now=now)
-    verdict = decide_admission(job, seen.template_problems)
+    verdict = decide_admission(job, (*seen.template_problems, *_zone_problems(seen)))
     attempt = current_attempt(seen)
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:
         attempt = status.fold_finished(attempt, seen)
-    energy_spec = verdict.spec.energy if isinstance(verdict, Admitted) else spec_in_force(job.status.energy)
-    books = keep_books(seen, energy_spec, attempt if under_way else None, now=now)
+    if isinstance(verdict, Admitted):
+        limits = BudgetSpec(verdict.spec.energy, verdict.spec.emissions)
+    else:
+        limits = spec_in_force(job.status)
+    books = keep_books(seen, limits, attempt if under_way else None, now=now)
     writer = status.Writer(seen, books, now=now)
     decision = _decide_by(seen, verdict, attempt, writer, now=now)
     return _look_by(decision, now + WEIGH_AGAIN if books.is_charging else None)
+
+
+def _zone_problems(seen: Snapshot) -> Iterator[TemplateProblem]:
+    problem = find_zone_problem(seen.job.spec, seen.carbon)
+    if problem is not None:
+        yield TemplateProblem("spec.emissions.zone", problem)
 
 
 def _decide_by(
@@ -155,7 +174,7 @@ def _decide_by(
 
 def _stop_reason(seen: Snapshot, attempt: AttemptStatus, books: Books) -> Reason | None:
     """Why an attempt under way must be stopped to keep a budget."""
-    if books.standing is not None and books.standing.stops:
+    if books.stopping is not None:
         return Reason.BUDGET_EXHAUSTED
     if acted_by_agent(seen, attempt) is not None:
         return Reason.ALLOWANCE_SPENT
@@ -286,10 +305,10 @@ def _between_attempts(
         count = writer.failures(last.counted_against)
         if count > against.allowed:  # lowered meanwhile
             return _fail(seen, last, against.reason, against.exceeded(count, last.message), writer, now=now)
-    standing = books.standing
-    if standing is not None and standing.stops:
+    standing = books.stopping
+    if standing is not None:
         if standing.action is OnExhausted.FAIL and last is not None:
-            return _fail(seen, last, Reason.BUDGET_EXHAUSTED, standing.words, writer, now=now)
+            return _fail(seen, last, Reason.BUDGET_EXHAUSTED, books.words, writer, now=now)
         writer.held(Reason.BUDGET_EXHAUSTED, gone=not seen.pods)
         return Decision(writer.finish(last), deletions=old)
     if books.unknown_stops:
@@ -298,8 +317,8 @@ def _between_attempts(
     if seen.pods:
         writer.waiting_for_old_pods(seen.pods)
         return Decision(writer.finish(last), deletions=old)
-    obstacle = _unmeasurable(seen, spec, now=now)
-    if obstacle is not None:
+    obstacle = _unmeasurable(seen, spec, now=now) or books.unpriced
+    if obstacle:
         writer.wait_for_nodes(obstacle)
         return Decision(writer.finish(last), look_again=now + LOOK_FOR_NODES)
     due = None
@@ -325,6 +344,7 @@ def _between_attempts(
             (r.template for _, r in roles),
         ),
         fleet=seen.fleet,
+        pue=pue_of(spec.emissions, seen.carbon),
     )
     again = burnt_again(last, seen.job.status.progress)
     writer.started(attempt, again="" if again is None else _again(again, spec))
@@ -354,7 +374,7 @@ def _again(joules: int, spec: GreenTrainingJobSpec) -> str:
 
 def _unmeasurable(seen: Snapshot, spec: GreenTrainingJobSpec, *, now: datetime) -> str | None:
     """Why a job with a budget must not begin: what it uses could not be read."""
-    if spec.energy.budget is None:
+    if not BudgetSpec(spec.energy, spec.emissions).has_budget:
         return None
     if spec.energy.scope == "Node" and seen.fleet.without_host:
         nodes = seen.fleet.without_host
@@ -458,10 +478,10 @@ def _stop_for_budget(
         writer.count_pods(stopping)
         return Decision(writer.finish(stopping), deletions=_all_of(seen), record_first=not begun)
     ended = _end(attempt, reason, text, now=now)
-    standing = books.standing
-    if standing is not None and standing.stops:
+    standing = books.stopping
+    if standing is not None:
         if standing.action is OnExhausted.FAIL:
-            return _fail(seen, ended, Reason.BUDGET_EXHAUSTED, standing.words, writer, now=now)
+            return _fail(seen, ended, Reason.BUDGET_EXHAUSTED, books.words, writer, now=now)
         writer.held(Reason.BUDGET_EXHAUSTED, gone=not seen.pods)
     elif books.unknown_stops:
         writer.held(Reason.READINGS_STOPPED, gone=not seen.pods)
@@ -481,7 +501,7 @@ def _why_stopped(seen: Snapshot, attempt: AttemptStatus, reason: Reason, books: 
             f"nothing is known of the energy of pod {first.name}: node {first.node} does not report it for "
             f"{SILENT_AFTER.seconds} s (kubectl describe nodepower {first.node})"
         )
-    return books.standing.words if books.standing is not None else "stopped to keep its budget"
+    return books.words or "stopped to keep its budget"
 
 
 def _all_of(seen: Snapshot) -> tuple[Deletion, ...]:
@@ -780,7 +800,7 @@ def _succeed(attempt: AttemptStatus, writer: status.Writer, *, now: datetime) ->
 
 def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     """Nothing starts again; pods are cleaned up as the policy says, the job when its time to live is over."""
-    books = keep_books(seen, spec_in_force(seen.job.status.energy), None, now=now)
+    books = keep_books(seen, spec_in_force(seen.job.status), None, now=now)
     writer = status.Writer(seen, books, now=now)
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     completed = parse_time(seen.job.status.completion_time) or now

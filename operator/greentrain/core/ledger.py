@@ -41,6 +41,9 @@ class NodeReport:
     before the operator, whose age is taken from the node's clock."""
     report_seconds: int | None = None
     """How often its agent reports."""
+    region: str = ""
+    """Where the node's power comes from, by its labels."""
+    zone: str = ""
 
     def is_silent(self, now: datetime) -> bool:
         """Whether too long ago to be called a reading."""
@@ -140,6 +143,10 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
         estimated_joules=entry.estimated_joules,
         error_joules=entry.error_joules,
         missing_seconds=entry.missing_seconds,
+        # What was priced stays so, whatever is told later.
+        priced_joules=0 if known is None else known.priced_joules,
+        priced_until=None if known is None else known.priced_until,
+        gpu_time=() if known is None else known.gpu_time,
         final=entry.closed,
     )
 

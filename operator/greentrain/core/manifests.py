@@ -150,7 +150,11 @@ def build_pod(job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, rank
             "annotations": {
                 **(meta.get("annotations") or {}),
                 names.ANNOTATION_SPEC_HASH: attempt.spec_hash,
-                **({names.ANNOTATION_BUDGETED: "true"} if spec.energy.is_enforced else {}),
+                **(
+                    {names.ANNOTATION_BUDGETED: "true"}
+                    if spec.energy.is_enforced or spec.emissions.is_enforced
+                    else {}
+                ),
             },
             "ownerReferences": [owner_reference(job)],
         },

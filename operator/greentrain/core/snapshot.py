@@ -18,6 +18,7 @@ from greentrain.api import names
 from greentrain.api.conditions import Reason
 from greentrain.api.runtime import CONTAINER, Progress, TerminationMessage, parse_termination_message
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus, ReplicaType
+from greentrain.core.emissions import Carbon
 from greentrain.core.ledger import NodeReport
 
 Raw = Mapping[str, Any]
@@ -210,6 +211,8 @@ class Snapshot:
     reports: tuple[NodeReport, ...] = ()
     """What nodes' agents told of the job's pods, and those nodes that told of them before."""
     fleet: Fleet = Fleet()
+    carbon: Carbon | None = None
+    """What emissions are counted with; None where nothing is set up for it."""
 
     def pods_of(self, attempt: int) -> dict[Rank, Pod]:
         """The pods of one attempt by rank."""

@@ -21,6 +21,7 @@ from greentrain.api.v1alpha1 import (
     CheckpointStatus,
     Condition,
     DisplayStatus,
+    EmissionsStatus,
     EnergyStatus,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
@@ -350,18 +351,15 @@ class Writer:
 
     def held(self, reason: Reason, *, gone: bool) -> None:
         """The job may not run, to keep its budget; it is suspended when every pod is gone."""
-        standing = self.books.standing
-        assert standing is not None
-        limit = standing.status.limit
+        books = self.books
         if reason is Reason.BUDGET_EXHAUSTED:
-            why = standing.words
-            remedy = (
-                "it goes on when readings are in and show less"
-                if standing.by_charge
-                else f"raise spec.energy.budget above {limit} to go on"
+            why = books.words
+            raised = " and ".join(
+                f"{s.path} above {s.limit}" for s in books.exhausted if s.stops and not s.by_charge
             )
+            remedy = f"raise {raised} to go on" if raised else "it goes on when they are in and show less"
         else:
-            nodes = self.books.waiting_for or tuple(m.pod.node for m in self.books.unread)
+            nodes = books.waiting_for or tuple(m.pod.node for m in books.unread)
             why = f"its energy is not known: node {nodes[0]} does not report (kubectl describe nodepower {nodes[0]})"
             remedy = "it goes on when it does; or set spec.energy.onUnknown to Continue"
         if not gone:
@@ -445,6 +443,7 @@ class Writer:
             completion_time=self._now if completed else old.completion_time,
             progress=progress,
             energy=energy,
+            emissions=self._emissions(energy),
             power=power,
         )
         return new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)})
@@ -505,32 +504,40 @@ class Writer:
             )
             self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
 
+    def _emissions(self, energy: EnergyStatus | None) -> EmissionsStatus | None:
+        emissions = self.books.emissions
+        return emissions and emissions.model_copy(update={"final": energy is not None and energy.final})
+
     def _budgeted(self, *, over: bool) -> None:
-        """How the budget stands."""
-        standing = self.books.standing
+        """How the budgets stand."""
+        books = self.books
         known = find_condition(self._conditions, Type.BUDGET_EXHAUSTED)
-        if standing is None:
+        if not books.standings:
             if known is not None and not over:
-                self._set(Type.BUDGET_EXHAUSTED, "False", Reason.NO_BUDGET, "spec.energy.budget is not set")
+                self._set(Type.BUDGET_EXHAUSTED, "False", Reason.NO_BUDGET, "no budget is set")
             return
-        limit = standing.status.limit
-        if standing.exhausted:
+        if books.exhausted:
             # Told once as it was found: a lowered budget is an old one at the next look.
-            stands = known is not None and known.status == "True" and f" {limit} " in f"{known.message} "
-            text = known.message if stands and known is not None else standing.words
+            stands = known is not None and known.status == "True"
+            named = all(f"{s.path} {s.limit} " in (known.message if known else "") for s in books.exhausted)
+            text = known.message if stands and named and known is not None else books.words
             self._set(Type.BUDGET_EXHAUSTED, "True", Reason.BUDGET_EXHAUSTED, text)
-        elif self.books.unread or self.books.waiting_for:
+        elif books.unread or books.waiting_for:
             text = "readings are missing; until they come each GPU is charged at its power limit"
             self._set(Type.BUDGET_EXHAUSTED, "Unknown", Reason.READINGS_STOPPED, text)
-        elif standing.status.warned_percent:
-            text = f"{standing.status.warned_percent} % of spec.energy.budget {limit} is used"
+        elif books.unpriced:
+            self._set(Type.BUDGET_EXHAUSTED, "Unknown", Reason.NO_INTENSITY, books.unpriced)
+        elif any(s.warned for s in books.standings):
+            text = "; ".join(
+                f"{s.warned} % of {s.path} {s.limit} is used" for s in books.standings if s.warned
+            )
             self._set(Type.BUDGET_EXHAUSTED, "False", Reason.BUDGET_WARNING, text)
         else:
-            bound = standing.status.overshoot_bound
-            text = f"spec.energy.budget {limit} is not spent"
-            if bound:
-                text += f"; at worst it is exceeded by {bound}"
-            self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WITHIN_BUDGET, text)
+            parts = (
+                f"{s.path} {s.limit} is not spent" + (f" (at worst exceeded by {s.bound})" if s.bound else "")
+                for s in books.standings
+            )
+            self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WITHIN_BUDGET, "; ".join(parts))
 
     def _capped(self, attempt: AttemptStatus | None, *, over: bool) -> PowerStatus | None:
         """Whether the cap is in force on every GPU the job holds, as read back."""
@@ -645,15 +652,27 @@ def display(status: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> Di
         workers=workers,
         progress=text,
         energy=status.energy.used if status.energy is not None else "",
-        budget=_display_budget(status.energy),
+        budget=_display_budget(status.energy, status.emissions),
+        emissions=status.emissions.total if status.emissions is not None else "",
+        draw=_display_draw(status.energy),
         cap=_display_cap(status.power),
     )
 
 
-def _display_budget(energy: EnergyStatus | None) -> str:
-    if energy is None or energy.budget is None or energy.budget.percent is None:
+def _display_budget(energy: EnergyStatus | None, emissions: EmissionsStatus | None) -> str:
+    """Of two budgets the one that is nearer to its end."""
+    percents = [
+        section.budget.percent
+        for section in (energy, emissions)
+        if section is not None and section.budget is not None and section.budget.percent is not None
+    ]
+    return f"{max(percents)}%" if percents else ""
+
+
+def _display_draw(energy: EnergyStatus | None) -> str:
+    if energy is None or energy.draw_milliwatts is None:
         return ""
-    return f"{energy.budget.percent}%"
+    return f"{round(energy.draw_milliwatts / 1000)}W"
 
 
 def _display_cap(power: PowerStatus | None) -> str:
@@ -669,6 +688,7 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         update={
             "progress": None,
             "energy": _energy_essence(status.energy),
+            "emissions": _emissions_essence(status.emissions),
             "power": _without_binding(status.power),
             "replica_statuses": {},
             "display": DisplayStatus(),
@@ -699,11 +719,22 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
     budget = energy.budget
     if budget is not None:
         # A percent of the budget is worth a write, the joules between two are not.
-        measures = {"provisional_joules": 0, "draw_milliwatts": None, "ahead_joules": 0}
+        measures = {"provisional_joules": 0, "ahead_joules": 0}
         budget = budget.model_copy(update=measures)
     return EnergyStatus(
         final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled, budget=budget
     )
+
+
+def _emissions_essence(emissions: EmissionsStatus | None) -> EmissionsStatus | None:
+    """What is said of its budget, and whether all is in; grams themselves change all the time."""
+    if emissions is None:
+        return None
+    budget = emissions.budget
+    if budget is not None:
+        measures = {"provisional_micrograms": 0, "ahead_micrograms": 0, "overshoot_bound_micrograms": None}
+        budget = budget.model_copy(update={**measures, "overshoot_bound": ""})
+    return EmissionsStatus(budget=budget, final=emissions.final)
 
 
 def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
@@ -717,7 +748,7 @@ def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJob
     def without(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         attempts = tuple(a.model_copy(update={"energy_joules": None}) for a in status.attempts)
         power = _without_binding(status.power)
-        bare = {"progress": None, "energy": None, "power": power, "attempts": attempts}
+        bare = {"progress": None, "energy": None, "emissions": None, "power": power, "attempts": attempts}
         workers = DisplayStatus(workers=status.display.workers, cap=status.display.cap)
         return status.model_copy(update={**bare, "display": workers})
 

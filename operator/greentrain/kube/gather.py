@@ -6,6 +6,7 @@ import aiohttp
 
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus
+from greentrain.core.emissions import Carbon
 from greentrain.core.manifests import deciding_rank
 from greentrain.core.snapshot import Obstacle, Pod, PodState, Snapshot, parse_job, parse_pod
 from greentrain.kube.cache import Cache, Key
@@ -19,6 +20,7 @@ def gather(
     node_powers: NodePowers,
     key: Key,
     *,
+    carbon: Carbon | None = None,
     progress: Progress | None = None,
     obstacles: tuple[Obstacle, ...] = (),
 ) -> Snapshot | None:
@@ -41,6 +43,7 @@ def gather(
         ),
         reports=node_powers.reports(key, job.uid, job.created, job.status.energy),
         fleet=node_powers.fleet(),
+        carbon=carbon,
     )
 
 

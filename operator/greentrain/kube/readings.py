@@ -155,7 +155,15 @@ class NodePowers:
                 every = known.status.report_interval_seconds
                 found.append(
                     NodeReport(
-                        name, known.received, entries, observed, gpus, seen=known.seen, report_seconds=every
+                        name,
+                        known.received,
+                        entries,
+                        observed,
+                        gpus,
+                        seen=known.seen,
+                        report_seconds=every,
+                        region=known.status.region,
+                        zone=known.status.zone,
                     )
                 )
         return tuple(found)

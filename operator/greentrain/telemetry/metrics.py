@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from greentrain.telemetry.jobs import JobCollector, JobMeasures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -58,12 +62,21 @@ class Telemetry:
             "How far the machine's clock is ahead of the time the operator counts since its start.",
             registry=registry,
         )
+        self.emissions_problems = Gauge(
+            "greentrain_emissions_source_problems",
+            "What is wrong with the sources of grid intensity; the log names each.",
+            registry=registry,
+        )
         self.api_errors = Counter(
             "greentrain_api_errors",
             "Refused or failed requests of passes, by HTTP status; `none` where no answer came.",
             ["status"],
             registry=registry,
         )
+
+    def tell_jobs(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
+        """Tell of each job what this gives at each scrape."""
+        self._registry.register(JobCollector(measures))
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -75,6 +75,7 @@ def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name() -> N
         ".spec.checkpoint.volume",
         ".spec.power",
         ".spec.energy",
+        ".spec.emissions",
         *roles,
         *(f"{r}.template" for r in roles),
     }
@@ -100,6 +101,7 @@ def test_the_crd_offers_what_kubectl_needs() -> None:
         "PROGRESS",
         "ENERGY",
         "BUDGET",
+        "CO2E",
         "CAP",
         "AGE",
     ]

@@ -60,6 +60,12 @@ EDITS: list[tuple[str, str, Any]] = [
     ("spec.energy.onUnknown", "energy.onUnknown", "Continue"),
     ("spec.energy.warnAtPercent", "energy.warnAtPercent", [50, 90]),
     ("spec.energy.scope", "energy.scope", "Node"),
+    ("spec.emissions.budget", "emissions.budget", "2kgCO2e"),
+    ("spec.emissions.onExhausted", "emissions.onExhausted", "Fail"),
+    ("spec.emissions.zone", "emissions.zone", "DE"),
+    ("spec.emissions.pue", "emissions.pue", "1.2"),
+    ("spec.emissions.basis", "emissions.basis", "Direct"),
+    ("spec.emissions.includeEmbodied", "emissions.includeEmbodied", False),
 ]
 
 

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from greentrain.api.v1alpha1 import (
     NOT_BUILT,
     CheckpointSpec,
+    EmissionsSpec,
     EnergySpec,
     GreenTrainingJobSpec,
     PowerSpec,
@@ -49,6 +50,11 @@ GIVEN: dict[tuple[type[BaseModel], str], st.SearchStrategy[Any]] = {
     (EnergySpec, "budget"): st.builds(
         lambda n, u: f"{n}{u}", st.integers(1, 99_999), st.sampled_from(["J", "kJ", "MJ", "Wh", "kWh", "MWh"])
     ),
+    (EmissionsSpec, "budget"): st.builds(
+        lambda n, u: f"{n}{u}", st.integers(1, 99_999), st.sampled_from(["gCO2e", "kgCO2e", "tCO2e"])
+    ),
+    (EmissionsSpec, "zone"): st.sampled_from(["DE", "US-CAL-CISO"]),
+    (EmissionsSpec, "pue"): st.integers(1000, 5000).map(lambda n: f"{n / 1000}"),
     (EnergySpec, "warn_at_percent"): st.lists(st.integers(1, 99), max_size=10),
 }
 """What no constraint of the model describes."""

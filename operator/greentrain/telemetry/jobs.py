@@ -1,0 +1,96 @@
+"""What metrics tell of each job: the figures of its stored status, read at each scrape.
+
+Nothing is kept between scrapes, so the series of a job that is gone end with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+LABELS = ["namespace", "job"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobMeasures:
+    """The figures of one job; None where nothing is known."""
+
+    namespace: str
+    job: str
+    joules: int | None = None
+    draw_watts: float | None = None
+    grams: float | None = None
+    grams_per_kilowatt_hour: float | None = None
+    budget_ratios: tuple[tuple[str, float], ...] = ()
+    """Used of each budget by its kind, 1 when it is spent."""
+
+
+def measure_job(namespace: str, job: str, status: Mapping[str, Any]) -> JobMeasures:
+    """Read the figures from a status as it is stored."""
+    energy, emissions = status.get("energy") or {}, status.get("emissions") or {}
+    draw, intensity = energy.get("drawMilliwatts"), emissions.get("intensityMilligramsPerKilowattHour")
+    ratios = (
+        (kind, section["budget"]["percent"] / 100)
+        for kind, section in (("energy", energy), ("emissions", emissions))
+        if "percent" in (section.get("budget") or {})
+    )
+    return JobMeasures(
+        namespace,
+        job,
+        joules=energy.get("usedJoules") if energy.get("used") else None,
+        draw_watts=None if draw is None else draw / 1000,
+        grams=emissions.get("totalMicrograms", 0) / 1_000_000 if emissions.get("total") else None,
+        grams_per_kilowatt_hour=None if intensity is None else intensity / 1000,
+        budget_ratios=tuple(ratios),
+    )
+
+
+class JobCollector(Collector):
+    """Tells of every job at each scrape."""
+
+    def __init__(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
+        self._measures = measures
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without their values: no job is looked at before the first scrape."""
+        return self._families()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One family a figure, one sample a job."""
+        joules, draw, grams, intensity, budget = families = self._families()
+        for job in self._measures():
+            labels = [job.namespace, job.job]
+            for family, value in (
+                (joules, job.joules),
+                (draw, job.draw_watts),
+                (grams, job.grams),
+                (intensity, job.grams_per_kilowatt_hour),
+            ):
+                if value is not None:
+                    family.add_metric(labels, value)
+            for kind, ratio in job.budget_ratios:
+                budget.add_metric([*labels, kind], ratio)
+        yield from families
+
+    def _families(self) -> tuple[GaugeMetricFamily, ...]:
+        return (
+            GaugeMetricFamily("greentrain_job_energy_joules", "Energy the job has used.", labels=LABELS),
+            GaugeMetricFamily("greentrain_job_draw_watts", "Power its pods draw together.", labels=LABELS),
+            GaugeMetricFamily(
+                "greentrain_job_emissions_grams", "Emissions of the job, in CO2 equivalent.", labels=LABELS
+            ),
+            GaugeMetricFamily(
+                "greentrain_job_grid_intensity_grams_per_kilowatt_hour",
+                "Emissions of a kilowatt-hour now, where its pods run.",
+                labels=LABELS,
+            ),
+            GaugeMetricFamily(
+                "greentrain_job_budget_used_ratio",
+                "Used of its budget; 1: spent.",
+                labels=[*LABELS, "budget"],
+            ),
+        )
