@@ -11,6 +11,7 @@ Names and meanings of `runPolicy`, `successPolicy` and `tfReplicaSpecs` are kube
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -632,8 +633,21 @@ class PodAllowance(_Status):
     )
 
 
+def _or_nothing(value: str, parse: Callable[[str], int]) -> str:
+    """A quantity in a stored status; one that was damaged by hand counts as none, until the spec is looked at again."""
+    with contextlib.suppress(ValueError):
+        parse(value)
+        return value
+    return ""
+
+
 class EnergyBudgetStatus(_Status):
     """How the budget of energy stands."""
+
+    @field_validator("limit")
+    @classmethod
+    def _is_limit(cls, value: str) -> str:
+        return _or_nothing(value, parse_energy)
 
     limit: str = Field(
         "", max_length=32, description="spec.energy.budget as it is in force; nothing where there is none."
@@ -772,6 +786,11 @@ class FixedEmissions(_Status):
 class EmissionsBudgetStatus(_Status):
     """How the budget of emissions stands."""
 
+    @field_validator("limit")
+    @classmethod
+    def _is_limit(cls, value: str) -> str:
+        return _or_nothing(value, parse_emissions)
+
     limit: str = Field(max_length=32, description="spec.emissions.budget as it is in force.")
     limit_micrograms: int = Field(ge=0, description="The same in micrograms.")
     on_exhausted: OnExhausted = Field(
@@ -797,6 +816,11 @@ class EmissionsBudgetStatus(_Status):
 
 class EmissionsStatus(_Status):
     """Emissions the job has caused, over all attempts, pods and nodes."""
+
+    @field_validator("pue")
+    @classmethod
+    def _is_pue(cls, value: str) -> str:
+        return _or_nothing(value, parse_pue)
 
     total: str = Field("", max_length=32, description="Operational and embodied, for people.")
     total_micrograms: int = Field(0, ge=0, description="The same, in micrograms of CO2 equivalent.")

@@ -557,7 +557,7 @@ def _energy_in_force(energy: EnergyStatus | None) -> EnergySpec:
         return EnergySpec() if energy is None else EnergySpec(scope=energy.scope)
     budget = energy.budget
     return EnergySpec(
-        budget=budget.limit,
+        budget=budget.limit or None,
         on_exhausted=budget.on_exhausted,
         on_unknown=budget.on_unknown,
         warn_at_percent=budget.warn_at_percent,
@@ -570,7 +570,7 @@ def _emissions_in_force(emissions: EmissionsStatus | None) -> EmissionsSpec:
         return EmissionsSpec()
     budget = emissions.budget
     return EmissionsSpec(
-        budget=None if budget is None else budget.limit,
+        budget=None if budget is None else budget.limit or None,
         on_exhausted=OnExhausted.SUSPEND if budget is None else budget.on_exhausted,
         zone=emissions.zone or None,
         pue=emissions.pue or None,
@@ -682,7 +682,9 @@ def _weigh(
     nodes = {"unread_nodes": tuple(sorted({*waiting, *(m.pod.node for m in unread)}))[:64]}
     allowed = _allow(seen, spec, books, budget, highest, pue) if running else ()
     # Without a budget of energy the section holds what a budget of emissions allows and waits for.
-    shown = budget or EnergyBudgetStatus(on_unknown=spec.energy.on_unknown)
+    shown = budget or EnergyBudgetStatus(
+        on_unknown=spec.energy.on_unknown, warn_at_percent=spec.energy.warn_at_percent
+    )
     shown = shown.model_copy(update={**nodes, "allowances": allowed})
     return replace(books, energy=energy.model_copy(update={"budget": shown}))
 

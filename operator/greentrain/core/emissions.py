@@ -349,7 +349,9 @@ def _sum_up(
     tellable = made is not None and (made.typical > 0 or not made.unknown_seconds)
     return base.model_copy(
         update={
-            "total": format_emissions(total) if known and (whole.shares or tellable) else "",
+            "total": format_emissions(total)
+            if known and (whole.shares or (made is not None and made.typical))
+            else "",
             "total_micrograms": total,
             "operational_micrograms": operational,
             "embodied_micrograms": made.typical if made is not None and tellable else None,

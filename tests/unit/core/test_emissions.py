@@ -1,0 +1,459 @@
+"""A job's emissions: every joule is priced once or told as without, however late, often or in whatever order nodes tell."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from greentrain.api.conditions import Type, find_condition
+from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, GpuTime, PodEnergy
+from greentrain.api.v1alpha1 import (
+    Basis,
+    EmissionsSpec,
+    EmissionsStatus,
+    EnergyStatus,
+    GreenTrainingJobStatus,
+    Scope,
+)
+from greentrain.carbon.embodied import Embodied
+from greentrain.carbon.intensity import Absent, Intensity
+from greentrain.core.budget import BudgetSpec, keep_books, spec_in_force
+from greentrain.core.decide import decide
+from greentrain.core.emissions import Carbon, count_emissions
+from greentrain.core.ledger import NodeReport, fold
+from greentrain.core.snapshot import Snapshot, format_time
+from tests.support.snapshots import START, at, job_of
+from tests.unit.core.test_budget import FLEET, Story, budgeted
+
+KWH = 3_600_000
+QUARTER = BUCKET_SECONDS
+V100 = "Tesla V100"
+
+
+def steady(grams: int) -> Carbon:
+    """A grid that never changes."""
+    return Carbon(
+        at=lambda _z, basis, _t: Intensity(grams * 1000, "fixed", basis), zone_of=lambda _r, _z: "DE"
+    )
+
+
+def hourly(*grams: int | None, source: str = "file") -> Carbon:
+    """A grid with a value for each quarter of an hour; None: there is none."""
+
+    def look(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        index = int((moment - START.timestamp()) // QUARTER)
+        value = grams[index] if 0 <= index < len(grams) else grams[-1]
+        begin = START.timestamp() + index * QUARTER
+        if value is None:
+            return Absent(f"no value for {zone}", begin, begin + QUARTER)
+        return Intensity(value * 1000, source, basis, begin, begin + QUARTER, begin)
+
+    return Carbon(at=look, zone_of=lambda _r, _z: "DE")
+
+
+def entry(
+    joules: Sequence[int], *, second: float, closed: bool = False, host: Sequence[int] = (), **facts: Any
+) -> PodEnergy:
+    """A pod's entry with so many joules in each quarter of an hour since the start."""
+    return PodEnergy(
+        uid="pod-0-1",
+        namespace="team",
+        name="digits-worker-0-1",
+        job="digits",
+        job_uid="uid-1",
+        owner_known=True,
+        gpu_joules=sum(joules) - sum(host),
+        cpu_joules=sum(host),
+        estimated_joules=sum(host),
+        first_reading=format_time(START),
+        last_reading=format_time(at(second)),
+        closed=closed,
+        buckets=EnergyBuckets(start=format_time(START), joules=tuple(joules), host_joules=tuple(host)),
+        **facts,
+    )
+
+
+class Ledger:
+    """A job's energy and emissions as they are stored, told by one node."""
+
+    def __init__(self, carbon: Carbon, *, scope: Scope = "GPU", **spec: Any) -> None:
+        self.carbon = carbon
+        self.scope = scope
+        self.spec = EmissionsSpec(**spec)
+        self.energy: EnergyStatus | None = None
+        self.emissions: EmissionsStatus | None = None
+
+    def tell(self, *entries: PodEnergy, second: float = 0, finished: bool = False) -> EmissionsStatus:
+        """One look at what the node tells."""
+        report = NodeReport("node-1", at(second), entries, observed=at(second), region="eu", zone="eu-1")
+        energy, _ = fold(
+            self.energy, (report,), gone=lambda _: True, finished=finished, now=at(second), scope=self.scope
+        )
+        counted = count_emissions(
+            self.emissions,
+            self.energy,
+            energy,
+            (report,),
+            spec=self.spec,
+            attempts=(),
+            carbon=self.carbon,
+            progress=None,
+            now=at(second),
+        )
+        assert counted.emissions is not None
+        assert counted.energy is not None
+        # As the server gives them back.
+        self.energy = EnergyStatus.model_validate_json(counted.energy.model_dump_json(by_alias=True))
+        self.emissions = EmissionsStatus.model_validate_json(counted.emissions.model_dump_json(by_alias=True))
+        return self.emissions
+
+
+def grams(status: EmissionsStatus) -> float:
+    return status.operational_micrograms / 1_000_000
+
+
+def test_energy_times_pue_times_intensity() -> None:
+    status = Ledger(steady(200), pue="1.5").tell(entry([KWH], second=900, closed=True), second=900)
+    assert (grams(status), status.total, status.pue, status.boundary) == (300.0, "300g", "1.5", "GPU")
+    assert [(s.source, s.percent) for s in status.shares] == [("fixed", 100)]
+
+
+def test_each_quarter_of_an_hour_has_its_own_intensity() -> None:
+    status = Ledger(hourly(100, 500, 0)).tell(entry([KWH, KWH, KWH], second=2700, closed=True), second=2700)
+    assert grams(status) == 600.0
+
+
+def test_what_is_over_stays_as_it_was_priced() -> None:
+    ledger = Ledger(hourly(100, 100, 100))
+    ledger.tell(entry([KWH, KWH // 2], second=1000), second=1000)
+    ledger.carbon = hourly(999, 400, 400, source="another")
+    status = ledger.tell(entry([KWH, KWH], second=1800), second=1800)
+    assert grams(status) == 500.0
+    assert [(s.source, s.micrograms) for s in status.shares] == [
+        ("another", 400_000_000),
+        ("file", 100_000_000),
+    ]
+
+
+def test_an_operator_that_was_away_for_hours_loses_nothing() -> None:
+    watched, away = Ledger(hourly(*range(100, 112))), Ledger(hourly(*range(100, 112)))
+    joules: list[int] = []
+    for quarter in range(12):
+        joules.append(KWH)
+        watched.tell(entry(joules, second=900 * (quarter + 1)), second=900 * (quarter + 1))
+    assert grams(away.tell(entry(joules, second=10_800), second=10_800)) == sum(range(100, 112))
+    assert watched.emissions is not None
+    assert grams(watched.emissions) == sum(range(100, 112))
+
+
+def test_a_quarter_waits_for_its_source_and_is_told_as_without_until_then() -> None:
+    ledger = Ledger(hourly(100, None, 300))
+    status = ledger.tell(entry([KWH, KWH, KWH // 2], second=2000), second=2000)
+    assert (grams(status), status.without_joules, status.without_percent) == (250.0, KWH, 40)
+    assert status.without_reason == "no value for DE"
+    ledger.carbon = hourly(100, 200, 300)
+    status = ledger.tell(entry([KWH, KWH, KWH], second=2700), second=2700)
+    assert (grams(status), status.without_joules) == (600.0, 0)
+
+
+def test_what_no_source_knows_when_the_pod_ends_stays_without() -> None:
+    ledger = Ledger(hourly(100, None, 300))
+    ledger.tell(entry([KWH, KWH, KWH], second=2700, closed=True), second=2700)
+    ledger.carbon = hourly(100, 200, 300)
+    ledger.tell(second=2710)
+    status = ledger.tell(second=2720, finished=True)
+    assert (grams(status), status.without_joules, status.final) == (400.0, KWH, True)
+    assert status.micrograms_per_run is None
+
+
+def test_a_lost_last_word_leaves_energy_without_intensity_and_no_hole() -> None:
+    ledger = Ledger(steady(100))
+    ledger.tell(entry([KWH, KWH // 2], second=1200), second=1200)
+    ledger.tell(second=1300)
+    status = ledger.tell(second=1400)
+    assert (grams(status), status.without_joules) == (100.0, KWH // 2)
+
+
+@pytest.mark.parametrize(("scope", "expected"), [("GPU", 75.0), ("Node", 100.0)])
+def test_the_boundary_says_whose_energy_counts(scope: Scope, expected: float) -> None:
+    ledger = Ledger(steady(100), scope=scope)
+    status = ledger.tell(entry([KWH], host=[KWH // 4], second=900, closed=True), second=900)
+    assert (grams(status), status.boundary) == (expected, scope)
+
+
+def test_energy_of_another_basis_is_a_share_without_intensity() -> None:
+    def direct(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        del moment
+        return (
+            Intensity(1, "stack", "Direct") if basis == "Direct" else Absent(f"{zone} has Direct values only")
+        )
+
+    ledger = Ledger(Carbon(at=direct, zone_of=lambda _r, _z: "DE"))
+    status = ledger.tell(entry([KWH], second=900, closed=True), second=900)
+    assert (status.basis, status.total, status.without_percent) == ("Lifecycle", "", 100)
+
+
+def test_without_a_zone_it_says_what_to_set() -> None:
+    ledger = Ledger(Carbon(at=steady(1).at, zone_of=lambda _r, _z: None))
+    assert "spec.emissions.zone" in ledger.tell(entry([KWH], second=900), second=900).without_reason
+
+
+def held(seconds: int, model: str = V100) -> tuple[GpuTime, ...]:
+    return (GpuTime(model=model, seconds=seconds),)
+
+
+@pytest.mark.parametrize(
+    ("include", "model", "expected"),
+    [
+        (None, V100, (150_000, 100_000, 200_000, 0, "200mg")),
+        (False, V100, (None, None, None, 0, "50mg")),
+        (None, "Unknown 3000", (None, None, None, 900, "50mg")),
+    ],
+)
+def test_the_embodied_share_is_by_time(include: bool | None, model: str, expected: tuple[Any, ...]) -> None:
+    figures = {V100: Embodied(100, 150, 200, "a study")}
+    carbon = Carbon(
+        at=steady(50).at, zone_of=lambda _r, _z: "DE", embodied=figures.get, lifetime_seconds=900_000
+    )
+    ledger = Ledger(carbon, include_embodied=include)
+    # 900 GPU-seconds of 900,000 are a thousandth of 150 g; 3,600 J are 1 Wh.
+    status = ledger.tell(entry([3600], second=900, closed=True, gpu_time=held(900, model)), second=900)
+    told = (
+        status.embodied_micrograms,
+        status.embodied_low_micrograms,
+        status.embodied_high_micrograms,
+        status.embodied_unknown_seconds,
+        status.total,
+    )
+    assert told == expected
+    ledger.tell(second=910)
+    settled = ledger.tell(second=920, finished=True)
+    assert (settled.total, settled.fixed.embodied_micrograms) == (
+        status.total,
+        150_000 if model == V100 else 0,
+    )
+    assert (settled.micrograms_per_run is None) is (include is False or model != V100)
+
+
+def test_every_joule_is_priced_once_or_without_whatever_is_lost_and_told_twice() -> None:
+    """Reports late, twice and out of order, sources that come and go, an operator that begins anew at any moment."""
+    for seed in range(60):
+        chance = random.Random(seed)
+        values = [chance.choice([None, 50, 100, 700]) for _ in range(12)]
+        ledger = Ledger(hourly(*values))
+        joules, told = [0] * 12, []
+        for second in range(60, 10_800, 60):
+            joules[second // QUARTER] += chance.randrange(5000)
+            told.append((list(joules), second))
+            if chance.random() < 0.1:
+                values = [v if v is not None or chance.random() < 0.5 else 300 for v in values]
+                ledger.carbon = hourly(*values)
+            if chance.random() < 0.3:
+                seen, at_ = chance.choice(told[-5:])
+                status = ledger.tell(entry(seen, second=at_), second=second)
+                assert ledger.energy is not None
+                assert (
+                    sum(s.joules for s in status.shares) + status.without_joules == ledger.energy.used_joules
+                )
+        ledger.tell(entry(joules, second=10_800, closed=True), second=10_800)
+        ledger.tell(second=10_810)
+        status = ledger.tell(second=10_820, finished=True)
+        assert sum(s.joules for s in status.shares) + status.without_joules == sum(joules)
+        low, high = 50 * sum(joules) / KWH, 700 * sum(joules) / KWH
+        assert grams(status) <= high
+        assert status.without_joules or grams(status) >= low
+
+
+# -- a budget ----------------------------------------------------------------------------------------------------
+
+
+class CarbonStory(Story):
+    """A job with a budget of emissions on a grid of its own."""
+
+    def __init__(self, carbon: Carbon | None = None, **emissions: Any) -> None:
+        manifest = budgeted(None)
+        super().__init__({**manifest, "spec": {**manifest["spec"], "emissions": emissions}})
+        self.carbon = carbon or steady(360)
+
+    def seen(self) -> Snapshot:
+        seen = super().seen()
+        return Snapshot(
+            job=seen.job,
+            pods=seen.pods,
+            has_service=True,
+            reports=seen.reports,
+            fleet=seen.fleet,
+            carbon=self.carbon,
+        )
+
+    def amend(self, **emissions: Any) -> None:
+        """The user edits spec.emissions."""
+        spec = self.manifest["spec"]
+        self.manifest = {**self.manifest, "spec": {**spec, "emissions": {**spec["emissions"], **emissions}}}
+
+    def told(self, joules: int, **facts: Any) -> None:
+        """The node reports this, all used in this quarter of an hour."""
+        buckets = EnergyBuckets(start=format_time(START), joules=(joules,))
+        self.tell(joules, buckets=buckets, first_reading=format_time(START), **facts)
+
+
+def started(carbon: Carbon | None = None, **emissions: Any) -> CarbonStory:
+    """A job whose first attempt runs."""
+    story = CarbonStory(carbon, **emissions)
+    story.step()
+    story.run()
+    story.step(1)
+    return story
+
+
+def test_a_budget_of_emissions_stops_a_job_early() -> None:
+    story = started(budget="100gCO2e")  # 360 g/kWh: 1 MJ
+    story.told(995_000)
+    assert story.step(30).deletions == ()
+    assert story.status.display.budget == "99%"
+    story.told(995_200)
+    assert [d.uid for d in story.step(30).deletions] == ["pod-0-1"]
+    assert story.condition(Type.BUDGET_EXHAUSTED) == (
+        "True",
+        "BudgetExhausted",
+        "spec.emissions.budget 100gCO2e is spent",
+    )
+
+
+def test_a_grid_that_turns_dirty_stops_it_sooner() -> None:
+    story = started(hourly(360, 3600), budget="100gCO2e")
+    story.told(100_000)
+    story.step(30)
+    assert story.status.emissions is not None
+    assert story.status.emissions.budget is not None
+    # What is ahead is weighed with the dirtiest quarter of the next hour: 4,900 J at 3,600 g/kWh.
+    assert story.status.emissions.budget.ahead_micrograms == 4_900_000
+    assert story.status.energy is not None
+    assert story.budget.allowances[0].joules == 100_000 + 90_000
+
+
+def test_of_two_budgets_the_harder_one_counts_and_both_are_named() -> None:
+    story = started(budget="100gCO2e", onExhausted="Fail")
+    story.edit(budget="1MJ", onExhausted="Suspend")
+    story.told(999_000)
+    story.step(30)
+    story.stop()
+    story.step(5)
+    assert story.phase == "Failed"
+    text = "spec.emissions.budget 100gCO2e is spent; spec.energy.budget 1MJ is spent"
+    assert story.condition(Type.FAILED)[2] == text
+
+
+def test_a_raised_budget_of_emissions_lets_the_job_go_on() -> None:
+    story = started(budget="100gCO2e")
+    story.told(999_000)
+    story.step(30)
+    story.stop()
+    story.told(999_500, closed=True)
+    story.step(5)
+    story.pods = ()
+    story.step(1)
+    assert "raise spec.emissions.budget above 100gCO2e to go on" in story.condition(Type.SUSPENDED)[2]
+    story.amend(budget="1kgCO2e")
+    assert len(story.step(1).pods) == 1
+
+
+def test_a_job_with_a_budget_of_emissions_does_not_begin_without_an_intensity() -> None:
+    story = CarbonStory(hourly(None), budget="100gCO2e")
+    assert story.step().pods == ()
+    assert story.condition(Type.PODS_READY)[2] == "no value for DE"
+    assert story.condition(Type.BUDGET_EXHAUSTED)[:2] == ("Unknown", "NoIntensity")
+    story.carbon = hourly(100)
+    assert len(story.step(10).pods) == 1
+
+
+def test_an_intensity_that_is_missing_is_charged_at_the_highest_seen() -> None:
+    story = started(hourly(360, None, None, None, None, None), budget="100gCO2e")
+    story.told(100_000)
+    story.step(30)
+    story.second = 1000.0
+    buckets = EnergyBuckets(start=format_time(START), joules=(100_000, 50_000))
+    story.tell(150_000, draw=1000, buckets=buckets, first_reading=format_time(START))
+    story.step()
+    assert story.status.emissions is not None
+    assert story.status.emissions.budget is not None
+    assert story.status.emissions.budget.provisional_micrograms == 5_000_000
+    assert story.condition(Type.BUDGET_EXHAUSTED)[:2] == ("Unknown", "NoIntensity")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("budget", "0gCO2e", "'0gCO2e' is not valid: write emissions from 0.001gCO2e"),
+        ("budget", "5kg", "'5kg' is not valid"),
+        ("budget", "-1kgCO2e", "'-1kgCO2e' is not valid"),
+        ("pue", "0.9", "'0.9' is not valid: write power usage effectiveness, a number from 1.0"),
+        ("zone", "DDE", "'DDE' is not valid: no source has values for it; did you mean DE?"),
+        ("basis", "Marginal", "'Marginal' is not valid"),
+    ],
+)
+def test_what_is_wrong_is_named(field: str, value: str, message: str) -> None:
+    carbon = Carbon(
+        at=steady(1).at, zone_of=lambda _r, _z: "DE", is_known=lambda z: z == "DE", suggest=lambda _: ("DE",)
+    )
+    story = CarbonStory(carbon, **{field: value})
+    assert story.step().pods == ()
+    assert f"spec.emissions.{field}: {message}" in story.condition(Type.ADMITTED)[2]
+
+
+def test_a_basis_is_not_changed_once_emissions_were_counted() -> None:
+    story = started(budget="1kgCO2e")
+    story.told(100_000)
+    story.step(30)
+    story.amend(basis="Direct")
+    story.step(1)
+    assert "emissions of basis Lifecycle have been counted already" in story.condition(Type.ADMITTED)[2]
+
+
+def test_an_attempt_keeps_the_pue_it_began_with() -> None:
+    story = started(pue="1.5")
+    story.amend(pue="2.0")
+    story.told(1_000_000)
+    story.step(30)
+    assert story.status.emissions is not None
+    assert story.status.emissions.operational_micrograms == 150_000_000
+
+
+def test_without_a_budget_emissions_are_counted_all_the_same() -> None:
+    story = started()
+    story.told(1_000_000)
+    story.step(30)
+    assert (story.status.display.emissions, story.status.display.draw) == ("100g", "100W")
+    assert find_condition(story.status.conditions, Type.BUDGET_EXHAUSTED) is None
+
+
+def test_books_kept_twice_are_the_same() -> None:
+    story = started(budget="1kgCO2e")
+    story.told(100_000)
+    story.step(30)
+    stored = story.status
+    seen = story.seen()
+    again = keep_books(
+        Snapshot(
+            job=job_of(story.manifest, status=stored),
+            pods=seen.pods,
+            reports=seen.reports,
+            fleet=FLEET,
+            carbon=story.carbon,
+        ),
+        BudgetSpec(*_in_force(stored)),
+        stored.attempts[-1],
+        now=at(story.second),
+    )
+    assert again.growth == {}
+    assert decide(story.seen(), now=at(story.second)).status == stored
+    assert timedelta(0) == at(0) - START
+
+
+def _in_force(stored: GreenTrainingJobStatus) -> tuple[Any, Any]:
+    limits = spec_in_force(stored)
+    return limits.energy, limits.emissions
