@@ -25,8 +25,8 @@ from sandbox.state import CONTEXT, Sandbox, read_node_count
 from sandbox.steps import Step, format_duration, run_steps
 from sandbox.up import bring_up
 
-JOB = "capped"
-MANIFEST = images.ROOT / "examples" / "capped.yaml"
+JOB = "budgeted"
+MANIFEST = images.ROOT / "examples" / "budgeted.yaml"
 JOB_SECONDS = 900.0
 """How long the job may take before the demo gives up; it takes about a minute on two idle cores."""
 GONE_SECONDS = 120.0
@@ -51,8 +51,12 @@ STORAGE_CLASS_VARIABLE = "GREENTRAIN_STORAGE_CLASS"
 AGENT_VARIABLE = "GREENTRAIN_AGENT"
 GPU = "                  nvidia.com/gpu: 1\n"
 """The example's line that asks for a card."""
-CAP = "  power:\n    cap: 70%\n"
-"""The example's lines that cap it."""
+LIMITS = (
+    "  energy:\n    budget: 10Wh\n    onExhausted: Suspend\n    warnAtPercent: [50, 80]\n"
+    "  emissions:\n    budget: 5gCO2e\n    zone: DE\n"
+    "  power:\n    cap: 70%\n"
+)
+"""The example's lines that set budgets and a cap."""
 DEFAULT_NAMESPACE = "greentrain-demo"
 
 
@@ -102,7 +106,7 @@ def parse_target(environ: Mapping[str, str]) -> Target:
 def build_manifest(text: str, target: Target, trainer: str) -> str:
     """The example as it is applied: in the sandbox as it stands, elsewhere with that cluster's image and storage class.
 
-    Where agents are not asked for, neither are GPUs nor a cap: the cluster may have none.
+    Where agents are not asked for, neither are GPUs, budgets nor a cap: nothing there would measure them.
 
     Raises:
         SandboxError: the example no longer holds what is to be replaced.
@@ -111,14 +115,14 @@ def build_manifest(text: str, target: Target, trainer: str) -> str:
         return text
     image = f"image: {images.TRAINER}:{images.DEVELOPMENT_TAG}"
     storage = f"  storageClassName: {CONTEXT}\n"
-    for expected in (image, storage, GPU, CAP):
+    for expected in (image, storage, GPU, LIMITS):
         if expected not in text:
             raise SandboxError(
                 f"{MANIFEST} does not say «{expected.strip()}», which {CONTEXT_VARIABLE} replaces; restore it."
             )
     chosen = f"  storageClassName: {target.storage_class}\n" if target.storage_class else ""
     chosen_text = text.replace(image, f"image: {trainer}").replace(storage, chosen)
-    return chosen_text if target.agent else chosen_text.replace(GPU, "").replace(CAP, "")
+    return chosen_text if target.agent else chosen_text.replace(GPU, "").replace(LIMITS, "")
 
 
 # --- Following the job -------------------------------------------------------------------------------------------
@@ -177,6 +181,10 @@ def build_view(job: Mapping[str, Any]) -> View:
         words.append(f"checkpoint at {checkpoint['step']}")
     if display.get("energy"):
         words.append(f"energy {display['energy']}")
+    if display.get("budget"):
+        words.append(f"budget {display['budget']}")
+    if display.get("emissions"):
+        words.append(f"CO2e {display['emissions']}")
     if display.get("cap"):
         words.append(f"cap {display['cap']}")
     notes = tuple(
@@ -412,6 +420,7 @@ def describe_end(cluster: Cluster, namespace: str) -> str:
         lines.append(f"  Accuracy on the held-out digits: {metrics['accuracy']}")
     if progress.get("modelPath"):
         lines.append(f"  Model, on the volume: {progress['modelPath']}")
+    lines += _describe_budgets(status)
     energy = status.get("energy") or {}
     if energy:
         lines.append(
@@ -419,6 +428,22 @@ def describe_end(cluster: Cluster, namespace: str) -> str:
             f"({energy.get('measuredPercent', 0)} % measured{', final' if energy.get('final') else ''})"
         )
     return "\n".join(lines)
+
+
+def _describe_budgets(status: Mapping[str, Any]) -> Iterator[str]:
+    """What is left of each budget, and where its emissions come from."""
+    energy, emissions = status.get("energy") or {}, status.get("emissions") or {}
+    for name, section, used in (
+        ("Energy", energy, energy.get("used")),
+        ("Emissions", emissions, emissions.get("total")),
+    ):
+        budget = section.get("budget") or {}
+        if budget.get("limit"):
+            bound = f", at worst exceeded by {budget['overshootBound']}" if budget.get("overshootBound") else ""
+            yield f"  {name}: {used or 'unknown'} of {budget['limit']}, {budget.get('percent', 0)} %{bound}"
+    for share in emissions.get("shares", []):
+        zones = ", ".join(emissions.get("zones", []))
+        yield f"  Grid intensity: {share['source']} for {share['percent']} % of the energy ({zones}, {emissions.get('basis', '')})"
 
 
 def describe_next(target: Target, sandbox: Sandbox) -> str:
@@ -502,7 +527,7 @@ def main(argv: Sequence[str]) -> int:
     """`python3 -m sandbox demo`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python3 -m sandbox demo",
-        description=f"Train the digits example, its GPUs capped, in the sandbox, or in the cluster {CONTEXT_VARIABLE} names.",
+        description=f"Train the digits example, inside budgets and its GPUs capped, in the sandbox, or in the cluster {CONTEXT_VARIABLE} names.",
     )
     parser.add_argument(
         "--without-job",

@@ -34,7 +34,14 @@ from greentrain.api.v1alpha1 import (
     Scope,
 )
 from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
-from greentrain.core.emissions import count_emissions, emissions_of, find_absence, find_highest, pue_of
+from greentrain.core.emissions import (
+    ALLOWANCE_SECONDS,
+    count_emissions,
+    emissions_of,
+    find_absence,
+    find_highest,
+    pue_of,
+)
 from greentrain.core.ledger import SILENT_AFTER, NodeReport, fold
 from greentrain.core.snapshot import Fleet, Pod, PodState, Snapshot, format_time, parse_time
 from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS, format_emissions, format_energy
@@ -335,15 +342,16 @@ def weigh_emissions(
 ) -> tuple[Standing, EmissionsBudgetStatus] | None:
     """How the budget of emissions stands; None where there is none.
 
-    What is charged for missing readings, and energy without an intensity, count at the `highest` intensity (mg/kWh) that
-    is known; None where none is.
+    `highest` is the highest intensity (mg/kWh) until a stop would have taken effect, None where none is known. What is
+    charged for missing readings, and energy without an intensity, count at that or the highest seen before.
     """
     limit = spec.budget_micrograms
     if limit is None or spec.budget is None:
         return None
-    before, worst = emissions.budget, highest or 0
+    before, next_ = emissions.budget, highest or 0
+    worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(provisional_of(energy) + emissions.without_joules, pue, worst)
-    ahead = emissions_of(_ahead_joules(energy, attempt), pue, worst) if running else 0
+    ahead = emissions_of(_ahead_joules(energy, attempt), pue, next_) if running else 0
     used = emissions.total_micrograms
     verdict = _judge(
         limit,
@@ -355,7 +363,7 @@ def weigh_emissions(
         spent_before=before.exhausted_limit_micrograms if before is not None else None,
     )
     joules = attempt.overshoot_bound_joules if attempt is not None else None
-    bound = None if joules is None or highest is None else emissions_of(joules, pue, highest)
+    bound = None if joules is None or not worst else emissions_of(joules, pue, worst)
     percent = (used + charged) * 100 // limit
     standing = Standing(
         EMISSIONS_BUDGET,
@@ -650,7 +658,10 @@ def _weigh(
     highest: int | None = None
     if seen.carbon is not None and spec.emissions.budget is not None:
         base = emissions or EmissionsStatus(basis=spec.emissions.basis or seen.carbon.basis)
-        highest = find_highest(base, spec.emissions, seen.carbon, seen.reports, now=now)
+        until_stopped = (attempt.stop_seconds if attempt is not None else None) or 0
+        highest = find_highest(
+            base.basis, spec.emissions, seen.carbon, seen.reports, now=now, seconds=until_stopped
+        )
         found = weigh_emissions(
             spec.emissions,
             spec.energy.warn_at_percent,
@@ -680,7 +691,17 @@ def _weigh(
         energy, emissions, growth, tuple(standings), spec.energy.on_unknown, unread, waiting, late, unpriced
     )
     nodes = {"unread_nodes": tuple(sorted({*waiting, *(m.pod.node for m in unread)}))[:64]}
-    allowed = _allow(seen, spec, books, budget, highest, pue) if running else ()
+    dirtiest = None
+    if seen.carbon is not None and books.emissions is not None:
+        dirtiest = find_highest(
+            books.emissions.basis,
+            spec.emissions,
+            seen.carbon,
+            seen.reports,
+            now=now,
+            seconds=ALLOWANCE_SECONDS,
+        )
+    allowed = _allow(seen, spec, books, budget, dirtiest, pue) if running else ()
     # Without a budget of energy the section holds what a budget of emissions allows and waits for.
     shown = budget or EnergyBudgetStatus(
         on_unknown=spec.energy.on_unknown, warn_at_percent=spec.energy.warn_at_percent

@@ -47,8 +47,8 @@ from greentrain.units import (
 WAIT_FOR_INTENSITY = timedelta(days=1)
 """How long a quarter of an hour waits for a source that has no value for it yet; nodes tell it for four days."""
 
-AHEAD_SECONDS = 3600
-"""How far ahead a budget looks for a dirtier hour: what is decided now takes effect in it."""
+ALLOWANCE_SECONDS = 3600
+"""How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
 
 NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
@@ -409,35 +409,39 @@ def emissions_of(joules: int, pue: int, milligrams: int) -> int:
 
 
 def find_highest(
-    emissions: EmissionsStatus,
+    basis: Basis,
     spec: EmissionsSpec,
     carbon: Carbon,
     reports: Iterable[NodeReport],
     *,
     now: datetime,
+    seconds: int,
 ) -> int | None:
-    """The highest intensity seen since the job began, now, or within the next hour where a source tells (mg/kWh)."""
-    zones = {spec.zone or carbon.zone_of(r.region, r.zone) for r in reports}
-    zones |= {spec.zone or carbon.zone_of("", "")} if not zones else set()
-    found = [emissions.highest_milligrams_per_kilowatt_hour or None]
-    for zone in zones - {None}:
-        for moment in _moments(now):
-            held = _lookup(carbon, zone, emissions.basis)(moment)
-            found.append(held.milligrams if isinstance(held, Intensity) else None)
-    return max((f for f in found if f is not None), default=None)
+    """The highest intensity from now on for so long, where a source tells (mg/kWh); None where none does."""
+    found = [
+        held.milligrams
+        for zone in _zones(spec, carbon, reports)
+        for moment in _moments(now, seconds)
+        if isinstance(held := _lookup(carbon, zone, basis)(moment), Intensity)
+    ]
+    return max(found, default=None)
 
 
 def find_absence(
     spec: EmissionsSpec, carbon: Carbon, basis: Basis, reports: Iterable[NodeReport], *, now: datetime
 ) -> str:
     """Why there is no intensity now, for people; empty where there is one."""
-    zones = {spec.zone or carbon.zone_of(r.region, r.zone) for r in reports} or {
-        spec.zone or carbon.zone_of("", "")
-    }
-    found = [_lookup(carbon, zone, basis)(now.timestamp()) for zone in sorted(zones, key=str)]
+    zones = sorted(_zones(spec, carbon, reports), key=str)
+    found = [_lookup(carbon, zone, basis)(now.timestamp()) for zone in zones]
     return next((f.reason for f in found if isinstance(f, Absent)), "")
 
 
-def _moments(now: datetime) -> Iterator[float]:
-    for ahead in range(0, AHEAD_SECONDS + 1, BUCKET_SECONDS):
+def _zones(spec: EmissionsSpec, carbon: Carbon, reports: Iterable[NodeReport]) -> set[str | None]:
+    """The zones a job's energy comes from now; before it has any, the cluster's own."""
+    zones = {spec.zone or carbon.zone_of(r.region, r.zone) for r in reports}
+    return zones or {spec.zone or carbon.zone_of("", "")}
+
+
+def _moments(now: datetime, seconds: int) -> Iterator[float]:
+    for ahead in (*range(0, seconds, BUCKET_SECONDS), seconds):
         yield now.astimezone(UTC).timestamp() + ahead
