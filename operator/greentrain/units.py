@@ -179,7 +179,7 @@ def format_emissions(micrograms: int) -> str:
         if amount < 999.95:
             break
         amount, unit = amount / 1000, larger
-    return f"{amount:.4g}{unit}"
+    return f"{amount:.4g}{unit}" if amount < 9999.5 else f"{amount:.0f}{unit}"
 
 
 def format_intensity(milligrams: int) -> str:

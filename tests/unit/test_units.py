@@ -1,14 +1,27 @@
-"""Power caps as people write them, and power as they read it."""
+"""Quantities as people write and read them: power, energy, emissions, intensities."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrain.units import PowerCap, format_power, parse_power_cap
+from greentrain.units import (
+    PowerCap,
+    format_emissions,
+    format_energy,
+    format_intensity,
+    format_power,
+    format_pue,
+    parse_emissions,
+    parse_energy,
+    parse_intensity,
+    parse_power_cap,
+    parse_pue,
+)
 
 REFUSAL = (
     "write watts from 1W to 10kW, such as 250W or 0.3kW, or a share of the GPU's default limit, such as 70%"
@@ -112,3 +125,75 @@ def test_any_text_is_a_cap_within_bounds_or_refused(text: str) -> None:
     amount = 1_000 <= (cap.milliwatts or 0) <= MOST_MILLIWATTS
     share = 1 <= (cap.percent or 0) <= 100
     assert amount is not share
+
+
+@pytest.mark.parametrize(
+    ("text", "joules"),
+    [
+        ("1J", 1),
+        ("500Wh", 1_800_000),
+        ("5kWh", 18_000_000),
+        ("1.5MWh", 5_400_000_000),
+        ("18MJ", 18_000_000),
+        ("0.5Wh", 1800),
+        ("1.0001Wh", 3600),
+        ("100GWh", 360_000_000_000_000),
+        ("2TJ", 2_000_000_000_000),
+    ],
+)
+def test_energy_as_people_write_it(text: str, joules: int) -> None:
+    assert parse_energy(text) == joules
+
+
+@pytest.mark.parametrize(
+    ("text", "micrograms"),
+    [
+        ("800gCO2e", 800_000_000),
+        ("2kgCO2e", 2_000_000_000),
+        ("1.2tCO2e", 1_200_000_000_000),
+        ("0.001gCO2e", 1000),
+    ],
+)
+def test_emissions_as_people_write_them(text: str, micrograms: int) -> None:
+    assert parse_emissions(text) == micrograms
+
+
+@pytest.mark.parametrize("parse", [parse_energy, parse_emissions, parse_intensity, parse_pue])
+@pytest.mark.parametrize(
+    "text",
+    ["", "-5kWh", "-1gCO2e", "5 kWh", "5kwh", "1e3J", "0J", "0gCO2e", "101GWh", "1000000tCO2e", "5kg", "٥kWh",
+     "9999gCO2e/kWh", "200g/kWh", "0.99", "5.1", "5.0001", "NaN", "1,5kWh", ".5kWh"],
+)  # fmt: skip
+def test_what_is_no_quantity_is_refused_with_what_would_be_right(
+    parse: Callable[[str], int], text: str
+) -> None:
+    with pytest.raises(ValueError, match=r"^write "):
+        parse(text)
+
+
+@given(st.integers(1, 10**14))
+def test_energy_printed_is_read_again_to_four_digits(joules: int) -> None:
+    assert parse_energy(format_energy(joules)) == pytest.approx(joules, rel=6e-4, abs=1)
+
+
+@given(st.integers(1, 10**12 - 1))
+def test_whole_joules_round_trip(joules: int) -> None:
+    assert parse_energy(f"{joules}J") == joules
+
+
+@given(st.integers(1000, 10**17))
+def test_emissions_printed_are_read_again_to_four_digits(micrograms: int) -> None:
+    text = format_emissions(micrograms)
+    grams = f"{float(text[:-2]) / 1000:.6f}gCO2e" if text.endswith("mg") else f"{text}CO2e"
+    assert parse_emissions(grams) == pytest.approx(micrograms, rel=6e-4, abs=1000)
+
+
+@given(st.integers(0, 5_000_000))
+def test_an_intensity_round_trips(milligrams: int) -> None:
+    assert parse_intensity(format_intensity(milligrams)) == pytest.approx(milligrams, rel=1e-5)
+
+
+@given(st.integers(1000, 5000))
+def test_a_pue_round_trips(thousandths: int) -> None:
+    assert parse_pue(f"{thousandths / 1000}") == thousandths
+    assert parse_pue(format_pue(thousandths)) == pytest.approx(thousandths, abs=1)

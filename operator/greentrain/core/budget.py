@@ -292,7 +292,8 @@ def weigh_energy(
         ),
         spent_before=before.exhausted_limit_joules if before is not None else None,
     )
-    bound = attempt.overshoot_bound_joules if attempt is not None else None
+    said = attempt if attempt is not None else before
+    bound = said.overshoot_bound_joules if said is not None else None
     percent = (used + charged) * 100 // limit
     standing = Standing(
         ENERGY_BUDGET,
@@ -363,7 +364,9 @@ def weigh_emissions(
         spent_before=before.exhausted_limit_micrograms if before is not None else None,
     )
     joules = attempt.overshoot_bound_joules if attempt is not None else None
-    bound = None if joules is None or not worst else emissions_of(joules, pue, worst)
+    bound = before.overshoot_bound_micrograms if before is not None and attempt is None else None
+    if joules is not None and worst:
+        bound = emissions_of(joules, pue, worst)
     percent = (used + charged) * 100 // limit
     standing = Standing(
         EMISSIONS_BUDGET,

@@ -1,0 +1,60 @@
+"""The operator's sources of intensity: read at its start, and again when a file has changed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from greentrain.carbon.intensity import Absent, Intensity
+from greentrain.controller.emissions import Emissions
+from greentrain.controller.settings import parse_settings
+from greentrain.grid.settings import EmissionsSettings
+
+SERIES = "time,intensity\n2026-01-01T00:00:00Z,{}\n2026-01-01T01:00:00Z,{}\n"
+MOMENT = 1_767_225_600.0 + 60
+
+
+async def test_a_changed_file_is_read_and_a_bad_one_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "greentrain.controller")
+    file = tmp_path / "de.csv"
+    file.write_text(SERIES.format(100, 200))
+    source = {"type": "file", "path": str(file), "zone": "DE"}
+    settings = EmissionsSettings.model_validate({"sources": [source], "zone": "DE", "pue": "1.3"})
+    told: list[int] = []
+    emissions = Emissions(settings, told=told.append)
+    assert isinstance(emissions.carbon.at("DE", "Lifecycle", MOMENT), Absent)
+    await emissions.refresh()
+    held = emissions.carbon.at("DE", "Lifecycle", MOMENT)
+    assert isinstance(held, Intensity)
+    assert (held.milligrams, emissions.carbon.pue, emissions.carbon.zone_of("", "")) == (100_000, 1300, "DE")
+    file.write_text(SERIES.format("many", 200))
+    await emissions.refresh()
+    await emissions.refresh()
+    assert emissions.carbon.at("DE", "Lifecycle", MOMENT) == held
+    assert sum("many" in r.message for r in caplog.records) == 1
+    file.write_text(SERIES.format(300, 200))
+    await emissions.refresh()
+    held = emissions.carbon.at("DE", "Lifecycle", MOMENT)
+    assert isinstance(held, Intensity)
+    assert held.milligrams == 300_000
+    assert "every source can be read again" in caplog.text
+    assert told == [0, 1, 1, 0]
+
+
+def test_settings_that_are_wrong_end_the_operator_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"pue": "0.9", "zonne": "DE"}')
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(["--emissions-settings", str(file)])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "pue: '0.9' is not valid" in said
+    assert "did you mean zone?" in said
+    file.write_text('{"zone": "SE"}')
+    assert parse_settings(["--emissions-settings", str(file)]).emissions.zone == "SE"
