@@ -22,10 +22,16 @@ NEEDS_AN_HOUR = {
 
 
 def granted(bench: Bench) -> set[tuple[str, str]]:
-    """(verb, resource) pairs of the operator's ClusterRole."""
-    role = bench.cluster.read_json("get", "clusterrole", "greentrain-operator")
-    assert role is not None
-    return {(v, r) for rule in role["rules"] for v in rule["verbs"] for r in rule["resources"]}
+    """(verb, resource) pairs of the operator's ClusterRole, and of the Role for the Lease it renews."""
+    pairs = set()
+    for words in (
+        ("clusterrole", "greentrain-operator"),
+        ("role", "greentrain-lease", "-n", RELEASE_NAMESPACE),
+    ):
+        role = bench.cluster.read_json("get", *words)
+        assert role is not None
+        pairs |= {(v, r) for rule in role["rules"] for v in rule["verbs"] for r in rule["resources"]}
+    return pairs
 
 
 def used(bench: Bench) -> set[tuple[str, str]]:

@@ -11,6 +11,7 @@ import sys
 
 from prometheus_client import CollectorRegistry
 
+from greentrain.agent.allowances import Allowances
 from greentrain.agent.caps import Caps
 from greentrain.agent.clock import MachineClock
 from greentrain.agent.host import Host
@@ -54,8 +55,10 @@ async def run(settings: AgentSettings) -> int:
         taken = await take(journal, stop)
         if stop.is_set():
             return 0
-        view = NodeView(client, settings.node)
         clock = MachineClock()
+        view = NodeView(
+            client, settings.node, lease=settings.operator_lease, elapsed=clock.elapsed, wall=clock.wall
+        )
         kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
         cpu_time = CpuTime(settings.cgroup_root)
         agent = Agent(
@@ -66,6 +69,7 @@ async def run(settings: AgentSettings) -> int:
             journal=journal,
             caps=Caps(journal, clock, driver=settings.driver_module, dry_run=settings.dry_run, allowed=taken),
             clock=clock,
+            allowances=Allowances(journal, clock, view, allowed=taken),
             host=Host(Rapl(settings.powercap_root), cpu_time),
             find_pods=cpu_time.find_pods,
         )

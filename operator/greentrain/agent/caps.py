@@ -46,6 +46,9 @@ SILENT_SECONDS = 60.0
 REFUSED_SECONDS = 10.0
 """How long a card that refused a limit is left alone."""
 
+LOWEST = PowerCap(milliwatts=1)
+"""Asks for the lowest limit each card can have."""
+
 ROUNDS = 3
 """Steps and looks at one card in one go: to set a limit and to see that it is set takes two."""
 
@@ -95,6 +98,7 @@ class Caps:
         self._begun = False
         self._told_asks = False
         """Whether the operator's word was heard, which counts for more than the disk's."""
+        self._throttled: frozenset[str] = frozenset()
         self._refusals: dict[str, tuple[float, Hindrance]] = {}
         self._told: dict[str, str] = {}
         self.reports: dict[str, GpuCap] = {}
@@ -122,6 +126,11 @@ class Caps:
     def asked(self) -> Mapping[str, PowerCap]:
         """What is asked for, by the pod's UID."""
         return self._kept.asked
+
+    @property
+    def throttled(self) -> frozenset[str]:
+        """UIDs of the pods whose cards are to have their lowest limit, whatever is asked for."""
+        return self._throttled
 
     @property
     def allowed(self) -> bool:
@@ -173,6 +182,10 @@ class Caps:
         if dict(asked) != self._kept.asked:
             self._kept.asked = dict(asked)
             self._unwritten = True
+
+    def throttle(self, pods: Iterable[str]) -> None:
+        """Have the cards of these pods, by UID, at their lowest limit, and those of no others (`agent.allowances`)."""
+        self._throttled = frozenset(pods)
 
     async def keep(
         self,
@@ -261,7 +274,7 @@ class Caps:
             for held in holdings.cards.get(card.uuid, ()):
                 alone = alone and held.alone
                 holder = holdings.pods.get(held.pod)
-                cap = self._kept.asked.get(holder.uid) if holder is not None and holder.uid else None
+                cap = self._find_cap(holder.uid) if holder is not None and holder.uid else None
                 if cap is not None and holder is not None and holder.uid:
                     found.append((resolve(cap, card.limits) or 0, Ask(holder.uid, cap)))
             if not found:
@@ -277,6 +290,9 @@ class Caps:
                 text = "pods share it, and one limit would hold for all of them"
                 hindrances[card.uuid] = Hindrance("Shared", text)
         return asks, hindrances
+
+    def _find_cap(self, pod: str) -> PowerCap | None:
+        return LOWEST if pod in self._throttled else self._kept.asked.get(pod)
 
     async def _look_after(
         self, gpus: LimitedGpus, card: Card, ask: Ask | None, hindrance: Hindrance | None
@@ -402,6 +418,14 @@ class Caps:
     ) -> None:
         if ask is None:
             return
+        if ask.pod in self._throttled:
+            why = "its pod's allowance of energy is spent and the operator was silent"
+            lowest = reason == "Clamped" and target is not None
+            message = (
+                f"its limit is {format_power(target or 0)}, the lowest it can have: {why}"
+                if lowest
+                else f"{why}: {message}"
+            )
         self.reports[uuid] = GpuCap(
             pod_uid=ask.pod,
             sharing_pod_uids=ask.sharing,

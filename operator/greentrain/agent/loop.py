@@ -16,10 +16,12 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
+from math import ceil
 from typing import Protocol
 
 import aiohttp
 
+from greentrain.agent.allowances import Allowances
 from greentrain.agent.caps import Caps
 from greentrain.agent.clock import Clock
 from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
@@ -38,7 +40,7 @@ from greentrain.energy.attribution import Window
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pods
 from greentrain.kube.client import ApiError
-from greentrain.kube.node import NodePod
+from greentrain.kube.node import NodePod, Place
 from greentrain.units import PowerCap, format_unix_time, to_joules
 
 logger = logging.getLogger("greentrain.agent")
@@ -63,6 +65,10 @@ HOST_RETRY_SECONDS = 300.0
 
 URGENT_SECONDS = 1.0
 """How soon a pod's end is reported, and at most how often."""
+
+NEAR_SECONDS = 5.0
+"""At most how often is reported while a pod nears its allowance: the operator, which reacts in this time, is to act before
+the allowance is spent; more often would tell it little, for watts change slowly."""
 
 READ_SECONDS = 2.0
 
@@ -141,6 +147,11 @@ class View(Protocol):
         ...
 
     @property
+    def place(self) -> Place:
+        """Where the node is, as its labels say."""
+        ...
+
+    @property
     def paused(self) -> str | None:
         """Why NVML must be let go, in words; None while it need not."""
         ...
@@ -172,6 +183,7 @@ class Agent:
         journal: Journal,
         caps: Caps,
         clock: Clock,
+        allowances: Allowances | None = None,
         host: Host | None = None,
         find_pods: Callable[[], Collection[str]] | None = None,
         chance: random.Random | None = None,
@@ -182,6 +194,7 @@ class Agent:
         self._view = view
         self._journal = journal
         self.caps = caps
+        self.allowances = allowances
         self._clock = clock
         self._host = host
         self._find_pods = find_pods
@@ -223,7 +236,7 @@ class Agent:
                 begun = self.beat = self._clock.elapsed()
                 await self.look()
                 self._keep()
-                self._report_if_due()
+                self._tell_and_evict()
                 await self._rest(begun + self.settings.interval, stop)
         finally:
             waking.cancel()
@@ -242,7 +255,7 @@ class Agent:
                 return
             listing = await self._read_holdings() if self._must_list() else self._listing
             await self._keep_caps(None if listing is None else self._find_holdings(listing))
-            self._report_if_due()
+            self._tell_and_evict()
             await self._clock.sleep(WAKE_SECONDS)
 
     def _begin(self) -> None:
@@ -253,11 +266,15 @@ class Agent:
         if problem is not None:
             logger.error("%s; the account begins anew", problem)
         self.caps.load()
+        if self.allowances is not None:
+            self.allowances.load()
         # NodePower may have the last words of an account before this one, which perhaps has not reported yet either.
         self._heir = True
         self._set("JournalWritable", "Unknown", "NotYet", "nothing was written yet")
 
     async def _end(self) -> None:
+        if self.allowances is not None:
+            await self.allowances.close()
         if self._reporting is not None:
             self._reporting.cancel()
             with suppress(asyncio.CancelledError):
@@ -325,6 +342,7 @@ class Agent:
             wall=wall,
             boot=self._clock.boot(),
             windows=self._windows(at, wall),
+            models={c.uuid: c.model for c in self.cards},
         )
         # A node that was never seen to have a GPU needs no NVML; there an agent has nothing to count and is not in trouble.
         if self._gpus is not None or not self.account.cards:
@@ -489,7 +507,8 @@ class Agent:
     async def _keep_caps(self, holdings: Holdings | None) -> None:
         """Do what is due about power limits; a driver that is to be replaced gets its cards back as they were, and is let go."""
         self.caps.take_up(self._view.caps)
-        if holdings is not None and not self._view.pods_known and self.caps.asked:
+        self._mind_allowances()
+        if holdings is not None and not self._view.pods_known and (self.caps.asked or self.caps.throttled):
             holdings = self._without_ended(holdings)
         pause = self._view.paused
         if self._gpus is not None:
@@ -509,6 +528,16 @@ class Agent:
                 await self._close_gpus()
         if self.cards:
             self._tell_caps(pause)
+
+    def _mind_allowances(self) -> None:
+        """Have what is spent at its lowest limit, and the operator told of what is new."""
+        if self.allowances is None:
+            return
+        haste = self.allowances.look(self.account, report_interval=self.settings.report_interval)
+        self.caps.throttle(self.allowances.throttled)
+        self._set("OperatorHeard", *self.allowances.judge_operator())
+        if haste != "None":
+            self._hurry(URGENT_SECONDS if haste == "Now" else NEAR_SECONDS)
 
     def _without_ended(self, holdings: Holdings) -> Holdings:
         """The holders that have processes, while the API server does not say which pods have ended.
@@ -647,9 +676,15 @@ class Agent:
             self._hurry()
         self._set("JournalWritable", "True", "Written", "what was counted is on this node's disk")
 
-    def _hurry(self) -> None:
-        """Report soon."""
-        self._next_report = min(self._next_report, self._reported + URGENT_SECONDS)
+    def _hurry(self, seconds: float = URGENT_SECONDS) -> None:
+        """Report soon: so long after the last report."""
+        self._next_report = min(self._next_report, self._reported + seconds)
+
+    def _tell_and_evict(self) -> None:
+        """Report, and evict pods of which it was reported that they are to be."""
+        self._report_if_due()
+        if self.allowances is not None:
+            self.allowances.act_if_due()
 
     def _report_if_due(self) -> None:
         now = self._clock.elapsed()
@@ -666,7 +701,10 @@ class Agent:
             async with asyncio.timeout(self.settings.report_deadline):
                 if self._heir:
                     await self._inherit()
+                throttled = self.allowances.throttled if self.allowances is not None else ()
                 await self._view.report(self.build_status())
+                if self.allowances is not None:
+                    self.allowances.note_reported(throttled)
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             logger.warning("NodePower was not reported: %r; again in a while", error)
 
@@ -684,12 +722,17 @@ class Agent:
     def build_status(self) -> NodePowerStatus:
         """The agent's half of NodePower."""
         account = self.account
-        pods = report_pods(account)
+        pods = report_pods(account, at=self._clock.elapsed())
         if len(pods) > MAX_PODS:
             # Those that live come first; ended ones that do not fit are told when others have been settled.
             pods = tuple(sorted(pods, key=lambda entry: entry.closed)[:MAX_PODS])
+        if self.allowances is not None:
+            pods = self.allowances.mark(pods)
         return NodePowerStatus(
             observed_at=format_unix_time(self._clock.wall()),
+            report_interval_seconds=max(1, ceil(self.settings.report_interval)),
+            region=self._view.place.region,
+            zone=self._view.place.zone,
             journal_id=account.journal_id,
             conditions=self.conditions,
             gpus=tuple(self._build_gpu(card) for card in self.cards),

@@ -45,6 +45,8 @@ class AgentSettings:
     """Folder of the kernel's driver: another one after each load of it."""
     dry_run: bool = False
     """Tell which power limits would be set, and set none."""
+    operator_lease: tuple[str, str] | None = None
+    """Namespace and name of the Lease that the operator renews; without one it counts as silent."""
     command: Command = "run"
     """What to do; the other commands than `run` end by themselves."""
     daemonset: tuple[str, str] = ("", "")
@@ -121,6 +123,13 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         "--dry-run", action="store_true", help="tell which power limits would be set, and set none"
     )
     parser.add_argument(
+        "--operator-lease",
+        type=_named,
+        metavar="NAMESPACE/NAME",
+        help="the Lease that the operator renews; while it is not renewed the agent itself holds pods to their allowances of "
+        "energy. Without one the operator counts as silent at all times",
+    )
+    parser.add_argument(
         "--http-port", type=_port, default=defaults.http_port, help="health and metrics; 0: none"
     )
     add_log_arguments(parser)
@@ -141,6 +150,7 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         report_interval=args.report_interval,
         driver_module=args.driver_module,
         dry_run=args.dry_run,
+        operator_lease=args.operator_lease,
         command=args.command,
         daemonset=args.daemonset or ("", ""),
         selector=args.selector or "",

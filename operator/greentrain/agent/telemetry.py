@@ -71,6 +71,7 @@ class AgentTelemetry(Collector):
                 draw.add_metric(labels, answer.draw / MILLIWATTS_PER_WATT)
         yield from (gpu, draw, readable)
         yield from self._collect_limits()
+        yield from self._collect_allowances()
         # A pod and the one of its name before it may both be there; a metric must not be told twice.
         names = ["namespace", "pod", "uid", "job", "device"]
         pods = CounterMetricFamily(
@@ -156,3 +157,28 @@ class AgentTelemetry(Collector):
             foreign.add_metric(key, caps.foreign_changes[card.uuid])
             restores.add_metric(key, caps.restores[card.uuid])
         yield from (asked, target, prior, present, enforced, in_force, foreign, restores)
+
+    def _collect_allowances(self) -> Iterable[Metric]:
+        """What was done because the operator was silent, and for how long it has been."""
+        allowances = self._agent.allowances
+        if allowances is None:
+            return
+        for name, text, amount in (
+            (
+                "greentrain_allowances_spent",
+                "Pods that have spent their allowance of energy.",
+                allowances.spent,
+            ),
+            (
+                "greentrain_allowance_throttles",
+                "Pods put to their lowest limit because their allowance was spent and the operator silent.",
+                allowances.throttles,
+            ),
+            ("greentrain_allowance_evictions", "Pods evicted for the same reason.", allowances.evictions),
+        ):
+            yield CounterMetricFamily(name, text, value=amount)
+        yield GaugeMetricFamily(
+            "greentrain_operator_silence_seconds",
+            "Since the operator was last heard, or since the agent's start.",
+            value=allowances.silence,
+        )

@@ -295,7 +295,8 @@ class NodePowerStatus(_Lenient):
     conditions: tuple[Condition, ...] = Field(
         (),
         max_length=16,
-        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, CapsAllowed, HostReadable.",
+        description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, CapsAllowed, "
+        "HostReadable, OperatorHeard.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     gpus: tuple[GpuStatus, ...] = Field(

@@ -242,6 +242,13 @@ class CheckpointSpec(_Strict):
     )
 
 
+class PowerPolicy(StrEnum):
+    """Who chooses the cap."""
+
+    FIXED = "Fixed"
+    BUDGET = "Budget"
+
+
 class PowerSpec(_Strict):
     """How much power the job's GPUs may draw."""
 
@@ -250,6 +257,18 @@ class PowerSpec(_Strict):
         max_length=16,
         description="Power limit of each of its GPUs while the job holds it: watts (250W, 0.3kW) or a share of the GPU's "
         "default limit (70%). A lower limit that an administrator has set stays. Applies at once, also to a running job.",
+    )
+
+    policy: PowerPolicy = Field(
+        PowerPolicy.FIXED,
+        description="Fixed: the cap stays as it is. Budget: it is lowered step by step, never above cap, while what was "
+        "measured says that the job would not finish inside its budget at the present one but might at a lower one.",
+    )
+    max_slowdown_percent: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="By how much a step may take longer for that than at the highest allowed cap; any amount by default.",
     )
 
     @field_validator("cap")
@@ -908,6 +927,75 @@ class PowerStatus(_Status):
     )
 
 
+class CapMeasureStatus(_Status):
+    """What steps at one cap cost, summed up over windows of time."""
+
+    percent: int = Field(ge=1, le=100, description="The cap, of the GPUs' default limit; 100: none.")
+    steps: int = Field(0, ge=0, description="Steps that were measured.")
+    joules: int = Field(0, ge=0, description="Energy they used.")
+    milliseconds: int = Field(0, ge=0, description="Time they took.")
+    windows: int = Field(0, ge=0, description="Windows they were measured in.")
+    spread: int = Field(
+        0, ge=0, description="How much the windows differ; a sum of squares, see docs/power.md."
+    )
+    lagged: int = Field(0, description="How much neighbouring windows differ together.")
+    latest: int = Field(0, description="How much the last one differed.")
+
+
+class SampleStatus(_Status):
+    """How far a job was, and what it had used by then."""
+
+    attempt: int = Field(ge=0, description="Attempt it was seen in.")
+    step: int = Field(ge=0, description="Steps done.")
+    joules: int = Field(ge=0, description="Energy used.")
+    moment: int = Field(ge=0, description="Unix time in milliseconds.")
+    percent: int = Field(ge=1, le=100, description="The cap that was asked for; 100: none.")
+    complete: bool = Field(True, description="Whether it was in force on all of its GPUs.")
+
+
+class ProjectionStatus(_Status):
+    """What the job will have used and emitted when it has finished, from what its steps were measured to cost."""
+
+    energy: str = Field(
+        "", max_length=32, description="Energy at the end, for people; nothing where not known."
+    )
+    energy_joules: int | None = Field(None, ge=0, description="The same in joules, with what is used.")
+    uncertainty_joules: int | None = Field(
+        None, ge=0, description="By how much that may be wrong: 19 times of 20 it is not more."
+    )
+    emissions: str = Field("", max_length=32, description="Emissions at the end, for people.")
+    emissions_micrograms: int | None = Field(
+        None, ge=0, description="The same at the present intensity, with what was emitted."
+    )
+    completion_time: str | None = Field(
+        None,
+        max_length=32,
+        json_schema_extra={"format": "date-time"},
+        description="When it will have finished.",
+    )
+    exceeds: Literal["Yes", "No", "Unknown"] = Field(
+        "Unknown", description="Whether a budget will be exceeded; Unknown where it is too close to say."
+    )
+    cannot_finish: bool = Field(
+        False,
+        description="True when a budget will be exceeded at every allowed cap, and the lowest was measured.",
+    )
+    reason: str = Field("", max_length=64, description="Why the cap is what it is, one word for programs.")
+    message: str = Field("", max_length=1024, description="The same for people.")
+    percent: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="The cap that was chosen; none where spec.power.policy does not choose.",
+    )
+    measures: tuple[CapMeasureStatus, ...] = Field(
+        (), max_length=32, description="What was measured, by cap."
+    )
+    begun: SampleStatus | None = Field(None, description="First sample at the present cap.")
+    anchor: SampleStatus | None = Field(None, description="Where the window under way began.")
+    last: SampleStatus | None = Field(None, description="Last sample.")
+
+
 class DisplayStatus(_Status):
     """Words for the columns of kubectl get; read by no program."""
 
@@ -972,12 +1060,14 @@ class GreenTrainingJobStatus(_Status):
     power: PowerStatus | None = Field(
         None, description="Power limits of its GPUs; none where no cap was ever asked for."
     )
+    projection: ProjectionStatus | None = Field(
+        None,
+        description="What the job will have used when it has finished; none before anything was measured.",
+    )
     display: DisplayStatus = Field(DisplayStatus(), description="Words for the columns of kubectl get.")
 
 
 NOT_BUILT: dict[str, str] = {
-    "spec.power.policy": "power policies",
-    "spec.power.maxSlowdownPercent": "power policies",
     "spec.schedule": "carbon-aware scheduling",
     "spec.elastic": "elastic sizes",
     "spec.checkpoint.restoreFrom": "restoring from another job's checkpoint",

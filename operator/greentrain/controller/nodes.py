@@ -14,9 +14,11 @@ from typing import Any
 
 import aiohttp
 
+from greentrain.api import names
 from greentrain.api.nodepower import PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.budget import spec_in_force
 from greentrain.core.ledger import ABANDONED_AFTER, decide_settled, is_abandoned
 from greentrain.core.power import NodePod, decide_asks
 from greentrain.core.snapshot import parse_job
@@ -24,6 +26,10 @@ from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job
+
+UNLIMITED_JOULES = 1 << 53
+"""What a pod is allowed that was made under a budget its job has no more: with no allowance at all its agent would allow it
+nothing while the operator is silent. More than a country uses in a day, and exact in JSON."""
 
 logger = logging.getLogger("greentrain.controller")
 
@@ -118,10 +124,13 @@ class NodePasses:
             return pod
         status = parse_job(job).status
         energy, cap = status.energy, status.power.cap if status.power is not None else ""
-        if energy is None or energy.budget is None:
-            return replace(pod, cap=cap)
-        allowance = next((a.joules for a in energy.budget.allowances if a.uid == pod.uid), None)
-        return replace(pod, cap=cap, allowance=allowance, scope=energy.scope)
+        allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
+        allowance = next((a.joules for a in allowances if a.uid == pod.uid), None)
+        marked = names.ANNOTATION_BUDGETED in (body["metadata"].get("annotations") or {})
+        if allowance is None and marked and not spec_in_force(status).is_enforced:
+            allowance = UNLIMITED_JOULES
+        scope = energy.scope if energy is not None else pod.scope
+        return replace(pod, cap=cap, allowance=allowance, scope=scope)
 
     async def _remove(self, known: NodePower) -> None:
         await self._client.delete_node_power(known.name, known.uid, known.resource_version)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,9 @@ from prometheus_client import CollectorRegistry
 
 from greentrain.api.crd import wanted_hashes
 from greentrain.controller.clock import SteadyClock
+from greentrain.controller.emissions import Emissions
 from greentrain.controller.freshness import Freshness, Stream
+from greentrain.controller.heartbeat import Heartbeat
 from greentrain.controller.nodes import NodePasses
 from greentrain.controller.passes import Passes
 from greentrain.controller.settings import Settings
@@ -28,6 +31,7 @@ from greentrain.controller.workqueue import WorkQueue
 from greentrain.kube.cache import Cache, Key, node_of, version_of
 from greentrain.kube.client import ApiError, Client, connect
 from greentrain.kube.readings import NodePowers
+from greentrain.telemetry.jobs import JobMeasures, measure_job
 from greentrain.telemetry.metrics import Telemetry
 from greentrain.telemetry.serving import serve
 
@@ -76,6 +80,7 @@ class Operator:
         self.telemetry.clock_departure.set_function(steady.departure)
         self.telemetry.stale_watches.set_function(lambda: self._freshness.verdicts)
         self.telemetry.longest_pass.set_function(lambda: self._longest_pass()[1])
+        self.telemetry.tell_jobs(self._measures)
 
     def unready(self) -> str | None:
         """Why the operator is not ready, in words; None when it is."""
@@ -98,6 +103,13 @@ class Operator:
         found = self._passes.longest() if self._passes is not None else None
         return ("/".join(found[0]), found[1]) if found is not None else ("", 0.0)
 
+    def _measures(self) -> Iterator[JobMeasures]:
+        """What metrics tell of each job, as its status is stored."""
+        for key in self._cache.jobs():
+            body = self._cache.job(key)
+            if body is not None:
+                yield measure_job(key.namespace, key.name, body.get("status") or {})
+
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises what ended a part of it."""
         async with contextlib.AsyncExitStack() as stack:
@@ -114,6 +126,8 @@ class Operator:
             )
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
             stack.callback(self._queue.close)
+            emissions = Emissions(self.settings.emissions, told=self.telemetry.emissions_problems.set)
+            await emissions.refresh()
             if not await _until(stop, self._start(client)):
                 return
             nodes = self._nodes = NodePasses(
@@ -136,6 +150,7 @@ class Operator:
                 telemetry=self.telemetry,
                 settings=self.settings,
                 clock=self._clock,
+                carbon=emissions.carbon,
             )
             watches = self._watches = Watches(
                 self.settings,
@@ -149,11 +164,21 @@ class Operator:
                 asyncio.create_task(self._resync(client, watches), name="resync"),
                 asyncio.create_task(self._check_schema(client), name="schema"),
                 asyncio.create_task(nodes.work(), name="nodes"),
+                asyncio.create_task(emissions.work(), name="emissions"),
                 *(
                     asyncio.create_task(passes.work(), name=f"worker {i}")
                     for i in range(self.settings.workers)
                 ),
             ]
+            if self.settings.lease is not None:
+                heartbeat = Heartbeat(
+                    client,
+                    self.settings.lease,
+                    holder=socket.gethostname(),
+                    clock=self._clock,
+                    unhealthy=self.unhealthy,
+                )
+                parts.append(asyncio.create_task(heartbeat.work(), name="heartbeat"))
             stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait(), name="stop")
             self.ready.set()
             try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from greentrain.grid.settings import EmissionsSettings, SettingsError, load_settings
 from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments
 
 
@@ -25,6 +27,10 @@ class Settings:
     """How long a watch may bring nothing, not even a bookmark (the server sends one a minute)."""
     pass_limit: float = 600.0
     """How long one pass may take before the process counts as hung. Requests end after 30 s."""
+    lease: tuple[str, str] | None = None
+    """Namespace and name of the Lease that tells agents that the operator is alive; None: none is renewed."""
+    emissions: EmissionsSettings = field(default_factory=EmissionsSettings)
+    """Where the cluster runs and what its energy emits."""
     workers: int = 16
     """Passes that run at the same time."""
     http_port: int = 8080
@@ -71,12 +77,29 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         metavar="SECONDS",
         help="how long a pass may take before /healthz fails (default %(default)s)",
     )
+    parser.add_argument(
+        "--lease",
+        type=_named,
+        metavar="NAMESPACE/NAME",
+        help="the Lease to renew, so that agents know that the operator is alive (default: none, and agents whose "
+        "--operator-lease names one enforce allowances of energy by themselves)",
+    )
+    parser.add_argument(
+        "--emissions-settings",
+        type=Path,
+        metavar="FILE",
+        help="grid zones, PUE and sources of intensity as JSON (docs/emissions.md); default: the table that ships",
+    )
     parser.add_argument("--workers", type=_count, default=defaults.workers)
     parser.add_argument("--http-port", type=int, default=defaults.http_port, help="health and metrics")
     add_log_arguments(parser)
     parser.add_argument("--kubeconfig", help="default: the pod's service account")
     parser.add_argument("--context", help="context in that kubeconfig")
     args = parser.parse_args(arguments)
+    try:
+        emissions = load_settings(args.emissions_settings) if args.emissions_settings else EmissionsSettings()
+    except SettingsError as error:
+        parser.error("--emissions-settings: " + "; ".join(error.problems))
     return Settings(
         namespaces=tuple(dict.fromkeys(args.namespace)),
         progress_interval=args.progress_interval,
@@ -84,6 +107,8 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         stale_after=args.stale_after,
         watch_inactivity=args.watch_inactivity,
         pass_limit=args.pass_limit,
+        lease=args.lease,
+        emissions=emissions,
         workers=args.workers,
         http_port=args.http_port,
         log_level=args.log_level,
@@ -91,6 +116,13 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         kubeconfig=args.kubeconfig,
         context=args.context,
     )
+
+
+def _named(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text} is not NAMESPACE/NAME")
+    return namespace, name
 
 
 def _seconds(text: str) -> float:

@@ -86,9 +86,12 @@ def is_silent(heard: float | None, *, begun: float, now: float) -> bool:
     return find_silence(heard, begun=begun, now=now) >= patience
 
 
-def find_allowance(told: Allowance | None, *, budgeted: bool) -> Allowance | None:
-    """The allowance that holds: the one that was told, none for a pod that has a budget all the same; else no bound."""
-    return NOTHING if told is None and budgeted else told
+def find_allowance(told: Allowance | None, used: Used, *, budgeted: bool) -> Allowance | None:
+    """The allowance that holds: the one that was told, none for a pod that has a budget all the same; else no bound.
+
+    The operator gives none to a pod without a GPU where GPUs alone count, so one that has used no GPU's energy is left.
+    """
+    return NOTHING if told is None and budgeted and used.gpu > 0 else told
 
 
 def is_spent(used: Used, allowance: Allowance | None) -> bool:

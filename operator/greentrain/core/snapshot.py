@@ -189,6 +189,10 @@ class Fleet:
     """The highest power limit one of them has, or gets back when a cap ends; None where no node reports one."""
     report_seconds: int | None = None
     """The longest interval of the nodes' reports."""
+    default_milliwatts: int | None = None
+    """The highest default limit of one of them."""
+    lowest_percent: int | None = None
+    """The lowest limit that all of them can have, as a share of their default limit."""
     heard: datetime | None = None
     """When one of the nodes with GPUs reported last."""
     without_host: tuple[str, ...] = ()
@@ -206,6 +210,8 @@ class Snapshot:
     has_service: bool = False
     progress: Progress | None = None
     """The deciding rank's own word, None where it did not answer."""
+    sampled: datetime | None = None
+    """When it was asked for that; None where its word is not a new one."""
     obstacles: tuple[Obstacle, ...] = ()
     template_problems: tuple[TemplateProblem, ...] = ()
     reports: tuple[NodeReport, ...] = ()

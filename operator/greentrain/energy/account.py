@@ -290,8 +290,8 @@ class NodeAccount:
     ) -> None:
         """Take in one look at the cards and at who holds them: `holders` has every card there is, read or not.
 
-        `models` are the cards' product names, as far as they are known. A card without a reading, and every card where the holders are not known (None), stays at its last moment.
-        Holders must be pods that were opened (`open`).
+        `models` are the cards' product names, as far as they are known. A card without a reading, and every card where the
+        holders are not known (None), stays at its last moment. Holders must be pods that were opened (`open`).
         """
         if holders is None:
             return

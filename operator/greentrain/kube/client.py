@@ -76,6 +76,7 @@ _JOBS = f"/apis/{names.GROUP}/{names.VERSION}"
 NODE_POWERS = f"{_JOBS}/{names.NODE_POWER_PLURAL}"
 NODE_PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
+_LEASES = "/apis/coordination.k8s.io/v1{}/leases"
 _PATHS = {"Pod": "pods", "Service": "services"}
 _OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}"
 
@@ -90,6 +91,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         configuration.client_session_kwargs = {"trust_env": False}
         self._page = page
         self._api = client.ApiClient(configuration)
+        self._eviction: str | None = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -308,6 +310,58 @@ class Client(AbstractAsyncContextManager["Client"]):
                 _refuse_if_same(await self.read("Pod", namespace, name), uid, error)
             raise
 
+    async def evict_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Ask for a pod's eviction with its own grace period; a successor of the same name is safe.
+
+        404 and 409 mean that no pod of that UID is there any more; 429 that a PodDisruptionBudget does not allow it now.
+        """
+        body = {
+            "apiVersion": await self._eviction_version(),
+            "kind": "Eviction",
+            "metadata": {"namespace": namespace, "name": name},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        pods = f"/api/v1{_within(namespace)}/pods"
+        try:
+            await self._request("POST", f"{pods}/{name}/eviction", body)
+        except ApiError as error:
+            if error.status == 409:
+                # By a list: to read a pod by its name would need one right more.
+                found, _ = await self._list(pods, {"fieldSelector": f"metadata.name={name}"})
+                _refuse_if_same(found[0] if found else None, uid, error)
+            raise
+
+    async def _eviction_version(self) -> str:
+        """policy/v1 from Kubernetes 1.22 on, before that policy/v1beta1: the server says which it takes."""
+        if self._eviction is None:
+            offered = (await self._request("GET", "/api/v1")).get("resources") or ()
+            versions = {str(r.get("version")) for r in offered if r.get("name") == "pods/eviction"}
+            self._eviction = "policy/v1beta1" if versions == {"v1beta1"} else "policy/v1"
+        return self._eviction
+
+    async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
+        """A Lease."""
+        return await self._request("GET", f"{lease_path(namespace)}/{name}")
+
+    async def create_lease(self, namespace: str, name: str, spec: Body) -> dict[str, Any]:
+        """Make a Lease; 409 where there is one."""
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name, "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY}},
+            "spec": spec,
+        }
+        return await self._request(
+            "POST", lease_path(namespace), body, query={"fieldManager": names.FIELD_MANAGER}
+        )
+
+    async def renew_lease(self, lease: Body, spec: Body) -> dict[str, Any]:
+        """Store a Lease's spec, if it is still as it was read; else 409."""
+        meta = lease["metadata"]
+        path = f"{lease_path(meta['namespace'])}/{meta['name']}"
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._request("PUT", path, {**lease, "spec": spec}, query=query)
+
     async def delete_job(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
         """Delete a job with all it owns; a successor of the same name is safe.
 
@@ -353,6 +407,11 @@ class Client(AbstractAsyncContextManager["Client"]):
         body = await self._request("GET", path)
         found = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_SCHEMA_HASH)
         return None if found is None else str(found)
+
+
+def lease_path(namespace: str) -> str:
+    """Where the Leases of a namespace are."""
+    return _LEASES.format(_within(namespace))
 
 
 def node_query(node: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a node's agent knows from the API server: its node and the pods on it, and what the operator asks of it.
+"""What a node's agent knows from the API server: its node, the pods on it, and what the operator asks and whether it is there.
 
 All are followed by a list and a watch, again and again. While the server is away the last picture stands, and says
 that it is old: an agent counts on without it.
@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerStatus, PodAsk, PodEnergy
+from greentrain.core.allowance import Allowance
 from greentrain.core.snapshot import parse_time
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
-from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, node_query
+from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, lease_path, node_query
 from greentrain.units import PowerCap
 
 logger = logging.getLogger("greentrain.agent")
@@ -30,6 +32,10 @@ logger = logging.getLogger("greentrain.agent")
 Body = Mapping[str, Any]
 
 PAUSE_LABEL_PREFIX = "nvidia.com/gpu.deploy."
+REGION_LABEL = "topology.kubernetes.io/region"
+ZONE_LABEL = "topology.kubernetes.io/zone"
+
+LONGEST_LABEL = 63
 
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
@@ -52,6 +58,16 @@ class NodePod:
     """Unix time at which its first container started, in whole seconds."""
     ended: float | None = None
     """Unix time at which its last container ended; None while one runs."""
+    budgeted: bool = False
+    """Whether it belongs to a job that has a budget, as its annotation says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node's power comes from, as its labels say; empty where they do not."""
+
+    region: str = ""
+    zone: str = ""
 
 
 def parse_node_pod(body: Body) -> NodePod:
@@ -83,6 +99,7 @@ def parse_node_pod(body: Body) -> NodePod:
         job_uid=owner["uid"] if ours else None,
         began=min(began, default=None),
         ended=None if running else max(ended, default=None),
+        budgeted=ours and (meta.get("annotations") or {}).get(names.ANNOTATION_BUDGETED) == "true",
     )
 
 
@@ -98,20 +115,39 @@ def find_pause(node: Body) -> str | None:
     return None
 
 
-def parse_caps(spec: Body) -> dict[str, PowerCap]:
-    """What is asked for, by the pod's UID; an entry that cannot be read asks for nothing."""
-    found = {}
+def find_place(node: Body) -> Place:
+    """Where a node is, by the labels that cloud providers and administrators set (Kubernetes' well-known labels)."""
+    labels = node["metadata"].get("labels") or {}
+    region, zone = (str(labels.get(name) or "")[:LONGEST_LABEL] for name in (REGION_LABEL, ZONE_LABEL))
+    return Place(region, zone)
+
+
+def parse_asks(spec: Body) -> tuple[PodAsk, ...]:
+    """What is asked for each pod; an entry that cannot be read asks for nothing."""
+    found = []
     for entry in spec.get("pods") or ():
         try:
-            asked = PodAsk.model_validate(entry)
+            found.append(PodAsk.model_validate(entry))
         except ValidationError as error:
             logger.error(
-                "a cap in this node's NodePower cannot be read: %d fields are wrong", error.error_count()
+                "what this node's NodePower asks for a pod cannot be read: %d fields are wrong",
+                error.error_count(),
             )
-            continue
-        if asked.cap_milliwatts is not None or asked.cap_percent is not None:
-            found[asked.uid] = asked.cap
-    return found
+    return tuple(found)
+
+
+def find_caps(asks: Iterable[PodAsk]) -> dict[str, PowerCap]:
+    """The power caps that are asked for, by the pod's UID."""
+    return {a.uid: a.cap for a in asks if a.cap_milliwatts is not None or a.cap_percent is not None}
+
+
+def find_allowances(asks: Iterable[PodAsk]) -> dict[str, Allowance]:
+    """The allowances of energy that are given, by the pod's UID."""
+    return {
+        a.uid: Allowance(a.allowance_joules, a.allowance_scope)
+        for a in asks
+        if a.allowance_joules is not None
+    }
 
 
 def parse_last_words(status: Body) -> NodePowerStatus:
@@ -134,17 +170,34 @@ def parse_last_words(status: Body) -> NodePowerStatus:
 
 
 class NodeView:
-    """The pods of one node and its NodePower, as last seen."""
+    """The pods of one node, its NodePower and the operator's Lease, as last seen."""
 
-    def __init__(self, client: Client, node: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        node: str,
+        *,
+        lease: tuple[str, str] | None = None,
+        elapsed: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`lease` is namespace and name of the one the operator renews, `elapsed` the clock that only goes on."""
         self._client = client
         self._node = node
+        self._lease = lease
+        self._elapsed = elapsed
+        self._wall = wall
+        self._renewed: str | None = None
+        """When the operator renewed its lease last, as it says itself."""
+        self._heard: float | None = None
+        self._allowances: dict[str, Allowance] | None = None
         self._pods: dict[str, NodePod] = {}
         self._settled: tuple[str, ...] = ()
         self._pods_known = False
         self._version = 0
         self._caps: dict[str, PowerCap] | None = None
         self._paused: str | None = None
+        self._place = Place()
         self.news = asyncio.Event()
         """Set when something came that should not wait for the next round: another cap, a pod that may have one."""
 
@@ -174,9 +227,40 @@ class NodeView:
         return self._caps
 
     @property
+    def allowances(self) -> Mapping[str, Allowance] | None:
+        """The allowances of energy, by the pod's UID; None as long as nobody has told."""
+        return self._allowances
+
+    @property
+    def lease(self) -> tuple[str, str] | None:
+        """Namespace and name of the Lease the operator renews; None where none is named, and it cannot be heard."""
+        return self._lease
+
+    @property
+    def operator_heard(self) -> float | None:
+        """When the operator was last heard, on the clock that only goes on; None where it never was."""
+        return self._heard
+
+    @property
+    def place(self) -> Place:
+        """Where the node is; nowhere until somebody has told."""
+        return self._place
+
+    @property
     def paused(self) -> str | None:
         """Why NVML must be let go, in words; None while it need not, or nobody has told."""
         return self._paused
+
+    async def listen(self) -> None:
+        """Look at the operator's Lease now; what a watch would tell may be late after an outage."""
+        if self._lease is not None:
+            bodies, _ = await self._client.list_any(*self._lease_query(self._lease))
+            for body in bodies:
+                self._put_lease(body)
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Ask for a pod's eviction; 404 and 409: it is not there any more, 429: not now."""
+        await self._client.evict_pod(namespace, name, uid)
 
     async def read_status(self) -> NodePowerStatus | None:
         """What an agent of this node reported last; None where there is no NodePower."""
@@ -210,6 +294,14 @@ class NodeView:
             query = {"fieldSelector": f"metadata.name={self._node}"}
             group.create_task(self._follow(NODE_POWERS, query, self._put_power, lambda _: None, None))
             group.create_task(self._follow(NODES, query, self._put_node, lambda _: None, None))
+            if self._lease is not None:
+                lease = self._lease_query(self._lease)
+                group.create_task(self._follow(*lease, self._put_lease, lambda _: None, None))
+
+    @staticmethod
+    def _lease_query(lease: tuple[str, str]) -> tuple[str, dict[str, str]]:
+        namespace, name = lease
+        return lease_path(namespace), {"fieldSelector": f"metadata.name={name}"}
 
     def _list_pods(self, bodies: list[dict[str, Any]]) -> None:
         self._pods = {p.uid: p for p in map(parse_node_pod, bodies)}
@@ -230,12 +322,27 @@ class NodeView:
     def _put_power(self, body: Body) -> None:
         spec = body.get("spec") or {}
         self._settled = tuple(str(key) for key in spec.get("settled") or ())
-        caps = parse_caps(spec)
-        if caps != self._caps:
-            self._caps = caps
+        asks = parse_asks(spec)
+        caps, allowances = find_caps(asks), find_allowances(asks)
+        if (caps, allowances) != (self._caps, self._allowances):
+            self._caps, self._allowances = caps, allowances
             self.news.set()
 
+    def _put_lease(self, body: Body) -> None:
+        """A renewal is heard when it is seen, as client-go's leader election does: clocks of two machines may differ.
+
+        Of the first that is seen nobody knows how long it has been there, so its age by the wall clock counts: an agent
+        that begins anew does not take a dead operator for a living one.
+        """
+        renewed = (body.get("spec") or {}).get("renewTime")
+        if not renewed or renewed == self._renewed:
+            return
+        moment = parse_time(renewed) if self._renewed is None else None
+        age = 0.0 if moment is None else max(0.0, self._wall() - moment.timestamp())
+        self._renewed, self._heard = renewed, self._elapsed() - age
+
     def _put_node(self, body: Body) -> None:
+        self._place = find_place(body)
         paused = find_pause(body)
         if paused != self._paused:
             self._paused = paused

@@ -14,6 +14,7 @@ from greentrain.api.conditions import is_true
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
 from greentrain.core.ledger import NodeReport
+from greentrain.core.projection import lowest_percent
 from greentrain.core.snapshot import Fleet, parse_time
 from greentrain.kube.cache import Key, version_of
 
@@ -172,15 +173,21 @@ class NodePowers:
 def _sum_up(powers: Iterable[NodePower]) -> Fleet:
     """Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins."""
     with_gpus = [p for p in powers if p.status.gpus]
-    limits = (g.limits for p in with_gpus for g in p.status.gpus)
+    cards = [g.limits for p in with_gpus for g in p.status.gpus]
     standing = (
-        x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts
-        for x in limits
+        x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts for x in cards
     )
+    ranges = [
+        lowest_percent(x.min_milliwatts, x.default_milliwatts)
+        for x in cards
+        if x.min_milliwatts and x.default_milliwatts
+    ]
     intervals = (p.status.report_interval_seconds for p in with_gpus)
     return Fleet(
         limit_milliwatts=max((x for x in standing if x), default=None),
         report_seconds=max((x for x in intervals if x), default=None),
+        default_milliwatts=max((x.default_milliwatts for x in cards if x.default_milliwatts), default=None),
+        lowest_percent=max(ranges, default=None),
         heard=max((p.received for p in with_gpus), default=None),
         without_host=tuple(p.name for p in with_gpus if not is_true(p.status.conditions, "HostReadable")),
     )

@@ -11,11 +11,14 @@ import cel
 import pytest
 
 from greentrain.agent.settings import parse_settings
+from greentrain.controller.settings import parse_settings as parse_operator_settings
 
 from .conftest import HelmError, Manifest, Render, is_hook, only
 from .test_rendering import FULL
 
 NODE_NAME = "authentication.kubernetes.io/node-name"
+REPORTS = "greentrain-agent"
+"""The policy on what agents write; those on what they evict are named after it."""
 ACCOUNT = "system:serviceaccount:greentrain-agent:greentrain-agent"
 
 
@@ -46,6 +49,8 @@ def test_agents_can_be_left_out_with_all_that_is_theirs(render: Render) -> None:
         "DaemonSet",
         "ClusterRole",
         "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }
@@ -80,8 +85,17 @@ def test_the_agents_live_in_a_namespace_that_admits_privileged_pods(
     for namespace in namespaces:
         assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
     home = values.get("agent.namespace", "greentrain-agent")
-    placed = {m["metadata"]["namespace"] for m in agents(manifests) if "namespace" in m["metadata"]}
+    # What it may read of the operator lies beside that one.
+    rights = [m for m in agents(manifests) if m["kind"] in ("Role", "RoleBinding") and not is_hook(m)]
+    placed = {
+        m["metadata"]["namespace"]
+        for m in agents(manifests)
+        if "namespace" in m["metadata"] and m not in rights
+    }
     assert placed == {home}
+    assert {m["metadata"]["namespace"] for m in rights} == {"greentrain-system"}
+    (bound,) = (s for m in rights for s in m.get("subjects", ()))
+    assert bound["namespace"] == home
     (subject,) = only(manifests, "ClusterRoleBinding", "greentrain-agent")["subjects"]
     account = next(m for m in agents(manifests) if m["kind"] == "ServiceAccount" and not is_hook(m))
     assert (subject["name"], subject["namespace"]) == (account["metadata"]["name"], home)
@@ -183,8 +197,35 @@ def test_the_agent_understands_every_argument_it_is_given(render: Render) -> Non
     assert settings.dry_run
     assert settings.http_port == container["ports"][0]["containerPort"] == 9081
     defaults = parse_settings(["--node=n", *container_of(render())["args"]])
-    # All but where the node's cgroups are, which a container of its own cannot see at their usual place.
-    assert defaults == replace(parse_settings(["--node=n"]), cgroup_root=Path("/host/cgroup"))
+    # All but where the node's cgroups are, which a container of its own cannot see at their usual place, and the Lease of
+    # this release's operator.
+    assert defaults == replace(
+        parse_settings(["--node=n"]),
+        cgroup_root=Path("/host/cgroup"),
+        operator_lease=("greentrain-system", "greentrain"),
+    )
+
+
+def test_the_agent_listens_to_the_lease_that_the_operator_renews(render: Render) -> None:
+    manifests = render()
+    (operator,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    at = operator["args"].index("--lease")
+    renewed = parse_operator_settings(operator["args"][at : at + 2]).lease
+    assert renewed is not None
+    heard = parse_settings(["--node=n", *container_of(manifests)["args"]]).operator_lease
+    assert renewed == heard == ("greentrain-system", "greentrain")
+    # One pair for each call, held to that one name where RBAC can.
+    for role, rights in (
+        ("greentrain-lease", {("get", True), ("update", True), ("create", False)}),
+        ("greentrain-agent", {("list", True), ("watch", True)}),
+    ):
+        found = only(manifests, "Role", role)
+        assert found["metadata"]["namespace"] == renewed[0]
+        pairs = set()
+        for rule in found["rules"]:
+            assert (rule["apiGroups"], rule["resources"]) == (["coordination.k8s.io"], ["leases"])
+            pairs |= {(verb, rule.get("resourceNames") == [renewed[1]]) for verb in rule["verbs"]}
+        assert pairs == rights
 
 
 def test_every_probe_asks_the_port_that_is_served(render: Render) -> None:
@@ -269,9 +310,13 @@ def test_an_agent_may_do_what_it_calls_and_no_more(render: Render) -> None:
         ("watch", "nodepowers"),
         ("create", "nodepowers"),
         ("patch", "nodepowers/status"),
+        ("create", "pods/eviction"),
     }
-    own = [m for m in agents(render()) if not is_hook(m)]
-    assert not [m for m in own if m["kind"] in ("Role", "RoleBinding")]
+    (own,) = (m for m in agents(render()) if m["kind"] == "Role" and not is_hook(m))
+    assert {(v, r) for rule in own["rules"] for v in rule["verbs"] for r in rule["resources"]} == {
+        ("list", "leases"),
+        ("watch", "leases"),
+    }
 
 
 @pytest.mark.parametrize("values", [{}, {"namespaces": ["team-a"]}])
@@ -312,8 +357,8 @@ def test_the_policy_is_there_where_tokens_carry_their_node(render: Render, kube:
 
 
 def test_the_policy_is_bound_to_deny(render: Render) -> None:
-    policy = only(render(), "ValidatingAdmissionPolicy")
-    binding = only(render(), "ValidatingAdmissionPolicyBinding")
+    policy = only(render(), "ValidatingAdmissionPolicy", REPORTS)
+    binding = only(render(), "ValidatingAdmissionPolicyBinding", REPORTS)
     assert binding["spec"] == {
         "policyName": policy["metadata"]["name"],
         "validationActions": ["Deny"],
@@ -324,14 +369,16 @@ def test_the_policy_is_bound_to_deny(render: Render) -> None:
     assert set(rule["resources"]) == {"nodepowers", "nodepowers/status"}
 
 
-def judge(policy: Manifest, request: dict[str, Any], body: dict[str, Any]) -> bool | None:
+def judge(
+    policy: Manifest, request: dict[str, Any], body: dict[str, Any], params: dict[str, Any] | None = None
+) -> bool | None:
     """Evaluate a policy as the server would: None where it does not concern the request, else whether it is admitted."""
-    known: dict[str, Any] = {"request": request, "object": body}
+    known: dict[str, Any] = {"request": request, "object": body, "params": params}
     spec = policy["spec"]
     if not all(cel.evaluate(c["expression"], known) for c in spec["matchConditions"]):
         return None
     known["variables"] = {}
-    for variable in spec["variables"]:
+    for variable in spec.get("variables", ()):
         value = cel.evaluate(variable["expression"], known)
         known["variables"] = {**known["variables"], variable["name"]: value}
     return all(cel.evaluate(v["expression"], known) is True for v in spec["validations"])
@@ -386,7 +433,7 @@ def test_an_agent_writes_the_status_of_its_own_node_alone(
     body: dict[str, Any],
     admitted: bool,
 ) -> None:
-    policy = only(render(), "ValidatingAdmissionPolicy")
+    policy = only(render(), "ValidatingAdmissionPolicy", REPORTS)
     request = request_of(operation, subresource, nodes)
     assert judge(policy, request, copy.deepcopy(body)) is admitted
 
@@ -394,7 +441,7 @@ def test_an_agent_writes_the_status_of_its_own_node_alone(
 def test_a_token_without_any_extra_of_its_pod_is_denied(render: Render) -> None:
     request = request_of("UPDATE", "status", ["node1"])
     del request["userInfo"]["extra"][NODE_NAME]
-    assert judge(only(render(), "ValidatingAdmissionPolicy"), request, REPORTED) is False
+    assert judge(only(render(), "ValidatingAdmissionPolicy", REPORTS), request, REPORTED) is False
 
 
 @pytest.mark.parametrize(
@@ -407,10 +454,89 @@ def test_a_token_without_any_extra_of_its_pod_is_denied(render: Render) -> None:
 )
 def test_the_policy_concerns_agents_alone(render: Render, account: str) -> None:
     request = request_of("UPDATE", None, None, account)
-    assert judge(only(render(), "ValidatingAdmissionPolicy"), request, REPORTED) is None
+    assert judge(only(render(), "ValidatingAdmissionPolicy", REPORTS), request, REPORTED) is None
 
 
 def test_the_policy_follows_the_agents_namespace_and_name(render: Render) -> None:
     manifests = render({"agent.namespace": "power"})
     request = request_of("CREATE", None, ["node2"], "system:serviceaccount:power:greentrain-agent")
-    assert judge(only(manifests, "ValidatingAdmissionPolicy"), request, NODE1) is False
+    assert judge(only(manifests, "ValidatingAdmissionPolicy", REPORTS), request, NODE1) is False
+
+
+# --- An agent evicts what is listed for its own node only ----------------------------------------------------------
+
+
+def test_no_policy_on_evictions_can_stand_in_the_way_of_a_drain(render: Render) -> None:
+    """Where parameters cannot be had the server applies failurePolicy to every request, before it asks whose it is."""
+    manifests = render()
+    for name in ("eviction", "evicted"):
+        policy = only(manifests, "ValidatingAdmissionPolicy", f"{REPORTS}-{name}")["spec"]
+        binding = only(manifests, "ValidatingAdmissionPolicyBinding", f"{REPORTS}-{name}")["spec"]
+        (rule,) = policy["matchConstraints"]["resourceRules"]
+        assert (rule["apiGroups"], rule["resources"], rule["operations"]) == (
+            [""],
+            ["pods/eviction"],
+            ["CREATE"],
+        )
+        assert (binding["policyName"], binding["validationActions"]) == (f"{REPORTS}-{name}", ["Deny"])
+        if "paramKind" not in policy:
+            assert policy["failurePolicy"] == "Fail"
+            continue
+        assert policy["paramKind"] == {"apiVersion": "greentrain.dev/v1alpha1", "kind": "NodePower"}
+        assert policy["failurePolicy"] == "Ignore"
+        assert binding["paramRef"] == {"selector": {}, "parameterNotFoundAction": "Allow"}
+
+
+def eviction_of(
+    pod: str, nodes: list[str] | None, account: str = ACCOUNT, namespace: str = "team"
+) -> dict[str, Any]:
+    """An AdmissionRequest for a pod's eviction."""
+    return {**request_of("CREATE", "eviction", nodes, account), "namespace": namespace, "name": pod}
+
+
+def node_power(name: str, *pods: str, **spec: Any) -> dict[str, Any]:
+    """A NodePower that lists pods of the namespace `team`."""
+    listed = [{"uid": f"uid-{pod}", "namespace": "team", "name": pod} for pod in pods]
+    return {"metadata": {"name": name}, "spec": {**({"pods": listed} if pods else {}), **spec}}
+
+
+def judge_eviction(
+    manifests: list[Manifest], request: dict[str, Any], *params: dict[str, Any]
+) -> bool | None:
+    """Both policies, the second asked of every NodePower."""
+    eviction: dict[str, Any] = {"metadata": {"name": request["name"], "namespace": request["namespace"]}}
+    alone = only(manifests, "ValidatingAdmissionPolicy", f"{REPORTS}-eviction")
+    listed = only(manifests, "ValidatingAdmissionPolicy", f"{REPORTS}-evicted")
+    found = [judge(alone, request, eviction), *(judge(listed, request, eviction, p) for p in params)]
+    return None if all(one is None for one in found) else all(found)
+
+
+@pytest.mark.parametrize(
+    ("request_", "params", "admitted"),
+    [
+        (eviction_of("a", ["node1"]), [node_power("node1", "a", "b")], True),
+        (eviction_of("b", ["node1"]), [node_power("node1", "a", "b"), node_power("node2", "c")], True),
+        # Not listed for its node, or for none.
+        (eviction_of("c", ["node1"]), [node_power("node1", "a", "b"), node_power("node2", "c")], False),
+        (eviction_of("a", ["node1"], namespace="other"), [node_power("node1", "a")], False),
+        (eviction_of("a", ["node1"]), [node_power("node1")], False),
+        (eviction_of("a", ["node1"]), [{"metadata": {"name": "node1"}}], False),
+        (eviction_of("a", ["node1"]), [node_power("node1", pods=[{"uid": "uid-a"}])], False),
+        (eviction_of("a", ["node1"]), [node_power("node1", pods=[{"name": "a"}])], False),
+        # A token that says no node, or not which.
+        (eviction_of("a", None), [node_power("node1", "a")], False),
+        (eviction_of("a", []), [node_power("node1", "a")], False),
+        (eviction_of("a", [""]), [node_power("node1", "a")], False),
+        (eviction_of("a", ["node1", "node2"]), [node_power("node1", "a")], False),
+        # A node without a NodePower is held by no list.
+        (eviction_of("a", ["node3"]), [node_power("node1", "a")], True),
+        (eviction_of("a", ["node3"]), [], True),
+        # Anybody else.
+        (eviction_of("a", None, "admin"), [node_power("node1")], None),
+        (eviction_of("a", ["node1"], "system:serviceaccount:greentrain-agent:default"), [], None),
+    ],
+)
+def test_an_agent_evicts_what_the_operator_has_listed_for_its_own_node(
+    render: Render, request_: dict[str, Any], params: list[dict[str, Any]], admitted: bool | None
+) -> None:
+    assert judge_eviction(render(), request_, *params) is admitted

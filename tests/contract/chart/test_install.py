@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from greentrain.api.nodepower import NodePowerStatus
+from greentrain.controller.clock import SteadyClock
+from greentrain.controller.heartbeat import Heartbeat
 from greentrain.kube.client import connect
 from greentrain.kube.node import NodeView
 from sandbox import release
@@ -26,6 +28,7 @@ from sandbox.shell import SandboxError
 CRD = "greentrainingjobs.greentrain.dev"
 NODE_POWERS = "nodepowers.greentrain.dev"
 AGENT = f"system:serviceaccount:{release.AGENT_NAMESPACE}:{release.AGENT}"
+OPERATOR = f"system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
 HOOK = f"{release.AGENT}-retire"
 HOOK_ACCOUNT = f"system:serviceaccount:{release.AGENT_NAMESPACE}:{HOOK}"
 HOOK_JOB = f"/apis/batch/v1/namespaces/{release.AGENT_NAMESPACE}/jobs/{HOOK}"
@@ -380,13 +383,19 @@ def test_the_operators_account_may_do_its_work_and_no_more(
         (("list", "nodes"), True),
         (("get", "nodes"), False),
         (("patch", "nodes"), False),
+        (("create", "pods", "--subresource=eviction"), True),
+        (("delete", "pods"), False),
+        (("list", f"leases.coordination.k8s.io/{release.RELEASE}", "-n", release.NAMESPACE), True),
+        (("list", "leases.coordination.k8s.io", "-n", release.NAMESPACE), False),
+        (("update", f"leases.coordination.k8s.io/{release.RELEASE}", "-n", release.NAMESPACE), False),
     ],
 )
 def test_an_agents_account_may_do_its_work_and_no_more(
     cluster: Cluster, question: tuple[str, ...], allowed: bool
 ) -> None:
     install(cluster, "six")
-    said = cluster.run_kubectl("auth", "can-i", *question, f"--as={AGENT}", "-n", "default", check=False)
+    where = () if "-n" in question else ("-n", "default")
+    said = cluster.run_kubectl("auth", "can-i", *question, f"--as={AGENT}", *where, check=False)
     assert said.strip().splitlines()[-1] == ("yes" if allowed else "no"), said
 
 
@@ -397,8 +406,16 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
     crd = f"customresourcedefinition/{NODE_POWERS}"
     cluster.run_kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
     kubeconfig = plane.build_kubeconfig(AGENT, ["system:serviceaccounts"])
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "spent", "namespace": "default"},
+        "spec": {"containers": [{"name": "tensorflow", "image": "x"}]},
+    }
+    made = json.loads(cluster.run_kubectl("apply", "-f", "-", "-o", "json", stdin=json.dumps(pod)))
+    beating = plane.build_kubeconfig(OPERATOR, ["system:serviceaccounts"])
     async with await connect(str(kubeconfig), None) as client:
-        view = NodeView(client, "node1")
+        view = NodeView(client, "node1", lease=(release.NAMESPACE, release.RELEASE))
         following = asyncio.create_task(view.follow())
         try:
             assert await view.read_status() is None
@@ -418,6 +435,18 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
             # By the watch, whatever the list has brought before.
             await asyncio.to_thread(cluster.run_kubectl, "label", "node", "node1", f"{driver}-")
             await until(lambda: view.paused is None)
+            async with await connect(str(beating), None) as operator:
+                heartbeat = Heartbeat(
+                    operator,
+                    (release.NAMESPACE, release.RELEASE),
+                    holder="operator-0",
+                    clock=SteadyClock(),
+                    unhealthy=lambda: None,
+                )
+                assert [await heartbeat.beat() for _ in range(2)] == [True, True]
+            await until(lambda: view.operator_heard is not None)
+            await view.listen()
+            await view.evict("default", "spent", made["metadata"]["uid"])
         finally:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -425,11 +454,14 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
     assert read(cluster, "nodepower", "node1")["status"]["idleJoules"] == 7
 
     role = read(cluster, "clusterrole", release.AGENT)
-    granted = granted_by(role)
+    beside = read(cluster, "role", release.AGENT, "-n", release.NAMESPACE)
+    granted = granted_by(role) | granted_by(beside)
     # A watch is logged when it ends, a moment after its client has gone.
     with contextlib.suppress(TimeoutError):
         await until(lambda: granted <= calls_of(AGENT, plane.audit_log))
     assert calls_of(AGENT, plane.audit_log) == granted
+    renewing = read(cluster, "role", f"{release.RELEASE}-lease", "-n", release.NAMESPACE)
+    assert {(v, r) for v, r in calls_of(OPERATOR, plane.audit_log) if r == "leases"} == granted_by(renewing)
 
 
 def calls_of(user: str, audit_log: Path) -> Pairs:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from greentrain.controller.nodes import UNLIMITED_JOULES
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
 from tests.integration.operator.test_energy import PATH, Agent, gpu_job
@@ -14,7 +15,11 @@ from tests.support.api import MERGE, Server, condition, timestamp
 
 Json = dict[str, Any]
 
-GPU = {"uuid": "GPU-1", "model": "Tesla V100", "limits": {"setMilliwatts": 300_000, "enforcedMilliwatts": 300_000}}
+GPU = {
+    "uuid": "GPU-1",
+    "model": "Tesla V100",
+    "limits": {"setMilliwatts": 300_000, "enforcedMilliwatts": 300_000},
+}
 
 
 class Meter(Agent):
@@ -47,7 +52,12 @@ class Meter(Agent):
 @pytest.fixture
 async def meter(server: Server, namespace: str) -> AsyncIterator[Meter]:
     node = f"node-{namespace}"
-    body = {"apiVersion": "greentrain.dev/v1alpha1", "kind": "NodePower", "metadata": {"name": node}, "spec": {}}
+    body = {
+        "apiVersion": "greentrain.dev/v1alpha1",
+        "kind": "NodePower",
+        "metadata": {"name": node},
+        "spec": {},
+    }
     await server.call("POST", PATH, body)
     yield Meter(server, node)
     await server.call("DELETE", f"{PATH}/{node}")
@@ -106,7 +116,14 @@ async def test_a_spent_budget_stops_the_job_and_a_raised_one_lets_it_go_on(
         pods = await start(server, namespace, meter, 2)
         room = 2_000_000 - 1_002_000
         await server.until(
-            meter.asked, lambda a: sorted(a.values()) == [room // 2, room // 2], what="the rest for the next attempt"
+            meter.asked,
+            lambda a: sorted(a.values()) == [room // 2, room // 2],
+            what="the rest for the next attempt",
+        )
+        # Without a budget nothing may be held against pods that were made under one.
+        await server.patch_job(namespace, "digits", {"spec": {"energy": {"budget": None}}})
+        await server.until(
+            meter.asked, lambda a: list(a.values()) == [UNLIMITED_JOULES] * 2, what="as much as they like"
         )
         events = await server.events(namespace)
     reasons = [e["reason"] for e in events]

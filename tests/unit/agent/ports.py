@@ -7,18 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from greentrain.agent.allowances import Allowances
 from greentrain.agent.caps import Caps
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal
 from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
+from greentrain.core.allowance import Allowance
 from greentrain.devices.errors import DeviceError, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import parse_device
 from greentrain.energy.intervals import CardReading
-from greentrain.kube.node import NodePod
+from greentrain.kube.client import ApiError
+from greentrain.kube.node import NodePod, Place
 from greentrain.units import PowerCap
 
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -54,6 +57,35 @@ class Clock:
 
 
 @dataclass
+class SteppedClock(Clock):
+    """Goes on second by second, when it is told to: the agent sleeps until then."""
+
+    asleep: asyncio.Event = field(default_factory=asyncio.Event)
+    steps: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+
+    async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
+        if wake is not None and wake.is_set():
+            return True
+        self.asleep.set()
+        await self.steps.acquire()
+        self.now += seconds
+        return False
+
+    async def step(self) -> None:
+        """Let the agent go round once; what it does beside that gets done too."""
+        self.asleep.clear()
+        self.steps.release()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until the agent sleeps; one that has failed never does."""
+        async with asyncio.timeout(10):
+            await self.asleep.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+@dataclass
 class World:
     """One node."""
 
@@ -72,9 +104,21 @@ class World:
     host: Host | None = None
     caps: Mapping[str, PowerCap] | None = None
     paused: str | None = None
+    place: Place = field(default_factory=lambda: Place("eu-central-1", "eu-central-1a"))
     news: asyncio.Event = field(default_factory=asyncio.Event)
     limit: int = 300_000
     unnamed: dict[int, DeviceError] = field(default_factory=dict)
+    allowances: Mapping[str, Allowance] | None = None
+    lease: tuple[str, str] | None = ("greentrain", "operator")
+    operator_heard: float | None = None
+    back_at: float | None = None
+    """When the operator turns out to have been heard, where somebody looks."""
+    away: bool = False
+    """Whether the API server does not answer."""
+    refusals: list[ApiError] = field(default_factory=list)
+    """What the next evictions are answered with."""
+    deeds: list[str] = field(default_factory=list)
+    """What was done, in that order: limits set, reports with what they say of pods, evictions asked for."""
     cgroups: tuple[str, ...] | None = None
     """UIDs of pods that have a cgroup; None where cgroups cannot be read."""
 
@@ -118,6 +162,7 @@ class World:
     async def set_limit(self, uuid: str, milliwatts: int) -> None:
         del uuid
         self.limit = milliwatts
+        self.deeds.append(f"limit {milliwatts // 1000}")
 
     async def close(self) -> None:
         pass
@@ -142,25 +187,49 @@ class World:
         return self.status
 
     async def report(self, status: NodePowerStatus) -> None:
+        if self.away:
+            raise ApiError(503, "ServiceUnavailable", "away")
         self.status = status
+        self.deeds.append(" ".join(["report", *(p.budget_action for p in status.pods)]))
+
+    async def listen(self) -> None:
+        if self.away:
+            raise ApiError(503, "ServiceUnavailable", "away")
+        if self.back_at is not None:
+            self.operator_heard = self.back_at
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        self.deeds.append(f"evict {namespace}/{name} {uid}")
+        if self.refusals:
+            raise self.refusals.pop(0)
 
 
 class Life:
     """One agent's life, round by round."""
 
-    def __init__(self, world: World, folder: Path) -> None:
-        self.clock = Clock(asyncio.Event())
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        *,
+        budgets: bool = False,
+        settings: AgentSettings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`budgets`: it holds pods to their allowances, as the shipped one does."""
+        self.clock = clock or Clock(asyncio.Event())
         journal = Journal(folder / "journal")
         if not (folder / "journal").exists():
             (folder / "journal").mkdir()
         self.agent = Agent(
-            AgentSettings(node="node-1"),
+            settings or AgentSettings(node="node-1"),
             open_gpus=world.open,
             kubelet=world,
             view=world,
             journal=journal,
             caps=Caps(journal, self.clock, driver=folder / "no-driver"),
             clock=self.clock,
+            allowances=Allowances(journal, self.clock, world) if budgets else None,
             host=world.host,
             find_pods=world.find_pods,
         )

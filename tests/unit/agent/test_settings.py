@@ -43,6 +43,7 @@ def test_the_node_is_known_from_its_pod_or_said(
         (["--kubeconfig=/k", "--context=there"], {"kubeconfig": "/k", "context": "there"}),
         (["--driver-module=/host/nvidia"], {"driver_module": Path("/host/nvidia")}),
         (["--dry-run"], {"dry_run": True}),
+        (["--operator-lease=gt/operator"], {"operator_lease": ("gt", "operator")}),
         (["run"], {}),
         (["restore"], {"command": "restore"}),
         (
@@ -77,6 +78,7 @@ def test_each_argument_changes_one_setting(arguments: list[str], changed: dict[s
         (["--node=n", "--jornal=/data"], "unrecognized arguments: --jornal=/data"),
         (["--node=n", "repair"], "invalid choice: 'repair'"),
         (["--node=n", "--dry-run=yes"], "--dry-run: ignored explicit argument 'yes'"),
+        (["--node=n", "--operator-lease=operator"], "operator is not NAMESPACE/NAME"),
         (["retire"], "retire needs --daemonset and --selector: which agents to end"),
         (["retire", "--daemonset=gt/agent"], "retire needs --daemonset and --selector"),
         (["retire", "--selector=app=agent"], "retire needs --daemonset and --selector"),

@@ -397,3 +397,31 @@ def test_of_a_report_of_another_version_every_pod_that_can_be_read_is_kept() -> 
     }
     found = parse_last_words(status)
     assert (found.journal_id, [p.uid for p in found.pods]) == ("j", ["u", "w"])
+
+
+async def test_a_report_says_where_the_node_is_how_often_it_comes_and_what_its_pods_draw(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    world.hold("a")
+    life = Life(world, tmp_path)
+    for second in range(5):
+        world.answers = {"GPU-a": CardReading(counter=5_000 + second * 250_000)}
+        await life.look()
+    told = life.agent.build_status()
+    assert (told.report_interval_seconds, told.region, told.zone) == (30, "eu-central-1", "eu-central-1a")
+    (pod,) = told.pods
+    assert pod.draw_milliwatts == 250_000
+    assert [(t.model, t.seconds) for t in pod.gpu_time] == [("Tesla V100", 4)]
+
+
+async def test_time_goes_on_over_an_agents_end_and_draw_does_not(tmp_path: Path) -> None:
+    world = World()
+    world.hold("a")
+    await Life(world, tmp_path).run(rounds=5)
+    later = Life(world, tmp_path)
+    later.pass_time(100)
+    await later.run(rounds=1)
+    assert world.status is not None
+    (pod,) = world.status.pods
+    assert (pod.draw_milliwatts, [t.seconds for t in pod.gpu_time]) == (None, [100])

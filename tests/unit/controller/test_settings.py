@@ -20,9 +20,18 @@ def test_what_fails_liveness_can_be_set() -> None:
     assert (settings.stale_after, settings.watch_inactivity, settings.pass_limit) == (60, 90, 120)
 
 
+def test_the_lease_that_is_renewed_can_be_named() -> None:
+    assert parse_settings([]).lease is None
+    assert parse_settings(["--lease=gt/operator"]).lease == ("gt", "operator")
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
+        *(
+            (f"--lease={name}", f"{name} is not NAMESPACE/NAME")
+            for name in ("operator", "gt/", "/o", "a/b/c")
+        ),
         ("--progress-interval=0", "0 is not between 0.1 and 86400 seconds"),
         ("--workers=0", "0 is not between 1 and 256"),
         ("--stale-after=0", "0 is not between 0.1 and 86400 seconds"),

@@ -76,18 +76,20 @@ def test_what_is_done_about_a_pod(
 
 
 @pytest.mark.parametrize(
-    ("told", "budgeted", "holding"),
+    ("told", "used", "budgeted", "holding"),
     [
-        (None, False, None),
-        (None, True, NOTHING),
-        (Allowance(7), True, Allowance(7)),
-        (Allowance(7, "Node"), False, Allowance(7, "Node")),
+        (None, PLENTY, False, None),
+        (None, PLENTY, True, NOTHING),
+        # A parameter server without a GPU.
+        (None, Used(gpu=0, host=9_000), True, None),
+        (Allowance(7), PLENTY, True, Allowance(7)),
+        (Allowance(7, "Node"), Used(gpu=0, host=9_000), False, Allowance(7, "Node")),
     ],
 )
 def test_a_pod_with_a_budget_has_an_allowance_told_or_none_at_all(
-    told: Allowance | None, budgeted: bool, holding: Allowance | None
+    told: Allowance | None, used: Used, budgeted: bool, holding: Allowance | None
 ) -> None:
-    assert find_allowance(told, budgeted=budgeted) == holding
+    assert find_allowance(told, used, budgeted=budgeted) == holding
 
 
 @pytest.mark.parametrize(

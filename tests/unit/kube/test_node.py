@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from greentrain.kube.node import find_pause, parse_caps
+from greentrain.core.allowance import Allowance
+from greentrain.kube.node import (
+    Place,
+    find_allowances,
+    find_caps,
+    find_pause,
+    find_place,
+    parse_asks,
+    parse_node_pod,
+)
 from greentrain.units import PowerCap
 
 Json = dict[str, Any]
@@ -36,7 +45,7 @@ Json = dict[str, Any]
 def test_what_is_asked_is_read_by_the_pods_uid(
     pods: list[Json] | None, expected: dict[str, PowerCap], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert parse_caps({} if pods is None else {"pods": pods}) == expected
+    assert find_caps(parse_asks({} if pods is None else {"pods": pods})) == expected
     assert not caplog.records
 
 
@@ -57,9 +66,45 @@ def test_an_entry_that_cannot_be_read_asks_for_nothing_and_the_others_hold(
     entry: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "greentrain.agent"):
-        found = parse_caps({"pods": [entry, {"uid": "a", "capPercent": 70}]})
-    assert found == {"a": PowerCap(percent=70)}
+        asks = parse_asks({"pods": [entry, {"uid": "a", "capPercent": 70}]})
+    assert find_caps(asks) == {"a": PowerCap(percent=70)}
     assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"capPercent": 70}, {}),
+        ({"allowanceJoules": None}, {}),
+        ({"allowanceJoules": 0}, {"a": Allowance(0, "GPU")}),
+        ({"allowanceJoules": 5000, "grantedJoules": 9000}, {"a": Allowance(5000, "GPU")}),
+        (
+            {"allowanceJoules": 5000, "allowanceScope": "Node", "capPercent": 70},
+            {"a": Allowance(5000, "Node")},
+        ),
+    ],
+    ids=str,
+)
+def test_an_allowance_is_read_beside_a_cap_or_without_one(
+    entry: Json, expected: dict[str, Allowance]
+) -> None:
+    assert find_allowances(parse_asks({"pods": [{"uid": "a", **entry}]})) == expected
+
+
+@pytest.mark.parametrize(
+    ("annotation", "owned", "budgeted"),
+    [("true", True, True), ("false", True, False), (None, True, False), ("true", False, False)],
+)
+def test_a_pod_is_budgeted_by_its_annotation_where_it_is_a_jobs(
+    annotation: str | None, owned: bool, budgeted: bool
+) -> None:
+    owner = {"kind": "GreenTrainingJob", "apiVersion": "greentrain.dev/v1alpha1", "name": "j", "uid": "u"}
+    meta: Json = {"namespace": "team", "name": "p", "uid": "a"}
+    if owned:
+        meta["ownerReferences"] = [{**owner, "controller": True}]
+    if annotation is not None:
+        meta["annotations"] = {"greentrain.dev/budgeted": annotation}
+    assert parse_node_pod({"metadata": meta}).budgeted is budgeted
 
 
 DCGM = "nvidia.com/gpu.deploy.dcgm-exporter"
@@ -98,3 +143,30 @@ def test_a_node_whose_driver_is_being_replaced_says_so_by_its_labels(
     if labels is not None:
         metadata["labels"] = labels
     assert find_pause({"metadata": metadata}) == told
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (None, Place()),
+        ({"kubernetes.io/hostname": "node-1"}, Place()),
+        (
+            {
+                "topology.kubernetes.io/region": "eu-central-1",
+                "topology.kubernetes.io/zone": "eu-central-1a",
+            },
+            Place("eu-central-1", "eu-central-1a"),
+        ),
+        ({"topology.kubernetes.io/zone": "rack-7"}, Place("", "rack-7")),
+        ({"topology.kubernetes.io/region": "", "topology.kubernetes.io/zone": None}, Place()),
+        ({"topology.kubernetes.io/region": "r" * 70}, Place("r" * 63)),
+    ],
+    ids=["no labels", "others", "a cloud's", "a zone alone", "empty ones", "one too long"],
+)
+def test_a_node_says_by_its_labels_where_its_power_comes_from(
+    labels: dict[str, str | None] | None, told: Place
+) -> None:
+    metadata: Json = {"name": "node-1"}
+    if labels is not None:
+        metadata["labels"] = labels
+    assert find_place({"metadata": metadata}) == told

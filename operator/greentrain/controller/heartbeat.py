@@ -1,0 +1,138 @@
+"""Says that the operator is alive: it renews a Lease, and agents that see no renewals enforce budgets by themselves.
+
+A Lease costs the API server little and is made for this. It is no lock: one operator runs at a time, and whoever runs
+takes it over. What is said is that passes run: an operator that hangs does not renew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+import aiohttp
+
+from greentrain.kube.client import ApiError
+
+logger = logging.getLogger("greentrain.controller")
+
+RENEW_SECONDS = 10.0
+"""How often the lease is renewed: a third of the silence after which agents act (`core.allowance`), so that one renewal may
+be lost and another be late."""
+
+DURATION_SECONDS = 30
+"""What the lease says of itself to those who look at it: how long a renewal holds."""
+
+_PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
+
+
+class Leases(Protocol):
+    """The API server's Leases (`kube.client.Client`)."""
+
+    async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
+        """A Lease; ApiError 404 where there is none."""
+        ...
+
+    async def create_lease(self, namespace: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Make one; ApiError 409 where there is one."""
+        ...
+
+    async def renew_lease(self, lease: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Store its spec, if it is still as it was read; else ApiError 409."""
+        ...
+
+
+class Heartbeat:
+    """The renewals of one operator process."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        lease: tuple[str, str],
+        *,
+        holder: str,
+        clock: Callable[[], datetime],
+        unhealthy: Callable[[], str | None],
+    ) -> None:
+        """`lease` is namespace and name; `unhealthy` says why the operator is not to be counted on, else None."""
+        self._leases = leases
+        self._namespace, self._name = lease
+        self._holder = holder
+        self._clock = clock
+        self._unhealthy = unhealthy
+        self._last: dict[str, Any] | None = None
+        self._told: str | None = None
+        """What is said to be the matter; None while renewals go well."""
+
+    async def beat(self) -> bool:
+        """Renew the lease once, where the operator is well; whether it was renewed. What fails is logged when it begins."""
+        problem = self._unhealthy()
+        if problem is None:
+            try:
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._renew()
+            except _PASSING as error:
+                self._last = None
+                problem = repr(error)
+        if problem is not None and self._told is None:
+            logger.warning(
+                "the lease %s/%s is not renewed: %s. If this lasts, agents enforce spent allowances by themselves",
+                self._namespace,
+                self._name,
+                problem,
+            )
+        elif problem is None and self._told is not None:
+            logger.info("the lease %s/%s is renewed again", self._namespace, self._name)
+        self._told = problem
+        return problem is None
+
+    async def work(self) -> None:
+        """Renew it again and again until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            await self.beat()
+            await asyncio.sleep(max(0.0, begun + RENEW_SECONDS - loop.time()))
+
+    async def _renew(self) -> None:
+        if self._last is not None:
+            try:
+                self._last = await self._write(self._last)
+            except ApiError as error:
+                if error.status not in (404, 409):
+                    raise
+                # Somebody else has deleted or written it: looked at anew now, not in ten seconds.
+            else:
+                return
+        try:
+            found = await self._leases.read_lease(self._namespace, self._name)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._last = await self._leases.create_lease(self._namespace, self._name, self._build_spec({}))
+        else:
+            self._last = await self._write(found)
+
+    async def _write(self, lease: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._leases.renew_lease(lease, self._build_spec(lease.get("spec") or {}))
+
+    def _build_spec(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec as client-go's leader election keeps it."""
+        now = format_micro_time(self._clock())
+        spec = {
+            **before,
+            "holderIdentity": self._holder,
+            "leaseDurationSeconds": DURATION_SECONDS,
+            "renewTime": now,
+        }
+        if before.get("holderIdentity") != self._holder:
+            spec["acquireTime"] = now
+            spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + (1 if before else 0)
+        return spec
+
+
+def format_micro_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, as the API server wants metav1.MicroTime."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

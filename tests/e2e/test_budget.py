@@ -1,0 +1,236 @@
+"""Budgets of real jobs: stopped in time and gone on at the exact step, failed on a dirty grid, kept without the operator."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.binaries import read_cache_directory
+from sandbox.demo import SANDBOX_VALUES
+from sandbox.release import NAMESPACE, RELEASE, apply_release
+from sandbox.simgpu.peers import apply_peers
+from tests.e2e.conftest import Bench, condition, long, name_of
+from tests.e2e.test_caps import LONG, Nvml, held_by
+from tests.e2e.test_energy import burn, exact, until_used
+from tests.e2e.test_lifecycle import pods_of
+
+Json = dict[str, Any]
+
+GRID = "e2e-grid"
+CLEAN, DIRTY = 10, 5000
+"""gCO2e/kWh."""
+
+
+@pytest.fixture(scope="module")
+def peers() -> Path:
+    return apply_peers(read_cache_directory())
+
+
+@pytest.fixture
+def removed(bench: Bench) -> Iterator[list[str]]:
+    names: list[str] = []
+    yield names
+    bench.kubectl("delete", "gtj", *names, "--ignore-not-found", "--wait")
+
+
+def set_budget(bench: Bench, job: str, joules: int | str) -> None:
+    text = joules if isinstance(joules, str) else f"{joules}J"
+    bench.kubectl(
+        "patch", "gtj", job, "--type=merge", f"-p={json.dumps({'spec': {'energy': {'budget': text}}})}"
+    )
+
+
+def read_budget(bench: Bench, job: str) -> Json:
+    budget: Json = bench.read("gtj", job)["status"]["energy"]["budget"]
+    return budget
+
+
+def until_ahead(bench: Bench, job: str) -> Json:
+    """The status of energy once it says what a stop would take."""
+    energy: Json = bench.until(
+        lambda: bench.read("gtj", job)["status"].get("energy", {}),
+        lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
+        seconds=60,
+        what=f"{job} says what it uses until it would have stopped",
+    )
+    return energy
+
+
+def reasons(bench: Bench, job: str) -> list[str]:
+    events = bench.read("events", "--field-selector", f"involvedObject.name={job}")["items"]
+    return [e["reason"] for e in events]
+
+
+def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_raised(
+    bench: Bench, digits: Json, uninterrupted: str
+) -> None:
+    name = name_of(digits)
+    job = long(digits)
+    job["spec"]["energy"] = {"budget": "1kWh"}
+    job["spec"]["checkpoint"]["gracePeriodSeconds"] = 15
+    container = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+    container.setdefault("resources", {}).setdefault("limits", {})["nvidia.com/gpu"] = "1"
+    bench.apply(job)
+    bench.until_step(name, 40)
+    energy = until_ahead(bench, name)
+    assert bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (31 + 5 + 15)
+    budget = energy["usedJoules"] + energy["budget"]["aheadJoules"] + 400
+    set_budget(bench, name, budget)
+    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
+    true = sum(
+        exact(bench, p["spec"]["nodeName"], n) for n, p in pods_of(bench, name).items() if n.endswith("-1")
+    )
+    assert true <= budget
+    used = job["status"]["energy"]["usedJoules"]
+    print(f"budget {budget} J, used {used} J when it stood still")
+    assert used <= budget
+    assert f"raise spec.energy.budget above {budget}J" in condition(job, "Suspended")["message"]
+    row = bench.kubectl("get", "gtj", name).splitlines()
+    assert row[0].split()[:7] == ["NAME", "STATE", "WORKERS", "PROGRESS", "ENERGY", "BUDGET", "CO2E"]
+    assert row[1].split()[1] == "Suspended"
+    assert pods_of(bench, name) == {}
+
+    set_budget(bench, name, "1kWh")
+    job = bench.until_condition(name, "Succeeded", seconds=300)
+    first, second = job["status"]["attempts"]
+    assert (first["reason"], first.get("countedAgainst")) == ("BudgetExhausted", None)
+    assert second["startStep"] == first["lastStep"] >= 40
+    assert bench.last_weights(name) == uninterrupted
+    assert {"BudgetExhausted", "Suspended", "Resumed", "Succeeded"} <= set(reasons(bench, name))
+
+
+def write_series(bench: Bench, turns: float) -> None:
+    """A grid that is clean until a moment (Unix time) and dirty from then on."""
+    rows = ((turns - 3600, CLEAN), (turns, DIRTY))
+    lines = [f"{datetime.fromtimestamp(t, UTC):%Y-%m-%dT%H:%M:%SZ},{v},{GRID}" for t, v in rows]
+    last = datetime.fromtimestamp(turns + 7200, UTC)
+    text = "time,intensity,zone,until\n" + f"{lines[0]},\n{lines[1]},{last:%Y-%m-%dT%H:%M:%SZ}\n"
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": GRID, "namespace": NAMESPACE},
+        "data": {"grid.csv": text},
+    }
+    bench.cluster.run_kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+@pytest.fixture
+def upgraded(bench: Bench) -> Iterator[dict[str, object]]:
+    """The release with a file of intensities; afterwards as it was."""
+    image, agent = bench.operator_image(), bench.agent_image()
+    source = {"type": "file", "name": "e2e", "path": "/etc/greentrain/intensity/grid.csv"}
+    values = {
+        **SANDBOX_VALUES,
+        "emissions.configMap": GRID,
+        "emissions.sources": [source, {"type": "table"}],
+    }
+
+    def turn(after: float) -> float:
+        turns = float(int(time.time() + after))
+        write_series(bench, turns)
+        apply_release(bench.cluster, image, agent=agent, values=values)
+        return turns
+
+    yield {"turn": turn}
+    apply_release(bench.cluster, image, agent=agent, values=SANDBOX_VALUES)
+    bench.cluster.run_kubectl("--namespace", NAMESPACE, "delete", "configmap", GRID)
+
+
+def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
+    bench: Bench, removed: list[str], upgraded: dict[str, Any]
+) -> None:
+    name = "e2e-carbon"
+    removed.append(name)
+    node = bench.sandbox.started_nodes()[0].name
+    turns = upgraded["turn"](75)
+    job = burn(name, LONG, node)
+    job["spec"]["emissions"] = {"budget": "15gCO2e", "onExhausted": "Fail", "zone": GRID}
+    bench.apply(job)
+    until_used(bench, name, 500)
+    seen = bench.read("gtj", name)["status"]
+    assert seen["emissions"]["intensity"] == f"{CLEAN}gCO2e/kWh"
+    assert (seen["emissions"]["source"], seen["emissions"]["zones"]) == ("e2e", [GRID])
+    assert condition({"status": seen}, "BudgetExhausted")["status"] == "False"
+    job = bench.until_condition(name, "Failed", seconds=180)
+    assert time.time() > turns - 40
+    assert condition(job, "Failed")["reason"] == "BudgetExhausted"
+    assert condition(job, "Failed")["message"] == "spec.emissions.budget 15gCO2e is spent"
+    emissions = bench.until(
+        lambda: bench.read("gtj", name)["status"]["emissions"],
+        lambda found: bool(found.get("final")),
+        seconds=120,
+        what="its emissions are final",
+    )
+    total = emissions["operationalMicrograms"] / 1e6
+    joules = sum(s["joules"] for s in emissions["shares"])
+    print(
+        f"{total:.2f} g of {joules} J, of which a clean grid would have made {joules / 3.6e6 * CLEAN:.2f} g"
+    )
+    assert emissions.get("withoutJoules", 0) == 0
+    assert joules == bench.read("gtj", name)["status"]["energy"]["usedJoules"]
+    assert joules / 3.6e6 * CLEAN < total <= joules / 3.6e6 * DIRTY
+    bound = emissions["budget"]["overshootBoundMicrograms"] / 1e6
+    assert total <= 15 + bound
+    assert emissions["total"] in bench.kubectl("get", "gtj", name).splitlines()[1].split()
+
+
+def test_without_the_operator_the_agent_keeps_the_budget(
+    bench: Bench, removed: list[str], peers: Path
+) -> None:
+    name = "e2e-alone"
+    removed.append(name)
+    node = bench.sandbox.started_nodes()[0].name
+    job = burn(name, LONG, node)
+    job["spec"]["energy"] = {"budget": "1kWh"}
+    bench.apply(job)
+    until_used(bench, name, 500)
+    energy = until_ahead(bench, name)
+    budget = energy["usedJoules"] + 2 * energy["budget"]["aheadJoules"]
+    set_budget(bench, name, budget)
+
+    def asked() -> list[int]:
+        spec = bench.read("nodepower", node)["spec"]
+        return [p["allowanceJoules"] for p in spec.get("pods", []) if "allowanceJoules" in p]
+
+    bench.until(asked, lambda found: found == [budget], seconds=30, what="the agent is told what is left")
+    bound = bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"]
+    uuid = held_by(bench, name)
+    nvml = Nvml(bench, node, peers)
+    deployment = ("--namespace", NAMESPACE, "scale", f"deployment/{RELEASE}")
+    bench.cluster.run_kubectl(*deployment, "--replicas=0")
+    try:
+        bench.until(
+            lambda: nvml.limits()[uuid],
+            lambda watts: watts < 300,
+            seconds=240,
+            what="the agent lowers the limit of the card",
+        )
+        bench.until(
+            lambda: list(pods_of(bench, name)),
+            lambda names: names == [],
+            seconds=60,
+            what="the pod is evicted",
+        )
+        told = [p for p in bench.read("nodepower", node)["status"]["pods"] if p["name"].startswith(name)]
+        assert [p["budgetAction"] for p in told] == ["Evicted"]
+    finally:
+        bench.cluster.run_kubectl(*deployment, "--replicas=1")
+    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
+    attempt = job["status"]["attempts"][0]
+    assert attempt["reason"] in ("BudgetExhausted", "AllowanceSpent")
+    assert job["status"].get("infrastructureFailureCount", 0) == 0
+    true = exact(bench, node, f"{name}-worker-0-1")
+    print(f"budget {budget} J, used {true:.0f} J without an operator; the bound was {bound} J")
+    assert budget <= true <= budget + bound
+    bench.until(
+        lambda: nvml.limits()[uuid],
+        lambda watts: watts == 300,
+        seconds=30,
+        what="the card has its limit back",
+    )
