@@ -87,6 +87,7 @@ class Reason(StrEnum):
     BUDGET_WARNING = "BudgetWarning"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     ALLOWANCE_SPENT = "AllowanceSpent"
+    WILL_BE_EXHAUSTED = "WillBeExhausted"
     NO_BUDGET = "NoBudget"
     NO_INTENSITY = "NoIntensity"
     # PowerCapped: those of NodePower's GPUs (`api.nodepower.CapReason`), and these

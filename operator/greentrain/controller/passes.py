@@ -25,6 +25,7 @@ from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
 from greentrain.controller.settings import Settings
 from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.budget import spec_in_force
 from greentrain.core.decide import Decision, decide
 from greentrain.core.emissions import Carbon
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot
@@ -51,6 +52,9 @@ STOPPING_PROGRESS_SECONDS = 1.0
 """How often a program that is stopping is asked: a kubelet may remove an ended container before it has reported its
 termination message (read in 1.20's source, not proven), and the last checkpoint is then known from here alone."""
 
+
+SAMPLE_SECONDS = 2.0
+"""How soon a program of a job with a budget may be asked again because a node has reported."""
 
 CONFLICTS_BEFORE_LOOKING = 2
 """A status write that meets a newer job is tried again when the watch has brought it, within milliseconds. After so
@@ -80,6 +84,8 @@ class _Memory:
 
     written: float = float("-inf")
     asked: float = float("-inf")
+    heard: datetime | None = None
+    """The report that was the last one when the program was asked."""
     progress: Progress | None = None
     progress_attempt: int = 0
     untold: list[_Untold] = field(default_factory=list)
@@ -175,8 +181,8 @@ class Passes:
         memory = self._memory.setdefault(key, _Memory())
         self._find_secrets(seen.job, memory)
         await self._tell(key, memory)
-        progress = await self._ask_progress(key, seen, memory)
-        seen = replace(seen, progress=progress)
+        progress, sampled = await self._ask_progress(key, seen, memory)
+        seen = replace(seen, progress=progress, sampled=sampled)
         decision = self._decide(seen, memory)
         if decision.record_first:
             if decision.pods and seen.job.status.attempt_count and await self._look_for_pods(key):
@@ -245,11 +251,14 @@ class Passes:
             text = "the job is deleted: spec.runPolicy.ttlSecondsAfterFinished is over"
             self._log(logging.INFO, key, text, decision="deleted", reason="TimeToLiveOver", **attempt)
 
-    async def _ask_progress(self, key: Key, seen: Snapshot, memory: _Memory) -> Progress | None:
+    async def _ask_progress(
+        self, key: Key, seen: Snapshot, memory: _Memory
+    ) -> tuple[Progress | None, datetime | None]:
+        """The program's word, and when it was given where it is a new one."""
         attempt = seen.job.status.attempts[-1] if seen.job.status.attempts else None
         if attempt is None or attempt.end_time is not None or attempt.running_time is None:
             memory.progress = None
-            return None
+            return None, None
         if memory.progress_attempt != attempt.number:
             memory.progress, memory.progress_attempt = None, attempt.number
         stopping = attempt.reason is not None
@@ -257,11 +266,17 @@ class Passes:
             self._settings.progress_interval, STOPPING_PROGRESS_SECONDS if stopping else float("inf")
         )
         now = asyncio.get_running_loop().time()
-        if now - memory.asked >= interval:
-            memory.asked = now
-            memory.progress = await gather_progress(self._session, seen) or memory.progress
+        # What a step costs is seen best where steps and joules are read at the same moment.
+        heard = max((r.received for r in seen.reports), default=None)
+        news = heard is not None and heard != memory.heard and _has_budget(seen.job)
+        sampled = None
+        if now - memory.asked >= (min(interval, SAMPLE_SECONDS) if news else interval):
+            memory.asked, memory.heard = now, heard
+            said = await gather_progress(self._session, seen)
+            sampled = self._clock() if said is not None else None
+            memory.progress = said or memory.progress
         self._queue.add_after(key, memory.asked + interval - now)
-        return memory.progress
+        return memory.progress, sampled
 
     async def _record(
         self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus, memory: _Memory
@@ -325,6 +340,10 @@ class Passes:
             self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
         elif decision.pods or decision.deletions:
             self._queue.add(key)
+
+
+def _has_budget(job: Job) -> bool:
+    return spec_in_force(job.status).has_budget
 
 
 def without_secrets(status: GreenTrainingJobStatus, secrets: frozenset[str]) -> GreenTrainingJobStatus:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from greentrain.api import names
 from greentrain.api.crd import JOB_NAME_MAX
 from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
-from greentrain.api.v1alpha1 import NOT_BUILT, GreenTrainingJobSpec, ReplicaSpec, ReplicaType
+from greentrain.api.v1alpha1 import NOT_BUILT, GreenTrainingJobSpec, PowerPolicy, ReplicaSpec, ReplicaType
 from greentrain.core.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
@@ -318,11 +318,30 @@ def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
         )
 
 
+def check_power(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
+    """A cap is chosen for a budget, so there must be one."""
+    del job
+    if spec.power is None:
+        return
+    chooses = spec.power.policy is PowerPolicy.BUDGET
+    if chooses and spec.energy.budget is None and spec.emissions.budget is None:
+        yield Problem(
+            "spec.power.policy",
+            "'Budget' is not valid without a budget: set spec.energy.budget or spec.emissions.budget, or Fixed",
+        )
+    if not chooses and spec.power.max_slowdown_percent is not None:
+        yield Problem(
+            "spec.power.maxSlowdownPercent",
+            f"'{spec.power.max_slowdown_percent}' is only for spec.power.policy Budget: set that, or remove it",
+        )
+
+
 CHECKS: tuple[Callable[[Job, GreenTrainingJobSpec], Iterator[Problem]], ...] = (
     check_name,
     check_roles,
     check_templates,
     check_checkpoint,
     check_scope,
+    check_power,
 )
 """Independent of each other's order: each carries its own preconditions."""

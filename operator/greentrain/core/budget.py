@@ -740,7 +740,7 @@ def _allow(
     if budget is not None and spec.energy.is_enforced:
         rooms.append(budget.limit_joules)
     if spec.emissions.is_enforced and books.emissions is not None and highest:
-        rooms.append(energy.used_joules + _joules_left(books.emissions, highest, pue))
+        rooms.append(energy.used_joules + joules_left(books.emissions, highest, pue))
     if not rooms:
         return known
     elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved
@@ -750,7 +750,7 @@ def _allow(
     )
 
 
-def _joules_left(emissions: EmissionsStatus, highest: int, pue: int) -> int:
+def joules_left(emissions: EmissionsStatus, highest: int, pue: int) -> int:
     """Joules that a budget of emissions still allows at the highest intensity."""
     assert emissions.budget is not None
     left = (

@@ -65,6 +65,7 @@ from greentrain.core.snapshot import (
     format_time,
     parse_time,
 )
+from greentrain.core.throttle import follow
 from greentrain.units import format_energy
 
 FIRST_BACKOFF = timedelta(seconds=10)
@@ -131,7 +132,10 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
     else:
         limits = spec_in_force(job.status)
     books = keep_books(seen, limits, attempt if under_way else None, now=now)
-    writer = status.Writer(seen, books, now=now)
+    projection = job.status.projection
+    if isinstance(verdict, Admitted) and attempt is not None and under_way:
+        projection = follow(seen, verdict.spec, attempt, books, now=now)
+    writer = status.Writer(seen, books, projection, now=now)
     decision = _decide_by(seen, verdict, attempt, writer, now=now)
     return _look_by(decision, now + WEIGH_AGAIN if books.is_charging else None)
 
@@ -801,7 +805,7 @@ def _succeed(attempt: AttemptStatus, writer: status.Writer, *, now: datetime) ->
 def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     """Nothing starts again; pods are cleaned up as the policy says, the job when its time to live is over."""
     books = keep_books(seen, spec_in_force(seen.job.status), None, now=now)
-    writer = status.Writer(seen, books, now=now)
+    writer = status.Writer(seen, books, seen.job.status.projection, now=now)
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     completed = parse_time(seen.job.status.completion_time) or now
     policy = _policy(seen)

@@ -24,11 +24,10 @@ RUNG_PERCENT = 10
 each rung costs minutes of measuring."""
 
 SETTLE_MILLISECONDS = 30_000
-"""After a cap came into force, or a job began, this much is not measured: a report may be so old (its interval)."""
+"""After a cap came into force, or a job began, this much is not measured: a report may be so old (its interval of 30 s)."""
 
 WINDOW_MILLISECONDS = 20_000
-"""Shortest window: in less, step and joules are read at moments too different from each other. Reports come every 10 s to
-30 s."""
+"""Shortest window: in less, step and joules are read at moments too different from each other. Reports come every 30 s."""
 
 LONGEST_GAP_MILLISECONDS = 300_000
 """Samples further apart do not bound a window: another cap may have been in force in between, an agent's own for one."""
@@ -206,8 +205,14 @@ class Track:
     last: Sample | None = None
 
 
-def observe(track: Track, sample: Sample) -> Track:
-    """Take in one sample.
+def observe(
+    track: Track,
+    sample: Sample,
+    *,
+    settle_milliseconds: int = SETTLE_MILLISECONDS,
+    window_milliseconds: int = WINDOW_MILLISECONDS,
+) -> Track:
+    """Take in one sample; where reports come more often, less time need settle and windows may be shorter.
 
     A window begins after a step was done at the cap in force and that has settled, so neither a job's start nor a change
     is in a measure; it ends when steps and joules have grown for long enough. Whatever interrupts a row of samples (another
@@ -219,20 +224,26 @@ def observe(track: Track, sample: Sample) -> Track:
         return Track(track.measures, begun=sample, last=sample)
     if track.anchor is None:
         stepped = sample.step > track.begun.step
-        settled = sample.moment - track.begun.moment >= SETTLE_MILLISECONDS
+        settled = sample.moment - track.begun.moment >= settle_milliseconds
         return replace(track, anchor=sample if stepped and settled else None, last=sample)
-    measures = measure(track.measures, track.anchor, sample)
+    measures = measure(track.measures, track.anchor, sample, window_milliseconds=window_milliseconds)
     # Where no step was done yet, the window lasts until one is: what it used meanwhile is part of what steps cost.
     anchor = track.anchor if measures is track.measures else sample
     return replace(track, measures=measures, anchor=anchor, last=sample)
 
 
-def measure(measures: tuple[CapMeasure, ...], before: Sample, after: Sample) -> tuple[CapMeasure, ...]:
+def measure(
+    measures: tuple[CapMeasure, ...],
+    before: Sample,
+    after: Sample,
+    *,
+    window_milliseconds: int = WINDOW_MILLISECONDS,
+) -> tuple[CapMeasure, ...]:
     """The measures with one window more; the same object where these two samples make none."""
     if (
         not (before.complete and after.complete)
         or (before.attempt, before.percent) != (after.attempt, after.percent)
-        or after.moment - before.moment < WINDOW_MILLISECONDS
+        or after.moment - before.moment < window_milliseconds
         or after.step <= before.step
         or after.joules <= before.joules
     ):

@@ -28,6 +28,7 @@ from greentrain.api.v1alpha1 import (
     PodEnergyStatus,
     PowerStatus,
     ProgressStatus,
+    ProjectionStatus,
     ReplacedPod,
     ReplicaStatus,
     ReplicaType,
@@ -38,6 +39,7 @@ from greentrain.core.ledger import SILENT_AFTER
 from greentrain.core.manifests import deciding_rank, ranks, replica_counts
 from greentrain.core.power import judge_cap
 from greentrain.core.snapshot import Disruption, Pod, PodState, Rank, Snapshot, format_time
+from greentrain.core.throttle import chosen_cap
 
 
 class EventType(StrEnum):
@@ -166,9 +168,12 @@ def _remedy(pod: Pod) -> str:
 class Writer:
     """Folds one pass's findings over the old status; each method sets the conditions it names."""
 
-    def __init__(self, seen: Snapshot, books: Books, *, now: datetime) -> None:
+    def __init__(
+        self, seen: Snapshot, books: Books, projection: ProjectionStatus | None, *, now: datetime
+    ) -> None:
         self.seen = seen
         self.books = books
+        self._projection = projection
         self._old = seen.job.status
         self._now = format_time(now)
         self._moment = now
@@ -205,7 +210,7 @@ class Writer:
 
     def admit(self, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound and in force."""
-        self._cap = spec.power_cap
+        self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
         self._set(Type.ADMITTED, "True", Reason.VALID, "the spec is valid")
 
     def refuse(self, reason: Reason, message: str) -> None:
@@ -214,7 +219,7 @@ class Writer:
 
     def applies_at_next_attempt(self, attempt: AttemptStatus, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound, but the running attempt was built from an earlier one."""
-        self._cap = spec.power_cap
+        self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
         wanted = replica_counts(spec)
         changes = [
             f"spec.tfReplicaSpecs.{t}.replicas {attempt.replicas.get(t, 0)} → {wanted.get(t, 0)}"
@@ -445,6 +450,7 @@ class Writer:
             energy=energy,
             emissions=self._emissions(energy),
             power=power,
+            projection=self._projection,
         )
         return new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)})
 
@@ -527,6 +533,9 @@ class Writer:
             self._set(Type.BUDGET_EXHAUSTED, "Unknown", Reason.READINGS_STOPPED, text)
         elif books.unpriced:
             self._set(Type.BUDGET_EXHAUSTED, "Unknown", Reason.NO_INTENSITY, books.unpriced)
+        elif self._projection is not None and self._projection.cannot_finish and not over:
+            text = "the job cannot finish inside its budget at any allowed cap (status.projection says what was measured)"
+            self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WILL_BE_EXHAUSTED, text)
         elif any(s.warned for s in books.standings):
             text = "; ".join(
                 f"{s.warned} % of {s.path} {s.limit} is used" for s in books.standings if s.warned
@@ -690,6 +699,7 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
             "energy": _energy_essence(status.energy),
             "emissions": _emissions_essence(status.emissions),
             "power": _without_binding(status.power),
+            "projection": _projection_essence(status.projection),
             "replica_statuses": {},
             "display": DisplayStatus(),
             "attempts": tuple(
@@ -737,6 +747,13 @@ def _emissions_essence(emissions: EmissionsStatus | None) -> EmissionsStatus | N
     return EmissionsStatus(budget=budget, final=emissions.final)
 
 
+def _projection_essence(projection: ProjectionStatus | None) -> ProjectionStatus | None:
+    """The cap that was chosen, and that none will do; what was measured changes all the time."""
+    if projection is None or projection.percent is None:
+        return None
+    return ProjectionStatus(percent=projection.percent, cannot_finish=projection.cannot_finish)
+
+
 def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
     """Whether a limit slows a GPU down changes with its load."""
     return None if power is None else power.model_copy(update={"gpus_binding": 0})
@@ -748,7 +765,14 @@ def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJob
     def without(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         attempts = tuple(a.model_copy(update={"energy_joules": None}) for a in status.attempts)
         power = _without_binding(status.power)
-        bare = {"progress": None, "energy": None, "emissions": None, "power": power, "attempts": attempts}
+        bare = {
+            "progress": None,
+            "energy": None,
+            "emissions": None,
+            "projection": None,
+            "power": power,
+            "attempts": attempts,
+        }
         workers = DisplayStatus(workers=status.display.workers, cap=status.display.cap)
         return status.model_copy(update={**bare, "display": workers})
 
@@ -771,8 +795,19 @@ def changed_conditions(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus)
 
 def transition_events(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> tuple[Event, ...]:
     """What a person should be told, from the conditions that changed between two statuses."""
-    events = map(_event_of, changed_conditions(old, new))
-    return tuple(event for event in events if event is not None)
+    events = [_event_of(c) for c in changed_conditions(old, new)]
+    return tuple(event for event in (*events, _throttling(old, new)) if event is not None)
+
+
+def _throttling(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Event | None:
+    """That another cap was chosen to keep a budget, and why."""
+    before, now = old.projection, new.projection
+    if before is None or now is None or before.percent is None or now.percent is None:
+        return None
+    if now.percent == before.percent:
+        return None
+    name = "Throttled" if now.percent < before.percent else "Unthrottled"
+    return Event(EventType.NORMAL, name, f"power cap {before.percent}% → {now.percent}%: {now.message}")
 
 
 _STUCK = frozenset(
@@ -802,7 +837,10 @@ def _event_of(condition: Condition) -> Event | None:
         or (value == "False" and type_ is Type.ADMITTED)
         or (value == "False" and type_ is Type.PODS_READY and reason in _STUCK)
         or (type_ is Type.ENERGY_METERED and reason == Reason.READINGS_STOPPED)
-        or (type_ is Type.BUDGET_EXHAUSTED and (value == "True" or reason == Reason.BUDGET_WARNING))
+        or (
+            type_ is Type.BUDGET_EXHAUSTED
+            and (value == "True" or reason in (Reason.BUDGET_WARNING, Reason.WILL_BE_EXHAUSTED))
+        )
     )
     if normal or warning:
         kind = EventType.WARNING if warning else EventType.NORMAL

@@ -133,7 +133,13 @@ TRAINER = ["python3", "-m", "greentrain_trainer"]
         ),
         ("spec.power", {"cap": "120%"}, "spec.power.cap: '120%' is not valid: write watts"),
         ("spec.power", {"cup": "250W"}, "spec.power.cup: unknown field; did you mean cap?"),
-        ("spec.power", {"policy": "Budget"}, "spec.power.policy: power policies: not built yet"),
+        ("spec.power", {"policy": "Optimize"}, "spec.power.policy: 'Optimize' is not valid"),
+        ("spec.power", {"policy": "Budget"}, "spec.power.policy: 'Budget' is not valid without a budget"),
+        (
+            "spec.power",
+            {"maxSlowdownPercent": 9},
+            "spec.power.maxSlowdownPercent: '9' is only for spec.power.policy",
+        ),
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_the_remedy(path: str, value: Any, said: str) -> None:
@@ -194,4 +200,4 @@ def test_checks_do_not_lean_on_each_other() -> None:
     from greentrain.api.v1alpha1 import GreenTrainingJobSpec
 
     spec = GreenTrainingJobSpec.model_validate(job.spec)
-    assert [len(list(check(job, spec))) > 0 for check in CHECKS] == [True, False, True, False, False]
+    assert [len(list(check(job, spec))) > 0 for check in CHECKS] == [True, False, True, False, False, False]

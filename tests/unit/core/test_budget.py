@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,9 +115,7 @@ class Story:
             if self.entries
             else ()
         )
-        fleet = Fleet(
-            self.fleet.limit_milliwatts, 30, self.fleet.heard and at(self.second), self.fleet.without_host
-        )
+        fleet = replace(self.fleet, heard=self.fleet.heard and at(self.second))
         return Snapshot(job=job, pods=self.pods, has_service=True, reports=reports, fleet=fleet)
 
     def step(self, seconds: float = 0) -> Decision:
@@ -382,7 +381,7 @@ def test_a_job_with_a_budget_does_not_begin_where_nobody_measures() -> None:
 
 def test_a_scope_that_nodes_cannot_measure_is_said_before_the_job_begins() -> None:
     story = Story(budgeted(scope="Node"))
-    story.fleet = Fleet(GPU_LIMIT, 30, at(0), without_host=("node-1",))
+    story.fleet = replace(FLEET, without_host=("node-1",))
     assert story.step().pods == ()
     assert "set GPU" in story.condition(Type.PODS_READY)[2]
 

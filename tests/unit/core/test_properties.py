@@ -47,6 +47,9 @@ GIVEN: dict[tuple[type[BaseModel], str], st.SearchStrategy[Any]] = {
         [{"emptyDir": {}}, {"persistentVolumeClaim": {"claimName": "training"}}]
     ),
     (PowerSpec, "cap"): st.from_regex(POWER_CAP_PATTERN, fullmatch=True),
+    # Budget needs one; tests/unit/core/test_throttle.py has it.
+    (PowerSpec, "policy"): st.just("Fixed"),
+    (PowerSpec, "max_slowdown_percent"): st.none(),
     (EnergySpec, "budget"): st.builds(
         lambda n, u: f"{n}{u}", st.integers(1, 99_999), st.sampled_from(["J", "kJ", "MJ", "Wh", "kWh", "MWh"])
     ),
