@@ -439,7 +439,9 @@ def _describe_budgets(status: Mapping[str, Any]) -> Iterator[str]:
     ):
         budget = section.get("budget") or {}
         if budget.get("limit"):
-            bound = f", at worst exceeded by {budget['overshootBound']}" if budget.get("overshootBound") else ""
+            bound = (
+                f", at worst exceeded by {budget['overshootBound']}" if budget.get("overshootBound") else ""
+            )
             yield f"  {name}: {used or 'unknown'} of {budget['limit']}, {budget.get('percent', 0)} %{bound}"
     for share in emissions.get("shares", []):
         zones = ", ".join(emissions.get("zones", []))

@@ -234,3 +234,66 @@ def test_without_the_operator_the_agent_keeps_the_budget(
         seconds=30,
         what="the card has its limit back",
     )
+
+
+THROTTLED_STEPS = 30_000
+"""Some four minutes of one worker that does nothing but train, on one core."""
+
+
+def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: Json) -> None:
+    name = name_of(digits)
+    spec = digits["spec"]
+    worker = spec["tfReplicaSpecs"]["Worker"]
+    worker["replicas"] = 1
+    container = worker["template"]["spec"]["containers"][0]
+    container["args"] = ["digits", f"--steps={THROTTLED_STEPS}", "--checkpoint-every=5000"]
+    container.setdefault("resources", {}).setdefault("limits", {})["nvidia.com/gpu"] = "1"
+    spec["power"] = {"policy": "Budget", "cap": "70%"}
+    spec["energy"] = {"budget": "1kWh"}
+    spec["checkpoint"]["gracePeriodSeconds"] = 5
+    bench.apply(digits)
+
+    def projection() -> Json:
+        found: Json = bench.read("gtj", name)["status"].get("projection", {})
+        return found
+
+    first = bench.until(
+        projection,
+        lambda found: found.get("reason") == "Fits",
+        seconds=240,
+        what="what a step costs at 70 % is measured",
+    )
+    assert (first["percent"], first["exceeds"]) == (70, "No")
+    budget = first["energyJoules"] * 95 // 100
+    set_budget(bench, name, budget)
+    bench.until(
+        projection,
+        lambda found: found.get("percent", 70) < 70,
+        seconds=60,
+        what="the cap goes down",
+    )
+    job = bench.until_condition(name, "Succeeded", seconds=600)
+    energy = bench.until(
+        lambda: bench.read("gtj", name)["status"]["energy"],
+        lambda found: bool(found.get("final")),
+        seconds=150,
+        what="its energy is final",
+    )
+    last = job["status"]["projection"]
+    print(
+        f"at 70 % it would have used {first['energyJoules']} J ±{first['uncertaintyJoules']} J; budget {budget} J; used "
+        f"{energy['usedJoules']} J, projected {last['energyJoules']} J ±{last['uncertaintyJoules']} J at {last['percent']} %: "
+        + ", ".join(
+            f"{m['percent']} % {m['joules'] / m['steps']:.3f} J and {m['milliseconds'] / m['steps']:.2f} ms a step"
+            for m in last["measures"]
+        )
+    )
+    assert energy["usedJoules"] <= budget < first["energyJoules"]
+    assert job["status"]["attemptCount"] == 1
+    assert "Throttled" in reasons(bench, name)
+    # A lower cap costs time, and less energy.
+    by_cap = {m["percent"]: m for m in last["measures"]}
+    lowest = min(by_cap)
+    assert lowest < 70
+    assert by_cap[lowest]["joules"] / by_cap[lowest]["steps"] < by_cap[70]["joules"] / by_cap[70]["steps"]
+    assert last["completionTime"]

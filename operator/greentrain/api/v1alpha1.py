@@ -936,7 +936,7 @@ class CapMeasureStatus(_Status):
     milliseconds: int = Field(0, ge=0, description="Time they took.")
     windows: int = Field(0, ge=0, description="Windows they were measured in.")
     spread: int = Field(
-        0, ge=0, description="How much the windows differ; a sum of squares, see docs/power.md."
+        0, ge=0, description="How much the windows differ; a sum of squares, see docs/budgets.md."
     )
     lagged: int = Field(0, description="How much neighbouring windows differ together.")
     latest: int = Field(0, description="How much the last one differed.")
