@@ -54,7 +54,7 @@ def read_budget(bench: Bench, job: str) -> Json:
 def until_ahead(bench: Bench, job: str) -> Json:
     """The status of energy once it says what a stop would take."""
     energy: Json = bench.until(
-        lambda: bench.read("gtj", job)["status"].get("energy", {}),
+        lambda: bench.read("gtj", job).get("status", {}).get("energy", {}),
         lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
         seconds=60,
         what=f"{job} says what it uses until it would have stopped",
@@ -254,7 +254,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     bench.apply(digits)
 
     def projection() -> Json:
-        found: Json = bench.read("gtj", name)["status"].get("projection", {})
+        found: Json = bench.read("gtj", name).get("status", {}).get("projection", {})
         return found
 
     first = bench.until(

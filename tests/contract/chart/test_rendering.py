@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -35,6 +36,15 @@ FULL: dict[str, object] = {
     "logLevel": "debug",
     "extraArgs": ["--stale-after=60", "--log-format=text", "--workers=8"],
     "progressIntervalSeconds": 15,
+    "emissions.zones": {"eu-central-1": "DE"},
+    "emissions.zone": "SE",
+    "emissions.pue": "1.2",
+    "emissions.configMap": "grid",
+    "emissions.embodied.models": {"NVIDIA L40S": "150kgCO2e"},
+    "emissions.sources": [
+        {"type": "file", "name": "tso", "path": "/etc/greentrain/intensity/de.csv", "zone": "DE"},
+        {"type": "table"},
+    ],
     "agent.namespace": "power",
     "agent.image.tag": "v9",
     "agent.image.pullPolicy": "Always",
@@ -190,7 +200,7 @@ def test_the_operators_pod_and_the_hooks_meet_the_restricted_pod_security_standa
     assert pod["securityContext"]["runAsUser"] > 0
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    assert {key for volume in pod.get("volumes", ()) for key in volume} <= {"name", "emptyDir"}
+    assert {key for volume in pod.get("volumes", ()) for key in volume} <= {"name", "emptyDir", "configMap"}
     for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -200,9 +210,56 @@ def test_the_operators_pod_and_the_hooks_meet_the_restricted_pod_security_standa
         assert not any("hostPort" in port for port in container.get("ports", ()))
 
 
-def test_the_operator_understands_every_argument_it_is_given(render: Render) -> None:
-    container = only(render(FULL), "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    settings = parse_settings(container["args"])
+def mount(manifests: list[Manifest], pod: Manifest, arguments: list[str], folder: Path) -> list[str]:
+    """The arguments with the pod's ConfigMaps of this release in a folder in place of where they are mounted."""
+    for volume in pod["volumes"]:
+        name = volume.get("configMap", {}).get("name")
+        found = [m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"] == name]
+        if found:
+            path = next(
+                m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"]
+            )
+            for file, text in found[0]["data"].items():
+                (folder / file).write_text(text)
+            arguments = [a.replace(path, str(folder)) for a in arguments]
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"emissions.pue": "0.9"}, "emissions.pue"),
+        ({"emissions.pue": 1.2}, "emissions.pue"),
+        ({"emissions.basis": "Marginal"}, "emissions.basis"),
+        ({"emissions.sources": []}, "emissions.sources"),
+        ({"emissions.sources": [{"type": "http"}]}, "emissions.sources"),
+        ({"emissions.zonne": "DE"}, "zonne"),
+        ({"emissions.embodied.models": {"NVIDIA L40S": "many"}}, "NVIDIA L40S"),
+    ],
+)
+def test_wrong_settings_of_emissions_are_refused_by_helm(
+    render: Render, values: dict[str, object], said: str
+) -> None:
+    with pytest.raises(HelmError, match=re.escape(said)):
+        render(values)
+
+
+def test_other_settings_of_emissions_make_another_pod(render: Render) -> None:
+    def annotations(values: dict[str, object]) -> object:
+        return only(render(values), "Deployment")["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations({}) == annotations({}) != annotations({"emissions.zone": "DE"})
+
+
+def test_the_operator_understands_every_argument_it_is_given(render: Render, tmp_path: Path) -> None:
+    manifests = render(FULL)
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    settings = parse_settings(mount(manifests, pod, container["args"], tmp_path))
+    assert settings.emissions.zones == {"eu-central-1": "DE"}
+    assert settings.emissions.pue == 1200
+    assert [s.name for s in settings.emissions.sources] == ["tso", "table"]
+    assert settings.lease == ("greentrain-system", "greentrain")
     assert settings.namespaces == ("team-a", "team-b")
     assert settings.progress_interval == 15
     assert settings.log_level == "DEBUG"
