@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from math import ceil
 
 from greentrain.api.v1alpha1 import (
@@ -42,7 +43,7 @@ from greentrain.core.emissions import (
     find_highest,
     pue_of,
 )
-from greentrain.core.ledger import SILENT_AFTER, NodeReport, fold
+from greentrain.core.ledger import ABANDONED_AFTER, SILENT_AFTER, NodeReport, fold
 from greentrain.core.snapshot import Fleet, Pod, PodState, Snapshot, format_time, parse_time
 from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS, format_emissions, format_energy
 
@@ -228,6 +229,11 @@ class Standing:
         return self.exhausted and self.action.stops
 
     @property
+    def fails(self) -> bool:
+        """Whether the job has failed by it; for a charge it waits instead, until readings say what was used."""
+        return self.exhausted and self.action is OnExhausted.FAIL and not self.by_charge
+
+    @property
     def words(self) -> str:
         """Why it is exhausted, for people."""
         if self.by_charge:
@@ -263,15 +269,23 @@ def _judge(limit: int, *, used: int, charged: int, early: int, spent_before: int
     return _Verdict(now_spent or spent_before is not None, by_charge and spent_before is None, spent_limit)
 
 
-def _early(ahead: int, before: int | None, action: OnExhausted, *, running: bool) -> int:
+class Stage(Enum):
+    """Where a job stands, as far as a budget is concerned."""
+
+    RUNNING = "running"
+    BETWEEN_ATTEMPTS = "between attempts"
+    OVER = "over"
+
+
+def _early(ahead: int, before: int | None, action: OnExhausted, stage: Stage) -> int:
     """What is reserved for a stop: what was too little to go on with is too little to begin with."""
-    if not action.stops:
+    if not action.stops or stage is Stage.OVER:
         return 0
-    return ahead if running else before or 0
+    return ahead if stage is Stage.RUNNING else before or 0
 
 
 def weigh_energy(
-    spec: EnergySpec, energy: EnergyStatus | None, attempt: AttemptStatus | None, *, running: bool
+    spec: EnergySpec, energy: EnergyStatus | None, attempt: AttemptStatus | None, stage: Stage
 ) -> tuple[Standing, EnergyBudgetStatus] | None:
     """How the budget of energy stands at this moment; None where there is none.
 
@@ -282,14 +296,12 @@ def weigh_energy(
         return None
     before = energy.budget if energy is not None else None
     used, charged = (energy.used_joules if energy is not None else 0), provisional_of(energy)
-    ahead = _ahead_joules(energy, attempt) if running else 0
+    ahead = _ahead_joules(energy, attempt) if stage is Stage.RUNNING else 0
     verdict = _judge(
         limit,
         used=used,
         charged=charged,
-        early=_early(
-            ahead, None if before is None else before.ahead_joules, spec.on_exhausted, running=running
-        ),
+        early=_early(ahead, None if before is None else before.ahead_joules, spec.on_exhausted, stage),
         spent_before=before.exhausted_limit_joules if before is not None else None,
     )
     said = attempt if attempt is not None else before
@@ -336,10 +348,10 @@ def weigh_emissions(
     emissions: EmissionsStatus,
     energy: EnergyStatus | None,
     attempt: AttemptStatus | None,
+    stage: Stage,
     *,
     highest: int | None,
     pue: int,
-    running: bool,
 ) -> tuple[Standing, EmissionsBudgetStatus] | None:
     """How the budget of emissions stands; None where there is none.
 
@@ -352,15 +364,13 @@ def weigh_emissions(
     before, next_ = emissions.budget, highest or 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(provisional_of(energy) + emissions.without_joules, pue, worst)
-    ahead = emissions_of(_ahead_joules(energy, attempt), pue, next_) if running else 0
+    ahead = emissions_of(_ahead_joules(energy, attempt), pue, next_) if stage is Stage.RUNNING else 0
     used = emissions.total_micrograms
     verdict = _judge(
         limit,
         used=used,
         charged=charged,
-        early=_early(
-            ahead, None if before is None else before.ahead_micrograms, spec.on_exhausted, running=running
-        ),
+        early=_early(ahead, None if before is None else before.ahead_micrograms, spec.on_exhausted, stage),
         spent_before=before.exhausted_limit_micrograms if before is not None else None,
     )
     joules = attempt.overshoot_bound_joules if attempt is not None else None
@@ -650,12 +660,13 @@ def _weigh(
     *,
     now: datetime,
 ) -> Books:
-    running = attempt is not None
+    over = seen.job.status.completion_time is not None
+    stage = Stage.OVER if over else Stage.BETWEEN_ATTEMPTS if attempt is None else Stage.RUNNING
     standings: list[Standing] = []
     unpriced = ""
     pue = attempt.pue_thousandths if attempt is not None else None
     pue = pue or pue_of(spec.emissions, seen.carbon)
-    weighed = weigh_energy(spec.energy, energy, attempt, running=running)
+    weighed = weigh_energy(spec.energy, energy, attempt, stage)
     budget = None if weighed is None else weighed[1]
     standings += [] if weighed is None else [weighed[0]]
     highest: int | None = None
@@ -671,9 +682,9 @@ def _weigh(
             base,
             energy,
             attempt,
+            stage,
             highest=highest,
             pue=pue,
-            running=running,
         )
         assert found is not None
         standings.append(found[0])
@@ -688,7 +699,8 @@ def _weigh(
     unread = tuple(m for m in missing if now - m.unheard_since >= SILENT_AFTER)
     heard = {r.node for r in seen.reports if not r.is_silent(now)}
     before = energy.budget
-    waiting = tuple(n for n in (before.unread_nodes if before is not None else ()) if n not in heard)
+    waited = before.unread_nodes if before is not None and _may_come(seen, now=now) else ()
+    waiting = tuple(n for n in waited if n not in heard)
     late = any((now - m.since).total_seconds() >= m.overdue_after for m in missing)
     books = Books(
         energy, emissions, growth, tuple(standings), spec.energy.on_unknown, unread, waiting, late, unpriced
@@ -704,13 +716,20 @@ def _weigh(
             now=now,
             seconds=ALLOWANCE_SECONDS,
         )
-    allowed = _allow(seen, spec, books, budget, dirtiest, pue) if running else ()
+    allowed = _allow(seen, spec, books, budget, dirtiest, pue) if stage is Stage.RUNNING else ()
     # Without a budget of energy the section holds what a budget of emissions allows and waits for.
     shown = budget or EnergyBudgetStatus(
         on_unknown=spec.energy.on_unknown, warn_at_percent=spec.energy.warn_at_percent
     )
     shown = shown.model_copy(update={**nodes, "allowances": allowed})
     return replace(books, energy=energy.model_copy(update={"budget": shown}))
+
+
+def _may_come(seen: Snapshot, *, now: datetime) -> bool:
+    """Whether nodes whose silence stopped the job are still waited for: one that is no more will not report."""
+    last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
+    ended = parse_time(last.end_time) if last is not None else None
+    return ended is None or now - ended < ABANDONED_AFTER
 
 
 def _allow(

@@ -19,7 +19,6 @@ from greentrain.api.v1alpha1 import (
     CleanPodPolicy,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
-    OnExhausted,
     OnUnknown,
     ReplacedPod,
     ReplicaType,
@@ -311,7 +310,7 @@ def _between_attempts(
             return _fail(seen, last, against.reason, against.exceeded(count, last.message), writer, now=now)
     standing = books.stopping
     if standing is not None:
-        if standing.action is OnExhausted.FAIL and last is not None:
+        if standing.fails and last is not None:
             return _fail(seen, last, Reason.BUDGET_EXHAUSTED, books.words, writer, now=now)
         writer.held(Reason.BUDGET_EXHAUSTED, gone=not seen.pods)
         return Decision(writer.finish(last), deletions=old)
@@ -484,7 +483,7 @@ def _stop_for_budget(
     ended = _end(attempt, reason, text, now=now)
     standing = books.stopping
     if standing is not None:
-        if standing.action is OnExhausted.FAIL:
+        if standing.fails:
             return _fail(seen, ended, Reason.BUDGET_EXHAUSTED, books.words, writer, now=now)
         writer.held(Reason.BUDGET_EXHAUSTED, gone=not seen.pods)
     elif books.unknown_stops:

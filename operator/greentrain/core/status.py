@@ -662,7 +662,7 @@ def display(status: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> Di
         progress=text,
         energy=status.energy.used if status.energy is not None else "",
         budget=_display_budget(status.energy, status.emissions),
-        emissions=status.emissions.total if status.emissions is not None else "",
+        emissions=_display_emissions(status.emissions),
         draw=_display_draw(status.energy),
         cap=_display_cap(status.power),
     )
@@ -676,6 +676,13 @@ def _display_budget(energy: EnergyStatus | None, emissions: EmissionsStatus | No
         if section is not None and section.budget is not None and section.budget.percent is not None
     ]
     return f"{max(percents)}%" if percents else ""
+
+
+def _display_emissions(emissions: EmissionsStatus | None) -> str:
+    """A + says that it is more: some of the energy has no intensity."""
+    if emissions is None or not emissions.total:
+        return ""
+    return f"{emissions.total}+" if emissions.without_percent else emissions.total
 
 
 def _display_draw(energy: EnergyStatus | None) -> str:

@@ -340,6 +340,47 @@ def test_a_stop_for_a_charge_is_undone_by_readings() -> None:
     assert len(story.step(60).pods) == 1
 
 
+def test_a_charge_alone_fails_no_job() -> None:
+    story = running(budgeted(onUnknown="Continue", onExhausted="Fail"))
+    story.tell(980_000, draw=50_000)
+    story.step(30)
+    story.step(overdue_seconds(30) + 60)
+    story.stop()
+    story.step(5)
+    story.pods = ()
+    story.step(1)
+    assert story.phase == "Suspended"
+    story.tell(1_000_100, closed=True)
+    story.step(60)
+    assert story.phase == "Failed"
+
+
+def test_a_finished_job_needs_no_reserve() -> None:
+    story = running()
+    story.tell(995_000)
+    story.step(1)
+    story.pods = (exited(0, 0, story.second, gpus=1, node="node-1"),)
+    story.tell(999_000, closed=True)
+    story.step(1)
+    story.step(30)
+    assert story.phase == "Succeeded"
+    assert story.condition(Type.BUDGET_EXHAUSTED)[:2] == ("False", "BudgetWarning")
+    assert story.status.display.budget == "99%"
+
+
+def test_a_node_that_never_comes_back_is_not_waited_for_for_ever() -> None:
+    story = running()
+    story.tell(100_000, draw=50_000)
+    story.step(30)
+    story.step(SILENT_AFTER.seconds)
+    story.stop()
+    story.step(5)
+    story.pods, story.entries = (), ()
+    story.step(1)
+    assert story.step(3500).pods == ()
+    assert len(story.step(120).pods) == 1
+
+
 def test_a_job_whose_energy_is_unknown_waits_until_its_node_reports() -> None:
     story = running()
     story.tell(100_000, draw=50_000)
