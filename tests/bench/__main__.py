@@ -10,6 +10,7 @@ for module in (
     "tests.bench.lifecycle",
     "tests.bench.agent",
     "tests.bench.caps",
+    "tests.bench.budgets",
     "tests.bench.trainer",
 ):
     print(f"== {module}", flush=True)

@@ -86,6 +86,10 @@ class _Memory:
     asked: float = float("-inf")
     heard: datetime | None = None
     """The report that was the last one when the program was asked."""
+    sampled: datetime | None = None
+    """When it gave the word that is not stored yet."""
+    sampled_joules: int | None = None
+    """What the job had used by then."""
     progress: Progress | None = None
     progress_attempt: int = 0
     untold: list[_Untold] = field(default_factory=list)
@@ -181,9 +185,13 @@ class Passes:
         memory = self._memory.setdefault(key, _Memory())
         self._find_secrets(seen.job, memory)
         await self._tell(key, memory)
-        progress, sampled = await self._ask_progress(key, seen, memory)
-        seen = replace(seen, progress=progress, sampled=sampled)
+        progress = await self._ask_progress(key, seen, memory)
+        seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
         decision = self._decide(seen, memory)
+        if memory.sampled is not None and memory.sampled_joules is None:
+            # Steps and joules of one moment belong together, also where they are stored by a later pass.
+            energy = decision.status.energy
+            memory.sampled_joules = energy.used_joules if energy is not None else None
         if decision.record_first:
             if decision.pods and seen.job.status.attempt_count and await self._look_for_pods(key):
                 self._queue.add(key)  # a pod of an earlier attempt that no watch has told of yet
@@ -203,6 +211,7 @@ class Passes:
             )
             if after is None:
                 return
+            after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
             seen, decision = after, self._decide(after, memory)
             if decision.record_first:
                 self._queue.add(key)
@@ -251,16 +260,14 @@ class Passes:
             text = "the job is deleted: spec.runPolicy.ttlSecondsAfterFinished is over"
             self._log(logging.INFO, key, text, decision="deleted", reason="TimeToLiveOver", **attempt)
 
-    async def _ask_progress(
-        self, key: Key, seen: Snapshot, memory: _Memory
-    ) -> tuple[Progress | None, datetime | None]:
-        """The program's word, and when it was given where it is a new one."""
+    async def _ask_progress(self, key: Key, seen: Snapshot, memory: _Memory) -> Progress | None:
         attempt = seen.job.status.attempts[-1] if seen.job.status.attempts else None
         if attempt is None or attempt.end_time is not None or attempt.running_time is None:
-            memory.progress = None
-            return None, None
+            memory.progress = memory.sampled = memory.sampled_joules = None
+            return None
         if memory.progress_attempt != attempt.number:
             memory.progress, memory.progress_attempt = None, attempt.number
+            memory.sampled = memory.sampled_joules = None
         stopping = attempt.reason is not None
         interval = min(
             self._settings.progress_interval, STOPPING_PROGRESS_SECONDS if stopping else float("inf")
@@ -269,14 +276,13 @@ class Passes:
         # What a step costs is seen best where steps and joules are read at the same moment.
         heard = max((r.received for r in seen.reports), default=None)
         news = heard is not None and heard != memory.heard and _has_budget(seen.job)
-        sampled = None
         if now - memory.asked >= (min(interval, SAMPLE_SECONDS) if news else interval):
             memory.asked, memory.heard = now, heard
             said = await gather_progress(self._session, seen)
-            sampled = self._clock() if said is not None else None
-            memory.progress = said or memory.progress
+            if said is not None:
+                memory.progress, memory.sampled, memory.sampled_joules = said, self._clock(), None
         self._queue.add_after(key, memory.asked + interval - now)
-        return memory.progress, sampled
+        return memory.progress
 
     async def _record(
         self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus, memory: _Memory
@@ -284,6 +290,7 @@ class Passes:
         job = seen.job
         await apply_status(self._client, self._cache, job, status)
         memory.written = asyncio.get_running_loop().time()
+        memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
         self._stored(key, status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}

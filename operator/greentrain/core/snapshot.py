@@ -211,7 +211,9 @@ class Snapshot:
     progress: Progress | None = None
     """The deciding rank's own word, None where it did not answer."""
     sampled: datetime | None = None
-    """When it was asked for that; None where its word is not a new one."""
+    """When it was asked for that; None where its word is in the stored status already."""
+    sampled_joules: int | None = None
+    """What the job had used by then; None for what it has used now."""
     obstacles: tuple[Obstacle, ...] = ()
     template_problems: tuple[TemplateProblem, ...] = ()
     reports: tuple[NodeReport, ...] = ()

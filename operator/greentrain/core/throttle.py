@@ -74,7 +74,7 @@ def follow(
     sample = Sample(
         attempt=attempt.number,
         step=progress.step,
-        joules=energy.used_joules,
+        joules=energy.used_joules if seen.sampled_joules is None else seen.sampled_joules,
         moment=int(seen.sampled.timestamp() * 1000),
         percent=present,
         complete=_in_force(seen.job.status, chosen_cap(spec, known, seen.fleet)),

@@ -1,0 +1,1372 @@
+"""A model of a job with a budget as plain data: nodes with cards, agents, an operator, an API server, a user, a program.
+
+What is shown by it is the bound: whatever the program draws and whichever part is away, the energy a job has truly used
+never exceeds its budget by more than was said before the attempt started. The operator runs the real `decide`, agents
+the real `decide_action`; both are stepped as their shells would step them, with what each could know and no more. Time
+is virtual and goes by seconds, chance is seeded.
+
+What the product says it cannot hold is counted apart, to the joule (`World.remainders`), and only from the moment the
+budget is spent:
+
+- "outage": the lowest limits of pods whose allowance is spent, over the time in which the API server is away;
+- "both": the limits of pods whose agent is away, over the time in which the operator is away too, or cannot be reached.
+
+Kept out of the model: counters are exact and nothing is lost of them, an agent that begins anew knows which pods ran
+meanwhile, pods hold whole cards, and the cards of one world are alike.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from greentrain.api import names
+from greentrain.api.conditions import Type, is_true
+from greentrain.api.nodepower import BudgetAction, NodePowerStatus, PodAsk, PodEnergy
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.core.allowance import (
+    Allowance,
+    Used,
+    decide_action,
+    find_allowance,
+    is_near,
+    is_silent,
+)
+from greentrain.core.decide import Decision, decide
+from greentrain.core.ledger import NodeReport, decide_settled
+from greentrain.core.power import NodePod, decide_asks
+from greentrain.core.snapshot import (
+    Disruption,
+    Fleet,
+    Job,
+    Pod,
+    PodState,
+    Snapshot,
+    count_gpus,
+    format_time,
+)
+from greentrain.core.status import differs_in_measures_alone, essence
+from tests.support.manifests import build_job, build_template
+from tests.support.snapshots import START, worker
+
+WATT = 1000
+"""Milliwatts, so that a second of it is a whole number of millijoules."""
+JOULE = 1000
+
+PROGRESS_SECONDS = 60.0
+"""How often the operator asks a program how far it is, and at most how often joules alone are written (its default)."""
+STOPPING_SECONDS = 1.0
+COALESCE_SECONDS = 1.0
+RENEW_SECONDS = 10.0
+NEAR_SECONDS = 5.0
+EVICT_RETRY_SECONDS = 5.0
+MARK_SECONDS = 5.0
+"""Over how long an agent averages a pod's draw to see whether it nears its allowance."""
+DRAW_SECONDS = 10
+"""Over how long the draw is averaged that it reports."""
+SAVE_STEPS = 20
+CARDS_OF_A_NODE = 8
+
+Remainder = Literal["outage", "both"]
+Character = Literal["steady", "bursty", "lurking"]
+"""How a program draws: all the time; in phases; or as little as it must to come near its budget, and then all it can."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of card: its power limit, the lowest it can have, and what it draws while a program waits; milliwatts."""
+
+    limit: int
+    least: int
+    idle: int
+
+
+KINDS = (
+    Kind(300 * WATT, 100 * WATT, 40 * WATT),
+    Kind(400 * WATT, 100 * WATT, 55 * WATT),
+    Kind(700 * WATT, 200 * WATT, 75 * WATT),
+    Kind(350 * WATT, 100 * WATT, 35 * WATT),
+)
+"""Made up, in the proportions of cards of data centres: what waits draws a tenth to a seventh of the limit."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What is drawn once for a world."""
+
+    gpus: int
+    gpus_per_pod: int
+    kind: Kind
+    report_seconds: int
+    grace: int
+    character: Character
+    work: int
+    """Seconds at full draw the program needs in all."""
+    budget: int
+    """Joules."""
+    action: Literal["Suspend", "Fail"] = "Suspend"
+    on_unknown: Literal["Suspend", "Continue"] = "Suspend"
+    watch_lag: int = 0
+    pass_lag: int = 0
+    kubelet_lag: int = 0
+    operator_skew: float = 0.0
+    stubborn: float = 0.5
+    """Share of pods whose program ignores SIGTERM."""
+    faults: tuple[str, ...] = ()
+    """Which of `FAULTS` may happen."""
+    fault_rate: float = 0.0
+    """How often in a second."""
+    ambush: str | None = None
+    """What happens in the moment the program draws all it can, having waited just below its budget."""
+    edits: tuple[str, ...] = ()
+    """Which of raise, lower and remove the user may do."""
+    spare_nodes: int = 0
+    seconds: int = 700
+    """How long there are faults and edits; then all is well until it rests."""
+
+
+@dataclass
+class SimPod:
+    """A pod as it is."""
+
+    name: str
+    uid: str
+    index: int
+    attempt: int
+    gpus: int
+    grace: int
+    budgeted: bool
+    created: float
+    node: Node | None = None
+    starts_at: float = math.inf
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    evicted: bool = False
+    asked_to_go: float | None = None
+    """When the API server was asked to delete it."""
+    stopping: float | None = None
+    """When the kubelet sent SIGTERM."""
+    ends_at: float = math.inf
+    exit_at_end: int = 0
+    stubborn: bool = False
+    throttled: bool = False
+    used: int = 0
+    """Millijoules."""
+    shown: PodState = PodState.PENDING
+    """As the API server has it."""
+    gone: bool = False
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
+    """What its agent has read of late."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its program runs."""
+        return self.started is not None and self.ended is None
+
+    @property
+    def joules(self) -> int:
+        """Whole joules, cut off as agents do."""
+        return self.used // JOULE
+
+
+@dataclass
+class Held:
+    """What an agent's disk holds of a pod."""
+
+    allowance: int | None = None
+    budgeted: bool = False
+    action: BudgetAction = "None"
+
+
+@dataclass
+class Power:
+    """A NodePower as the API server has it."""
+
+    asks: tuple[PodAsk, ...] = ()
+    settled: tuple[str, ...] = ()
+    entries: tuple[PodEnergy, ...] = ()
+    observed: datetime | None = None
+    told: float | None = None
+    """When it was reported, by the world's clock."""
+
+
+@dataclass(eq=False)
+class Node:
+    """A node, its disk and its agent."""
+
+    name: str
+    skew: float
+    power: Power = field(default_factory=Power)
+    listed: dict[str, SimPod] = field(default_factory=dict)
+    """Pods the account on its disk has, until they are settled."""
+    closed: set[str] = field(default_factory=set)
+    disk: dict[str, Held] = field(default_factory=dict)
+    agent: Agent | None = None
+    back_at: float = 0.0
+    """When its agent begins anew."""
+    mute_until: float = -math.inf
+    """Until when its agent cannot reach the API server, while its kubelet can."""
+    free: int = CARDS_OF_A_NODE
+
+
+@dataclass
+class Watched:
+    """What an agent remembers of a pod as long as it lives itself."""
+
+    mark: tuple[float, int] | None = None
+    draw: float = 0.0
+    reported: bool = False
+    next_try: float = -math.inf
+
+
+class Agent:
+    """A node's agent, from one start to its end."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self.world, self.node = world, node
+        self.begun = world.now
+        self.told: dict[str, int] | None = None
+        """Allowances as NodePower has them; None as long as nobody has told."""
+        self.present: set[str] = set()
+        self.heard: float | None = None
+        self.renewed: float | None = None
+        self.reported = -math.inf
+        self.next_report = -math.inf
+        self.watched: dict[str, Watched] = {}
+        self.said: dict[str, tuple[int | None, BudgetAction]] = {}
+        self.reads_at = world.now + world.random.choice((0, 1, 2))
+        """When its lists are there, after its start or after an outage."""
+        self.silent = False
+        for pod in node.listed.values():
+            pod.recent.clear()
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can talk to the API server."""
+        return self.world.api_up and self.world.now >= self.node.mute_until
+
+    def knows(self, pod: SimPod) -> bool:
+        """Whether it knows that the pod has a budget."""
+        return pod.uid in self.node.disk
+
+    def look(self) -> None:
+        """One look, a second after the last."""
+        world, node = self.world, self.node
+        if not self.connected:
+            self.reads_at = world.now + world.random.choice((1, 2, 5))
+        elif world.now >= self.reads_at:
+            self._read()
+        dirty = False
+        for pod in world.pods_on(node):
+            if pod.started is not None and pod.uid not in node.listed:
+                node.listed[pod.uid] = pod
+                dirty = True
+        for uid, pod in list(node.listed.items()):
+            recent = pod.recent
+            recent.append((world.now, pod.used))
+            while len(recent) > 2 and recent[0][0] < world.now - DRAW_SECONDS:
+                recent.popleft()
+            if pod.ended is not None and self._knows_end(pod) and uid not in node.closed:
+                node.closed.add(uid)
+                dirty = True
+            if uid in node.closed and f"{uid}/0" in node.power.settled and self.connected:
+                del node.listed[uid]
+        if dirty:
+            self._hurry(1.0)
+        self._mind_allowances()
+        if world.now >= self.next_report:
+            self._report()
+        self._evict()
+
+    def _read(self) -> None:
+        world, node = self.world, self.node
+        self.told = {a.uid: a.allowance_joules for a in node.power.asks if a.allowance_joules is not None}
+        self.present = {p.uid for p in world.pods.values() if p.node is node and p.shown is PodState.RUNNING}
+        self._listen()
+
+    def _knows_end(self, pod: SimPod) -> bool:
+        return self.connected and self.told is not None and pod.uid not in self.present
+
+    def _listen(self) -> None:
+        """A renewal is heard when it is seen; of the first the age by the clock of the node counts."""
+        world, renewed = self.world, self.world.renewed
+        if renewed is None or renewed == self.renewed:
+            return
+        first = self.renewed is None
+        wall = world.now + self.node.skew
+        age = max(0.0, wall - (renewed + world.traits.operator_skew)) if first else 0.0
+        self.renewed, self.heard = renewed, world.now - age
+
+    def _hurry(self, seconds: float) -> None:
+        self.next_report = min(self.next_report, self.reported + seconds)
+
+    def _mind_allowances(self) -> None:
+        world, node = self.world, self.node
+        self.silent = is_silent(self.heard, begun=self.begun, now=world.now)
+        near = False
+        for uid, pod in node.listed.items():
+            held = node.disk.get(uid) or Held()
+            allowance = held.allowance if self.told is None else self.told.get(uid)
+            budgeted = held.budgeted or (pod.budgeted and uid in self.present)
+            if uid not in node.disk and allowance is None and not budgeted:
+                continue
+            held = node.disk[uid] = Held(allowance, budgeted, held.action)
+            if uid in node.closed:
+                continue
+            watched = self.watched.setdefault(uid, Watched())
+            if watched.mark is None:
+                watched.mark = (world.now, pod.used)
+            since, before = watched.mark
+            if world.now - since >= MARK_SECONDS:
+                watched.draw = (pod.used - before) / (world.now - since)
+                watched.mark = (world.now, pod.used)
+            if not world.obeys:
+                continue
+            told = None if allowance is None else Allowance(allowance)
+            used = Used(gpu=pod.used)
+            holding = find_allowance(told, used, budgeted=budgeted)
+            verdict = decide_action(used, holding, before=held.action, silent=self.silent)
+            if verdict.action != held.action:
+                watched.reported = False
+                world.count(f"agent: {verdict.action}")
+                world.say(f"{node.name}: {pod.name} {verdict.action} at {pod.joules} J of {allowance} J")
+            held.action = verdict.action
+            if verdict.action == "None":
+                near = near or is_near(used, told, draw=watched.draw, seconds=world.traits.report_seconds)
+            elif verdict.evict:
+                near = near or not watched.reported
+            pod.throttled = held.action != "None"
+        said = {uid: (h.allowance, h.action) for uid, h in node.disk.items()}
+        changed, self.said = said != self.said, said
+        if changed or near:
+            self._hurry(1.0 if changed else NEAR_SECONDS)
+
+    def _report(self) -> None:
+        world, node = self.world, self.node
+        self.reported = world.now
+        self.next_report = world.now + world.traits.report_seconds * world.random.uniform(0.9, 1.1)
+        if not self.connected:
+            return
+        wall = world.wall(node.skew)
+        node.power.entries = tuple(self._tell(pod, wall) for pod in node.listed.values())
+        node.power.observed = wall.replace(microsecond=0)
+        node.power.told = world.now
+        for uid in node.listed:
+            held = node.disk.get(uid)
+            if held is not None and held.action == "Throttled" and uid in self.watched:
+                self.watched[uid].reported = True
+            world.acknowledge(uid, held.allowance if held is not None else None)
+        world.tell_operator(lambda operator: operator.take_report(node))
+
+    def _tell(self, pod: SimPod, wall: datetime) -> PodEnergy:
+        held = self.node.disk.get(pod.uid) or Held()
+        closed = pod.uid in self.node.closed
+        (begin, before), (end, after) = pod.recent[0], pod.recent[-1]
+        draw = None if end - begin < 2 else round((after - before) / (end - begin))
+        return PodEnergy(
+            uid=pod.uid,
+            namespace="team",
+            name=pod.name,
+            job="digits",
+            job_uid="uid-1",
+            owner_known=True,
+            gpu_joules=pod.joules,
+            last_reading=format_time(wall),
+            draw_milliwatts=0 if closed else draw,
+            allowance_joules=held.allowance,
+            budget_action=held.action,
+            closed=closed,
+        )
+
+    def _evict(self) -> None:
+        world, node = self.world, self.node
+        if not (self.connected and self.told is not None):
+            return
+        for uid, pod in node.listed.items():
+            held, watched = node.disk.get(uid), self.watched.get(uid)
+            if held is None or watched is None or held.action != "Throttled" or uid not in self.present:
+                continue
+            if not (watched.reported and world.now >= watched.next_try):
+                continue
+            told = None if held.allowance is None else Allowance(held.allowance)
+            used = Used(gpu=pod.used)
+            holding = find_allowance(told, used, budgeted=held.budgeted)
+            if not decide_action(used, holding, before="Throttled", silent=self.silent).evict:
+                continue
+            watched.next_try = world.now + EVICT_RETRY_SECONDS
+            self._listen()
+            if is_silent(self.heard, begun=self.begun, now=world.now):
+                if pod.asked_to_go is None:
+                    pod.asked_to_go, pod.evicted = world.now, True
+                    world.pod_changed(pod)
+                held.action = "Evicted"
+                world.count("agent: Evicted")
+                world.say(f"{node.name}: {pod.name} Evicted")
+
+
+class Operator:
+    """The operator, from one start to its end: its caches, and what it remembers between two passes."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ready_at = world.now + world.random.choice((1, 2, 3))
+        self.listed = False
+        self.reports: dict[str, tuple[datetime, datetime, Power]] = {}
+        self.pods: dict[str, Pod] = {}
+        self.spec: dict[str, Any] = {}
+        self.status = GreenTrainingJobStatus()
+        self.version = 0
+        self.generation = 0
+        self.news: deque[tuple[float, Callable[[Operator], None]]] = deque()
+        self.due = math.inf
+        self.written = -math.inf
+        self.asked = -math.inf
+        self.nodes: set[str] = set()
+        """Nodes whose asks may be others now."""
+        self.next_beat = self.ready_at
+
+    @property
+    def now(self) -> datetime:
+        return self.world.wall(self.world.traits.operator_skew)
+
+    def step(self) -> None:
+        """What it does in a second."""
+        world = self.world
+        if not world.api_up:
+            self.listed, self.ready_at = False, world.now + world.random.choice((1, 2))
+            return
+        if world.now < self.ready_at:
+            return
+        if world.now >= self.next_beat:
+            world.renewed, self.next_beat = world.now, world.now + RENEW_SECONDS
+        if not self.listed:
+            self._list()
+        while self.news and self.news[0][0] <= world.now:
+            self.news.popleft()[1](self)
+        if self.due <= world.now:
+            self.due = math.inf
+            self._pass()
+        due, self.nodes = sorted(self.nodes), set()
+        for name in due:
+            self._pass_node(name)
+
+    def _list(self) -> None:
+        self.listed = True
+        self.news.clear()
+        self.pods = {p.name: self.world.show(p) for p in self.world.pods.values() if not p.gone}
+        self.take_job()
+        for node in self.world.nodes.values():
+            if node.power.observed is not None:
+                self.take_report(node)
+            self.nodes.add(node.name)
+        self.due = self.world.now
+
+    def wake(self) -> None:
+        """Something is new."""
+        self.due = min(self.due, self.world.now + self.world.traits.pass_lag)
+
+    def take_report(self, node: Node) -> None:
+        """A NodePower as a watch or a list brings it."""
+        power, now = node.power, self.now
+        assert power.observed is not None
+        known = self.reports.get(node.name)
+        if known is not None and known[2].observed == power.observed and known[2].entries == power.entries:
+            return
+        seen = power.observed if known is None and power.observed < now else now
+        copy = Power(entries=power.entries, observed=power.observed, told=power.told)
+        self.reports[node.name] = (now, seen, copy)
+        self.nodes.add(node.name)
+        if power.entries or node.name in self._concerned():
+            self.wake()
+
+    def take_pod(self, pod: SimPod, shown: Pod | None) -> None:
+        """A pod as a watch brings it; None: it is gone."""
+        if shown is None:
+            self.pods.pop(pod.name, None)
+        else:
+            self.pods[pod.name] = shown
+        if pod.node is not None:
+            self.nodes.add(pod.node.name)
+        self.wake()
+
+    def take_job(self) -> None:
+        """The job as a watch or a list brings it."""
+        world = self.world
+        if world.version > self.version:
+            self.spec, self.status, self.version = world.spec, world.status, world.version
+            self.generation = world.generation
+            self.wake()
+
+    def _concerned(self) -> set[str]:
+        energy = self.status.energy
+        found = {p.node for p in energy.pods} if energy is not None else set()
+        if energy is not None and energy.budget is not None:
+            found |= set(energy.budget.unread_nodes)
+        return found
+
+    def _see(self) -> Snapshot:
+        world = self.world
+        job = Job(
+            "team",
+            "digits",
+            "uid-1",
+            self.generation,
+            str(self.version),
+            self.spec,
+            self.status,
+            created=START,
+        )
+        concerned = self._concerned()
+        reports = tuple(
+            NodeReport(
+                name, received, p.entries, p.observed, seen=seen, report_seconds=world.traits.report_seconds
+            )
+            for name, (received, seen, p) in sorted(self.reports.items())
+            if p.entries or name in concerned
+        )
+        heard = max((received for received, _, _ in self.reports.values()), default=None)
+        known = heard is not None
+        fleet = Fleet(
+            limit_milliwatts=world.traits.kind.limit if known else None,
+            report_seconds=world.traits.report_seconds if known else None,
+            heard=heard,
+        )
+        pods = tuple(self.pods.values())
+        return Snapshot(job=job, pods=pods, has_service=True, reports=reports, fleet=fleet)
+
+    def _pass(self) -> None:
+        """As `controller.passes` does it."""
+        world = self.world
+        last = self.status.attempts[-1] if self.status.attempts else None
+        if last is not None and last.end_time is None and last.running_time is not None:
+            interval = STOPPING_SECONDS if last.reason is not None else PROGRESS_SECONDS
+            if world.now - self.asked >= interval:
+                self.asked = world.now
+            self._again(self.asked + interval)
+        decision = decide(self._see(), now=self.now)
+        if decision.record_first and not self._store(decision.status):
+            return
+        self._apply(decision)
+        if decision.record_first or decision.pods or decision.deletions:
+            decision = decide(self._see(), now=self.now)
+            if decision.record_first:
+                self._again(world.now)
+                return
+        self._record_rest(decision.status)
+        if decision.look_again is not None:
+            self._again(world.now + (decision.look_again - self.now).total_seconds())
+        if decision.pods or decision.deletions:
+            self._again(world.now)
+
+    def _again(self, when: float) -> None:
+        self.due = min(self.due, max(when, self.world.now + 1))
+
+    def _apply(self, decision: Decision) -> None:
+        for manifest in decision.pods:
+            pod = self.world.create(manifest)
+            if pod is not None:
+                self.pods[pod.name] = self.world.show(pod)
+        for deletion in decision.deletions:
+            gone = self.world.delete(deletion.name, deletion.uid)
+            if gone is not None:
+                self.pods[gone.name] = self.world.show(gone)
+
+    def _record_rest(self, new: GreenTrainingJobStatus) -> None:
+        old = self.status
+        if new == old:
+            return
+        if essence(new) == essence(old):
+            wait = PROGRESS_SECONDS if differs_in_measures_alone(old, new) else COALESCE_SECONDS
+            if self.world.now - self.written < wait:
+                self._again(self.written + wait)
+                return
+        if self._store(new):
+            self._again(self.world.now)
+
+    def _store(self, status: GreenTrainingJobStatus) -> bool:
+        world = self.world
+        if world.version != self.version:
+            world.count("status conflict")
+            self._again(world.now)
+            return False
+        self.status = world.store(status)
+        self.version, self.written = world.version, world.now
+        energy = self.status.energy
+        self.nodes |= {p.node for p in energy.pods if p.final} if energy is not None else set()
+        self.nodes |= {p.node for p in self.pods.values() if p.node}
+        return True
+
+    def _pass_node(self, name: str) -> None:
+        """As `controller.nodes` does it."""
+        node, known = self.world.nodes[name], self.reports.get(name)
+        if known is None:
+            return
+        energy = self.status.energy
+        told = NodePowerStatus.model_construct(pods=known[2].entries)
+        settled = decide_settled(node.power.settled, told, energy_of=lambda _: energy, is_ours=lambda _: True)
+        asks = decide_asks(node.power.asks, self._asked_of(name), is_ours=lambda _: True)
+        if set(settled) != set(node.power.settled) or asks != node.power.asks:
+            self.world.ask(node, asks, settled)
+
+    def _asked_of(self, node: str) -> Iterable[NodePod]:
+        budget = self.status.energy.budget if self.status.energy is not None else None
+        given = {a.uid: a.joules for a in budget.allowances} if budget is not None else {}
+        for pod in self.pods.values():
+            if pod.node == node and not pod.ended:
+                yield NodePod("team", pod.name, pod.uid, "", given.get(pod.uid))
+
+
+FAULTS = (
+    "agent killed",
+    "agent away",
+    "agents killed",
+    "agents away",
+    "agent mute",
+    "operator killed",
+    "operator away",
+    "API server away",
+    "API server away long",
+    "program fails",
+)
+"""What may happen to a cluster, and how long it may last (`World.break_something`)."""
+
+
+@dataclass
+class World:
+    """One job's whole world."""
+
+    seed: int
+    traits: Traits
+    obeys: bool = True
+    """Whether agents hold pods to their allowances."""
+
+    def __post_init__(self) -> None:
+        t = self.traits
+        self.random = random.Random(self.seed)
+        self.now = 0.0
+        self.story: list[str] = []
+        self.complaints: list[str] = []
+        self.faults: Counter[str] = Counter()
+        self.api_up = True
+        self.api_back = -math.inf
+        self.renewed: float | None = None
+        self.operator: Operator | None = None
+        self.operator_back = 0.0
+        count = math.ceil(t.gpus / (CARDS_OF_A_NODE // t.gpus_per_pod * t.gpus_per_pod)) + t.spare_nodes
+        self.nodes = {
+            f"node-{i}": Node(f"node-{i}", self.random.uniform(-2, 2), back_at=self.random.randrange(3))
+            for i in range(count)
+        }
+        self.pods: dict[str, SimPod] = {}
+        self.every: list[SimPod] = []
+        self.version = self.generation = 1
+        self.status = GreenTrainingJobStatus()
+        self.limit: int | None = t.budget
+        self.spec = self._build_spec()
+        self.writes = 0
+        self.work = t.work
+        self.work_done = self.work_saved = 0.0
+        self.phase_until = 0.0
+        self.working = True
+        self.jumped = False
+        self.waits_for_report: float | None = None
+        self.ceiling: int | None = None
+        """What the budget is judged by, in millijoules; None while there is none."""
+        self.lowered = False
+        """Whether agents may still hold more than a budget that was lowered allows."""
+        self.remainders: Counter[Remainder] = Counter()
+        """Millijoules the product says it cannot hold."""
+        self.remained: set[Remainder] = set()
+        """Of which kind there ever were any."""
+        self.histories: dict[str, list[int]] = {}
+        self.ends: list[tuple[int, int]] = []
+        """Of each attempt that was stopped for its budget: its bound, and by how much the budget is exceeded at its end."""
+        self.raised = False
+        self.stopped_at = (0, 0)
+        """The budget an attempt was stopped for last, and what a stop would have taken then; joules."""
+
+    # -- telling ------------------------------------------------------------------------------------
+
+    def say(self, line: str) -> None:
+        self.story.append(f"{self.now:6.0f} {line}")
+
+    def count(self, fault: str) -> None:
+        self.faults[fault] += 1
+
+    def complain(self, line: str) -> None:
+        """Something that must never be was found; each kind is told once."""
+        kind = line.partition(":")[0]
+        if not any(kind == c.partition(":")[0] for c in self.complaints):
+            self.complaints.append(f"{line} (second {self.now:.0f})")
+            self.say(f"!! {line}")
+
+    def wall(self, skew: float) -> datetime:
+        return START + timedelta(seconds=self.now + skew)
+
+    # -- the API server -----------------------------------------------------------------------------
+
+    def _build_spec(self) -> dict[str, Any]:
+        t = self.traits
+        energy: dict[str, Any] = {"onExhausted": t.action, "onUnknown": t.on_unknown}
+        if self.limit is not None:
+            energy["budget"] = f"{self.limit}J"
+        manifest = build_job(workers=t.gpus // t.gpus_per_pod, energy=energy)
+        template = build_template(resources={"limits": {names.GPU_RESOURCE: str(t.gpus_per_pod)}})
+        template["spec"]["terminationGracePeriodSeconds"] = t.grace
+        manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = template
+        spec: dict[str, Any] = manifest["spec"]
+        return spec
+
+    def edit(self, limit: int | None) -> None:
+        """The user sets another budget, or none."""
+        self.say(f"budget {self.limit} → {limit}")
+        self.limit = limit
+        self.spec = self._build_spec()
+        self.generation += 1
+        self.version += 1
+        self.tell_operator(Operator.take_job)
+
+    def tell_operator(self, take: Callable[[Operator], None]) -> None:
+        """A change reaches the operator's watch."""
+        if self.operator is not None and self.operator.listed:
+            self.operator.news.append((self.now + self.traits.watch_lag, take))
+
+    def pod_changed(self, pod: SimPod) -> None:
+        shown = None if pod.gone else self.show(pod)
+        self.tell_operator(lambda operator: operator.take_pod(pod, shown))
+
+    def show(self, pod: SimPod) -> Pod:
+        """A pod as the API server has it."""
+        ended = pod.shown is PodState.EXITED
+        node = pod.node
+        wall = self.wall(0) if node is None else START + timedelta(seconds=node.skew)
+        return Pod(
+            name=pod.name,
+            uid=pod.uid,
+            rank=worker(pod.index),
+            attempt=pod.attempt,
+            state=pod.shown,
+            ready=pod.shown is PodState.RUNNING,
+            terminating=pod.asked_to_go is not None,
+            exit_code=pod.exit_code if ended else None,
+            finished=wall + timedelta(seconds=pod.ended or 0) if ended else None,
+            node=node.name if node is not None else "",
+            created=START + timedelta(seconds=pod.created),
+            deletion_requested=None
+            if pod.asked_to_go is None
+            else START + timedelta(seconds=pod.asked_to_go),
+            disruption=Disruption.EVICTED if pod.evicted else None,
+            gpus=pod.gpus,
+            started=wall + timedelta(seconds=pod.started or 0) if pod.shown is PodState.RUNNING else None,
+        )
+
+    def create(self, manifest: dict[str, Any]) -> SimPod | None:
+        meta, spec = manifest["metadata"], manifest["spec"]
+        if meta["name"] in self.pods:
+            return None
+        labels = meta["labels"]
+        attempt = int(labels[names.LABEL_ATTEMPT])
+        stored = self.status.attempts[-1] if self.status.attempts else None
+        if stored is None or stored.number != attempt or stored.overshoot_bound_joules is None:
+            self.complain("unsaid: a pod is made before its attempt's bound is stored")
+        pod = SimPod(
+            name=meta["name"],
+            uid=f"pod-{len(self.every)}",
+            index=int(labels[names.LABEL_REPLICA_INDEX]),
+            attempt=attempt,
+            gpus=count_gpus(spec),
+            grace=spec["terminationGracePeriodSeconds"],
+            budgeted=(meta.get("annotations") or {}).get(names.ANNOTATION_BUDGETED) == "true",
+            created=self.now,
+            stubborn=self.random.random() < self.traits.stubborn,
+        )
+        self.pods[pod.name] = pod
+        self.every.append(pod)
+        return pod
+
+    def delete(self, name: str, uid: str) -> SimPod | None:
+        pod = self.pods.get(name)
+        if pod is None or pod.uid != uid or pod.asked_to_go is not None:
+            return None
+        pod.asked_to_go = self.now
+        return pod
+
+    def ask(self, node: Node, asks: tuple[PodAsk, ...], settled: tuple[str, ...]) -> None:
+        """The operator's half of a NodePower."""
+        node.power.asks, node.power.settled = asks, settled
+        self.writes += 1
+        for ask in asks:
+            if ask.allowance_joules is not None:
+                history = self.histories.setdefault(ask.uid, [])
+                if not history or history[-1] != ask.allowance_joules:
+                    history.append(ask.allowance_joules)
+
+    def acknowledge(self, uid: str, echo: int | None) -> None:
+        """An agent has told which allowance it goes by: what was asked before that cannot come back."""
+        history = self.histories.get(uid)
+        if history and echo in history:
+            last = len(history) - 1 - history[::-1].index(echo)
+            del history[:last]
+
+    def store(self, status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
+        """The job's status, as it is read back."""
+        old, self.status = (
+            self.status,
+            GreenTrainingJobStatus.model_validate_json(status.model_dump_json(by_alias=True)),
+        )
+        self.version += 1
+        self.writes += 1
+        if old.phase != self.status.phase:
+            self.say(f"{old.phase or 'new'} → {self.status.phase}")
+        self._check_store(old, self.status)
+        return self.status
+
+    # -- what is checked ----------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Millijoules the job has truly used."""
+        return sum(p.used for p in self.every)
+
+    def held(self) -> int:
+        """Joules that the agents of living pods may go by, together."""
+        stored = self._stored_allowances()
+        return sum(
+            max((*self.histories.get(p.uid, ()), stored.get(p.uid, 0)), default=0)
+            for p in self.pods.values()
+            if p.ended is None
+        )
+
+    def _promised(self) -> int:
+        """Joules that pods which have ended used, and those that the living may use by what their agents hold."""
+        number = self.status.attempts[-1].number if self.status.attempts else 0
+        stored = self._stored_allowances()
+        total = self.held()
+        for pod in self.every:
+            if pod.ended is not None and pod.attempt != number:
+                total += pod.joules
+            elif pod.ended is not None:
+                # What a pod used beyond its own allowance is taken from the others' with the next report.
+                most = max((*self.histories.get(pod.uid, ()), stored.get(pod.uid, 0)))
+                total += min(pod.joules, most)
+        return total
+
+    def _stored_allowances(self) -> dict[str, int]:
+        budget = self.status.energy.budget if self.status.energy is not None else None
+        return {a.uid: a.joules for a in budget.allowances} if budget is not None else {}
+
+    def _check_store(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
+        energy = new.energy
+        if energy is None:
+            return
+        true = self.used
+        if energy.used_joules * JOULE > true:
+            self.complain(f"invented: status says {energy.used_joules} J of {true // JOULE} J used")
+        if new.attempt_count <= 10 and energy.used_joules != sum(a.energy_joules or 0 for a in new.attempts):
+            self.complain("sums: attempts do not add up to the total")
+        budget = energy.budget
+        before = old.energy.budget if old.energy is not None else None
+        if budget is None:
+            self.ceiling, self.lowered = None, False
+            return
+        limit = budget.limit_joules * JOULE
+        if before is None or limit < before.limit_joules * JOULE:
+            # Lowered, or set while it ran: judged by what was used by then, and by what agents may hold until they know.
+            self.ceiling, self.lowered = max(limit, true), True
+        elif limit > before.limit_joules * JOULE:
+            self.ceiling = max(limit, true) if self.lowered else limit
+            if true < limit:
+                self.remainders.clear()
+        self._check_charges(energy.pods)
+        self._check_begin(old, new)
+        stopped = is_true(new.conditions, Type.BUDGET_EXHAUSTED) and not is_true(
+            old.conditions, Type.BUDGET_EXHAUSTED
+        )
+        if stopped and true + (budget.ahead_joules + budget.provisional_joules) * JOULE < limit:
+            self.complain(f"too early: stopped at {true // JOULE} J of {budget.limit_joules} J")
+        ended = [a for a in new.attempts if a.end_time and a.reason in STOPPED]
+        known = {a.number for a in old.attempts if a.end_time}
+        for attempt in ended:
+            if (
+                attempt.number not in known
+                and self.ceiling is not None
+                and budget.limit_joules * JOULE == self.ceiling
+            ):
+                bound = attempt.overshoot_bound_joules or 0
+                self.ends.append((bound, (true - self.ceiling - self.remainders.total()) // JOULE))
+
+    def _check_begin(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
+        """What was too little to go on with is too little to begin with."""
+        budget = new.energy.budget if new.energy is not None else None
+        assert new.energy is not None
+        assert budget is not None
+        last = new.attempts[-1] if new.attempts else None
+        before = old.attempts[-1] if old.attempts else None
+        if last is None or before is None:
+            return
+        if last.reason == "BudgetExhausted" and before.reason is None and before.number == last.number:
+            self.stopped_at = (budget.limit_joules, budget.ahead_joules)
+        elif last.number != before.number and before.reason == "BudgetExhausted":
+            limit, ahead = self.stopped_at
+            known = new.energy.used_joules + budget.provisional_joules
+            if budget.limit_joules <= limit and known + ahead >= budget.limit_joules:
+                self.complain(f"begun: {known} J, a stop would take {ahead} J of {budget.limit_joules} J")
+
+    def _check_charges(self, entries: Iterable[Any]) -> None:
+        """No pod is charged for more than its limits over the time of which nothing was told, and a second of clocks."""
+        kind = self.traits.kind
+        for entry in entries:
+            pod = next((p for p in self.every if p.uid == entry.uid), None)
+            if pod is None or pod.node is None or not entry.provisional_joules:
+                continue
+            known = self.operator.reports.get(pod.node.name) if self.operator is not None else None
+            entries_known = known[2].entries if known is not None else ()
+            told = known[2].told if known is not None else None
+            listed = any(e.uid == pod.uid for e in entries_known)
+            since = told if listed and told is not None else pod.started or pod.created
+            silent = self.now - since + 5
+            if entry.provisional_joules * JOULE > kind.limit * pod.gpus * silent:
+                self.complain(f"overcharged: {pod.name} {entry.provisional_joules} J for {silent:.0f} s")
+
+    def check(self) -> None:
+        """What must never be broken, whatever happened."""
+        if self.ceiling is None:
+            return
+        attempt = self.status.attempts[-1] if self.status.attempts else None
+        used = self.used
+        promised = self._promised() * JOULE if self.lowered else 0
+        budget = self.status.energy.budget if self.status.energy is not None else None
+        limit = budget.limit_joules * JOULE if budget is not None else 0
+        if self.lowered:
+            if promised <= max(limit, self.ceiling):
+                self.lowered = False
+            else:
+                promised = max(promised, self.ceiling)
+        else:
+            total = self._promised()
+            if budget is not None and self.held() and total * JOULE > max(limit, self.ceiling):
+                self.complain(f"promised: {total} J of {limit // JOULE} J")
+        bound = (attempt.overshoot_bound_joules or 0) if attempt is not None else 0
+        most = max(self.ceiling, promised) + bound * JOULE + self.remainders.total()
+        if used > most:
+            self.complain(
+                f"exceeded: {used // JOULE} J, budget {self.ceiling // JOULE} J, bound {bound} J, remainders "
+                f"{ {k: v // JOULE for k, v in self.remainders.items()} }"
+            )
+
+    def check_end(self) -> None:
+        """What must be so when everything is well and nothing runs."""
+        if not self.rests:
+            self.complain(f"restless: {self.status.phase}")
+            return
+        energy = self.status.energy
+        told, true = (energy.used_joules if energy is not None else 0), sum(p.joules for p in self.every)
+        if told != true:
+            self.complain(f"lost: status says {told} J of {true} J when every last word is in")
+        if self.raised and self.status.phase != "Succeeded":
+            self.complain(f"stuck: {self.status.phase} with budget enough")
+
+    def _count_remainders(self, seconds: float) -> None:
+        """What is drawn at most in these seconds and is not held by anybody, once the budget is spent."""
+        if self.ceiling is None or self.used < self.ceiling:
+            return
+        reachable = self.api_up and self.operator is not None and self.now >= self.operator.ready_at
+        kind = self.traits.kind
+        for pod in self.pods.values():
+            if not pod.running or pod.node is None:
+                continue
+            agent = pod.node.agent
+            away = agent is None or not agent.knows(pod)
+            held = pod.node.disk.get(pod.uid)
+            if away and not reachable:
+                self.remainders["both"] += round(kind.limit * pod.gpus * seconds)
+                self.remained.add("both")
+            elif not self.api_up and held is not None and pod.joules >= (held.allowance or 0):
+                self.remainders["outage"] += round(kind.least * pod.gpus * seconds)
+                self.remained.add("outage")
+
+    # -- nodes and programs -------------------------------------------------------------------------
+
+    def pods_on(self, node: Node) -> list[SimPod]:
+        return [p for p in self.every if p.node is node and p.uid not in node.listed and not self._settled(p)]
+
+    def _settled(self, pod: SimPod) -> bool:
+        return pod.node is not None and pod.uid in pod.node.closed
+
+    def _draw(self, pod: SimPod) -> int:
+        kind = self.traits.kind
+        each = kind.limit if self.working else kind.idle
+        return pod.gpus * (min(each, kind.least) if pod.throttled else each)
+
+    def _living(self) -> list[SimPod]:
+        return [p for p in self.pods.values() if p.running]
+
+    def step(self, seconds: float = 1.0) -> None:
+        """So much later; the draw of these seconds is that of their beginning."""
+        living = self._living()
+        self._count_remainders(seconds)
+        for pod in living:
+            pod.used += round(self._draw(pod) * seconds)
+        self._work(living, seconds)
+        self.now += seconds
+        self._run_kubelets()
+        self._heal()
+        for node in self.nodes.values():
+            if node.agent is not None:
+                node.agent.look()
+        if self.operator is not None:
+            self.operator.step()
+        self.check()
+
+    def _work(self, living: list[SimPod], seconds: float) -> None:
+        wanted = self.traits.gpus // self.traits.gpus_per_pod
+        if len(living) < wanted or any(p.stopping is not None for p in living):
+            return
+        if self.working and not any(p.throttled for p in living):
+            before = self.work_done
+            self.work_done += seconds
+            if before // SAVE_STEPS != self.work_done // SAVE_STEPS:
+                self.work_saved = self.work_done
+        if self.work_done >= self.work:
+            for pod in living:
+                pod.ends_at, pod.exit_at_end = min(pod.ends_at, self.now + seconds), 0
+        self._choose_phase(living)
+
+    def _choose_phase(self, living: list[SimPod]) -> None:
+        """What the program draws from now on."""
+        t, chance = self.traits, self.random
+        if t.character == "steady" or self.jumped:
+            self.working = True
+        elif t.character == "bursty":
+            if self.now >= self.phase_until:
+                self.working = not self.working
+                self.phase_until = self.now + chance.randrange(5, 60 if self.working else 40)
+        else:
+            self._lurk(living)
+
+    def _lurk(self, living: list[SimPod]) -> None:
+        """Come as near to the budget as can be without being stopped, and draw all there is right after a reading."""
+        t, kind = self.traits, self.traits.kind
+        attempt = self.status.attempts[-1] if self.status.attempts else None
+        if self.limit is None or attempt is None or attempt.stop_seconds is None:
+            self.working = True
+            return
+        left = self.limit * JOULE - self.used
+        full, idle = kind.limit * t.gpus, kind.idle * t.gpus
+        told = max((p.node.power.told or 0.0) for p in living if p.node is not None)
+        first = min((p.node.power.told or 0.0) for p in living if p.node is not None)
+        if left > full * (attempt.stop_seconds + 2 * t.report_seconds):
+            self.working = True
+        elif left > full * t.report_seconds * 1.3 + idle * attempt.stop_seconds:
+            # Bursts between two readings, over well before the next.
+            self.working = self.now - told < 2 and self.now - first < t.report_seconds / 2
+        else:
+            self.working = False
+            # The next report would show too much.
+            next_told = 1.1 * t.report_seconds / len({p.node.name for p in living if p.node is not None}) + 1
+            margin = idle * attempt.stop_seconds
+            if margin < left <= margin + idle * next_told and self.now - told <= 1:
+                self.jumped = self.working = True
+                self.say(f"all it can draw, {left // JOULE} J before the budget is spent")
+                if t.ambush is not None:
+                    self.break_something(t.ambush)
+
+    def lurks_again(self) -> None:
+        """Another budget is another one to come near to."""
+        self.jumped = False
+
+    def _run_kubelets(self) -> None:
+        t = self.traits
+        lost = any(p.ended is not None and p.exit_code != 0 for p in self.pods.values())
+        for pod in list(self.pods.values()):
+            if pod.node is None:
+                self._schedule(pod)
+            if pod.started is None and pod.ended is None:
+                if self.api_up and pod.asked_to_go is not None:
+                    self._remove(pod)
+                elif pod.node is not None and self.now >= pod.starts_at:
+                    pod.started = self.now
+                    self._show(pod)
+                continue
+            if pod.ended is None:
+                asked = pod.asked_to_go
+                if (
+                    asked is not None
+                    and pod.stopping is None
+                    and self.api_up
+                    and self.now >= asked + t.kubelet_lag
+                ):
+                    pod.stopping = self.now
+                    lasts = pod.grace if pod.stubborn else self.random.uniform(1, pod.grace)
+                    if self.now + lasts < pod.ends_at:
+                        pod.ends_at, pod.exit_at_end = self.now + lasts, 137 if pod.stubborn else 143
+                    if not pod.stubborn:
+                        self.work_saved = self.work_done
+                elif lost and pod.ends_at == math.inf:
+                    pod.ends_at, pod.exit_at_end = self.now + self.random.randrange(3, 12), 144
+                if self.now >= pod.ends_at:
+                    pod.ended, pod.exit_code = self.now, pod.exit_at_end
+                    assert pod.node is not None
+                    pod.node.free += pod.gpus
+                    if pod.exit_code:
+                        self.work_done = min(self.work_done, self.work_saved)
+            if pod.ended is not None and self.api_up:
+                if pod.shown is not PodState.EXITED:
+                    self._show(pod)
+                elif pod.asked_to_go is not None:
+                    self._remove(pod)
+
+    def _schedule(self, pod: SimPod) -> None:
+        if not self.api_up or pod.asked_to_go is not None:
+            return
+        able = [n for n in self.nodes.values() if n.free >= pod.gpus]
+        if able:
+            pod.node = self.random.choice(able)
+            pod.node.free -= pod.gpus
+            pod.starts_at = self.now + self.random.choice((1, 2, 5))
+
+    def _show(self, pod: SimPod) -> None:
+        if self.api_up:
+            pod.shown = PodState.RUNNING if pod.ended is None else PodState.EXITED
+            self.pod_changed(pod)
+
+    def _remove(self, pod: SimPod) -> None:
+        if pod.ended is None and pod.node is not None:
+            pod.node.free += pod.gpus
+            pod.ended = self.now
+        pod.gone = True
+        del self.pods[pod.name]
+        self.pod_changed(pod)
+
+    # -- faults -------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        if not self.api_up and self.now >= self.api_back:
+            self.api_up = True
+            self.say("API server back")
+        if self.operator is None and self.now >= self.operator_back:
+            self.operator = Operator(self)
+            self.say("operator begins")
+        for node in self.nodes.values():
+            if node.agent is None and self.now >= node.back_at:
+                node.agent = Agent(self, node)
+                self.say(f"{node.name}: agent begins")
+
+    def break_something(self, fault: str) -> None:
+        """One thing that happens to a cluster."""
+        chance, held = self.random, [p.node for p in self._living() if p.node is not None]
+        nodes = held or list(self.nodes.values())
+        long = chance.randrange(40, 220)
+        self.say(f"-- {fault}")
+        self.count(fault)
+        if fault in ("agent killed", "agent away"):
+            self._end_agent(
+                chance.choice(nodes), chance.randrange(1, 20) if fault == "agent killed" else long
+            )
+        elif fault in ("agents killed", "agents away"):
+            for node in dict.fromkeys(nodes):
+                self._end_agent(node, chance.randrange(1, 20) if fault == "agents killed" else long)
+        elif fault == "agent mute":
+            chance.choice(nodes).mute_until = self.now + long
+        elif fault in ("operator killed", "operator away"):
+            self.operator = None
+            self.operator_back = self.now + (chance.randrange(1, 20) if fault == "operator killed" else long)
+        elif fault == "agents and operator away":
+            for part in ("agents away", "operator away"):
+                self.break_something(part)
+        elif fault in ("API server away", "API server away long"):
+            self.api_up = False
+            self.api_back = self.now + (chance.randrange(2, 30) if fault == "API server away" else long)
+        elif fault == "program fails" and held:
+            pod = chance.choice(self._living())
+            pod.ends_at, pod.exit_at_end = min(pod.ends_at, self.now + 1), 1
+
+    def _end_agent(self, node: Node, seconds: float) -> None:
+        if node.agent is None:
+            return
+        if seconds >= 40:
+            # Ended with SIGTERM: it gives cards their limits back.
+            for pod in node.listed.values():
+                pod.throttled = False
+        node.agent = None
+        node.back_at = self.now + seconds
+
+    def mend(self) -> None:
+        """Everything is well from now on."""
+        self.operator_back = min(self.operator_back, self.now)
+        self.api_back = min(self.api_back, self.now)
+        for node in self.nodes.values():
+            node.back_at, node.mute_until = min(node.back_at, self.now), min(node.mute_until, self.now)
+        self.work = min(self.work, math.ceil(self.work_done) + 100)
+        self.say("-- all is well from now on")
+
+    # -- the end ------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether the job has reached its end."""
+        return is_true(self.status.conditions, Type.SUCCEEDED) or is_true(self.status.conditions, Type.FAILED)
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing runs and nothing is to be told any more."""
+        return (
+            (self.over or (self.status.phase == "Suspended" and not self.pods))
+            and not self._living()
+            and all(not n.listed and not n.power.entries for n in self.nodes.values())
+            and (self.status.energy is None or not self.status.energy.pods)
+        )
+
+
+STOPPED = frozenset({"BudgetExhausted", "ReadingsStopped", "AllowanceSpent"})
+"""Why an attempt is stopped to keep a budget."""
+
+
+SIZES = (1, 8, 64)
+
+AMBUSHES = (
+    None,
+    "operator killed",
+    "operator away",
+    "operator away",
+    "agents away",
+    "agents away",
+    "agents killed",
+)
+"""What happens in the worst moment; each by itself, so that no remainder is needed."""
+
+WORSE_AMBUSHES = (
+    *AMBUSHES,
+    "API server away",
+    "API server away long",
+    "API server away long",
+    "agents and operator away",
+    "agents and operator away",
+)
+
+
+def draw_traits(seed: int) -> Traits:
+    """The world of a seed: sizes in turn, everything else by chance.
+
+    Of nine lives of a size three have no faults but one in the worst moment, and one is calm: a steady draw, no faults.
+    """
+    chance = random.Random(f"traits {seed}")
+    gpus = SIZES[seed % len(SIZES)]
+    per_pod = {1: 1, 8: chance.choice((1, 2, 4, 8)), 64: chance.choice((4, 8, 8, 8))}[gpus]
+    kind = chance.choice(KINDS)
+    character: Character = chance.choice(("steady", "bursty", "lurking", "lurking"))
+    lone, calm = seed // len(SIZES) % 3 == 0, seed // len(SIZES) % 9 == 1
+    if lone or calm:
+        character = "lurking" if lone else "steady"
+    watch = chance.choice((0, 1))
+    slow = chance.choice((0, 1, 2, 3))
+    pass_lag = chance.randrange(0, slow + 1)
+    work = chance.randrange(150, 400)
+    enough = character != "lurking" and not calm and chance.random() < 0.4
+    worth = (120, 220) if character == "lurking" else (160, 420)
+    budget = round(kind.limit * gpus / JOULE * (work * 3 + 300 if enough else chance.randrange(*worth)))
+    return Traits(
+        gpus=gpus,
+        gpus_per_pod=per_pod,
+        kind=kind,
+        report_seconds=chance.choice((10, 30, 30)),
+        grace=chance.choice((5, 10, 30, 30, 60)),
+        character=character,
+        work=work if enough else 2000,
+        budget=budget,
+        action="Fail" if chance.random() < 0.15 else "Suspend",
+        on_unknown="Continue" if chance.random() < 0.25 else "Suspend",
+        watch_lag=watch,
+        pass_lag=pass_lag,
+        kubelet_lag=slow - pass_lag,
+        operator_skew=chance.uniform(-2, 2),
+        stubborn=chance.choice((0.0, 0.5, 1.0)) if not lone else 1.0,
+        faults=() if lone or calm else FAULTS,
+        fault_rate=0.0 if lone or calm else chance.choice((0.0, 0.003, 0.015)),
+        ambush=chance.choice(AMBUSHES if lone else WORSE_AMBUSHES) if character == "lurking" else None,
+        edits=() if lone or calm else chance.choice(((), ("raise",), ("raise", "lower", "remove"))),
+        spare_nodes=chance.choice((0, 1)),
+        seconds=1300 if character == "lurking" else 700,
+    )
+
+
+def enough_for(world: World) -> int:
+    """A budget that no program of this world can spend, in joules."""
+    t = world.traits
+    return (world.used + t.kind.limit * t.gpus * 3000) // JOULE
+
+
+def edit_by_chance(world: World) -> None:
+    """What a user does to the budget."""
+    t, chance = world.traits, world.random
+    used = world.used // JOULE
+    full = t.kind.limit * t.gpus // JOULE
+    act = chance.choice(t.edits)
+    limit = world.limit
+    if act == "raise":
+        world.edit(max(limit or 0, used) + full * chance.randrange(20, 200))
+    elif act == "lower" and limit is not None:
+        world.edit(max(1000, chance.choice((used - 1, used + full * 20, used + (limit - used) // 2))))
+    elif act == "remove":
+        world.edit(None)
+    world.count(f"budget: {act}")
+    world.lurks_again()
+
+
+def live(seed: int, traits: Traits | None = None, *, obeys: bool = True) -> World:
+    """A life from the job's creation until it rests."""
+    t = traits or draw_traits(seed)
+    world = World(seed, t, obeys=obeys)
+    chance = random.Random(f"life {seed}")
+    crashes = 0
+    while world.now < t.seconds and not (world.over and world.rests):
+        world.step()
+        if t.faults and chance.random() < t.fault_rate:
+            fault = chance.choice(t.faults)
+            crashes += fault == "program fails"
+            if fault != "program fails" or crashes <= 3:
+                world.break_something(fault)
+        # A budget that is spent or none makes a user act sooner.
+        tempted = world.limit is None or world.status.phase == "Suspended"
+        if t.edits and chance.random() < (0.02 if tempted else 0.0015) and not world.over:
+            edit_by_chance(world)
+        elif not t.edits and world.status.phase == "Suspended" and world.rests:
+            break
+    world.mend()
+    if t.edits and not world.over:
+        world.raised = True
+        world.edit(enough_for(world))
+    for _ in range(30):
+        world.step()
+    until = world.now + 1500
+    while world.now < until and not world.rests:
+        world.step()
+    world.check_end()
+    return world
+
+
+def rest(world: World, seconds: int = 200) -> int:
+    """How often something is written in the API server within so many seconds, where nothing happens any more."""
+    before = world.writes
+    for _ in range(seconds // 5):
+        world.step(5.0)
+    return world.writes - before
+
+
+def measure(seeds: Iterable[int]) -> dict[int, tuple[tuple[int, int], ...]]:
+    """By size, of every attempt that was stopped to keep its budget: the bound, and by how much the budget was exceeded.
+
+    Joules; less than nothing where the attempt was stopped below the budget. Of a life with several, the worst.
+    """
+    found: dict[int, list[tuple[int, int]]] = {size: [] for size in SIZES}
+    for seed in seeds:
+        world = live(seed)
+        if world.ends:
+            found[world.traits.gpus].append(max(world.ends, key=lambda end: end[1]))
+    return {size: tuple(ends) for size, ends in found.items()}
