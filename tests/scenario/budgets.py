@@ -883,7 +883,7 @@ class World:
             self.ceiling = max(limit, true) if self.lowered else limit
             if true < limit:
                 self.remainders.clear()
-        self._check_charges(energy.pods)
+        self._check_charges(budget.charges)
         self._check_begin(old, new)
         stopped = is_true(new.conditions, Type.BUDGET_EXHAUSTED) and not is_true(
             old.conditions, Type.BUDGET_EXHAUSTED
@@ -923,7 +923,7 @@ class World:
         kind = self.traits.kind
         for entry in entries:
             pod = next((p for p in self.every if p.uid == entry.uid), None)
-            if pod is None or pod.node is None or not entry.provisional_joules:
+            if pod is None or pod.node is None or not entry.joules:
                 continue
             known = self.operator.reports.get(pod.node.name) if self.operator is not None else None
             entries_known = known[2].entries if known is not None else ()
@@ -931,8 +931,8 @@ class World:
             listed = any(e.uid == pod.uid for e in entries_known)
             since = told if listed and told is not None else pod.started or pod.created
             silent = self.now - since + 5
-            if entry.provisional_joules * JOULE > kind.limit * pod.gpus * silent:
-                self.complain(f"overcharged: {pod.name} {entry.provisional_joules} J for {silent:.0f} s")
+            if entry.joules * JOULE > kind.limit * pod.gpus * silent:
+                self.complain(f"overcharged: {pod.name} {entry.joules} J for {silent:.0f} s")
 
     def check(self) -> None:
         """What must never be broken, whatever happened."""

@@ -599,11 +599,6 @@ class PodEnergyStatus(_Status):
     estimated_joules: int = Field(0, ge=0, description="How much of it is an estimate.")
     error_joules: int = Field(0, ge=0, description="By how much it may be wrong, 19 times of 20.")
     missing_seconds: int = Field(0, ge=0, description="Seconds of which nothing is known.")
-    provisional_joules: int = Field(
-        0,
-        ge=0,
-        description="Charged on top while its readings are missing: its GPUs' power limits over that time.",
-    )
     priced_joules: int = Field(
         0, ge=0, description="How much of its energy is in the emissions' fixed sums already."
     )
@@ -615,12 +610,6 @@ class PodEnergyStatus(_Status):
     )
     gpu_time: tuple[GpuTimeStatus, ...] = Field(
         (), max_length=64, description="How long it has held GPUs, by model."
-    )
-    read_time: str | None = Field(
-        None,
-        max_length=32,
-        json_schema_extra={"format": "date-time"},
-        description="When it was read last, by the operator's clock.",
     )
     final: bool = Field(False, description="True when the pod has ended and this is its last word.")
 
@@ -658,6 +647,28 @@ def _or_nothing(value: str, parse: Callable[[str], int]) -> str:
         parse(value)
         return value
     return ""
+
+
+class PodCharge(_Status):
+    """What is charged for one pod while its readings are missing."""
+
+    uid: str = Field(max_length=64, description="UID of the pod.")
+    node: str = Field("", max_length=253, description="Node it runs on.")
+    limit_milliwatts: int = Field(ge=0, description="Power limits of its GPUs together.")
+    since: str = Field(
+        max_length=32,
+        json_schema_extra={"format": "date-time"},
+        description="When it was read last, by the operator's clock; else when it started.",
+    )
+    gone: str | None = Field(
+        None,
+        max_length=32,
+        json_schema_extra={"format": "date-time"},
+        description="When it ended, where its last word is not in.",
+    )
+    joules: int = Field(
+        0, ge=0, description="What is charged for it now; nothing while its node reports in time."
+    )
 
 
 class EnergyBudgetStatus(_Status):
@@ -703,6 +714,14 @@ class EnergyBudgetStatus(_Status):
         None,
         ge=0,
         description="The limit that was spent: the job goes on when a higher one is set. None while it is not.",
+    )
+    charges: tuple[PodCharge, ...] = Field(
+        (),
+        max_length=4 * MAX_REPLICAS,
+        description="Pods whose last word is not in, and what is charged for them.",
+    )
+    lost_joules: int = Field(
+        0, ge=0, description="Charged for pods whose last word was lost; it is never settled."
     )
     unread_nodes: tuple[str, ...] = Field(
         (),

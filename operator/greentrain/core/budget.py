@@ -30,11 +30,11 @@ from greentrain.api.v1alpha1 import (
     OnExhausted,
     OnUnknown,
     PodAllowance,
-    PodEnergyStatus,
     ProgressStatus,
     Scope,
 )
 from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
+from greentrain.core.charges import Charges, energy_of, keep_charges, overdue_seconds
 from greentrain.core.emissions import (
     ALLOWANCE_SECONDS,
     count_emissions,
@@ -43,8 +43,8 @@ from greentrain.core.emissions import (
     find_highest,
     pue_of,
 )
-from greentrain.core.ledger import ABANDONED_AFTER, SILENT_AFTER, NodeReport, fold
-from greentrain.core.snapshot import Fleet, Pod, PodState, Snapshot, format_time, parse_time
+from greentrain.core.ledger import ABANDONED_AFTER, NodeReport, fold
+from greentrain.core.snapshot import Fleet, Pod, Snapshot, parse_time
 from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS, format_emissions, format_energy
 
 REACTION_SECONDS = 5
@@ -53,21 +53,11 @@ REACTION_SECONDS = 5
 DEFAULT_GRACE_SECONDS = 30
 """Kubernetes' own terminationGracePeriodSeconds."""
 
-DEFAULT_REPORT_SECONDS = 30
-"""How often agents report where they have not said so."""
-
 UNFAIR_SHARE = 4
 """Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
 
-MILLIJOULES = 1000
-
 ENERGY_BUDGET = "spec.energy.budget"
 EMISSIONS_BUDGET = "spec.emissions.budget"
-
-
-def overdue_seconds(report_seconds: int | None) -> int:
-    """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server."""
-    return ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1
 
 
 def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
@@ -77,11 +67,6 @@ def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
         + REACTION_SECONDS
         + grace_seconds
     )
-
-
-def energy_of(milliwatts: int, seconds: float) -> int:
-    """Whole joules of so much power over so long, rounded up."""
-    return ceil(milliwatts * seconds / MILLIJOULES)
 
 
 def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) -> int:
@@ -111,86 +96,7 @@ def announce(
     )
 
 
-# -- what is missing -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A running pod with GPUs, and since when nothing was read of it."""
-
-    pod: Pod
-    since: datetime
-    read: datetime | None
-    """When it was read last, by the operator's clock; None where it never was."""
-    overdue_after: int
-    """Seconds after which the next reading is overdue."""
-    unheard_since: datetime
-    """The same as `since`, by when reports came: it does not rest on any node's clock."""
-
-
-def find_missing(
-    energy: EnergyStatus | None, pods: Iterable[Pod], reports: Iterable[NodeReport], *, now: datetime
-) -> tuple[Missing, ...]:
-    """Since when nothing is known of each running pod that holds GPUs."""
-    by_node = {r.node: r for r in reports}
-    stored = {p.uid: parse_time(p.read_time) for p in energy.pods} if energy is not None else {}
-    found = []
-    for pod in pods:
-        if pod.state is not PodState.RUNNING or not pod.gpus:
-            continue
-        report = by_node.get(pod.node)
-        begun = pod.started or now
-        read = None if report is None else _read_time(pod, report, report.seen or report.received)
-        heard = None if report is None else _read_time(pod, report, report.received)
-        known = stored.get(pod.uid)
-        overdue = overdue_seconds(report.report_seconds if report is not None else None)
-        found.append(Missing(pod, read or known or begun, read or known, overdue, heard or known or begun))
-    return tuple(found)
-
-
-def _read_time(pod: Pod, report: NodeReport, at: datetime) -> datetime | None:
-    """When a pod was read last, given when the report was made; None where its node does not tell of it."""
-    entry = next((e for e in report.pods if e.uid == pod.uid and not e.closed), None)
-    if entry is None:
-        return None
-    last = parse_time(entry.last_reading)
-    return at if last is None or report.observed is None else at - max(timedelta(), report.observed - last)
-
-
-def charge_missing(
-    energy: EnergyStatus | None, missing: Iterable[Missing], *, limit_milliwatts: int, now: datetime
-) -> EnergyStatus:
-    """The energy with what is charged for pods whose readings are overdue: their GPUs' limits over that time.
-
-    Settled by the next reading. What was charged for a pod that is gone stays until its last word comes, and for good
-    where that is lost.
-    """
-    known = energy or EnergyStatus()
-    entries = {p.uid: p for p in known.pods if not p.final}
-    charges: dict[str, PodEnergyStatus] = {}
-    for one in missing:
-        pod, entry = one.pod, entries.get(one.pod.uid)
-        late = (now - one.since).total_seconds() - one.overdue_after
-        charged = energy_of(limit_milliwatts * pod.gpus, late) if late > 0 else 0
-        read = None if one.read is None else format_time(one.read)
-        if entry is not None:
-            charges[entry.key] = entry.model_copy(update={"provisional_joules": charged, "read_time": read})
-        elif charged and not any(p.uid == pod.uid for p in known.pods):
-            new = PodEnergyStatus(
-                uid=pod.uid, node=pod.node, name=pod.name, attempt=pod.attempt, provisional_joules=charged
-            )
-            charges[new.key] = new
-    rest = {p.key: p for p in known.pods}
-    ordered = sorted({**rest, **charges}.values(), key=lambda p: (p.attempt, p.name, p.uid, p.segment))
-    return known.model_copy(update={"pods": tuple(ordered)})
-
-
-def provisional_of(energy: EnergyStatus | None) -> int:
-    """Joules that are charged for missing readings."""
-    if energy is None:
-        return 0
-    folded = energy.folded.provisional_joules if energy.folded is not None else 0
-    return folded + sum(p.provisional_joules for p in energy.pods)
+# -- how much is drawn ---------------------------------------------------------------------------------------
 
 
 def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
@@ -269,6 +175,13 @@ def _judge(limit: int, *, used: int, charged: int, early: int, spent_before: int
     return _Verdict(now_spent or spent_before is not None, by_charge and spent_before is None, spent_limit)
 
 
+STOPPED_FOR_BUDGET = frozenset({"BudgetExhausted", "ReadingsStopped", "AllowanceSpent"})
+"""Reasons of attempts that were stopped to keep a budget (`api.conditions.Reason`)."""
+
+WEIGH_AGAIN = timedelta(seconds=2)
+"""How often a budget is weighed while a report is overdue and its charge grows."""
+
+
 class Stage(Enum):
     """Where a job stands, as far as a budget is concerned."""
 
@@ -284,18 +197,29 @@ def _early(ahead: int, before: int | None, action: OnExhausted, stage: Stage) ->
     return ahead if stage is Stage.RUNNING else before or 0
 
 
+def _ahead(now: int, before: int | None, *, stopping: bool) -> int:
+    """What is used until a stop takes effect; while it stops the job draws less, so that it is known from before."""
+    return max(now, before or 0) if stopping else now
+
+
 def weigh_energy(
-    spec: EnergySpec, energy: EnergyStatus | None, attempt: AttemptStatus | None, stage: Stage
+    spec: EnergySpec,
+    energy: EnergyStatus | None,
+    attempt: AttemptStatus | None,
+    stage: Stage,
+    *,
+    charged: int,
+    stopping: bool,
 ) -> tuple[Standing, EnergyBudgetStatus] | None:
     """How the budget of energy stands at this moment; None where there is none.
 
-    `energy` holds what is charged for missing readings and what the pods draw together.
+    `charged` joules are for missing readings; `stopping` says that the job was, or is being, stopped to keep a budget.
     """
     limit = spec.budget_joules
     if limit is None or spec.budget is None:
         return None
     before = energy.budget if energy is not None else None
-    used, charged = (energy.used_joules if energy is not None else 0), provisional_of(energy)
+    used = energy.used_joules if energy is not None else 0
     ahead = _ahead_joules(energy, attempt) if stage is Stage.RUNNING else 0
     verdict = _judge(
         limit,
@@ -326,8 +250,11 @@ def weigh_energy(
         warn_at_percent=spec.warn_at_percent,
         percent=percent,
         provisional_joules=charged,
-        # While it stops it draws less: what it took to stop it is known from before.
-        ahead_joules=max(ahead, before.ahead_joules) if verdict.exhausted and before is not None else ahead,
+        ahead_joules=_ahead(
+            ahead,
+            None if before is None else before.ahead_joules,
+            stopping=stopping or verdict.exhausted,
+        ),
         overshoot_bound=standing.bound,
         overshoot_bound_joules=bound,
         warned_percent=standing.warned,
@@ -352,6 +279,8 @@ def weigh_emissions(
     *,
     highest: int | None,
     pue: int,
+    charged_joules: int,
+    stopping: bool,
 ) -> tuple[Standing, EmissionsBudgetStatus] | None:
     """How the budget of emissions stands; None where there is none.
 
@@ -363,7 +292,7 @@ def weigh_emissions(
         return None
     before, next_ = emissions.budget, highest or 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
-    charged = emissions_of(provisional_of(energy) + emissions.without_joules, pue, worst)
+    charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
     ahead = emissions_of(_ahead_joules(energy, attempt), pue, next_) if stage is Stage.RUNNING else 0
     used = emissions.total_micrograms
     verdict = _judge(
@@ -395,9 +324,11 @@ def weigh_emissions(
         on_exhausted=spec.on_exhausted,
         percent=percent,
         provisional_micrograms=charged,
-        ahead_micrograms=max(ahead, before.ahead_micrograms)
-        if verdict.exhausted and before is not None
-        else ahead,
+        ahead_micrograms=_ahead(
+            ahead,
+            None if before is None else before.ahead_micrograms,
+            stopping=stopping or verdict.exhausted,
+        ),
         overshoot_bound=standing.bound,
         overshoot_bound_micrograms=bound,
         exhausted_limit_micrograms=verdict.spent_limit,
@@ -519,12 +450,12 @@ class Books:
     standings: tuple[Standing, ...] = ()
     """How each budget stands."""
     on_unknown: OnUnknown = OnUnknown.CONTINUE
-    unread: tuple[Missing, ...] = ()
+    unread: tuple[Pod, ...] = ()
     """Running pods of which nothing was heard for so long that their energy is unknown."""
     waiting_for: tuple[str, ...] = ()
     """Nodes whose silence stopped the job and that are silent still."""
-    is_charging: bool = False
-    """Whether what is charged for missing readings grows with time."""
+    look_again: datetime | None = None
+    """When a report is overdue, or its charge has grown."""
     unpriced: str = ""
     """Why a budget of emissions cannot be weighed: there is no intensity now. Empty where it can."""
 
@@ -614,13 +545,10 @@ def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, 
         now=now,
         scope=spec.energy.scope,
     )
-    missing: tuple[Missing, ...] = ()
+    charges = Charges()
     if spec.has_budget:
-        missing = find_missing(stored, seen.pods, seen.reports, now=now)
         energy = energy or EnergyStatus(scope=spec.energy.scope)
-        limit = attempt.gpu_limit_milliwatts if attempt is not None else None
-        if limit is not None:
-            energy = charge_missing(energy, missing, limit_milliwatts=limit, now=now)
+        charges = _charge(seen, stored, energy, attempt, now=now)
     attempts = _with_attempt(known.attempts, attempt)
     counted = count_emissions(
         known.emissions,
@@ -638,7 +566,31 @@ def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, 
         draw = draw_of(seen.pods, seen.reports) if attempt is not None else None
         budget = stored.budget if stored is not None else None
         energy = energy.model_copy(update={"draw_milliwatts": draw, "budget": budget})
-    return _weigh(seen, spec, attempt, energy, counted.emissions, growth, missing, now=now)
+    return _weigh(seen, spec, attempt, energy, counted.emissions, growth, charges, now=now)
+
+
+def _charge(
+    seen: Snapshot,
+    stored: EnergyStatus | None,
+    energy: EnergyStatus,
+    attempt: AttemptStatus | None,
+    *,
+    now: datetime,
+) -> Charges:
+    """What is charged for pods of which no reading comes."""
+    before = stored.budget if stored is not None else None
+    attempts = _with_attempt(seen.job.status.attempts, attempt)
+    limits = {a.number: a.gpu_limit_milliwatts or seen.fleet.limit_milliwatts for a in attempts}
+    return keep_charges(
+        before.charges if before is not None else (),
+        before.lost_joules if before is not None else 0,
+        stored=stored,
+        energy=energy,
+        pods=seen.pods,
+        reports=seen.reports,
+        limits={number: limit for number, limit in limits.items() if limit is not None},
+        now=now,
+    )
 
 
 def _with_attempt(
@@ -656,7 +608,7 @@ def _weigh(
     energy: EnergyStatus | None,
     emissions: EmissionsStatus | None,
     growth: Mapping[int, int],
-    missing: Sequence[Missing],
+    charges: Charges,
     *,
     now: datetime,
 ) -> Books:
@@ -666,7 +618,9 @@ def _weigh(
     unpriced = ""
     pue = attempt.pue_thousandths if attempt is not None else None
     pue = pue or pue_of(spec.emissions, seen.carbon)
-    weighed = weigh_energy(spec.energy, energy, attempt, stage)
+    last = attempt or next(reversed(seen.job.status.attempts), None)
+    stopping = last is not None and last.reason in STOPPED_FOR_BUDGET
+    weighed = weigh_energy(spec.energy, energy, attempt, stage, charged=charges.joules, stopping=stopping)
     budget = None if weighed is None else weighed[1]
     standings += [] if weighed is None else [weighed[0]]
     highest: int | None = None
@@ -685,6 +639,8 @@ def _weigh(
             stage,
             highest=highest,
             pue=pue,
+            charged_joules=charges.joules,
+            stopping=stopping,
         )
         assert found is not None
         standings.append(found[0])
@@ -696,16 +652,23 @@ def _weigh(
     if energy is None or not spec.has_budget:
         bare = None if energy is None else energy.model_copy(update={"budget": None})
         return Books(bare, emissions, growth, tuple(standings))
-    unread = tuple(m for m in missing if now - m.unheard_since >= SILENT_AFTER)
     heard = {r.node for r in seen.reports if not r.is_silent(now)}
     before = energy.budget
     waited = before.unread_nodes if before is not None and _may_come(seen, now=now) else ()
     waiting = tuple(n for n in waited if n not in heard)
-    late = any((now - m.since).total_seconds() >= m.overdue_after for m in missing)
+    again = now + WEIGH_AGAIN if charges.growing else charges.due
     books = Books(
-        energy, emissions, growth, tuple(standings), spec.energy.on_unknown, unread, waiting, late, unpriced
+        energy,
+        emissions,
+        growth,
+        tuple(standings),
+        spec.energy.on_unknown,
+        charges.unread,
+        waiting,
+        again,
+        unpriced,
     )
-    nodes = {"unread_nodes": tuple(sorted({*waiting, *(m.pod.node for m in unread)}))[:64]}
+    nodes = {"unread_nodes": tuple(sorted({*waiting, *(p.node for p in charges.unread)}))[:64]}
     dirtiest = None
     if seen.carbon is not None and books.emissions is not None:
         dirtiest = find_highest(
@@ -716,12 +679,20 @@ def _weigh(
             now=now,
             seconds=ALLOWANCE_SECONDS,
         )
-    allowed = _allow(seen, spec, books, budget, dirtiest, pue) if stage is Stage.RUNNING else ()
+    allowed = () if stage is Stage.OVER else _allow(seen, spec, books, charges, budget, dirtiest, pue)
     # Without a budget of energy the section holds what a budget of emissions allows and waits for.
     shown = budget or EnergyBudgetStatus(
         on_unknown=spec.energy.on_unknown, warn_at_percent=spec.energy.warn_at_percent
     )
-    shown = shown.model_copy(update={**nodes, "allowances": allowed})
+    shown = shown.model_copy(
+        update={
+            **nodes,
+            "provisional_joules": charges.joules,
+            "charges": charges.pods,
+            "lost_joules": charges.lost_joules,
+            "allowances": allowed,
+        }
+    )
     return replace(books, energy=energy.model_copy(update={"budget": shown}))
 
 
@@ -736,6 +707,7 @@ def _allow(
     seen: Snapshot,
     spec: BudgetSpec,
     books: Books,
+    charges: Charges,
     budget: EnergyBudgetStatus | None,
     highest: int | None,
     pue: int,
@@ -750,11 +722,14 @@ def _allow(
         return known
     holders = holders_of(seen.pods, energy, seen.reports, scope)
     living = {h.uid for h in holders}
-    entries = {p.uid: p for p in energy.pods}
-    # Of a pod that has ended the last word may not be in: it may have used all it was allowed.
-    ended = tuple(a for a in known if a.uid not in living and a.uid in entries and not entries[a.uid].final)
-    reserved = sum(max(0, a.granted_joules - entries[a.uid].counted(scope)) for a in ended)
-    folded = energy.folded.provisional_joules if energy.folded is not None else 0
+    counted: dict[str, int] = {}
+    for entry in energy.pods:
+        counted[entry.uid] = counted.get(entry.uid, 0) + entry.counted(scope)
+    # Of a pod that has ended the last word may not be in: it may have used all it was allowed, or what it is charged.
+    waiting = {c.uid: c.joules for c in charges.pods if c.uid not in living}
+    ended = tuple(a for a in known if a.uid in waiting)
+    granted = {a.uid: a.granted_joules - counted.get(a.uid, 0) for a in ended}
+    reserved = sum(max(joules, granted.get(uid, 0)) for uid, joules in waiting.items())
     rooms = []
     if budget is not None and spec.energy.is_enforced:
         rooms.append(budget.limit_joules)
@@ -762,9 +737,9 @@ def _allow(
         rooms.append(energy.used_joules + joules_left(books.emissions, highest, pue))
     if not rooms:
         return known
-    elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved
+    elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved + charges.lost_joules
     return (
-        *divide(min(rooms) - elsewhere - folded, holders, tuple(a for a in known if a.uid in living)),
+        *divide(min(rooms) - elsewhere, holders, tuple(a for a in known if a.uid in living)),
         *ended,
     )
 

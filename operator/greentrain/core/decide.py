@@ -28,6 +28,7 @@ from greentrain.api.v1alpha1 import (
 from greentrain.core import manifests, status
 from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.budget import (
+    STOPPED_FOR_BUDGET,
     Books,
     BudgetSpec,
     announce,
@@ -73,12 +74,6 @@ LONGEST_BACKOFF = timedelta(minutes=5)
 
 LOOK_FOR_NODES = timedelta(seconds=10)
 """How often a job that waits for nodes to report looks whether they do; nothing else tells it."""
-
-WEIGH_AGAIN = timedelta(seconds=2)
-"""How often a budget is weighed while a report is overdue and its charge grows."""
-
-_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
-"""Why an attempt is stopped to keep a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +131,7 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
         projection = follow(seen, verdict.spec, attempt, books, now=now)
     writer = status.Writer(seen, books, projection, now=now)
     decision = _decide_by(seen, verdict, attempt, writer, now=now)
-    return _look_by(decision, now + WEIGH_AGAIN if books.is_charging else None)
+    return _look_by(decision, books.look_again)
 
 
 def _zone_problems(seen: Snapshot) -> Iterator[TemplateProblem]:
@@ -162,7 +157,7 @@ def _decide_by(
     # A stop that was begun is finished, even where the user has thought better of it: the pods are on their way.
     if attempt.reason == Reason.DEADLINE_EXCEEDED:
         return _stop_for_deadline(seen, spec, attempt, writer, now=now)
-    if attempt.reason in _FOR_BUDGET:
+    if attempt.reason in STOPPED_FOR_BUDGET:
         return _stop_for_budget(seen, spec, attempt, Reason(attempt.reason), writer, now=now)
     if spec.run_policy.suspend or attempt.reason == Reason.SUSPENDED:
         return _suspend(seen, spec, attempt, writer, now=now)
@@ -266,7 +261,7 @@ def _refused(
         Reason.INVALID_SPEC, f"{verdict.message}; attempt {attempt.number} goes on as it was started"
     )
     attempt = _mark_running(attempt, seen, now)
-    reason = Reason(attempt.reason) if attempt.reason in _FOR_BUDGET else None
+    reason = Reason(attempt.reason) if attempt.reason in STOPPED_FOR_BUDGET else None
     reason = reason or _stop_reason(seen, attempt, writer.books)
     if reason is not None:
         return _stop_for_budget(seen, None, attempt, reason, writer, now=now)
@@ -499,7 +494,7 @@ def _why_stopped(seen: Snapshot, attempt: AttemptStatus, reason: Reason, books: 
         pod = acted_by_agent(seen, attempt)
         return f"the agent of its node stopped pod {pod}: what it was allowed was spent while the operator was silent"
     if reason is Reason.READINGS_STOPPED and books.unread:
-        first = books.unread[0].pod
+        first = books.unread[0]
         return (
             f"nothing is known of the energy of pod {first.name}: node {first.node} does not report it for "
             f"{SILENT_AFTER.seconds} s (kubectl describe nodepower {first.node})"

@@ -127,7 +127,6 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
                 "final": known.final or entry.closed,
                 "error_joules": max(known.error_joules, entry.error_joules),
                 "missing_seconds": max(known.missing_seconds, entry.missing_seconds),
-                "provisional_joules": 0 if entry.closed else known.provisional_joules,
             }
         )
         return known if joined == known else joined
@@ -173,8 +172,7 @@ def _sum_up(
     host = 0 if scope == "Node" else total.cpu_joules + total.dram_joules
     estimated = min(100, round(100 * max(0, total.estimated_joules - host) / used)) if used else 0
     lost_pods = before.lost_pods + lost
-    # Of a pod that was only charged for nothing is known: unknown is not zero.
-    known = before.folded is not None or any(p.joules or not p.provisional_joules for p in (*kept, *folded))
+    known = bool(kept or folded) or before.folded is not None
     return EnergyStatus(
         scope=scope,
         used=format_energy(used) if known else "",
@@ -203,7 +201,6 @@ def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:
         dram_joules=one.dram_joules + other.dram_joules,
         estimated_joules=one.estimated_joules + other.estimated_joules,
         missing_seconds=one.missing_seconds + other.missing_seconds,
-        provisional_joules=one.provisional_joules + other.provisional_joules,
         final=True,
     )
 

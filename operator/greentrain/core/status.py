@@ -364,7 +364,7 @@ class Writer:
             )
             remedy = f"raise {raised} to go on" if raised else "it goes on when they are in and show less"
         else:
-            nodes = books.waiting_for or tuple(m.pod.node for m in books.unread)
+            nodes = books.waiting_for or tuple(p.node for p in books.unread)
             why = f"its energy is not known: node {nodes[0]} does not report (kubectl describe nodepower {nodes[0]})"
             remedy = "it goes on when it does; or set spec.energy.onUnknown to Continue"
         if not gone:
@@ -736,7 +736,9 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
     budget = energy.budget
     if budget is not None:
         # A percent of the budget is worth a write, the joules between two are not.
-        measures = {"provisional_joules": 0, "ahead_joules": 0}
+        # Whom a charge is for must be known by an operator that begins anew, and when a pod was gone.
+        charges = tuple(c.model_copy(update={"since": "", "joules": 0}) for c in budget.charges)
+        measures = {"provisional_joules": 0, "ahead_joules": 0, "charges": charges}
         budget = budget.model_copy(update=measures)
     return EnergyStatus(
         final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled, budget=budget

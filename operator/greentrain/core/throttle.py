@@ -22,7 +22,8 @@ from greentrain.api.v1alpha1 import (
     ProjectionStatus,
     SampleStatus,
 )
-from greentrain.core.budget import Books, joules_left, overdue_seconds
+from greentrain.core.budget import Books, joules_left
+from greentrain.core.charges import overdue_seconds
 from greentrain.core.emissions import emissions_of
 from greentrain.core.projection import (
     CapMeasure,
@@ -70,11 +71,14 @@ def follow(
     energy = books.energy
     if progress is None or seen.sampled is None or energy is None or not energy.used:
         return known
+    joules = energy.used_joules if seen.sampled_joules is None else seen.sampled_joules
+    if _is_old(known, attempt, joules):
+        return known
     present = min(known.percent, ceiling) if known is not None and known.percent is not None else ceiling
     sample = Sample(
         attempt=attempt.number,
         step=progress.step,
-        joules=energy.used_joules if seen.sampled_joules is None else seen.sampled_joules,
+        joules=joules,
         moment=int(seen.sampled.timestamp() * 1000),
         percent=present,
         complete=_in_force(seen.job.status, chosen_cap(spec, known, seen.fleet)),
@@ -109,6 +113,12 @@ def follow(
         budget=NO_LIMIT if budget is None else budget,
     )
     return _tell(track, projected, choice, books, attempt, now=now)
+
+
+def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: int) -> bool:
+    """Whether no node has reported since the last sample: steps of now and joules of then do not belong together."""
+    last = known.last if known is not None else None
+    return last is not None and (last.attempt, last.joules) == (attempt.number, joules)
 
 
 def ceiling_of(power: PowerSpec | None, fleet: Fleet) -> int:

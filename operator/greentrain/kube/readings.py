@@ -143,7 +143,7 @@ class NodePowers:
         """What is told of a job, and by nodes that told of it before, which say something by their silence too."""
         before = {p.node for p in energy.pods} if energy is not None else set()
         if energy is not None and energy.budget is not None:
-            before |= set(energy.budget.unread_nodes)
+            before |= {*energy.budget.unread_nodes, *(c.node for c in energy.budget.charges)} - {""}
         found = []
         for name in sorted(before | self._nodes.get(key, set())):
             known = self._known.get(name)

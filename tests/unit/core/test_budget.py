@@ -15,20 +15,20 @@ from greentrain.api.nodepower import BudgetAction, PodEnergy
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
     CheckpointStatus,
+    EnergyStatus,
     GreenTrainingJobStatus,
     PodAllowance,
+    PodEnergyStatus,
     ProgressStatus,
 )
 from greentrain.core.budget import (
     Holder,
     burnt_again,
-    charge_missing,
     divide,
-    find_missing,
     grace_of,
-    overdue_seconds,
     stop_seconds,
 )
+from greentrain.core.charges import Charges, keep_charges, overdue_seconds
 from greentrain.core.decide import Decision, decide
 from greentrain.core.ledger import SILENT_AFTER, NodeReport
 from greentrain.core.snapshot import Fleet, Job, Pod, PodState, Snapshot, format_time
@@ -504,16 +504,93 @@ def test_a_restart_says_what_it_burns_again(
     assert burnt_again(last, ProgressStatus(confirmed_checkpoint=checkpoint)) == again
 
 
-def test_what_was_charged_for_a_pod_that_is_gone_stays() -> None:
-    held = pod(0, gpus=2, node="node-1", started=at(0))
-    missing = find_missing(None, (held,), (), now=at(100))
-    energy = charge_missing(None, missing, limit_milliwatts=GPU_LIMIT, now=at(100))
-    assert [p.provisional_joules for p in energy.pods] == [2 * 300 * (100 - 34)]
-    later = charge_missing(
-        energy, find_missing(energy, (), (), now=at(500)), limit_milliwatts=GPU_LIMIT, now=at(500)
+def charged(
+    before: Charges,
+    *pods: Pod,
+    second: float,
+    energy: EnergyStatus | None = None,
+    reports: tuple[NodeReport, ...] = (),
+) -> Charges:
+    return keep_charges(
+        before.pods,
+        before.lost_joules,
+        stored=energy,
+        energy=energy,
+        pods=pods,
+        reports=reports,
+        limits={1: GPU_LIMIT},
+        now=at(second),
     )
-    assert later == energy
-    assert find_missing(None, (pod(0, PodState.PENDING, gpus=1),), (), now=at(100)) == ()
+
+
+def test_what_is_charged_for_a_pod_that_was_never_read() -> None:
+    held = pod(0, gpus=2, node="node-1", started=at(0))
+    first = charged(Charges(), held, second=10)
+    assert (first.joules, first.due, first.growing) == (0, at(34), False)
+    late = charged(first, held, second=100)
+    assert (late.joules, late.growing) == (2 * 300 * (100 - 34), True)
+    assert charged(Charges(), pod(0, PodState.PENDING, gpus=1), second=100).pods == ()
+    # Once it has ended nobody will report in between: all the time since its last reading counts.
+    over = charged(late, second=120)
+    assert (over.joules, over.growing) == (2 * 300 * 120, False)
+    assert charged(over, second=500) == over
+    # Its node reports and never knew it.
+    empty = NodeReport("node-1", at(700))
+    assert charged(over, second=700, reports=(empty,)) == Charges((), 2 * 300 * 120)
+
+
+def test_a_report_from_before_a_pod_does_not_settle_it() -> None:
+    held = pod(0, gpus=1, node="node-1", started=at(50))
+    old = NodeReport("node-1", at(0))
+    over = charged(charged(Charges(), held, second=60, reports=(old,)), second=80, reports=(old,))
+    assert [(c.uid, c.joules) for c in over.pods] == [("pod-0-1", 300 * 30)]
+    last = PodEnergyStatus(uid="pod-0-1", node="node-1", attempt=1, gpu_joules=7, final=True)
+    assert charged(over, second=90, energy=EnergyStatus(pods=(last,))) == Charges()
+
+
+def test_a_stop_for_a_charge_is_not_begun_again_while_its_last_word_is_missing() -> None:
+    story = running(budgeted(onUnknown="Continue"))
+    story.tell(990_000)
+    story.step()
+    story.step(55)
+    assert story.phase == "Suspending"
+    story.stop()
+    story.step(3)
+    story.pods = ()
+    for _ in range(5):
+        assert story.step(1).pods == ()
+
+
+def test_a_report_that_is_overdue_is_looked_for() -> None:
+    story = running()
+    story.tell(500_000)
+    decision = story.step()
+    assert decision.look_again == at(story.second + overdue_seconds(30))
+    assert story.step(overdue_seconds(30)).look_again == at(story.second + 2)
+
+
+def test_what_an_ended_pod_may_have_used_is_not_allowed_to_others() -> None:
+    story = running()
+    story.tell(100_000)
+    story.step()
+    story.step(1)
+    story.pods = (exited(0, 1, story.second + 24, gpus=1, node="node-1"),)
+    story.step(24)
+    story.pods = ()
+    story.step(1)
+    story.run()
+    story.step(1)
+    (mine,) = (a for a in story.budget.allowances if a.uid == "pod-0-2")
+    # The first pod was allowed all, and its last word is not in.
+    assert mine.joules == 0
+    story.tell(5000)
+    story.entries = (
+        story.entries[0].model_copy(update={"closed": True, "gpu_joules": 107_000}),
+        *story.entries[1:],
+    )
+    story.step(1)
+    (mine,) = story.budget.allowances
+    assert mine.joules == 1_000_000 - 107_000
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8))
