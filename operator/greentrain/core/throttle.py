@@ -23,7 +23,7 @@ from greentrain.api.v1alpha1 import (
     SampleStatus,
 )
 from greentrain.core.budget import Books, joules_left
-from greentrain.core.charges import overdue_seconds
+from greentrain.core.charges import energy_of, overdue_seconds
 from greentrain.core.emissions import emissions_of
 from greentrain.core.projection import (
     CapMeasure,
@@ -142,17 +142,18 @@ def _in_force(known: GreenTrainingJobStatus, cap: str) -> bool:
 
 
 def _budget_joules(books: Books, attempt: AttemptStatus) -> int | None:
-    """What the job may use in all by its budgets; None where it has none."""
+    """What the job may use by its budgets until it is stopped: less what a stop takes; None where it has none."""
     energy, emissions = books.energy, books.emissions
     found = []
     if energy is not None and energy.budget is not None and energy.budget.limit:
-        found.append(energy.budget.limit_joules)
+        found.append(energy.budget.limit_joules - energy.budget.ahead_joules)
     if energy is not None and emissions is not None and emissions.budget is not None:
         intensity = emissions.intensity_milligrams_per_kilowatt_hour
         if intensity:
             pue = attempt.pue_thousandths or THOUSANDTHS
-            found.append(energy.used_joules + joules_left(emissions, intensity, pue))
-    return min(found, default=None)
+            ahead = energy_of(energy.draw_milliwatts or 0, attempt.stop_seconds or 0)
+            found.append(energy.used_joules + joules_left(emissions, intensity, pue) - ahead)
+    return max(0, min(found)) if found else None
 
 
 def _tell(
