@@ -31,8 +31,9 @@ _DECISIONS: dict[tuple[str, str], str] = {
     (Type.SUCCEEDED, "True"): "succeeded",
     (Type.FAILED, "True"): "failed",
     (Type.PODS_READY, "False"): "waiting",
+    (Type.BUDGET_EXHAUSTED, "True"): "exhausted",
 }
-_BAD = frozenset({"refused", "restarted", "failed"})
+_BAD = frozenset({"refused", "restarted", "failed", "exhausted", "warned"})
 _WORTH_WAITING_FOR = frozenset(
     {
         Reason.UNSCHEDULABLE,
@@ -60,6 +61,8 @@ def _decision(condition: Condition) -> str | None:
         return "deferred"
     if condition.type == Type.SUSPENDED and condition.reason == Reason.RESUMED:
         return "resumed"
+    if condition.reason in (Reason.BUDGET_WARNING, Reason.WILL_BE_EXHAUSTED):
+        return "warned"
     if condition.type == Type.PODS_READY and condition.reason not in _WORTH_WAITING_FOR:
         return None
     return _DECISIONS.get((condition.type, condition.status))
