@@ -26,7 +26,17 @@ def test_digits_succeeds_and_its_saved_model_is_as_good_as_it_says(bench: Bench,
     assert measured >= 0.95
     assert abs(measured - said) < 1e-3
     row = bench.kubectl("get", "gtj", name).splitlines()
-    assert row[0].split() == ["NAME", "STATE", "WORKERS", "PROGRESS", "ENERGY", "CAP", "AGE"]
+    assert row[0].split() == [
+        "NAME",
+        "STATE",
+        "WORKERS",
+        "PROGRESS",
+        "ENERGY",
+        "BUDGET",
+        "CO2E",
+        "CAP",
+        "AGE",
+    ]
     assert row[1].split()[1:4] == ["Succeeded", "2/2", "100%"]
     assert job["status"]["attemptCount"] == 1
     described = bench.kubectl("describe", "gtj", name)

@@ -23,6 +23,12 @@ from greentrain.units import parse_emissions, parse_energy, parse_power_cap, par
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
 
+ZONE_PATTERN = r"[A-Za-z0-9]+([-_.:][A-Za-z0-9]+)*"
+"""A grid zone's name: an ISO 3166-1 alpha-2 country (DE), what a grid operator calls its zone (US-CAL-CISO), or a zone of
+the table that ships, such as TECH:wind-onshore; in RE2's syntax too."""
+
+MAX_ZONE_LENGTH = 63
+
 KEPT_REPLACED = 10
 """How many replaced pods an attempt lists; the counts of the status count them all."""
 
@@ -341,8 +347,8 @@ class EmissionsSpec(_Strict):
     )
     zone: str | None = Field(
         None,
-        min_length=1,
-        max_length=64,
+        max_length=MAX_ZONE_LENGTH,
+        pattern=f"^{ZONE_PATTERN}$",
         description="Grid zone its energy comes from, such as DE; by default that of each node.",
     )
     pue: str | None = Field(

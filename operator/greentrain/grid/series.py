@@ -23,7 +23,8 @@ from math import inf
 from statistics import median
 from typing import Any, NoReturn, TypeVar
 
-from greentrain.grid.source import MAX_ZONE_LENGTH, ZONE_FORM, ZONE_PATTERN
+from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN
+from greentrain.grid.source import ZONE_FORM
 from greentrain.units import MILLIGRAMS_PER_GRAM, MOST_INTENSITY, format_unix_time, parse_intensity
 
 MAX_BYTES = 20_000_000

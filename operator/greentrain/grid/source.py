@@ -7,12 +7,6 @@ from typing import Protocol
 
 from greentrain.carbon.intensity import Absent, Basis, Intensity
 
-ZONE_PATTERN = r"[A-Za-z0-9]+([-_.:][A-Za-z0-9]+)*"
-"""A zone's name: an ISO 3166-1 alpha-2 country (DE), what a grid operator calls its zone (US-CAL-CISO), or the zones of
-the table that ships, such as TECH:wind-onshore; in RE2's syntax too."""
-
-MAX_ZONE_LENGTH = 63
-
 ZONE_FORM = (
     "a grid zone of at most 63 letters, digits and single - _ . or : between them, such as DE or US-CAL-CISO"
 )

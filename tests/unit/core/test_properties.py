@@ -162,6 +162,8 @@ WRONG: dict[type, list[Any]] = {
     int: ["many", -1, 1.5, 10**12, [], {}],
     str: [7, "?!", True, {}, []],
     dict: [7, "text", True, []],
+    list: ["many", 7, {}, [0], [100], ["x"]],
+    type(None): ["many", -1, {}, []],
 }
 
 

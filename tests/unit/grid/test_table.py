@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Basis, Intensity
 from greentrain.grid.embodied import read_figures
-from greentrain.grid.source import MAX_ZONE_LENGTH, ZONE_PATTERN
 from greentrain.grid.table import Row, Table, read_rows
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
