@@ -292,12 +292,12 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
         )
     )
     assert energy["usedJoules"] <= budget
-    assert energy["usedJoules"] < first["energyJoules"]
     assert job["status"]["attemptCount"] == 1
     assert "Throttled" in reasons(bench, name)
-    # A lower cap costs time, and less energy.
+    # A lower cap is less power; what a step costs depends on what else the machine does, and is printed.
     by_cap = {m["percent"]: m for m in last["measures"]}
     lowest = min(by_cap)
     assert lowest < 70
-    assert by_cap[lowest]["joules"] / by_cap[lowest]["steps"] < by_cap[70]["joules"] / by_cap[70]["steps"]
+    watts = {percent: m["joules"] / m["milliseconds"] * 1000 for percent, m in by_cap.items()}
+    assert watts[lowest] < watts[70]
     assert last["completionTime"]

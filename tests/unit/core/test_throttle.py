@@ -26,7 +26,7 @@ class Card:
 
     def __init__(self, percent: int) -> None:
         watts = FULL_WATTS * percent / 100
-        self.seconds_per_step = 0.1 / ((watts - IDLE_WATTS) / (FULL_WATTS - IDLE_WATTS)) ** (1 / 3)
+        self.seconds_per_step: float = 0.1 / ((watts - IDLE_WATTS) / (FULL_WATTS - IDLE_WATTS)) ** (1 / 3)
         self.watts = watts
 
     @property
