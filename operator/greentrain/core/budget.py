@@ -654,7 +654,9 @@ def _weigh(
         return Books(bare, emissions, growth, tuple(standings))
     heard = {r.node for r in seen.reports if not r.is_silent(now)}
     before = energy.budget
-    waited = before.unread_nodes if before is not None and _may_come(seen, now=now) else ()
+    # A running attempt waits for nobody: what of it is unread is known by itself.
+    waits = before is not None and (stage is not Stage.RUNNING or stopping) and _may_come(seen, now=now)
+    waited = before.unread_nodes if before is not None and waits else ()
     waiting = tuple(n for n in waited if n not in heard)
     again = now + WEIGH_AGAIN if charges.growing else charges.due
     books = Books(

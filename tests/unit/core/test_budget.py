@@ -408,6 +408,19 @@ def test_on_unknown_continue_goes_on_charging() -> None:
     assert story.budget.provisional_joules == (600 - 34) * 300
 
 
+def test_a_job_that_goes_on_elsewhere_waits_for_no_node() -> None:
+    story = running(budgeted(onUnknown="Continue"))
+    story.tell(100_000)
+    story.step()
+    story.step(SILENT_AFTER.seconds)
+    assert story.condition(Type.BUDGET_EXHAUSTED)[0] == "Unknown"
+    moved = pod(0, attempt=1, gpus=1, node="node-2", started=at(story.second))
+    story.pods = (replace(moved, uid="pod-elsewhere"),)
+    story.step(1)
+    assert story.condition(Type.BUDGET_EXHAUSTED)[0] == "False"
+    assert story.budget.unread_nodes == ()
+
+
 def test_a_job_with_a_budget_does_not_begin_where_nobody_measures() -> None:
     story = Story(budgeted())
     story.fleet = Fleet()
