@@ -79,7 +79,9 @@ def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_
     bench.apply(job)
     bench.until_step(name, 40)
     energy = until_ahead(bench, name)
-    assert bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (31 + 5 + 15)
+    assert bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (
+        12 + 5 + 15 + 31
+    )
     budget = energy["usedJoules"] + energy["budget"]["aheadJoules"] + 400
     set_budget(bench, name, budget)
     job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)

@@ -106,7 +106,7 @@ def test_the_bound_is_not_much_more_than_what_happens(lives: Mapping[int, Life],
 def test_without_allowances_the_bound_would_not_hold() -> None:
     """The model can tell: agents that know of no allowances let a job go on for as long as its operator is away."""
     seeds = [s for s in SEEDS if draw_traits(s).ambush == "operator away" and not draw_traits(s).faults]
-    broken = [s for s in seeds[:8] if any(c.startswith("exceeded") for c in live(s, obeys=False).complaints)]
+    broken = [s for s in seeds[:16] if any(c.startswith("exceeded") for c in live(s, obeys=False).complaints)]
     assert len(broken) >= 4
 
 

@@ -572,7 +572,14 @@ class AttemptStatus(_Status):
     stop_seconds: int | None = Field(
         None,
         ge=0,
-        description="How long it could go on after its budget was spent: report interval, reaction and grace period.",
+        description="How long it goes on after a report for which it is stopped, until the next one included: report "
+        "interval, reaction and grace period. What it draws over that time is kept free.",
+    )
+    worst_seconds: int | None = Field(
+        None,
+        ge=0,
+        description="How long it could go on after its budget was spent, whoever fails meanwhile: the same, and the silence "
+        "of an operator that has died.",
     )
     overshoot_bound_joules: int | None = Field(
         None,

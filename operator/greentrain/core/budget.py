@@ -2,12 +2,12 @@
 
 A job is stopped early: when what it has used, and would use until a stop has taken effect, reach the budget. By how much
 the budget could be exceeded all the same is said before an attempt starts, from the power limits of GPUs, which no
-program can exceed: limits of all its GPUs × the time from the moment the budget is spent to the end of the last pod.
+program can exceed: limits of all its GPUs × the longest time from the moment the budget is spent to the end of the last pod.
 
-That time is the longest of the ways in which a stop comes about, none of which depends on the program: the operator hears
-of it with the next report; or it learns nothing and charges each GPU at its limit from the moment a report is overdue; or
-the operator is silent and the node's agent acts once an allowance is spent and the silence has lasted long enough. Pods
-then have their grace period.
+A stop comes about in three ways, none of which depends on the program: the operator hears of it with the next report; or it
+learns nothing and charges each GPU at its limit from the moment a report is overdue; or the operator is silent, and the
+node's agent acts once an allowance is spent and the silence has lasted long enough. Pods then have their grace period. Of
+those who could act one may fail just when another returns, so the bound has both their times in it.
 """
 
 from __future__ import annotations
@@ -61,12 +61,17 @@ EMISSIONS_BUDGET = "spec.emissions.budget"
 
 
 def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
-    """From the moment a budget is spent until the last pod has ended, at most."""
-    return (
-        max(overdue_seconds(report_seconds), ceil(OPERATOR_SILENT_SECONDS) + 1)
-        + REACTION_SECONDS
-        + grace_seconds
-    )
+    """From a report until the pods of a job that is stopped for it have ended, and until the next one came: at most."""
+    return overdue_seconds(report_seconds) + REACTION_SECONDS + grace_seconds
+
+
+def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
+    """From the moment a budget is spent until the last pod has ended, whoever fails meanwhile.
+
+    An agent that is away is not missed before its report is overdue; and an operator that dies just when it returns has to
+    be silent for a while before the agent acts in its place.
+    """
+    return stop_seconds(report_seconds, grace_seconds) + ceil(OPERATOR_SILENT_SECONDS) + 1
 
 
 def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) -> int:
@@ -83,15 +88,16 @@ def announce(
     attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: int
 ) -> AttemptStatus:
     """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has told its limits."""
-    seconds = stop_seconds(fleet.report_seconds, grace_seconds)
+    worst = worst_seconds(fleet.report_seconds, grace_seconds)
     limit = fleet.limit_milliwatts
     return attempt.model_copy(
         update={
             "gpus": gpus,
             "pue_thousandths": pue,
             "gpu_limit_milliwatts": limit,
-            "stop_seconds": seconds,
-            "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, seconds),
+            "stop_seconds": stop_seconds(fleet.report_seconds, grace_seconds),
+            "worst_seconds": worst,
+            "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, worst),
         }
     )
 

@@ -27,6 +27,7 @@ from greentrain.core.budget import (
     divide,
     grace_of,
     stop_seconds,
+    worst_seconds,
 )
 from greentrain.core.charges import Charges, keep_charges, overdue_seconds
 from greentrain.core.decide import Decision, decide
@@ -180,7 +181,9 @@ def test_the_bound_is_said_before_the_attempt_starts() -> None:
     assert len(decision.pods) == 2
     # 33 s of a report's interval and jitter and 1 s on the way, 5 s of reaction, 10 s of grace.
     assert stop_seconds(30, 10) == 34 + 5 + 10
-    assert story.status.attempts[-1].overshoot_bound_joules == 2 * 300 * 49
+    # And the silence of an operator that has died.
+    assert worst_seconds(30, 10) == 49 + 31
+    assert story.status.attempts[-1].overshoot_bound_joules == 2 * 300 * 80
     assert all(p["metadata"]["annotations"]["greentrain.dev/budgeted"] == "true" for p in decision.pods)
 
 
