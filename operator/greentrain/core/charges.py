@@ -22,6 +22,9 @@ DEFAULT_REPORT_SECONDS = 30
 SURE_AFTER = timedelta(seconds=60)
 """A node that reports so long after a pod's end without a word of it never knew it: an agent tells of an end within seconds."""
 
+SKEW = timedelta(seconds=5)
+"""By how much a node's clock may be behind the operator's; clusters keep theirs closer."""
+
 MILLIJOULES = 1000
 
 
@@ -93,7 +96,7 @@ def keep_charges(
             lost_joules += charge.joules
             continue
         running = pod if pod is not None and not pod.ended else None
-        gone = None if running is not None else parse_time(charge.gone) or (pod and pod.finished) or now
+        gone = None if running is not None else parse_time(charge.gone) or _ended(pod, now)
         since = _moment(charge.since)
         read = _read_time(uid, report, seen=True)
         since = max(since, min(read, gone or now)) if read is not None else since
@@ -118,6 +121,13 @@ def keep_charges(
     found.sort(key=lambda c: c.uid)
     unread.sort(key=lambda p: p.rank)
     return Charges(tuple(found), lost_joules, tuple(unread), min(dues, default=None), growing)
+
+
+def _ended(pod: Pod | None, now: datetime) -> datetime:
+    """When a pod ended at the latest, by the operator's clock."""
+    if pod is None or pod.finished is None:
+        return now
+    return min(now, pod.finished + SKEW)
 
 
 def _last_words(energy: EnergyStatus | None) -> frozenset[str]:
