@@ -205,7 +205,7 @@ class EnergyBuckets(_Lenient):
 class GpuTime(_Lenient):
     """How long a pod has held GPUs of one model."""
 
-    model: str = Field(max_length=96, description="Product name.")
+    model: str = Field("", max_length=96, description="Product name; nothing where the GPU never told it.")
     seconds: int = Field(
         0, ge=0, description="Seconds, added up over the GPUs; a shared GPU counts by its share."
     )

@@ -592,7 +592,7 @@ class AttemptStatus(_Status):
 class GpuTimeStatus(_Status):
     """How long GPUs of one model were held."""
 
-    model: str = Field(max_length=96, description="Product name.")
+    model: str = Field("", max_length=96, description="Product name; nothing where the GPU never told it.")
     seconds: int = Field(0, ge=0, description="Seconds, added up over the GPUs.")
 
 
