@@ -71,11 +71,14 @@ def keep_charges(
 ) -> Charges:
     """The charges after these reports; `stored` is the energy as the status holds it, `energy` after the fold.
 
-    `limits` has the power limit (mW) of a GPU by attempt. A pod that was never seen running is charged nothing.
+    `limits` has the power limit (mW) of a GPU by attempt. A pod that was never seen running, and of which no node has told,
+    is charged nothing.
     """
     before = {c.uid: c for c in known}
     by_node = {r.node: r for r in reports}
-    there = {p.uid: p for p in pods if p.gpus and p.state is not PodState.PENDING}
+    # Its node's agent may know that a pod runs before the kubelet could say so.
+    told = {p.uid: p.node for p in energy.pods if not p.final} if energy is not None else {}
+    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in told)}
     said = _last_words(energy)
     found: list[PodCharge] = []
     unread: list[Pod] = []
@@ -87,10 +90,13 @@ def keep_charges(
             continue
         if charge is None:
             limit = limits.get(pod.attempt) if pod is not None else None
-            if pod is None or pod.ended or limit is None:
+            if pod is None or limit is None or (pod.ended and uid not in told):
                 continue
-            begun = format_time(pod.started or now)
-            charge = PodCharge(uid=uid, node=pod.node, limit_milliwatts=limit * pod.gpus, since=begun)
+            node = pod.node or told.get(uid, "")
+            begun = _read_time(uid, by_node.get(node), seen=True) or pod.started or now
+            charge = PodCharge(
+                uid=uid, node=node, limit_milliwatts=limit * pod.gpus, since=format_time(begun)
+            )
         report = by_node.get(charge.node)
         if _is_lost(charge, stored, energy, report, now=now):
             lost_joules += charge.joules

@@ -555,6 +555,23 @@ def test_what_is_charged_for_a_pod_that_was_never_read() -> None:
     assert charged(over, second=700, reports=(empty,)) == Charges((), 2 * 300 * 120)
 
 
+def test_a_pod_of_which_its_node_tells_is_charged_though_nobody_saw_it_run() -> None:
+    told = PodEnergy(
+        uid="pod-0-1",
+        namespace="team",
+        name="digits-worker-0-1",
+        gpu_joules=50,
+        last_reading=format_time(at(100)),
+    )
+    report = NodeReport("node-1", at(100), (told,), observed=at(100), seen=at(100), report_seconds=30)
+    energy = EnergyStatus(pods=(PodEnergyStatus(uid="pod-0-1", node="node-1", attempt=1, gpu_joules=50),))
+    for state in (PodState.PENDING, PodState.FAILED):
+        held = pod(0, state, gpus=1, node="node-1")
+        over = charged(Charges(), held, second=150, energy=energy, reports=(report,))
+        late = 150 - 100 - (34 if state is PodState.PENDING else 0)
+        assert over.joules == 300 * late
+
+
 def test_a_report_from_before_a_pod_does_not_settle_it() -> None:
     held = pod(0, gpus=1, node="node-1", started=at(50))
     old = NodeReport("node-1", at(0))
