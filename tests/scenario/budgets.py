@@ -23,12 +23,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.nodepower import BudgetAction, NodePowerStatus, PodAsk, PodEnergy
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.v1alpha1 import Basis, GreenTrainingJobStatus
+from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.allowance import (
     Allowance,
     Used,
@@ -38,6 +39,7 @@ from greentrain.core.allowance import (
     is_silent,
 )
 from greentrain.core.decide import Decision, decide
+from greentrain.core.emissions import Carbon
 from greentrain.core.ledger import NodeReport, decide_settled
 from greentrain.core.power import NodePod, decide_asks
 from greentrain.core.snapshot import (
@@ -108,7 +110,9 @@ class Traits:
     work: int
     """Seconds at full draw the program needs in all."""
     budget: int
-    """Joules."""
+    """Joules, also where it is one of emissions: a joule is a milligram here."""
+    emissions: bool = False
+    """Whether it is a budget of emissions."""
     action: Literal["Suspend", "Fail"] = "Suspend"
     on_unknown: Literal["Suspend", "Continue"] = "Suspend"
     watch_lag: int = 0
@@ -128,6 +132,38 @@ class Traits:
     spare_nodes: int = 0
     seconds: int = 700
     """How long there are faults and edits; then all is well until it rests."""
+
+
+class Weighed(NamedTuple):
+    """A budget of either kind as a status has it, in joules."""
+
+    limit: int
+    used: int
+    charged: int
+    ahead: int
+
+
+def read_budget(status: GreenTrainingJobStatus) -> Weighed | None:
+    """The budget a status tells of; None where it tells of none."""
+    energy, emissions = status.energy, status.emissions
+    if emissions is not None and emissions.budget is not None:
+        told = emissions.budget
+        amounts = (
+            told.limit_micrograms,
+            emissions.total_micrograms,
+            told.provisional_micrograms,
+            told.ahead_micrograms,
+        )
+        return Weighed(*(amount // MICROGRAMS_OF_A_JOULE for amount in amounts))
+    if energy is None or energy.budget is None or not energy.budget.limit:
+        return None
+    budget = energy.budget
+    return Weighed(budget.limit_joules, energy.used_joules, budget.provisional_joules, budget.ahead_joules)
+
+
+GRID = 3_600_000
+"""mg/kWh, so that a joule is a milligram: 3.6 MJ are 3.6 kg."""
+MICROGRAMS_OF_A_JOULE = 1000
 
 
 @dataclass
@@ -538,7 +574,9 @@ class Operator:
             heard=heard,
         )
         pods = tuple(self.pods.values())
-        return Snapshot(job=job, pods=pods, has_service=True, reports=reports, fleet=fleet)
+        return Snapshot(
+            job=job, pods=pods, has_service=True, reports=reports, fleet=fleet, carbon=world.carbon
+        )
 
     def _pass(self) -> None:
         """As `controller.passes` does it."""
@@ -658,6 +696,8 @@ class World:
         self.renewed: float | None = None
         self.operator: Operator | None = None
         self.operator_back = 0.0
+        self.source_back = 0.0
+        self.carbon = Carbon(at=self.look_up, zone_of=lambda _region, _zone: "ALL", include_embodied=False)
         count = math.ceil(t.gpus / (CARDS_OF_A_NODE // t.gpus_per_pod * t.gpus_per_pod)) + t.spare_nodes
         self.nodes = {
             f"node-{i}": Node(f"node-{i}", self.random.uniform(-2, 2), back_at=self.random.randrange(3))
@@ -714,14 +754,24 @@ class World:
     def _build_spec(self) -> dict[str, Any]:
         t = self.traits
         energy: dict[str, Any] = {"onExhausted": t.action, "onUnknown": t.on_unknown}
-        if self.limit is not None:
+        emissions: dict[str, Any] = {"onExhausted": t.action}
+        if self.limit is not None and t.emissions:
+            emissions["budget"] = f"{self.limit // 1000}.{self.limit % 1000:03d}gCO2e"
+        elif self.limit is not None:
             energy["budget"] = f"{self.limit}J"
-        manifest = build_job(workers=t.gpus // t.gpus_per_pod, energy=energy)
+        manifest = build_job(workers=t.gpus // t.gpus_per_pod, energy=energy, emissions=emissions)
         template = build_template(resources={"limits": {names.GPU_RESOURCE: str(t.gpus_per_pod)}})
         template["spec"]["terminationGracePeriodSeconds"] = t.grace
         manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = template
         spec: dict[str, Any] = manifest["spec"]
         return spec
+
+    def look_up(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        """The grid's intensity, always the same; nothing while the source is away."""
+        del moment
+        if self.now < self.source_back:
+            return Absent(f"the source of {zone} is away")
+        return Intensity(GRID, "grid", basis)
 
     def edit(self, limit: int | None) -> None:
         """The user sets another budget, or none."""
@@ -871,15 +921,15 @@ class World:
         if new.attempt_count <= 10 and energy.used_joules != sum(a.energy_joules or 0 for a in new.attempts):
             self.complain("sums: attempts do not add up to the total")
         budget = energy.budget
-        before = old.energy.budget if old.energy is not None else None
-        if budget is None:
+        weighed, earlier = read_budget(new), read_budget(old)
+        if budget is None or weighed is None:
             self.ceiling, self.lowered = None, False
             return
-        limit = budget.limit_joules * JOULE
-        if before is None or limit < before.limit_joules * JOULE:
+        limit = weighed.limit * JOULE
+        if earlier is None or limit < earlier.limit * JOULE:
             # Lowered, or set while it ran: judged by what was used by then, and by what agents may hold until they know.
             self.ceiling, self.lowered = max(limit, true), True
-        elif limit > before.limit_joules * JOULE:
+        elif limit > earlier.limit * JOULE:
             self.ceiling = max(limit, true) if self.lowered else limit
             if true < limit:
                 self.remainders.clear()
@@ -888,35 +938,34 @@ class World:
         stopped = is_true(new.conditions, Type.BUDGET_EXHAUSTED) and not is_true(
             old.conditions, Type.BUDGET_EXHAUSTED
         )
-        if stopped and true + (budget.ahead_joules + budget.provisional_joules) * JOULE < limit:
-            self.complain(f"too early: stopped at {true // JOULE} J of {budget.limit_joules} J")
+        if stopped and true + (weighed.ahead + weighed.charged) * JOULE < limit:
+            self.complain(f"too early: stopped at {true // JOULE} J of {weighed.limit} J")
         ended = [a for a in new.attempts if a.end_time and a.reason in STOPPED]
         known = {a.number for a in old.attempts if a.end_time}
         for attempt in ended:
             if (
                 attempt.number not in known
                 and self.ceiling is not None
-                and budget.limit_joules * JOULE == self.ceiling
+                and weighed.limit * JOULE == self.ceiling
             ):
                 bound = attempt.overshoot_bound_joules or 0
                 self.ends.append((bound, (true - self.ceiling - self.remainders.total()) // JOULE))
 
     def _check_begin(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
         """What was too little to go on with is too little to begin with."""
-        budget = new.energy.budget if new.energy is not None else None
-        assert new.energy is not None
+        budget = read_budget(new)
         assert budget is not None
         last = new.attempts[-1] if new.attempts else None
         before = old.attempts[-1] if old.attempts else None
         if last is None or before is None:
             return
         if last.reason == "BudgetExhausted" and before.reason is None and before.number == last.number:
-            self.stopped_at = (budget.limit_joules, budget.ahead_joules)
+            self.stopped_at = (budget.limit, budget.ahead)
         elif last.number != before.number and before.reason == "BudgetExhausted":
             limit, ahead = self.stopped_at
-            known = new.energy.used_joules + budget.provisional_joules
-            if budget.limit_joules <= limit and known + ahead >= budget.limit_joules:
-                self.complain(f"begun: {known} J, a stop would take {ahead} J of {budget.limit_joules} J")
+            known = budget.used + budget.charged
+            if budget.limit <= limit and known + ahead >= budget.limit:
+                self.complain(f"begun: {known} J, a stop would take {ahead} J of {budget.limit} J")
 
     def _check_charges(self, entries: Iterable[Any]) -> None:
         """No pod is charged for more than its limits over the time of which nothing was told, and a second of clocks."""
@@ -941,8 +990,8 @@ class World:
         attempt = self.status.attempts[-1] if self.status.attempts else None
         used = self.used
         promised = self._promised() * JOULE if self.lowered else 0
-        budget = self.status.energy.budget if self.status.energy is not None else None
-        limit = budget.limit_joules * JOULE if budget is not None else 0
+        budget = read_budget(self.status)
+        limit = budget.limit * JOULE if budget is not None else 0
         if self.lowered:
             if promised <= max(limit, self.ceiling):
                 self.lowered = False
@@ -1183,6 +1232,8 @@ class World:
         elif fault in ("API server away", "API server away long"):
             self.api_up = False
             self.api_back = self.now + (chance.randrange(2, 30) if fault == "API server away" else long)
+        elif fault == "source away":
+            self.source_back = self.now + long
         elif fault == "program fails" and held:
             pod = chance.choice(self._living())
             pod.ends_at, pod.exit_at_end = min(pod.ends_at, self.now + 1), 1
@@ -1201,6 +1252,7 @@ class World:
         """Everything is well from now on."""
         self.operator_back = min(self.operator_back, self.now)
         self.api_back = min(self.api_back, self.now)
+        self.source_back = min(self.source_back, self.now)
         for node in self.nodes.values():
             node.back_at, node.mute_until = min(node.back_at, self.now), min(node.mute_until, self.now)
         self.work = min(self.work, math.ceil(self.work_done) + 100)
@@ -1287,7 +1339,8 @@ def draw_traits(seed: int) -> Traits:
         kubelet_lag=slow - pass_lag,
         operator_skew=chance.uniform(-2, 2),
         stubborn=chance.choice((0.0, 0.5, 1.0)) if not lone else 1.0,
-        faults=() if lone or calm else FAULTS,
+        emissions=seed % 4 == 3,
+        faults=() if lone or calm else (*FAULTS, *(("source away",) if seed % 4 == 3 else ())),
         fault_rate=0.0 if lone or calm else chance.choice((0.0, 0.003, 0.015)),
         ambush=chance.choice(AMBUSHES if lone else WORSE_AMBUSHES) if character == "lurking" else None,
         edits=() if lone or calm else chance.choice(((), ("raise",), ("raise", "lower", "remove"))),

@@ -44,6 +44,8 @@ def lives() -> Mapping[int, Life]:
     for seed in SEEDS:
         world = live(seed)
         complaints = list(world.complaints)
+        if world.traits.emissions:
+            rest(world)  # what a source says that has come back is told once
         found[seed] = Life(world, rest(world))
         world.complaints = complaints
     return found
@@ -117,3 +119,14 @@ def test_measures_are_those_of_the_lives(lives: Mapping[int, Life]) -> None:
         world = lives[seed].world
         if world.ends:
             assert max(world.ends, key=lambda end: end[1]) in found[world.traits.gpus]
+
+
+def test_budgets_of_emissions_are_kept_though_their_source_dies(lives: Mapping[int, Life]) -> None:
+    green = [life.world for life in lives.values() if life.world.traits.emissions]
+    assert len(green) == 50
+    assert sum("source away" in w.faults for w in green) >= 8
+    assert sum(bool(w.ends) for w in green) >= 25
+    assert sum("agent: Throttled" in w.faults for w in green) >= 4
+    # Energy that was never priced is told, and was charged for.
+    unpriced = [w for w in green if w.status.emissions is not None and w.status.emissions.without_joules]
+    assert unpriced

@@ -116,7 +116,7 @@ def count_emissions(
     now: datetime,
 ) -> Counted:
     """The job's emissions after these reports; `stored` is the energy as the status holds it, `energy` after the fold."""
-    if carbon is None or (energy is None and old is None):
+    if carbon is None or (energy is None and old is None) or (old is not None and old.final):
         return Counted(old, energy)
     before = old or EmissionsStatus(basis=spec.basis or carbon.basis)
     scope: Scope = energy.scope if energy is not None else before.boundary
