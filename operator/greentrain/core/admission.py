@@ -61,7 +61,7 @@ def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = 
         spec = GreenTrainingJobSpec.model_validate(job.spec)
     except ValidationError as error:
         built = [p for p in explain(error) if not any(_within(p.path, q.path) for q in problems)]
-        return Refused((*problems, *built))
+        return Refused((*problems, *built, *(Problem(t.path, t.message) for t in template_problems)))
     for check in CHECKS:
         problems.extend(check(job, spec))
     problems.extend(Problem(t.path, t.message) for t in template_problems)

@@ -408,6 +408,15 @@ def test_what_is_wrong_is_named(field: str, value: str, message: str) -> None:
     assert f"spec.emissions.{field}: {message}" in story.condition(Type.ADMITTED)[2]
 
 
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    carbon = Carbon(at=steady(1).at, zone_of=lambda _r, _z: "DE", is_known=lambda z: z == "DE")
+    story = CarbonStory(carbon, zone="DDE", pue="0.9")
+    story.step()
+    message = story.condition(Type.ADMITTED)[2]
+    assert "spec.emissions.pue: '0.9' is not valid" in message
+    assert "spec.emissions.zone: 'DDE' is not valid" in message
+
+
 def test_a_basis_is_not_changed_once_emissions_were_counted() -> None:
     story = started(budget="1kgCO2e")
     story.told(100_000)
