@@ -679,3 +679,21 @@ def test_energy_beyond_what_nodes_told_is_not_called_used() -> None:
     assert story.status.energy is not None
     assert (story.status.energy.used, story.status.display.energy) == ("", "")
     assert story.budget.provisional_joules > 0
+
+
+def test_a_restart_without_a_confirmed_checkpoint_is_told_with_its_price() -> None:
+    story = running()
+    story.tell(360_000)
+    story.step()
+    story.step(1)
+    story.pods = (exited(0, 137, story.second, gpus=1, node="node-1"),)
+    story.tell(360_000, closed=True)
+    story.step(1)
+    story.pods = ()
+    story.step(60)
+    story.step(60)
+    said = next(e for e in story.events if e.startswith("Created: attempt 2"))
+    assert said == (
+        "Created: attempt 2 of 1 pods; steps that the last attempt did are done again, about 100Wh: no confirmed checkpoint "
+        "holds them"
+    )
