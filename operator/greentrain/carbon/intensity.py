@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
 
-Basis = Literal["Lifecycle", "Direct"]
+from greentrain.api.v1alpha1 import Basis
 
 MAX_SOURCE_LENGTH = 64
 """Characters a source's short name may have: it stands in a job's status once per source."""

@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import inf
 
-from greentrain.carbon.intensity import Absent, Basis, Intensity
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.files import File
 from greentrain.grid.fixed import Fixed
 from greentrain.grid.settings import EmissionsSettings, FileSource, FixedSource, SourceSettings

@@ -13,7 +13,8 @@ import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from greentrain.carbon.intensity import Absent, Basis, Intensity
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.series import ANY_ZONE, MAX_BYTES, Period, Series, SeriesError, parse
 from greentrain.grid.source import other_basis
 from greentrain.units import format_unix_time

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from greentrain.carbon.intensity import Absent, Basis, Intensity
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.intensity import Absent, Intensity
 
 ZONE_FORM = (
     "a grid zone of at most 63 letters, digits and single - _ . or : between them, such as DE or US-CAL-CISO"

@@ -17,7 +17,8 @@ from functools import cache
 from importlib.resources import files
 from typing import cast
 
-from greentrain.carbon.intensity import Absent, Basis, Intensity
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.source import other_basis
 from greentrain.units import MILLIGRAMS_PER_GRAM
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from math import inf, nan
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -219,9 +220,9 @@ def test_grams_are_exact_but_for_one_rounding(
 
 
 @given(st.lists(PRICED, max_size=4), st.randoms(use_true_random=False), st.integers(0, 4))
-def test_merging_in_any_order_and_grouping_is_the_same(parts: list[Priced], random: object, cut: int) -> None:
+def test_merging_in_any_order_and_grouping_is_the_same(parts: list[Priced], random: Random, cut: int) -> None:
     shuffled = list(parts)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     whole = merge(parts)
     assert merge(shuffled) == whole
     assert merge([merge(shuffled[:cut]), merge(shuffled[cut:])]) == whole

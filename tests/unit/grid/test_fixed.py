@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from greentrain.carbon.intensity import UNDATED, Absent, Basis, Intensity
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.intensity import UNDATED, Absent, Intensity
 from greentrain.grid.fixed import Fixed
 
 
