@@ -41,7 +41,7 @@ from greentrain.core.allowance import (
 from greentrain.core.decide import Decision, decide
 from greentrain.core.emissions import Carbon
 from greentrain.core.ledger import NodeReport, decide_settled
-from greentrain.core.power import NodePod, decide_asks
+from greentrain.core.power import PodTerms, decide_asks
 from greentrain.core.snapshot import (
     Disruption,
     Fleet,
@@ -652,12 +652,12 @@ class Operator:
         if set(settled) != set(node.power.settled) or asks != node.power.asks:
             self.world.ask(node, asks, settled)
 
-    def _asked_of(self, node: str) -> Iterable[NodePod]:
+    def _asked_of(self, node: str) -> Iterable[PodTerms]:
         budget = self.status.energy.budget if self.status.energy is not None else None
         given = {a.uid: a.joules for a in budget.allowances} if budget is not None else {}
         for pod in self.pods.values():
             if pod.node == node and not pod.ended:
-                yield NodePod("team", pod.name, pod.uid, "", given.get(pod.uid))
+                yield PodTerms("team", pod.name, pod.uid, "", given.get(pod.uid))
 
 
 FAULTS = (

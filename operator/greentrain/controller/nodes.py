@@ -1,4 +1,4 @@
-"""Tells agents which pods' GPUs to cap, what pods are allowed and what they may let go of, and removes the NodePowers of nodes that are no more.
+"""Tells agents what is asked for pods and what they may let go of, and removes the NodePowers of nodes that are no more.
 
 Level-triggered like the passes over jobs, but by node: what is asked follows from the pods that are there, from what
 NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time.
@@ -20,7 +20,7 @@ from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.budget import spec_in_force
 from greentrain.core.ledger import ABANDONED_AFTER, decide_settled, is_abandoned
-from greentrain.core.power import NodePod, decide_asks
+from greentrain.core.power import PodTerms, decide_asks
 from greentrain.core.snapshot import parse_job
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
@@ -61,7 +61,8 @@ class NodePasses:
         """A job's status was stored: nodes it has a last word of may let go, its pods' nodes may have other asks."""
         energy, power = status.energy, status.power
         nodes = {p.node for p in energy.pods if p.final} if energy is not None else set()
-        if power is not None or (energy is not None and energy.budget is not None):
+        # Also where a budget was just taken away: its pods must not be held to nothing.
+        if power is not None or energy is not None:
             nodes |= {node_of(body) for body in self._cache.pods_of(key)} - {""}
         for node in nodes:
             self.add(node)
@@ -110,15 +111,15 @@ class NodePasses:
             self._node_powers.put(body)
         self._queue.add_after(node, (known.received + ABANDONED_AFTER - now).total_seconds())
 
-    def _pods_on(self, node: str) -> Iterator[NodePod]:
+    def _pods_on(self, node: str) -> Iterator[PodTerms]:
         """The node's pods that have not ended, those that are stopping too: they hold their GPUs to the end."""
         for key, body in self._cache.on_node(node):
             if (body.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
                 continue
             meta = body["metadata"]
-            yield self._build_ask(key, body, NodePod(meta["namespace"], meta["name"], meta["uid"], None))
+            yield self._build_ask(key, body, PodTerms(meta["namespace"], meta["name"], meta["uid"], None))
 
-    def _build_ask(self, key: Key, body: Mapping[str, Any], pod: NodePod) -> NodePod:
+    def _build_ask(self, key: Key, body: Mapping[str, Any], pod: PodTerms) -> PodTerms:
         job = self._cache.job(key)
         if job is None or job["metadata"]["uid"] != controller_uid(body):
             return pod

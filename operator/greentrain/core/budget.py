@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from math import ceil
 
+from greentrain.api.conditions import Reason
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
     EmissionsBudgetStatus,
@@ -181,8 +182,8 @@ def _judge(limit: int, *, used: int, charged: int, early: int, spent_before: int
     return _Verdict(now_spent or spent_before is not None, by_charge and spent_before is None, spent_limit)
 
 
-STOPPED_FOR_BUDGET = frozenset({"BudgetExhausted", "ReadingsStopped", "AllowanceSpent"})
-"""Reasons of attempts that were stopped to keep a budget (`api.conditions.Reason`)."""
+STOPPED_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
+"""Reasons of attempts that were stopped to keep a budget."""
 
 WEIGH_AGAIN = timedelta(seconds=2)
 """How often a budget is weighed while a report is overdue and its charge grows."""

@@ -315,9 +315,10 @@ def _between_attempts(
     if seen.pods:
         writer.waiting_for_old_pods(seen.pods)
         return Decision(writer.finish(last), deletions=old)
-    obstacle = _unmeasurable(seen, spec, now=now) or books.unpriced
+    unread = _unmeasurable(seen, spec, now=now)
+    obstacle = unread or books.unpriced
     if obstacle:
-        writer.wait_for_nodes(obstacle)
+        writer.wait_to_measure(Reason.NO_READINGS if unread else Reason.NO_INTENSITY, obstacle)
         return Decision(writer.finish(last), look_again=now + LOOK_FOR_NODES)
     due = None
     if last is not None and last.counted_against is not None:

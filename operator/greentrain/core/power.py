@@ -20,7 +20,7 @@ from greentrain.units import PowerCap, parse_power_cap
 
 
 @dataclass(frozen=True, slots=True)
-class NodePod:
+class PodTerms:
     """A pod on a node that has not ended, and what its job's stored status asks for it."""
 
     namespace: str
@@ -34,7 +34,7 @@ class NodePod:
 
 
 def decide_asks(
-    known: Sequence[PodAsk], pods: Iterable[NodePod], *, is_ours: Callable[[str], bool]
+    known: Sequence[PodAsk], pods: Iterable[PodTerms], *, is_ours: Callable[[str], bool]
 ) -> tuple[PodAsk, ...]:
     """What `NodePower.spec.pods` must say of a node, given what it says and which of our pods are there.
 

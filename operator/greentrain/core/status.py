@@ -379,9 +379,9 @@ class Writer:
             self._set(Type.RESTARTING, "False", reason, text)
         return None
 
-    def wait_for_nodes(self, obstacle: str) -> None:
-        """A job with a budget does not begin where its energy could not be read."""
-        self._not_running(Reason.NO_READINGS, obstacle)
+    def wait_to_measure(self, reason: Reason, obstacle: str) -> None:
+        """A job with a budget does not begin where its energy could not be read, or its emissions not be told."""
+        self._not_running(reason, obstacle)
 
     def stopping(self, reason: Reason, message: str) -> None:
         """The gang is asked to stop for another reason than a suspension."""

@@ -12,7 +12,7 @@ from greentrain.api.conditions import ConditionStatus, Reason
 from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodAsk, PodEnergy, PowerLimits
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.ledger import SILENT_AFTER, NodeReport
-from greentrain.core.power import NodePod, decide_asks, judge_cap
+from greentrain.core.power import PodTerms, decide_asks, judge_cap
 from greentrain.core.snapshot import Pod
 from tests.support.snapshots import at, pod
 
@@ -26,8 +26,8 @@ def asked(
     return PodAsk(uid=f"uid-{name}", namespace=namespace, name=name, cap_milliwatts=cap, cap_percent=percent)
 
 
-def wants(name: str, cap: str | None, namespace: str = "team") -> NodePod:
-    return NodePod(namespace, name, f"uid-{name}", cap)
+def wants(name: str, cap: str | None, namespace: str = "team") -> PodTerms:
+    return PodTerms(namespace, name, f"uid-{name}", cap)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def wants(name: str, cap: str | None, namespace: str = "team") -> NodePod:
     ],
 )
 def test_each_pod_that_lives_is_asked_for_what_its_jobs_stored_status_says(
-    known: tuple[PodAsk, ...], pods: tuple[NodePod, ...], expected: tuple[PodAsk, ...]
+    known: tuple[PodAsk, ...], pods: tuple[PodTerms, ...], expected: tuple[PodAsk, ...]
 ) -> None:
     found = decide_asks(known, pods, is_ours=lambda namespace: namespace == "team")
     assert found == expected
