@@ -190,11 +190,20 @@ def frozen(rank: Rank) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def is_connected(address: str) -> bool:
-    """Whether anybody has a TCP connection to `127.0.0.1:port`."""
+def is_connected(rank: Rank, address: str) -> bool:
+    """Whether this rank, and not only the one that listens there, has a TCP connection to `127.0.0.1:port`."""
     remote = f"0100007F:{int(address.rpartition(':')[2]):04X}"
     lines = [line for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()]
-    # Columns of proc(5): number, local, remote, state; 01 is ESTABLISHED. An IPv4 peer of an IPv6 socket
-    # has its address at the end.
-    columns = (line.split()[2:4] for line in lines)
-    return any(address.endswith(remote) and state == "01" for address, state in columns)
+    # Columns of proc(5): number, local, remote, state, and inode as the tenth; 01 is ESTABLISHED. An IPv4
+    # peer of an IPv6 socket has its address at the end.
+    columns = (line.split() for line in lines)
+    connected = {f"socket:[{c[9]}]" for c in columns if c[2].endswith(remote) and c[3] == "01"}
+    opened = (link for pid in rank.children for link in Path(f"/proc/{pid}/fd").iterdir())
+    return any(_read_link(link) in connected for link in opened)
+
+
+def _read_link(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""  # closed since it was listed
