@@ -9,6 +9,7 @@ a count, it looks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Callable
@@ -127,11 +128,23 @@ class Passes:
         self._carbon = carbon
         self._memory: dict[Key, _Memory] = {}
         self._begun: dict[Key, float] = {}
+        self._finishing = False
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
 
     def longest(self) -> tuple[Key, float] | None:
         """The pass that has been under way longest, and for how many seconds; None where none is."""
         key = min(self._begun, key=self._begun.__getitem__, default=None)
         return None if key is None else (key, asyncio.get_running_loop().time() - self._begun[key])
+
+    async def finish(self, seconds: float) -> None:
+        """Begin no pass any more and wait for those under way, for so long at most.
+
+        What a pass has stored, only that pass tells: its events and log lines would be lost with it.
+        """
+        self._finishing = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._at_rest.wait(), seconds)
 
     async def work(self) -> None:
         """Run passes until cancelled."""
@@ -139,6 +152,9 @@ class Passes:
         while True:
             key = await self._queue.get()
             self._telemetry.queue_depth.set(len(self._queue))
+            if self._finishing:
+                continue
+            self._at_rest.clear()
             begun = self._begun[key] = loop.time()
             try:
                 await self._pass(key)
@@ -164,6 +180,8 @@ class Passes:
                 self._queue.succeeded(key)
             finally:
                 self._begun.pop(key, None)
+                if not self._begun:
+                    self._at_rest.set()
                 self._queue.done(key)
             self._telemetry.passes.labels(outcome).inc()
             self._telemetry.pass_seconds.observe(loop.time() - begun)

@@ -46,6 +46,9 @@ RESYNC_RETRY_SECONDS = 10.0
 FIRST_RESYNCS_SECONDS = (3.0, 15.0)
 """After the watches were opened: what is deleted between the list and the first watch, no event tells."""
 
+FINISH_SECONDS = 5.0
+"""How long passes under way may still take once the operator is asked to stop; the pod has 15 s."""
+
 TLS_CLOSE_SECONDS = 0.5
 
 _PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
@@ -183,6 +186,7 @@ class Operator:
             self.ready.set()
             try:
                 done, _ = await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
+                await passes.finish(FINISH_SECONDS)
             finally:
                 stopping.cancel()
                 for part in parts:

@@ -30,9 +30,13 @@ async def test_a_running_operator_is_ready_and_counts(
         await server.until_pods(namespace, {"digits-worker-0-1", "digits-worker-1-1"})
         assert (await fetch(port, "/healthz"))[0] == 200
         assert (await fetch(port, "/readyz"))[0] == 200
-        _, metrics = await fetch(port, "/metrics")
-    assert "greentrain_pods_created_total 2.0" in metrics
-    assert 'greentrain_passes_total{outcome="ok"}' in metrics
+
+        async def read_metrics() -> str:
+            return (await fetch(port, "/metrics"))[1]
+
+        # The server has the pods a moment before the pass that made them has counted them.
+        await server.until(read_metrics, lambda text: "greentrain_pods_created_total 2.0" in text)
+        await server.until(read_metrics, lambda text: 'greentrain_passes_total{outcome="ok"}' in text)
 
 
 async def test_an_operator_that_finds_another_schema_is_not_ready_and_says_what_to_run(

@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from greentrain.controller.run import FIRST_RESYNCS_SECONDS, Operator, running
+from greentrain.controller.run import FINISH_SECONDS, FIRST_RESYNCS_SECONDS, Operator, running
 from greentrain.controller.settings import Settings
 from greentrain.kube.client import ApiError, connect
 from sandbox.controlplane import ControlPlane, find_free_ports
@@ -411,6 +411,30 @@ async def test_a_pass_that_hangs_fails_liveness_by_name(
         assert re.match(rf"a pass over {namespace}/digits has been running for \d+ s", said)
         await server.until_pods(namespace, {"digits-worker-0-1"})
         await server.until(lambda: _value(operator.unhealthy()), lambda reason: reason is None)
+
+
+async def test_asked_to_stop_it_first_tells_what_it_has_stored(
+    server: Server, namespace: str, under_fire: Settings, proxy: Proxy
+) -> None:
+    async with running(under_fire), Kubelet(server, namespace).at_work():
+        await start(server, namespace, workers=1)
+        # The event is still on its way when the stop is asked for, and no later pass would tell it.
+        proxy.script("POST", "/events", Slow(1.0), times=None)
+        await server.end_pod(namespace, "digits-worker-0-1", 0)
+        await server.until_condition(namespace, "digits", "Succeeded", "True")
+    assert "Succeeded" in await _read_reasons(server, namespace)
+
+
+async def test_a_pass_that_hangs_does_not_hold_up_a_stop(
+    server: Server, namespace: str, under_fire: Settings, proxy: Proxy
+) -> None:
+    loop = asyncio.get_running_loop()
+    proxy.script("POST", PODS, Slow(20))
+    async with running(under_fire):
+        await server.create_job(namespace, build_job(workers=1))
+        await server.until(lambda: _value(proxy.count("POST", PODS)), lambda count: count == 1)
+        asked = loop.time()
+    assert FINISH_SECONDS <= loop.time() - asked < 15
 
 
 async def _until_early_resyncs_are_over(server: Server, proxy: Proxy) -> None:
