@@ -858,7 +858,9 @@ class EmissionsBudgetStatus(_Status):
     ahead_micrograms: int = Field(0, ge=0, description="What it would emit until a stop takes effect.")
     overshoot_bound: str = Field("", max_length=32, description="The running attempt's bound, for people.")
     overshoot_bound_micrograms: int | None = Field(
-        None, ge=0, description="The bound of its energy at the highest intensity seen."
+        None,
+        ge=0,
+        description="The bound of its energy at the highest intensity seen, and the embodied share of that time.",
     )
     exhausted_limit_micrograms: int | None = Field(
         None, ge=0, description="The limit that was spent: the job goes on when a higher one is set."

@@ -12,10 +12,11 @@ those who could act one may fail just when another returns, so the bound has bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import partial
 from math import ceil
 
 from greentrain.api.conditions import Reason
@@ -39,6 +40,7 @@ from greentrain.core.charges import Charges, energy_of, keep_charges, overdue_se
 from greentrain.core.emissions import (
     ALLOWANCE_SECONDS,
     count_emissions,
+    embodied_of,
     emissions_of,
     find_absence,
     find_highest,
@@ -287,12 +289,15 @@ def weigh_emissions(
     highest: int | None,
     pue: int,
     charged_joules: int,
+    charged_gpu_seconds: int,
+    embodied: Callable[[int], int],
     stopping: bool,
 ) -> tuple[Standing, EmissionsBudgetStatus] | None:
     """How the budget of emissions stands; None where there is none.
 
     `highest` is the highest intensity (mg/kWh) until a stop would have taken effect, None where none is known. What is
-    charged for missing readings, and energy without an intensity, count at that or the highest seen before.
+    charged for missing readings, and energy without an intensity, count at that or the highest seen before. `embodied`
+    gives the embodied share (micrograms) of so many GPU-seconds.
     """
     limit = spec.budget_micrograms
     if limit is None or spec.budget is None:
@@ -300,7 +305,12 @@ def weigh_emissions(
     before, next_ = emissions.budget, highest or 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
-    ahead = emissions_of(_ahead_joules(energy, attempt), pue, next_) if stage is Stage.RUNNING else 0
+    charged += embodied(charged_gpu_seconds)
+    gpus = attempt.gpus if attempt is not None else 0
+    ahead = 0
+    if stage is Stage.RUNNING:
+        seconds = (attempt.stop_seconds if attempt is not None else None) or 0
+        ahead = emissions_of(_ahead_joules(energy, attempt), pue, next_) + embodied(gpus * seconds)
     used = emissions.total_micrograms
     verdict = _judge(
         limit,
@@ -311,8 +321,8 @@ def weigh_emissions(
     )
     joules = attempt.overshoot_bound_joules if attempt is not None else None
     bound = before.overshoot_bound_micrograms if before is not None and attempt is None else None
-    if joules is not None and worst:
-        bound = emissions_of(joules, pue, worst)
+    if attempt is not None and joules is not None and worst:
+        bound = emissions_of(joules, pue, worst) + embodied(gpus * (attempt.worst_seconds or 0))
     percent = (used + charged) * 100 // limit
     standing = Standing(
         EMISSIONS_BUDGET,
@@ -637,6 +647,7 @@ def _weigh(
         highest = find_highest(
             base.basis, spec.emissions, seen.carbon, seen.reports, now=now, seconds=until_stopped
         )
+        limit = (last.gpu_limit_milliwatts if last is not None else None) or seen.fleet.limit_milliwatts
         found = weigh_emissions(
             spec.emissions,
             spec.energy.warn_at_percent,
@@ -647,6 +658,9 @@ def _weigh(
             highest=highest,
             pue=pue,
             charged_joules=charges.joules,
+            # What is charged is the limit over a time.
+            charged_gpu_seconds=ceil(charges.joules * 1000 / limit) if limit else 0,
+            embodied=partial(embodied_of, base, seen.carbon, seen.fleet.models),
             stopping=stopping,
         )
         assert found is not None
@@ -753,12 +767,13 @@ def _allow(
     )
 
 
-def joules_left(emissions: EmissionsStatus, highest: int, pue: int) -> int:
-    """Joules that a budget of emissions still allows at the highest intensity."""
+def joules_left(emissions: EmissionsStatus, highest: int, pue: int, embodied: int = 0) -> int:
+    """Joules that a budget of emissions still allows at the highest intensity, beside so much embodied (micrograms)."""
     assert emissions.budget is not None
     left = (
         emissions.budget.limit_micrograms
         - emissions.total_micrograms
         - emissions.budget.provisional_micrograms
+        - embodied
     )
     return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))

@@ -241,6 +241,20 @@ def _embody(times: Iterable[tuple[str, int]], carbon: Carbon) -> _Embodied:
     return total
 
 
+def embodied_of(
+    emissions: EmissionsStatus, carbon: Carbon | None, models: Iterable[str], gpu_seconds: int
+) -> int:
+    """Micrograms of embodied share for so many GPU-seconds to come, by the dearest of these GPU models.
+
+    0 where the share does not count, or no model has a figure: what is counted later then has none either.
+    """
+    if carbon is None or not emissions.include_embodied:
+        return 0
+    known = (figure.typical for figure in map(carbon.embodied, models) if figure is not None)
+    grams = max(known, default=0)
+    return amortise(grams * MICROGRAMS_PER_GRAM, gpu_seconds * 1000, carbon.lifetime_seconds)
+
+
 def _fix_gone(
     fixed: _Fixed, stored: EnergyStatus | None, energy: EnergyStatus | None, scope: Scope, carbon: Carbon
 ) -> None:

@@ -197,6 +197,8 @@ class Fleet:
     """When one of the nodes with GPUs reported last."""
     without_host: tuple[str, ...] = ()
     """Nodes that cannot measure their processors and memory."""
+    models: tuple[str, ...] = ()
+    """Product names of the GPUs, each once."""
 
 
 @dataclass(frozen=True, slots=True)

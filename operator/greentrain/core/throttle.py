@@ -24,7 +24,7 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.core.budget import Books, joules_left
 from greentrain.core.charges import energy_of, overdue_seconds
-from greentrain.core.emissions import emissions_of
+from greentrain.core.emissions import embodied_of, emissions_of
 from greentrain.core.projection import (
     CapMeasure,
     Choice,
@@ -91,7 +91,10 @@ def follow(
         window_milliseconds=ceil((every or 30) * 2 / 3) * 1000,
     )
     left = None if progress.total_steps is None else max(0, progress.total_steps - progress.step)
-    budget = _budget_joules(books, attempt)
+    pace = project(
+        track.measures, present, used=energy.used_joules, steps_left=left, budget=NO_LIMIT
+    ).milliseconds
+    budget = _budget_joules(books, attempt, _embodied_to_come(pace, books.emissions, attempt, seen))
     choice: Choice | None = None
     if throttles and budget is not None and seen.fleet.lowest_percent is not None:
         assert spec.power is not None
@@ -112,7 +115,7 @@ def follow(
         steps_left=left,
         budget=NO_LIMIT if budget is None else budget,
     )
-    return _tell(track, projected, choice, books, attempt, now=now)
+    return _tell(track, projected, choice, books, attempt, seen, now=now)
 
 
 def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: int) -> bool:
@@ -141,8 +144,11 @@ def _in_force(known: GreenTrainingJobStatus, cap: str) -> bool:
     return power is not None and power.cap == cap and power.gpus > 0 and power.gpus_capped == power.gpus
 
 
-def _budget_joules(books: Books, attempt: AttemptStatus) -> int | None:
-    """What the job may use by its budgets until it is stopped: less what a stop takes; None where it has none."""
+def _budget_joules(books: Books, attempt: AttemptStatus, embodied: int) -> int | None:
+    """What the job may use by its budgets until it is stopped: less what a stop takes; None where it has none.
+
+    `embodied` is the share (micrograms) that its GPUs' time will add to its emissions until the end.
+    """
     energy, emissions = books.energy, books.emissions
     found = []
     if energy is not None and energy.budget is not None and energy.budget.limit:
@@ -152,7 +158,7 @@ def _budget_joules(books: Books, attempt: AttemptStatus) -> int | None:
         if intensity:
             pue = attempt.pue_thousandths or THOUSANDTHS
             ahead = energy_of(energy.draw_milliwatts or 0, attempt.stop_seconds or 0)
-            found.append(energy.used_joules + joules_left(emissions, intensity, pue) - ahead)
+            found.append(energy.used_joules + joules_left(emissions, intensity, pue, embodied) - ahead)
     return max(0, min(found)) if found else None
 
 
@@ -162,11 +168,12 @@ def _tell(
     choice: Choice | None,
     books: Books,
     attempt: AttemptStatus,
+    seen: Snapshot,
     *,
     now: datetime,
 ) -> ProjectionStatus:
     assert books.energy is not None
-    grams = _emissions_at_end(projected, books.emissions, books.energy.used_joules, attempt)
+    grams = _emissions_at_end(projected, books.emissions, books.energy.used_joules, attempt, seen)
     end = None
     if projected.milliseconds is not None:
         end = format_time(now + timedelta(milliseconds=min(projected.milliseconds, 10**12)))
@@ -190,16 +197,31 @@ def _tell(
 
 
 def _emissions_at_end(
-    projected: Projection, emissions: EmissionsStatus | None, used: int, attempt: AttemptStatus
+    projected: Projection,
+    emissions: EmissionsStatus | None,
+    used: int,
+    attempt: AttemptStatus,
+    seen: Snapshot,
 ) -> int | None:
-    """What the job will have emitted, the rest of its energy at the present intensity (micrograms)."""
+    """What the job will have emitted (micrograms): the rest of its energy at the present intensity, and its GPUs' time."""
     if emissions is None or projected.joules is None:
         return None
     intensity = emissions.intensity_milligrams_per_kilowatt_hour
     if intensity is None:
         return None
     rest = emissions_of(max(0, projected.joules - used), attempt.pue_thousandths or THOUSANDTHS, intensity)
-    return emissions.total_micrograms + rest
+    made = _embodied_to_come(projected.milliseconds, emissions, attempt, seen)
+    return emissions.total_micrograms + rest + made
+
+
+def _embodied_to_come(
+    milliseconds: int | None, emissions: EmissionsStatus | None, attempt: AttemptStatus, seen: Snapshot
+) -> int:
+    """Micrograms of embodied share for the time that is left; 0 where nobody knows how long that is."""
+    if emissions is None:
+        return 0
+    seconds = (milliseconds or 0) // 1000
+    return embodied_of(emissions, seen.carbon, seen.fleet.models, attempt.gpus * seconds)
 
 
 _MEASURED = ("percent", "steps", "joules", "milliseconds", "windows", "spread", "lagged", "latest")

@@ -190,6 +190,7 @@ def _sum_up(powers: Iterable[NodePower]) -> Fleet:
         lowest_percent=max(ranges, default=None),
         heard=max((p.received for p in with_gpus), default=None),
         without_host=tuple(p.name for p in with_gpus if not is_true(p.status.conditions, "HostReadable")),
+        models=tuple(sorted({g.model for p in with_gpus for g in p.status.gpus if g.model})),
     )
 
 

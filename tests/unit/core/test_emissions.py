@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +24,7 @@ from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.budget import BudgetSpec, keep_books, spec_in_force
 from greentrain.core.decide import decide
-from greentrain.core.emissions import Carbon, count_emissions
+from greentrain.core.emissions import Carbon, count_emissions, embodied_of, emissions_of
 from greentrain.core.ledger import NodeReport, fold
 from greentrain.core.snapshot import Snapshot, format_time
 from tests.support.snapshots import START, at, job_of
@@ -322,6 +323,83 @@ def test_a_budget_of_emissions_stops_a_job_early() -> None:
         "BudgetExhausted",
         "spec.emissions.budget 100gCO2e is spent",
     )
+
+
+DEAR = 200_000
+"""Grams of making a GPU, over 900,000 s."""
+SECOND = DEAR * 10**6 // 900_000
+"""Micrograms of that for a second."""
+
+
+def making(grams: int) -> CarbonStory:
+    """A job on a GPU whose making weighs, on a grid of so many g/kWh."""
+    carbon = replace(
+        steady(grams), embodied={V100: Embodied(1, DEAR, DEAR, "test")}.get, lifetime_seconds=900_000
+    )
+    story = CarbonStory(carbon, budget="100gCO2e")
+    story.fleet = replace(FLEET, models=("unknown", V100))
+    story.step()
+    story.run()
+    story.step(1)
+    return story
+
+
+@pytest.mark.parametrize("grams", [1, 50, 1000, 10_000])
+def test_the_share_of_making_its_gpus_is_kept_free_for_a_stop_and_stands_in_the_bound(grams: int) -> None:
+    story, limit = making(grams), 100_000_000
+    attempt = story.status.attempts[-1]
+    assert attempt.stop_seconds is not None
+
+    def tell(second: float, **facts: Any) -> None:
+        story.second = second
+        story.told(int(second * 100), gpu_time=held(int(second)), **facts)
+
+    tell(story.second + 1)
+    while not story.step().deletions:
+        tell(story.second + 1)
+    emissions = story.status.emissions
+    assert emissions is not None
+    assert emissions.total_micrograms < limit, "it was not stopped before"
+    assert emissions.budget is not None
+    assert emissions.budget.overshoot_bound_micrograms is not None
+    kept = emissions.budget.ahead_micrograms
+    tell(story.second + attempt.stop_seconds, closed=True)
+    story.stop()
+    story.step()
+    emissions = story.status.emissions
+    assert emissions is not None
+    # Two seconds for the time between two reports.
+    assert emissions.total_micrograms <= limit + emissions_of(200, 1000, grams * 1000) + 2 * SECOND
+    assert kept >= attempt.stop_seconds * SECOND
+    assert emissions.budget is not None
+    assert emissions.budget.overshoot_bound_micrograms is not None
+    assert emissions.budget.overshoot_bound_micrograms > kept
+
+
+def test_a_gpu_of_which_nothing_is_told_is_charged_the_share_of_making_it() -> None:
+    story = making(1)
+    story.told(100, gpu_time=held(1))
+    story.step()
+    before = story.status.emissions
+    story.step(120)
+    after = story.status.emissions
+    assert before is not None
+    assert after is not None
+    assert before.budget is not None
+    assert after.budget is not None
+    assert before.budget.provisional_micrograms == 0
+    assert after.total_micrograms == before.total_micrograms
+    # At least the time since a report was due, at most all of it.
+    assert 60 < after.budget.provisional_micrograms / SECOND < 125
+
+
+def test_where_the_share_does_not_count_nothing_is_kept_free_for_it() -> None:
+    emissions = EmissionsStatus(include_embodied=False)
+    carbon = making(1).carbon
+    assert embodied_of(emissions, carbon, (V100,), 900) == 0
+    assert embodied_of(EmissionsStatus(), carbon, ("unknown",), 900) == 0
+    assert embodied_of(EmissionsStatus(), None, (V100,), 900) == 0
+    assert embodied_of(EmissionsStatus(), carbon, ("unknown", V100), 900) == 200_000_000
 
 
 def test_a_grid_that_turns_dirty_stops_it_sooner() -> None:
