@@ -443,6 +443,16 @@ def _describe_budgets(status: Mapping[str, Any]) -> Iterator[str]:
                 f", at worst exceeded by {budget['overshootBound']}" if budget.get("overshootBound") else ""
             )
             yield f"  {name}: {used or 'unknown'} of {budget['limit']}, {budget.get('percent', 0)} %{bound}"
+    if emissions.get("embodiedMicrograms") is not None:
+        operational, made, low, high = (
+            emissions.get(f"{name}Micrograms", 0) / 1000
+            for name in ("operational", "embodied", "embodiedLow", "embodiedHigh")
+        )
+        yield f"  Of these {operational:.0f} mg from energy and {made:.0f} mg from making its GPUs ({low:.0f} to {high:.0f})"
+    if emissions.get("microgramsPerRun"):
+        step = emissions.get("microgramsPerStep")
+        per_step = "" if step is None else f", {step / 1000:.2f} mg per step"
+        yield f"  Software Carbon Intensity: {emissions['microgramsPerRun'] / 1000:.0f} mg per run{per_step}"
     for share in emissions.get("shares", []):
         zones = ", ".join(emissions.get("zones", []))
         yield f"  Grid intensity: {share['source']} for {share['percent']} % of the energy ({zones}, {emissions.get('basis', '')})"

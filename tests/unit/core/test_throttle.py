@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from greentrain.api.conditions import Type
-from greentrain.api.nodepower import GpuCap, GpuStatus, PowerLimits
+from greentrain.api.nodepower import EnergyBuckets, GpuCap, GpuStatus, GpuTime, PowerLimits
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import PowerSpec
+from greentrain.carbon.embodied import Embodied
+from greentrain.carbon.intensity import Intensity
+from greentrain.core.emissions import Carbon
 from greentrain.core.ledger import NodeReport
-from greentrain.core.snapshot import Fleet, Snapshot
+from greentrain.core.snapshot import Fleet, Snapshot, format_time
 from greentrain.core.throttle import ceiling_of
 from greentrain.units import parse_power_cap
 from tests.support.snapshots import at
@@ -104,6 +108,33 @@ class Throttled(Story):
             self.step()
             if not self.caps or self.caps[-1] != f"{self.percent}%":
                 self.caps.append(f"{self.percent}%")
+
+
+class OnCleanGrid(Throttled):
+    """The same on a grid of 10 g/kWh, where making its card weighs about as much as running it."""
+
+    MODEL = "Tesla V100"
+
+    def __init__(self, grams: float) -> None:
+        super().__init__("1GWh", policy="Fixed")
+        spec = self.manifest["spec"]
+        spec = {**spec, "energy": {}, "emissions": {"budget": f"{grams:.0f}gCO2e"}}
+        self.manifest = {**self.manifest, "spec": spec}
+        self.fleet = replace(self.fleet, models=(self.MODEL,))
+        self.carbon = Carbon(
+            at=lambda _zone, basis, _moment: Intensity(10_000, "fixed", basis),
+            zone_of=lambda _region, _zone: "DE",
+            embodied=lambda _model: Embodied(1, 100_000, 100_000, "test"),
+        )
+
+    def seen(self) -> Snapshot:
+        return replace(super().seen(), carbon=self.carbon)
+
+    def tell(self, *joules: int, **facts: Any) -> None:
+        start = format_time(at(0))
+        buckets = EnergyBuckets(start=start, joules=joules)
+        time = (GpuTime(model=self.MODEL, seconds=int(self.second)),)
+        super().tell(*joules, buckets=buckets, first_reading=start, gpu_time=time, **facts)
 
 
 def trained(budget: str, **facts: Any) -> Throttled:
@@ -209,6 +240,26 @@ def test_a_restart_keeps_what_was_measured_and_the_cap() -> None:
     assert story.percent == cap
     assert story.status.projection is not None
     assert story.status.projection.measures == before.measures
+
+
+def test_the_emissions_at_the_end_have_the_share_of_making_the_card_and_so_has_what_is_said_of_the_budget() -> (
+    None
+):
+    operational = needed(100) / 3.6e6 * 10
+    seconds = STEPS * Card(100).seconds_per_step
+    embodied = 100_000 * seconds / (4 * 365 * 24 * 3600)
+    assert embodied > operational / 2
+    for part, exceeds in ((1.1, "No"), (0.9, "Yes")):
+        story = OnCleanGrid((operational + embodied) * part)
+        story.step()
+        story.run()
+        story.step(1)
+        story.train(most_seconds=1200)
+        projection = story.status.projection
+        assert projection is not None
+        assert projection.exceeds == exceeds
+        assert projection.emissions_micrograms is not None
+        assert projection.emissions_micrograms / 1e6 == pytest.approx(operational + embodied, rel=0.02)
 
 
 @pytest.mark.parametrize(
