@@ -767,13 +767,13 @@ def _allow(
     )
 
 
-def joules_left(emissions: EmissionsStatus, highest: int, pue: int, embodied: int = 0) -> int:
-    """Joules that a budget of emissions still allows at the highest intensity, beside so much embodied (micrograms)."""
+def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> int:
+    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free."""
     assert emissions.budget is not None
     left = (
         emissions.budget.limit_micrograms
         - emissions.total_micrograms
         - emissions.budget.provisional_micrograms
-        - embodied
+        - kept
     )
     return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))

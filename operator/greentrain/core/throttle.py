@@ -23,7 +23,7 @@ from greentrain.api.v1alpha1 import (
     SampleStatus,
 )
 from greentrain.core.budget import Books, joules_left
-from greentrain.core.charges import energy_of, overdue_seconds
+from greentrain.core.charges import overdue_seconds
 from greentrain.core.emissions import embodied_of, emissions_of
 from greentrain.core.projection import (
     CapMeasure,
@@ -157,8 +157,8 @@ def _budget_joules(books: Books, attempt: AttemptStatus, embodied: int) -> int |
         intensity = emissions.intensity_milligrams_per_kilowatt_hour
         if intensity:
             pue = attempt.pue_thousandths or THOUSANDTHS
-            ahead = energy_of(energy.draw_milliwatts or 0, attempt.stop_seconds or 0)
-            found.append(energy.used_joules + joules_left(emissions, intensity, pue, embodied) - ahead)
+            kept = emissions.budget.ahead_micrograms + embodied
+            found.append(energy.used_joules + joules_left(emissions, intensity, pue, kept))
     return max(0, min(found)) if found else None
 
 
