@@ -8,6 +8,8 @@ A stop comes about in three ways, none of which depends on the program: the oper
 learns nothing and charges each GPU at its limit from the moment a report is overdue; or the operator is silent, and the
 node's agent acts once an allowance is spent and the silence has lasted long enough. Pods then have their grace period. Of
 those who could act one may fail just when another returns, so the bound has both their times in it.
+
+A budget of emissions is held the same way: that energy at the highest intensity, and the embodied share of the GPUs' time.
 """
 
 from __future__ import annotations
