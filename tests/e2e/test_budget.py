@@ -238,8 +238,8 @@ def test_without_the_operator_the_agent_keeps_the_budget(
     )
 
 
-THROTTLED_STEPS = 30_000
-"""Some four minutes of one worker that does nothing but train, on one core."""
+THROTTLED_STEPS = 50_000
+"""Some seven minutes of one worker that does nothing but train, on one core: time to measure a cap that is noisy."""
 
 
 def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: Json) -> None:
@@ -273,10 +273,11 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     bench.until(
         projection,
         lambda found: found.get("percent", 70) < 70,
-        seconds=60,
+        # Where steps cost now more, now less, a cap is only left after 20 windows of a report each.
+        seconds=180,
         what="the cap goes down",
     )
-    job = bench.until_condition(name, "Succeeded", seconds=600)
+    job = bench.until_condition(name, "Succeeded", seconds=900)
     energy = bench.until(
         lambda: bench.read("gtj", name)["status"]["energy"],
         lambda found: bool(found.get("final")),
