@@ -70,10 +70,11 @@ NEAR_SECONDS = 5.0
 """At most how often is reported while a pod nears its allowance: the operator, which reacts in this time, is to act before
 the allowance is spent; more often would tell it little, for watts change slowly."""
 
-READ_SECONDS = 2.0
-
 GIVE_BACK_SECONDS = 10.0
 """How long to try to give cards their limits back before NVML is let go; the journal knows those that are left."""
+
+LAST_WORDS_SECONDS = 12.0
+"""How long an agent that ends tries to report: with GIVE_BACK_SECONDS inside the 30 s that its pod has for ending."""
 
 WAKE_SECONDS = 0.1
 """Pause between two times that news woke the loop: many pods may change at once."""
@@ -281,12 +282,28 @@ class Agent:
                 await self._reporting
         await self._give_back()
         self._store()
-        with suppress(ApiError, aiohttp.ClientError, TimeoutError, OSError):
-            async with asyncio.timeout(READ_SECONDS):
-                if self._heir:
-                    await self._inherit()
-                await self._view.report(self.build_status())
+        await self._report_last()
         await self._close_gpus()
+
+    async def _report_last(self) -> None:
+        """Report what is so at the end; a server that is busy or away for a moment is asked again.
+
+        Whoever removes the agents reads in it that no card is capped any more, and nobody tells it after them.
+        """
+        until = self._clock.elapsed() + LAST_WORDS_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, until - self._clock.elapsed())):
+                    if self._heir:
+                        await self._inherit()
+                    await self._view.report(self.build_status())
+                return
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                hopeless = isinstance(error, ApiError) and not error.passing
+                if hopeless or self._clock.elapsed() + URGENT_SECONDS >= until:
+                    logger.warning("NodePower was not reported at the end: %r", error)
+                    return
+            await self._clock.sleep(URGENT_SECONDS)
 
     async def _give_back(self) -> None:
         """Every card gets back the limit it had before us."""

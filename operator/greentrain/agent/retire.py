@@ -28,7 +28,7 @@ _PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 
 
 async def retire(client: Client, namespace: str, daemon_set: str, selector: str, *, patience: float) -> int:
-    """Delete the agents' DaemonSet, wait until its pods are gone, and look at what they reported last.
+    """Delete the agents' DaemonSet, wait until its pods have ended, and look at what they reported last.
 
     Returns 0 where every card has its limit back; else 1, and says which has not, or of which that is not known. Requests
     that fail in passing are made again for `patience` seconds, as long as agents have to end.
@@ -67,12 +67,21 @@ async def _insist(request: Callable[[], Awaitable[T]], end: float) -> T | None:
 
 
 async def _wait_for_end(client: Client, namespace: str, selector: str, end: float) -> list[dict[str, Any]]:
+    """The agents' pods that still run at the end of our patience."""
     loop = asyncio.get_running_loop()
     while True:
         pods = await _insist(lambda: client.list_selected_pods(namespace, selector), end)
-        if not pods or loop.time() >= end:
-            return pods or []
+        running = [pod for pod in pods or () if not _has_ended(pod)]
+        if not running or loop.time() >= end:
+            return running
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _has_ended(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod that is being deleted runs no more; a kubelet may leave its object there for a minute after that."""
+    states = [one.get("state") or {} for one in (pod.get("status") or {}).get("containerStatuses") or ()]
+    deleted = "deletionTimestamp" in pod["metadata"]
+    return deleted and bool(states) and all("terminated" in state for state in states)
 
 
 def name_kept(node: str, status: Mapping[str, Any]) -> int:

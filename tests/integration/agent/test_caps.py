@@ -27,6 +27,7 @@ from tests.integration.agent.processes import (
 )
 from tests.integration.agent.stories import Book, Outcomes, Story
 from tests.support.api import MERGE
+from tests.support.proxy import Proxy, Refuse
 
 BOOK = Book("caps", seconds=120.0, at_once=8)
 story = BOOK.story
@@ -148,6 +149,23 @@ async def told_to_stop_it_gives_every_card_its_limit_back_and_says_so(node: Node
     # The next one is asked the same still.
     await node.start_agent()
     await node.until_limits(200, 200)
+
+
+@story()
+async def told_to_stop_while_the_server_is_in_trouble_it_says_so_as_soon_as_it_is_heard(node: Node) -> None:
+    async with Proxy.start(node.kubeconfig, node.folder) as proxy:
+        agent = await node.start_agent(kubeconfig=proxy.kubeconfig)
+        await node.until_told(lambda s: s["gpuCount"] == 1, "a first report")
+        await node.ask((await node.begin_pod("digits-worker-0-1", job="digits"), "200W"))
+        await node.until_told(told("Capped"), "a cap in force")
+        refused = proxy.script("PATCH", r"/nodepowers/[^/]+/status", Refuse(503, "Unavailable"), times=None)
+        ending = asyncio.create_task(agent.end(signal.SIGTERM))
+        await node.until_limits(300)
+        await until(lambda: refused.hits >= 2, what="it was refused and asked again")
+        assert limits_of(await node.status())[0] == 300_000
+        proxy.forgive()
+        assert await ending == 0
+    assert limits_of(await node.status()) == (None, 300_000, 300_000)
 
 
 @story()

@@ -140,6 +140,26 @@ async def test_a_gpu_that_may_still_be_capped_is_named_with_what_sets_it_back(
     assert told[1].endswith("nvidia-smi -i GPU-9 -pl 250.5")
 
 
+async def test_an_agent_that_has_ended_is_waited_for_no_longer_though_its_pod_is_still_listed(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    await cluster.begin("node1")
+    await cluster.report("node1", gpu("GPU-1"))
+    retiring = asyncio.create_task(cluster.retire())
+    await cluster.server.until(
+        cluster.is_ending, bool, seconds=PATIENCE, what="the DaemonSet is being deleted"
+    )
+    # It has its grace period, and nobody here clears it away after that.
+    await cluster.server.call("DELETE", f"/api/v1/namespaces/{cluster.namespace}/pods/agent-node1")
+    await asyncio.sleep(1.5)
+    assert not retiring.done()
+    await cluster.server.end_pod(cluster.namespace, "agent-node1", 0)
+    assert await retiring == 0
+    assert errors(caplog) == []
+    assert "agent-node1" in await cluster.server.pods(cluster.namespace)
+    await cluster.server.remove_pod(cluster.namespace, "agent-node1")
+
+
 async def test_an_agent_that_does_not_end_is_named_by_its_node(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
