@@ -55,20 +55,23 @@ def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
     bench.until_condition(name, "PowerCapped")
     assert 180 in limits(bench)
     image, agent = bench.operator_image(), bench.agent_image()
-    remove_release(bench.cluster)
-    assert limits(bench) == {300}, "the job still runs; its caps are given back with the agents"
-    assert bench.read("gtj", name)["status"]["phase"] == "Running"
-    # Without an operator a job can be deleted, and nothing of it stays.
-    bench.kubectl("delete", "gtj", name, "--wait", "--timeout=60s")
-    selector = f"greentrain.dev/job-name={name}"
-    bench.until(
-        lambda: [
-            o["metadata"]["name"]
-            for kind in ("pods", "services")
-            for o in bench.read(kind, "-l", selector)["items"]
-        ],
-        lambda left: not left,
-        seconds=180,
-        what="nothing of the job is left",
-    )
-    apply_release(bench.cluster, image, agent=agent, values=SANDBOX_VALUES)
+    try:
+        remove_release(bench.cluster)
+        assert limits(bench) == {300}, "the job still runs; its caps are given back with the agents"
+        assert bench.read("gtj", name)["status"]["phase"] == "Running"
+        # Without an operator a job can be deleted, and nothing of it stays.
+        bench.kubectl("delete", "gtj", name, "--wait", "--timeout=60s")
+        selector = f"greentrain.dev/job-name={name}"
+        bench.until(
+            lambda: [
+                o["metadata"]["name"]
+                for kind in ("pods", "services")
+                for o in bench.read(kind, "-l", selector)["items"]
+            ],
+            lambda left: not left,
+            seconds=180,
+            what="nothing of the job is left",
+        )
+    finally:
+        # The tests after this one need it, whatever was found.
+        apply_release(bench.cluster, image, agent=agent, values=SANDBOX_VALUES)

@@ -70,6 +70,7 @@ class Course:
         self._scored_at = self._logged_at = time.monotonic()
         self._logged_step = self.start
         self._scored_step = self.start
+        self._paced_at = time.process_time()
 
     @property
     def step(self) -> int:
@@ -111,7 +112,12 @@ class Course:
             self.evaluate()
 
     def pace(self) -> None:
-        """Wait as `--step-delay-seconds` asks."""
+        """Compute and wait as `--step-cpu-seconds` and `--step-delay-seconds` ask."""
+        if self.options.step_cpu_seconds:
+            end = self._paced_at + self.options.step_cpu_seconds
+            while time.process_time() < end:
+                pass
+            self._paced_at = time.process_time()
         if self.options.step_delay_seconds:
             time.sleep(self.options.step_delay_seconds)
 

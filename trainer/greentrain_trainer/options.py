@@ -43,6 +43,9 @@ class Options:
     """Where the finished model is saved; None for the checkpoint directory."""
     step_delay_seconds: float = 0.0
     """Seconds to wait after every step. For drills: it makes a small program last."""
+    step_cpu_seconds: float = 0.0
+    """Seconds of CPU time that every step takes at least. For drills: on simulated GPUs, which are as busy as the CPU of
+    their pod, a step then costs the same on every machine."""
     settings: dict[str, str] = field(default_factory=dict)
     """The program's own settings, from `--set NAME=VALUE`."""
 
@@ -150,6 +153,13 @@ def _build_parser() -> _Parser:
         default=Options.step_delay_seconds,
         metavar="SECONDS",
         help="wait after every step; for drills only",
+    )
+    add(
+        "--step-cpu-seconds",
+        type=_amount,
+        default=Options.step_cpu_seconds,
+        metavar="SECONDS",
+        help="CPU time that every step takes at least; for drills only",
     )
     add(
         "--set",

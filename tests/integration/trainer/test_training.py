@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -38,6 +39,7 @@ MARGIN = 10.0
 to 60 % more than was asked for."""
 
 PROGRAM = """
+import dataclasses
 import time
 import keras
 import numpy as np
@@ -117,6 +119,10 @@ def line(settings: Settings) -> Program:
         stream=stream,
         evaluate=lambda model: {"slope": float(model.predict(np.array([[1.0]]), verbose=0)[0, 0]) - 1},
     )
+
+
+def clocked(settings: Settings) -> Program:
+    return dataclasses.replace(line(settings), evaluate=lambda model: {"cpu": time.process_time()})
 
 
 def wrong(settings):
@@ -514,6 +520,27 @@ def test_a_users_own_function_with_a_tf_data_stream_trains_in_both_loops(
         assert re.search(r"step 400 evaluated  slope (3\.0|2\.9)", rank.log)
         # Nowhere to write the message: said, and no reason to fail.
         assert "no termination message at /nonexistent/x" in rank.log
+
+
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_every_step_takes_the_cpu_time_that_is_asked_for(
+    launcher: Launcher, programs: Path, loop: str
+) -> None:
+    each, every = 0.1, 10
+    rank = launcher.start(
+        "mine:clocked",
+        "--steps=31",
+        "--learning-rate=0.3",
+        f"--step-cpu-seconds={each}",
+        f"--evaluate-every={every}",
+        f"--loop={loop}",
+        python_path=programs,
+    )
+    assert rank.wait() == 0, rank.log
+    told = [float(seconds) for seconds in re.findall(r"step \d0 evaluated  cpu (\S+)", rank.log)]
+    assert len(told) == 3
+    # A step that was begun before an evaluation may have its time after it.
+    assert all(after - before >= (every - 1) * each for before, after in itertools.pairwise(told))
 
 
 def test_an_exception_of_the_program_is_exit_code_1_with_its_words(

@@ -43,6 +43,8 @@ def test_every_option_is_understood() -> None:
             "/models",
             "--step-delay-seconds",
             "0.5",
+            "--step-cpu-seconds",
+            "0.25",
             "--set",
             "width=32",
             "--set",
@@ -62,6 +64,7 @@ def test_every_option_is_understood() -> None:
         deterministic=True,
         model_dir=Path("/models"),
         step_delay_seconds=0.5,
+        step_cpu_seconds=0.25,
         settings={"width": "32", "depth": "a=b"},
     )
 
