@@ -27,8 +27,9 @@ from typing import Any, Literal, NamedTuple
 
 from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
-from greentrain.api.nodepower import BudgetAction, NodePowerStatus, PodAsk, PodEnergy
+from greentrain.api.nodepower import BudgetAction, GpuTime, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import Basis, GreenTrainingJobStatus
+from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.allowance import (
     Allowance,
@@ -37,6 +38,7 @@ from greentrain.core.allowance import (
     find_allowance,
     is_near,
     is_silent,
+    is_spent,
 )
 from greentrain.core.decide import Decision, decide
 from greentrain.core.emissions import Carbon
@@ -75,8 +77,9 @@ SAVE_STEPS = 20
 CARDS_OF_A_NODE = 8
 
 Remainder = Literal["outage", "both"]
-Character = Literal["steady", "bursty", "lurking"]
-"""How a program draws: all the time; in phases; or as little as it must to come near its budget, and then all it can."""
+Character = Literal["steady", "bursty", "lurking", "waiting"]
+"""How a program draws: all the time; in phases; as little as it must to come near its budget, and then all it can; or all it
+can for half of its budget, and then as little as its cards do when they wait."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class Traits:
     """Joules, also where it is one of emissions: a joule is a milligram here."""
     emissions: bool = False
     """Whether it is a budget of emissions."""
+    embodied: int = 0
+    """Micrograms that each GPU's making adds to emissions in a second of its time: as much as so many milliwatts do."""
     action: Literal["Suspend", "Fail"] = "Suspend"
     on_unknown: Literal["Suspend", "Continue"] = "Suspend"
     watch_lag: int = 0
@@ -164,6 +169,9 @@ def read_budget(status: GreenTrainingJobStatus) -> Weighed | None:
 GRID = 3_600_000
 """mg/kWh, so that a joule is a milligram: 3.6 MJ are 3.6 kg."""
 MICROGRAMS_OF_A_JOULE = 1000
+MODEL = "CARD"
+LIFETIME_SECONDS = 1000
+"""Over which the making of a card is spread; short, so that grams of it are whole numbers."""
 
 
 @dataclass
@@ -194,6 +202,8 @@ class SimPod:
     throttled: bool = False
     used: int = 0
     """Millijoules."""
+    ran: float = 0.0
+    """Seconds for which it has held its cards."""
     shown: PodState = PodState.PENDING
     """As the API server has it."""
     gone: bool = False
@@ -218,6 +228,13 @@ class Held:
     allowance: int | None = None
     budgeted: bool = False
     action: BudgetAction = "None"
+    seconds: int | None = None
+    """How long the allowance holds without the operator."""
+
+    def holding(self, used: Used) -> Allowance | None:
+        """The allowance a pod is held to that has used so much."""
+        told = None if self.allowance is None else Allowance(self.allowance, seconds=self.seconds)
+        return find_allowance(told, used, budgeted=self.budgeted)
 
 
 @dataclass
@@ -267,8 +284,8 @@ class Agent:
     def __init__(self, world: World, node: Node) -> None:
         self.world, self.node = world, node
         self.begun = world.now
-        self.told: dict[str, int] | None = None
-        """Allowances as NodePower has them; None as long as nobody has told."""
+        self.told: dict[str, tuple[int, int | None]] | None = None
+        """Allowances as NodePower has them, and how long they hold; None as long as nobody has told."""
         self.present: set[str] = set()
         self.heard: float | None = None
         self.renewed: float | None = None
@@ -322,7 +339,11 @@ class Agent:
 
     def _read(self) -> None:
         world, node = self.world, self.node
-        self.told = {a.uid: a.allowance_joules for a in node.power.asks if a.allowance_joules is not None}
+        self.told = {
+            a.uid: (a.allowance_joules, a.allowance_seconds)
+            for a in node.power.asks
+            if a.allowance_joules is not None
+        }
         self.present = {p.uid for p in world.pods.values() if p.node is node and p.shown is PodState.RUNNING}
         self._listen()
 
@@ -339,6 +360,11 @@ class Agent:
         age = max(0.0, wall - (renewed + world.traits.operator_skew)) if first else 0.0
         self.renewed, self.heard = renewed, world.now - age
 
+    @property
+    def unconfirmed(self) -> float:
+        """For how long nobody has told that allowances hold."""
+        return math.inf if self.heard is None else self.world.now - self.heard
+
     def _hurry(self, seconds: float) -> None:
         self.next_report = min(self.next_report, self.reported + seconds)
 
@@ -348,11 +374,13 @@ class Agent:
         near = False
         for uid, pod in node.listed.items():
             held = node.disk.get(uid) or Held()
-            allowance = held.allowance if self.told is None else self.told.get(uid)
+            allowance, lasts = held.allowance, held.seconds
+            if self.told is not None:
+                allowance, lasts = self.told.get(uid, (None, None))
             budgeted = held.budgeted or (pod.budgeted and uid in self.present)
             if uid not in node.disk and allowance is None and not budgeted:
                 continue
-            held = node.disk[uid] = Held(allowance, budgeted, held.action)
+            held = node.disk[uid] = Held(allowance, budgeted, held.action, lasts)
             if uid in node.closed:
                 continue
             watched = self.watched.setdefault(uid, Watched())
@@ -364,10 +392,13 @@ class Agent:
                 watched.mark = (world.now, pod.used)
             if not world.obeys:
                 continue
-            told = None if allowance is None else Allowance(allowance)
+            told = None if allowance is None else Allowance(allowance, seconds=lasts)
             used = Used(gpu=pod.used)
-            holding = find_allowance(told, used, budgeted=budgeted)
-            verdict = decide_action(used, holding, before=held.action, silent=self.silent)
+            verdict = decide_action(
+                used, held.holding(used), before=held.action, silent=self.silent, silence=self.unconfirmed
+            )
+            if verdict.action == "Throttled" and not is_spent(used, held.holding(used)):
+                world.count("agent: held for too long")
             if verdict.action != held.action:
                 watched.reported = False
                 world.count(f"agent: {verdict.action}")
@@ -415,6 +446,7 @@ class Agent:
             gpu_joules=pod.joules,
             last_reading=format_time(wall),
             draw_milliwatts=0 if closed else draw,
+            gpu_time=(GpuTime(model=MODEL, seconds=int(pod.ran * pod.gpus)),),
             allowance_joules=held.allowance,
             budget_action=held.action,
             closed=closed,
@@ -430,10 +462,11 @@ class Agent:
                 continue
             if not (watched.reported and world.now >= watched.next_try):
                 continue
-            told = None if held.allowance is None else Allowance(held.allowance)
             used = Used(gpu=pod.used)
-            holding = find_allowance(told, used, budgeted=held.budgeted)
-            if not decide_action(used, holding, before="Throttled", silent=self.silent).evict:
+            verdict = decide_action(
+                used, held.holding(used), before="Throttled", silent=self.silent, silence=self.unconfirmed
+            )
+            if not verdict.evict:
                 continue
             watched.next_try = world.now + EVICT_RETRY_SECONDS
             self._listen()
@@ -572,6 +605,7 @@ class Operator:
             limit_milliwatts=world.traits.kind.limit if known else None,
             report_seconds=world.traits.report_seconds if known else None,
             heard=heard,
+            models=(MODEL,) if known else (),
         )
         pods = tuple(self.pods.values())
         return Snapshot(
@@ -587,6 +621,10 @@ class Operator:
             if world.now - self.asked >= interval:
                 self.asked = world.now
             self._again(self.asked + interval)
+        if all(
+            p.node is not None and p.node.agent is not None and p.node.agent.connected for p in world.living()
+        ):
+            world.weighed = world.embodied
         decision = decide(self._see(), now=self.now)
         if decision.record_first and not self._store(decision.status):
             return
@@ -654,10 +692,12 @@ class Operator:
 
     def _asked_of(self, node: str) -> Iterable[PodTerms]:
         budget = self.status.energy.budget if self.status.energy is not None else None
-        given = {a.uid: a.joules for a in budget.allowances} if budget is not None else {}
+        given = {a.uid: a for a in budget.allowances} if budget is not None else {}
         for pod in self.pods.values():
             if pod.node == node and not pod.ended:
-                yield PodTerms("team", pod.name, pod.uid, "", given.get(pod.uid))
+                one = given.get(pod.uid)
+                terms = (one.joules, one.seconds) if one is not None else (None, None)
+                yield PodTerms("team", pod.name, pod.uid, "", *terms)
 
 
 FAULTS = (
@@ -697,7 +737,14 @@ class World:
         self.operator: Operator | None = None
         self.operator_back = 0.0
         self.source_back = 0.0
-        self.carbon = Carbon(at=self.look_up, zone_of=lambda _region, _zone: "ALL", include_embodied=False)
+        making = t.embodied * LIFETIME_SECONDS // 1_000_000
+        self.carbon = Carbon(
+            at=self.look_up,
+            zone_of=lambda _region, _zone: "ALL",
+            embodied=lambda _: Embodied(making, making, making, "made up"),
+            lifetime_seconds=LIFETIME_SECONDS,
+            include_embodied=t.embodied > 0,
+        )
         count = math.ceil(t.gpus / (CARDS_OF_A_NODE // t.gpus_per_pod * t.gpus_per_pod)) + t.spare_nodes
         self.nodes = {
             f"node-{i}": Node(f"node-{i}", self.random.uniform(-2, 2), back_at=self.random.randrange(3))
@@ -727,6 +774,11 @@ class World:
         self.histories: dict[str, list[int]] = {}
         self.ends: list[tuple[int, int]] = []
         """Of each attempt that was stopped for its budget: its bound, and by how much the budget is exceeded at its end."""
+        self.stated: dict[int, int] = {}
+        """The bound that was said of each attempt first, in joules or milligrams."""
+        self.weighed = 0
+        """The embodied emissions at the operator's last pass with every agent there, in micrograms: time that went by without
+        them is held by what allowances leave free, and by the bound."""
         self.raised = False
         self.stopped_at = (0, 0)
         """The budget an attempt was stopped for last, and what a stop would have taken then; joules."""
@@ -823,7 +875,7 @@ class World:
         labels = meta["labels"]
         attempt = int(labels[names.LABEL_ATTEMPT])
         stored = self.status.attempts[-1] if self.status.attempts else None
-        if stored is None or stored.number != attempt or stored.overshoot_bound_joules is None:
+        if stored is None or stored.number != attempt or attempt not in self.stated:
             self.complain("unsaid: a pod is made before its attempt's bound is stored")
         pod = SimPod(
             name=meta["name"],
@@ -880,9 +932,19 @@ class World:
     # -- what is checked ----------------------------------------------------------------------------
 
     @property
-    def used(self) -> int:
+    def drawn(self) -> int:
         """Millijoules the job has truly used."""
         return sum(p.used for p in self.every)
+
+    @property
+    def embodied(self) -> int:
+        """Micrograms of embodied emissions that fall to it by now, each the worth of a millijoule."""
+        return round(sum(p.ran * p.gpus for p in self.every) * self.traits.embodied)
+
+    @property
+    def used(self) -> int:
+        """What counts against its budget: millijoules, or as many micrograms."""
+        return self.drawn + self.embodied
 
     def held(self) -> int:
         """Joules that the agents of living pods may go by, together."""
@@ -912,12 +974,13 @@ class World:
         return {a.uid: a.joules for a in budget.allowances} if budget is not None else {}
 
     def _check_store(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
+        self._note_bound(new)
         energy = new.energy
         if energy is None:
             return
-        true = self.used
-        if energy.used_joules * JOULE > true:
-            self.complain(f"invented: status says {energy.used_joules} J of {true // JOULE} J used")
+        true, drawn = self.used, self.drawn
+        if energy.used_joules * JOULE > drawn:
+            self.complain(f"invented: status says {energy.used_joules} J of {drawn // JOULE} J used")
         if new.attempt_count <= 10 and energy.used_joules != sum(a.energy_joules or 0 for a in new.attempts):
             self.complain("sums: attempts do not add up to the total")
         budget = energy.budget
@@ -948,8 +1011,20 @@ class World:
                 and self.ceiling is not None
                 and weighed.limit * JOULE == self.ceiling
             ):
-                bound = attempt.overshoot_bound_joules or 0
+                bound = self.stated.get(attempt.number, 0)
                 self.ends.append((bound, (true - self.ceiling - self.remainders.total()) // JOULE))
+
+    def _note_bound(self, new: GreenTrainingJobStatus) -> None:
+        """What is said of an attempt first is what it is judged by."""
+        last = new.attempts[-1] if new.attempts else None
+        if last is None or last.number in self.stated:
+            return
+        bound = last.overshoot_bound_joules
+        if self.traits.emissions:
+            told = last.overshoot_bound_micrograms
+            bound = None if told is None else told // MICROGRAMS_OF_A_JOULE
+        if bound is not None:
+            self.stated[last.number] = bound
 
     def _check_begin(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
         """What was too little to go on with is too little to begin with."""
@@ -989,7 +1064,7 @@ class World:
             return
         attempt = self.status.attempts[-1] if self.status.attempts else None
         used = self.used
-        promised = self._promised() * JOULE if self.lowered else 0
+        promised = self._promised() * JOULE + self.embodied if self.lowered else 0
         budget = read_budget(self.status)
         limit = budget.limit * JOULE if budget is not None else 0
         if self.lowered:
@@ -998,10 +1073,13 @@ class World:
             else:
                 promised = max(promised, self.ceiling)
         else:
-            total = self._promised()
-            if budget is not None and self.held() and total * JOULE > max(limit, self.ceiling):
-                self.complain(f"promised: {total} J of {limit // JOULE} J")
-        bound = (attempt.overshoot_bound_joules or 0) if attempt is not None else 0
+            # While the job is being stopped its allowances stay as they are, and time goes on.
+            stopping = attempt is not None and attempt.reason is not None
+            total = self._promised() * JOULE + (0 if stopping else self.weighed)
+            # Of a budget that time alone has exceeded nothing is left to be promised.
+            if budget is not None and self.held() and total > max(limit, self.ceiling, self.used):
+                self.complain(f"promised: {total // JOULE} J of {limit // JOULE} J")
+        bound = self.stated.get(attempt.number, 0) if attempt is not None else 0
         most = max(self.ceiling, promised) + bound * JOULE + self.remainders.total()
         if used > most:
             self.complain(
@@ -1026,7 +1104,7 @@ class World:
         if self.ceiling is None or self.used < self.ceiling:
             return
         reachable = self.api_up and self.operator is not None and self.now >= self.operator.ready_at
-        kind = self.traits.kind
+        kind, making = self.traits.kind, self.traits.embodied
         for pod in self.pods.values():
             if not pod.running or pod.node is None:
                 continue
@@ -1034,10 +1112,10 @@ class World:
             away = agent is None or not agent.knows(pod)
             held = pod.node.disk.get(pod.uid)
             if away and not reachable:
-                self.remainders["both"] += round(kind.limit * pod.gpus * seconds)
+                self.remainders["both"] += round((kind.limit + making) * pod.gpus * seconds)
                 self.remained.add("both")
-            elif not self.api_up and held is not None and pod.joules >= (held.allowance or 0):
-                self.remainders["outage"] += round(kind.least * pod.gpus * seconds)
+            elif not self.api_up and held is not None and _is_spent(pod, held, agent):
+                self.remainders["outage"] += round((kind.least + making) * pod.gpus * seconds)
                 self.remained.add("outage")
 
     # -- nodes and programs -------------------------------------------------------------------------
@@ -1053,15 +1131,17 @@ class World:
         each = kind.limit if self.working else kind.idle
         return pod.gpus * (min(each, kind.least) if pod.throttled else each)
 
-    def _living(self) -> list[SimPod]:
+    def living(self) -> list[SimPod]:
+        """Pods whose programs run."""
         return [p for p in self.pods.values() if p.running]
 
     def step(self, seconds: float = 1.0) -> None:
         """So much later; the draw of these seconds is that of their beginning."""
-        living = self._living()
+        living = self.living()
         self._count_remainders(seconds)
         for pod in living:
             pod.used += round(self._draw(pod) * seconds)
+            pod.ran += seconds
         self._work(living, seconds)
         self.now += seconds
         self._run_kubelets()
@@ -1096,6 +1176,11 @@ class World:
             if self.now >= self.phase_until:
                 self.working = not self.working
                 self.phase_until = self.now + chance.randrange(5, 60 if self.working else 40)
+        elif t.character == "waiting":
+            if self.working and self.limit is not None and self.used >= self.limit * JOULE // 2:
+                self.working = False
+                if t.ambush is not None:
+                    self.break_something(t.ambush)
         else:
             self._lurk(living)
 
@@ -1107,7 +1192,7 @@ class World:
             self.working = True
             return
         left = self.limit * JOULE - self.used
-        full, idle = kind.limit * t.gpus, kind.idle * t.gpus
+        full, idle = (kind.limit + t.embodied) * t.gpus, (kind.idle + t.embodied) * t.gpus
         told = max((p.node.power.told or 0.0) for p in living if p.node is not None)
         first = min((p.node.power.told or 0.0) for p in living if p.node is not None)
         if left > full * (attempt.stop_seconds + 2 * t.report_seconds):
@@ -1209,7 +1294,7 @@ class World:
 
     def break_something(self, fault: str) -> None:
         """One thing that happens to a cluster."""
-        chance, held = self.random, [p.node for p in self._living() if p.node is not None]
+        chance, held = self.random, [p.node for p in self.living() if p.node is not None]
         nodes = held or list(self.nodes.values())
         long = chance.randrange(40, 220)
         self.say(f"-- {fault}")
@@ -1223,9 +1308,10 @@ class World:
                 self._end_agent(node, chance.randrange(1, 20) if fault == "agents killed" else long)
         elif fault == "agent mute":
             chance.choice(nodes).mute_until = self.now + long
-        elif fault in ("operator killed", "operator away"):
+        elif fault in ("operator killed", "operator away", "operator away long"):
             self.operator = None
-            self.operator_back = self.now + (chance.randrange(1, 20) if fault == "operator killed" else long)
+            away = {"operator killed": chance.randrange(1, 20), "operator away long": 2000}
+            self.operator_back = self.now + away.get(fault, long)
         elif fault == "agents and operator away":
             for part in ("agents away", "operator away"):
                 self.break_something(part)
@@ -1235,7 +1321,7 @@ class World:
         elif fault == "source away":
             self.source_back = self.now + long
         elif fault == "program fails" and held:
-            pod = chance.choice(self._living())
+            pod = chance.choice(self.living())
             pod.ends_at, pod.exit_at_end = min(pod.ends_at, self.now + 1), 1
 
     def _end_agent(self, node: Node, seconds: float) -> None:
@@ -1270,10 +1356,16 @@ class World:
         """Whether nothing runs and nothing is to be told any more."""
         return (
             (self.over or (self.status.phase == "Suspended" and not self.pods))
-            and not self._living()
+            and not self.living()
             and all(not n.listed and not n.power.entries for n in self.nodes.values())
             and (self.status.energy is None or not self.status.energy.pods)
         )
+
+
+def _is_spent(pod: SimPod, held: Held, agent: Agent | None) -> bool:
+    """Whether nothing is left of a pod's allowance, by its energy or by the operator's silence."""
+    over = agent is not None and held.seconds is not None and agent.unconfirmed >= held.seconds
+    return over or pod.joules >= (held.allowance or 0)
 
 
 STOPPED = frozenset({"BudgetExhausted", "ReadingsStopped", "AllowanceSpent"})
@@ -1322,7 +1414,11 @@ def draw_traits(seed: int) -> Traits:
     work = chance.randrange(150, 400)
     enough = character != "lurking" and not calm and chance.random() < 0.4
     worth = (120, 220) if character == "lurking" else (160, 420)
-    budget = round(kind.limit * gpus / JOULE * (work * 3 + 300 if enough else chance.randrange(*worth)))
+    emissions = seed % 4 == 3
+    share = random.Random(f"embodied {seed}").choice((0.0, 0.05, 0.3, 1.0)) if emissions else 0.0
+    embodied = round(kind.limit * share / JOULE) * JOULE
+    full = (kind.limit + embodied) * gpus / JOULE
+    budget = round(full * (work * 3 + 300 if enough else chance.randrange(*worth)))
     return Traits(
         gpus=gpus,
         gpus_per_pod=per_pod,
@@ -1339,7 +1435,8 @@ def draw_traits(seed: int) -> Traits:
         kubelet_lag=slow - pass_lag,
         operator_skew=chance.uniform(-2, 2),
         stubborn=chance.choice((0.0, 0.5, 1.0)) if not lone else 1.0,
-        emissions=seed % 4 == 3,
+        emissions=emissions,
+        embodied=embodied,
         faults=() if lone or calm else (*FAULTS, *(("source away",) if seed % 4 == 3 else ())),
         fault_rate=0.0 if lone or calm else chance.choice((0.0, 0.003, 0.015)),
         ambush=chance.choice(AMBUSHES if lone else WORSE_AMBUSHES) if character == "lurking" else None,
@@ -1352,14 +1449,14 @@ def draw_traits(seed: int) -> Traits:
 def enough_for(world: World) -> int:
     """A budget that no program of this world can spend, in joules."""
     t = world.traits
-    return (world.used + t.kind.limit * t.gpus * 3000) // JOULE
+    return (world.used + (t.kind.limit + t.embodied) * t.gpus * 3000) // JOULE
 
 
 def edit_by_chance(world: World) -> None:
     """What a user does to the budget."""
     t, chance = world.traits, world.random
     used = world.used // JOULE
-    full = t.kind.limit * t.gpus // JOULE
+    full = (t.kind.limit + t.embodied) * t.gpus // JOULE
     act = chance.choice(t.edits)
     limit = world.limit
     if act == "raise":

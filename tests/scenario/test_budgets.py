@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
@@ -121,12 +122,37 @@ def test_measures_are_those_of_the_lives(lives: Mapping[int, Life]) -> None:
             assert max(world.ends, key=lambda end: end[1]) in found[world.traits.gpus]
 
 
+@pytest.mark.parametrize("gpus", SIZES)
+def test_time_alone_does_not_exceed_a_budget_of_emissions(gpus: int) -> None:
+    """GPUs that wait use next to none of their allowance while the operator is away, but their making counts by time."""
+    seeds = [s for s in SEEDS if draw_traits(s).emissions and draw_traits(s).gpus == gpus][:4]
+    for seed in seeds:
+        drawn = draw_traits(seed)
+        traits = replace(
+            drawn,
+            character="waiting",
+            embodied=drawn.kind.limit,
+            work=100_000,
+            budget=drawn.kind.limit * gpus,
+            ambush="operator away long",
+            faults=(),
+            fault_rate=0.0,
+            edits=(),
+            seconds=2600,
+        )
+        world = live(seed, traits)
+        assert not world.complaints, told(world)
+        assert world.faults["agent: held for too long"] >= 1, told(world)
+        assert any(c.startswith("exceeded") for c in live(seed, traits, obeys=False).complaints)
+
+
 def test_budgets_of_emissions_are_kept_though_their_source_dies(lives: Mapping[int, Life]) -> None:
     green = [life.world for life in lives.values() if life.world.traits.emissions]
     assert len(green) == 50
     assert sum("source away" in w.faults for w in green) >= 8
     assert sum(bool(w.ends) for w in green) >= 25
     assert sum("agent: Throttled" in w.faults for w in green) >= 4
+    assert {w.traits.gpus for w in green if w.traits.embodied} == set(SIZES)
     # Energy that was never priced is told, and was charged for.
     unpriced = [w for w in green if w.status.emissions is not None and w.status.emissions.without_joules]
     assert unpriced

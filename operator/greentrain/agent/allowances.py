@@ -31,6 +31,7 @@ from greentrain.core.allowance import (
     find_silence,
     is_near,
     is_silent,
+    is_spent,
 )
 from greentrain.energy.account import NodeAccount, PodAccount
 from greentrain.kube.client import ApiError
@@ -178,6 +179,16 @@ class Allowances:
         """Seconds since the operator was last heard, or since this agent's start."""
         return find_silence(self._view.operator_heard, begun=self._began, now=self._clock.elapsed())
 
+    @property
+    def _unconfirmed(self) -> float:
+        """Seconds for which nobody has said that allowances still hold.
+
+        An agent that has begun anew and never heard the operator cannot know for how long it was silent before.
+        """
+        if self._view.lease is None:
+            return 0.0
+        return float("inf") if self._view.operator_heard is None else self.silence
+
     def judge_operator(self) -> tuple[ConditionStatus, str, str]:
         """Status, reason and message of the condition `OperatorHeard`."""
         lease = self._view.lease
@@ -252,7 +263,13 @@ class Allowances:
             used = self._count(uid, sums[uid])
             watched, standing = self._watched[uid], self._standings[uid]
             draw = self._find_draw(watched, used, standing, now)
-            verdict = decide_action(used, standing.holding(used), before=one.action, silent=self.silent)
+            verdict = decide_action(
+                used,
+                standing.holding(used),
+                before=one.action,
+                silent=self.silent,
+                silence=self._unconfirmed,
+            )
             if verdict.spent and not watched.spent and standing.allowance is not None:
                 self.spent += 1
                 if not self.silent:
@@ -444,9 +461,7 @@ class Allowances:
                 "the pod is to be evicted",
                 who,
                 amount,
-                "and no allowance of its budget is known"
-                if one.allowance is None
-                else f"all of its allowance of {format_energy(allowance.joules)}",
+                _describe_spent(one.allowance, used),
                 self.silence,
             )
         elif action == "Evicted":
@@ -471,6 +486,15 @@ def _add_up(account: NodeAccount) -> dict[str, Used]:
         joules = Used(entry.gpu_joules, entry.cpu_joules + entry.dram_joules)
         found[entry.uid] = found.get(entry.uid, UNUSED).plus(joules.times(MILLIJOULES_PER_JOULE))
     return found
+
+
+def _describe_spent(allowance: Allowance | None, used: Used) -> str:
+    if allowance is None:
+        return "and no allowance of its budget is known"
+    amount = format_energy(allowance.joules)
+    if is_spent(used, allowance):
+        return f"all of its allowance of {amount}"
+    return f"and its allowance of {amount} holds for {allowance.seconds} s without the operator"
 
 
 def _is_done(task: asyncio.Task[None] | None) -> bool:

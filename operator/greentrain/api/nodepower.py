@@ -62,6 +62,12 @@ class PodAsk(_Lenient):
     allowance_scope: Scope = Field(
         "GPU", description="Which energy counts: GPU, or Node (GPUs, processors and memory)."
     )
+    allowance_seconds: int | None = Field(
+        None,
+        ge=1,
+        description="How long the operator may be silent before nothing is left of the allowance: it was reckoned with a "
+        "grid and a time that are known no further ahead. None where it lasts until it is used up.",
+    )
 
     @property
     def cap(self) -> PowerCap:

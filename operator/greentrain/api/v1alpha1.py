@@ -587,6 +587,12 @@ class AttemptStatus(_Status):
         description="By how much it could exceed its budget: the limits of all its GPUs over that time. Said before it "
         "started; none where no node had reported.",
     )
+    overshoot_bound_micrograms: int | None = Field(
+        None,
+        ge=0,
+        description="The same of a budget of emissions: that energy at the highest intensity that was seen or is known for the "
+        "next hour, and the embodied share of that time; none where no intensity was known.",
+    )
 
 
 class GpuTimeStatus(_Status):
@@ -651,6 +657,11 @@ class PodAllowance(_Status):
         ge=0,
         description="The most that its agent may still hold for that: an earlier, higher allowance until it has told that it "
         "has read this one.",
+    )
+    seconds: int | None = Field(
+        None,
+        ge=1,
+        description="How long it holds while the operator is silent; none where it holds until it is used up.",
     )
 
 

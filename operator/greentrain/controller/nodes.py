@@ -126,12 +126,13 @@ class NodePasses:
         status = parse_job(job).status
         energy, cap = status.energy, status.power.cap if status.power is not None else ""
         allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
-        allowance = next((a.joules for a in allowances if a.uid == pod.uid), None)
+        known = next((a for a in allowances if a.uid == pod.uid), None)
+        allowance, seconds = (known.joules, known.seconds) if known is not None else (None, None)
         marked = names.ANNOTATION_BUDGETED in (body["metadata"].get("annotations") or {})
         if allowance is None and marked and not spec_in_force(status).is_enforced:
             allowance = UNLIMITED_JOULES
         scope = energy.scope if energy is not None else pod.scope
-        return replace(pod, cap=cap, allowance=allowance, scope=scope)
+        return replace(pod, cap=cap, allowance=allowance, allowance_seconds=seconds, scope=scope)
 
     async def _remove(self, known: NodePower) -> None:
         await self._client.delete_node_power(known.name, known.uid, known.resource_version)

@@ -31,6 +31,8 @@ class Allowance:
 
     joules: int
     scope: Scope = "GPU"
+    seconds: int | None = None
+    """How long the operator may be silent before nothing is left of it; None: it lasts until it is used up."""
 
 
 NOTHING = Allowance(0)
@@ -99,6 +101,11 @@ def is_spent(used: Used, allowance: Allowance | None) -> bool:
     return allowance is not None and used.within(allowance.scope) >= allowance.joules * MILLIJOULES_PER_JOULE
 
 
+def is_over(allowance: Allowance | None, silence: float) -> bool:
+    """Whether it is worth nothing any more, because the operator has been silent for so many seconds."""
+    return allowance is not None and allowance.seconds is not None and silence >= allowance.seconds
+
+
 def is_near(used: Used, allowance: Allowance | None, *, draw: float, seconds: float) -> bool:
     """Whether a pod that draws so many milliwatts spends its allowance within so many seconds, or has spent it."""
     if allowance is None or draw <= 0:
@@ -107,17 +114,23 @@ def is_near(used: Used, allowance: Allowance | None, *, draw: float, seconds: fl
     return left <= draw * seconds
 
 
-def decide_action(used: Used, allowance: Allowance | None, *, before: BudgetAction, silent: bool) -> Verdict:
+def decide_action(
+    used: Used, allowance: Allowance | None, *, before: BudgetAction, silent: bool, silence: float = 0.0
+) -> Verdict:
     """What to do about a pod that has used so much of the allowance that holds, where `before` was done already.
 
+    `silence` is for how long nobody has said that the allowance still holds, in seconds.
+
     While the operator is heard nothing new is done: it knows of the spent allowance and decides. What was done stays, for
-    it may only mean that the operator has just come back; it lifts it by a higher allowance.
+    it may only mean that the operator has just come back; it lifts it by a higher allowance. One that was worth nothing
+    for the operator's silence alone holds again when it is heard.
     """
     spent = is_spent(used, allowance)
+    over = is_over(allowance, silence)
     if before == "Evicted":
         return Verdict("Evicted", spent=spent)
-    if not spent:
+    if not (spent or over):
         return Verdict()
     if silent:
         return Verdict("Throttled", evict=True, spent=True)
-    return Verdict(before, spent=True)
+    return Verdict(before, spent=spent)

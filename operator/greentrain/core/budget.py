@@ -41,6 +41,7 @@ from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
 from greentrain.core.charges import Charges, energy_of, keep_charges, overdue_seconds
 from greentrain.core.emissions import (
     ALLOWANCE_SECONDS,
+    begin_emissions,
     count_emissions,
     embodied_of,
     emissions_of,
@@ -60,6 +61,13 @@ DEFAULT_GRACE_SECONDS = 30
 
 UNFAIR_SHARE = 4
 """Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
+
+HOLD_SECONDS = (60, 300, 900, ALLOWANCE_SECONDS)
+"""How long allowances of a budget of emissions may hold without the operator: beyond the last the grid was not looked at, and
+the least is twice the silence after which agents act."""
+
+KEPT_PART = 4
+"""At most a quarter of what is left is kept free for the embodied share of that time."""
 
 ENERGY_BUDGET = "spec.energy.budget"
 EMISSIONS_BUDGET = "spec.emissions.budget"
@@ -105,6 +113,28 @@ def announce(
             "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, worst),
         }
     )
+
+
+def announce_emissions(
+    attempt: AttemptStatus,
+    emissions: EmissionsStatus | None,
+    spec: EmissionsSpec,
+    seen: Snapshot,
+    *,
+    now: datetime,
+) -> AttemptStatus:
+    """The attempt that was announced, with its bound in emissions; as it is where no intensity is known."""
+    joules, carbon = attempt.overshoot_bound_joules, seen.carbon
+    if carbon is None or joules is None:
+        return attempt
+    emissions = emissions or begin_emissions(spec, carbon)
+    ahead = find_highest(emissions.basis, spec, carbon, seen.reports, now=now, seconds=ALLOWANCE_SECONDS)
+    worst = max(ahead or 0, emissions.highest_milligrams_per_kilowatt_hour)
+    if not worst:
+        return attempt
+    bound = emissions_of(joules, attempt.pue_thousandths or THOUSANDTHS, worst)
+    bound += embodied_of(emissions, carbon, seen.fleet.models, attempt.gpus * (attempt.worst_seconds or 0))
+    return attempt.model_copy(update={"overshoot_bound_micrograms": bound})
 
 
 # -- how much is drawn ---------------------------------------------------------------------------------------
@@ -325,6 +355,7 @@ def weigh_emissions(
     bound = before.overshoot_bound_micrograms if before is not None and attempt is None else None
     if attempt is not None and joules is not None and worst:
         bound = emissions_of(joules, pue, worst) + embodied(gpus * (attempt.worst_seconds or 0))
+        bound = max(bound, attempt.overshoot_bound_micrograms or 0)
     percent = (used + charged) * 100 // limit
     standing = Standing(
         EMISSIONS_BUDGET,
@@ -382,16 +413,19 @@ def holders_of(
     return tuple(Holder(p.uid, used.get(p.uid, 0), max(1, p.gpus), echoes.get(p.uid)) for p in live)
 
 
-def divide(room: int, holders: Sequence[Holder], known: Sequence[PodAllowance]) -> tuple[PodAllowance, ...]:
+def divide(
+    room: int, holders: Sequence[Holder], known: Sequence[PodAllowance], *, slack: int = 0
+) -> tuple[PodAllowance, ...]:
     """What each pod may use, so that together they cannot exceed `room`, whatever their agents have read of it.
 
     `room` is what the holders may use in all, what they have used already included. An allowance is taken away at once and
     given only when those who lost theirs have told that they know: what their agents may still hold counts until then.
+    Where room shrinks with time, those that were given stay as long as they exceed it by no more than `slack`.
     """
     echoes = {h.uid: h.echo for h in holders}
     before = {a.uid: _acknowledged(a, echoes[a.uid]) for a in known if a.uid in echoes}
     fair = _fair(max(0, room - sum(h.used for h in holders)), holders)
-    if _is_fair(before, fair, holders, room):
+    if _is_fair(before, fair, holders, room + slack):
         return tuple(before[h.uid] for h in holders)
     kept = {h.uid: _lowered(before.get(h.uid), h.uid, fair[h.uid]) for h in holders}
     free = max(0, room - sum(a.granted_joules for a in kept.values()))
@@ -644,7 +678,7 @@ def _weigh(
     standings += [] if weighed is None else [weighed[0]]
     highest: int | None = None
     if seen.carbon is not None and spec.emissions.budget is not None:
-        base = emissions or EmissionsStatus(basis=spec.emissions.basis or seen.carbon.basis)
+        base = emissions or begin_emissions(spec.emissions, seen.carbon)
         until_stopped = (attempt.stop_seconds if attempt is not None else None) or 0
         highest = find_highest(
             base.basis, spec.emissions, seen.carbon, seen.reports, now=now, seconds=until_stopped
@@ -704,6 +738,8 @@ def _weigh(
             now=now,
             seconds=ALLOWANCE_SECONDS,
         )
+        # As with what is charged, the highest that was seen stands in while none is known.
+        dirtiest = dirtiest or books.emissions.highest_milligrams_per_kilowatt_hour
     allowed = () if stage is Stage.OVER else _allow(seen, spec, books, charges, budget, dirtiest, pue)
     # Without a budget of energy the section holds what a budget of emissions allows and waits for.
     shown = budget or EnergyBudgetStatus(
@@ -755,18 +791,47 @@ def _allow(
     ended = tuple(a for a in known if a.uid in waiting)
     granted = {a.uid: a.granted_joules - counted.get(a.uid, 0) for a in ended}
     reserved = sum(max(joules, granted.get(uid, 0)) for uid, joules in waiting.items())
-    rooms = []
+    rooms: list[tuple[int, int]] = []
     if budget is not None and spec.energy.is_enforced:
-        rooms.append(budget.limit_joules)
+        rooms.append((budget.limit_joules, budget.limit_joules))
+    seconds: int | None = None
     if spec.emissions.is_enforced and books.emissions is not None and highest:
-        rooms.append(energy.used_joules + joules_left(books.emissions, highest, pue))
+        gpus = sum(p.gpus for p in seen.pods if p.uid in living)
+        embodied = partial(embodied_of, books.emissions, seen.carbon, seen.fleet.models)
+        # What nodes have told is so old at most, and as much later it is looked at again.
+        late = overdue_seconds(seen.fleet.report_seconds)
+        seconds = _hold_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
+        # Twice as long as they hold, so that they need not be lowered with every second of GPU time.
+        least, most = (
+            energy.used_joules + joules_left(books.emissions, highest, pue, embodied(gpus * (time + late)))
+            for time in (2 * seconds, seconds)
+        )
+        rooms.append((least, most))
     if not rooms:
         return known
     elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved + charges.lost_joules
-    return (
-        *divide(min(rooms) - elsewhere, holders, tuple(a for a in known if a.uid in living)),
-        *ended,
+    room = min(least for least, _ in rooms)
+    slack = min(most for _, most in rooms) - room
+    given = divide(room - elsewhere, holders, tuple(a for a in known if a.uid in living), slack=slack)
+    return (*(a.model_copy(update={"seconds": seconds}) for a in given), *ended)
+
+
+def _hold_seconds(
+    emissions: EmissionsStatus, known: Iterable[PodAllowance], keep: Callable[[int], int]
+) -> int:
+    """For how long allowances of a budget of emissions hold without the operator; `keep`: micrograms kept free for a time.
+
+    No longer than the grid is looked at ahead, and not so long that much of what is left must be kept free for the embodied
+    share of that time. Never less than agents were told before: they may not have read that it is less.
+    """
+    assert emissions.budget is not None
+    left = (
+        emissions.budget.limit_micrograms
+        - emissions.total_micrograms
+        - emissions.budget.provisional_micrograms
     )
+    found = max(s for s in HOLD_SECONDS if s == HOLD_SECONDS[0] or keep(s) * KEPT_PART <= left)
+    return max((found, *(a.seconds for a in known if a.seconds is not None)))
 
 
 def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> int:

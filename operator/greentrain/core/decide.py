@@ -32,6 +32,7 @@ from greentrain.core.budget import (
     Books,
     BudgetSpec,
     announce,
+    announce_emissions,
     burnt_again,
     grace_of,
     keep_books,
@@ -345,6 +346,7 @@ def _between_attempts(
         fleet=seen.fleet,
         pue=pue_of(spec.emissions, seen.carbon),
     )
+    attempt = announce_emissions(attempt, books.emissions, spec.emissions, seen, now=now)
     again = burnt_again(last, seen.job.status.progress)
     writer.started(attempt, again="" if again is None else _again(again, spec))
     return Decision(

@@ -82,6 +82,16 @@ def pue_of(spec: EmissionsSpec, carbon: Carbon | None) -> int:
     return carbon.pue if carbon is not None and carbon.pue is not None else THOUSANDTHS
 
 
+def includes_embodied(spec: EmissionsSpec, carbon: Carbon) -> bool:
+    """Whether the embodied share counts: as the job says, else as the cluster does."""
+    return carbon.include_embodied if spec.include_embodied is None else spec.include_embodied
+
+
+def begin_emissions(spec: EmissionsSpec, carbon: Carbon) -> EmissionsStatus:
+    """The emissions of a job of which nothing was counted yet."""
+    return EmissionsStatus(basis=spec.basis or carbon.basis, include_embodied=includes_embodied(spec, carbon))
+
+
 def find_zone_problem(spec: Mapping[str, object], carbon: Carbon | None) -> str | None:
     """What is wrong with `spec.emissions.zone`, for people; `spec` is unparsed."""
     section = spec.get("emissions")
@@ -118,7 +128,7 @@ def count_emissions(
     """The job's emissions after these reports; `stored` is the energy as the status holds it, `energy` after the fold."""
     if carbon is None or (energy is None and old is None) or (old is not None and old.final):
         return Counted(old, energy)
-    before = old or EmissionsStatus(basis=spec.basis or carbon.basis)
+    before = old or begin_emissions(spec, carbon)
     scope: Scope = energy.scope if energy is not None else before.boundary
     basis = before.basis
     pues = {a.number: a.pue_thousandths for a in attempts}
@@ -156,7 +166,7 @@ def count_emissions(
     held = max((h for h in now_held if isinstance(h, Intensity)), key=lambda h: h.milligrams, default=None)
     if energy is not None and tuple(pods) != energy.pods:
         energy = energy.model_copy(update={"pods": tuple(pods)})
-    includes = carbon.include_embodied if spec.include_embodied is None else spec.include_embodied
+    includes = includes_embodied(spec, carbon)
     emissions = _sum_up(
         fixed,
         merge((fixed.priced, *open_)),

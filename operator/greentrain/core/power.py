@@ -30,6 +30,8 @@ class PodTerms:
     """The power cap, "" for none; None where the job is gone."""
     allowance: int | None = None
     """Joules it may use in all; None where its job has no budget that stops it."""
+    allowance_seconds: int | None = None
+    """How long that holds while the operator is silent; None: until it is used up."""
     scope: Scope = "GPU"
 
 
@@ -54,6 +56,7 @@ def decide_asks(
                 cap_milliwatts=cap.milliwatts,
                 cap_percent=cap.percent,
                 allowance_joules=pod.allowance,
+                allowance_seconds=pod.allowance_seconds,
                 allowance_scope=pod.scope,
             )
     return tuple(wanted[uid] for uid in sorted(wanted))

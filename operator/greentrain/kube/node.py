@@ -144,7 +144,7 @@ def find_caps(asks: Iterable[PodAsk]) -> dict[str, PowerCap]:
 def find_allowances(asks: Iterable[PodAsk]) -> dict[str, Allowance]:
     """The allowances of energy that are given, by the pod's UID."""
     return {
-        a.uid: Allowance(a.allowance_joules, a.allowance_scope)
+        a.uid: Allowance(a.allowance_joules, a.allowance_scope, a.allowance_seconds)
         for a in asks
         if a.allowance_joules is not None
     }

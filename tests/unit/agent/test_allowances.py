@@ -201,6 +201,39 @@ async def test_while_the_operator_is_heard_nothing_is_done(tmp_path: Path) -> No
     assert condition(story.world.status) == ("False", "Silent")
 
 
+async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_with_the_operator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    story = Story(tmp_path, a=Allowance(10**6, seconds=60))
+    story.world.operator_heard = story.clock.now
+    # Nobody listens where the eviction would be asked for, so that it stays with the limit.
+    story.world.refusals = [PDB] * 9
+    await story.go(60, watts=100)
+    assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
+    with caplog.at_level(logging.INFO, "greentrain.agent"):
+        await story.go(3, watts=100)
+    assert (story.world.limit, story.entry.budget_action) == (150_000, "Throttled")
+    assert story.evictions() == 1
+    assert "its allowance of 277.8Wh holds for 60 s without the operator" in caplog.text
+    # Killed, the next one goes on by its disk, though it cannot know for how long the operator was silent.
+    story.world.operator_heard = None
+    await story.kill()
+    story.world.refusals = [PDB] * 9
+    await story.go(GRACE + 5, watts=100)
+    assert (story.world.limit, story.kept["uid-a"]["action"]) == (150_000, "Throttled")
+    assert not any(deed == "limit 300" for deed in story.world.deeds)
+    story.world.operator_heard = story.clock.now
+    await story.go(3, watts=100)
+    assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
+
+
+async def test_without_a_lease_to_go_by_an_allowance_lasts_until_it_is_used_up(tmp_path: Path) -> None:
+    story = Story(tmp_path, a=Allowance(10**6, seconds=60))
+    story.world.lease = None
+    await story.go(200, watts=100)
+    assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
+
+
 async def test_an_operator_that_is_back_by_a_fresh_look_keeps_its_pod(tmp_path: Path) -> None:
     story = Story(tmp_path, a=Allowance(0))
     story.world.back_at = story.clock.now + GRACE
@@ -385,7 +418,7 @@ async def test_a_damaged_file_is_put_aside_and_what_the_operator_says_holds(
         await story.go(1)
     assert "put aside as allowances.damaged" in caplog.text
     assert (tmp_path / "journal" / "allowances.damaged").read_text() == content
-    assert story.kept["uid-a"]["allowance"] == {"joules": 500, "scope": "GPU"}
+    assert story.kept["uid-a"]["allowance"] == {"joules": 500, "scope": "GPU", "seconds": None}
 
 
 async def test_an_allowance_is_confirmed_once_the_disk_has_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,34 @@ def test_what_is_done_about_a_pod(
     used: Used, allowance: Allowance | None, before: BudgetAction, silent: bool, verdict: Verdict
 ) -> None:
     assert decide_action(used, allowance, before=before, silent=silent) == verdict
+
+
+FOR_A_MINUTE = Allowance(500, seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("used", "before", "silent", "silence", "verdict"),
+    [
+        (PLENTY, "None", False, 5.0, NONE),
+        (PLENTY, "None", True, 59.9, NONE),
+        (PLENTY, "None", True, 60.0, BEGUN),
+        (PLENTY, "Throttled", True, 600.0, BEGUN),
+        # Heard again: it holds again, for what was done was for the silence alone.
+        (PLENTY, "Throttled", False, 0.5, NONE),
+        (SPENT, "Throttled", False, 0.5, KEPT),
+        # An agent that has just begun and was not told for how long: it goes on with what was done, and begins nothing.
+        (PLENTY, "Throttled", False, inf, Verdict("Throttled")),
+        (PLENTY, "None", False, inf, NONE),
+        (PLENTY, "None", True, inf, BEGUN),
+        (PLENTY, "Evicted", True, 600.0, Verdict("Evicted")),
+        # Energy counts all the same.
+        (SPENT, "None", True, 31.0, BEGUN),
+    ],
+)
+def test_an_allowance_that_holds_for_a_time_is_worth_nothing_after_it(
+    used: Used, before: BudgetAction, silent: bool, silence: float, verdict: Verdict
+) -> None:
+    assert decide_action(used, FOR_A_MINUTE, before=before, silent=silent, silence=silence) == verdict
 
 
 @pytest.mark.parametrize(

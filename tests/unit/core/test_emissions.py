@@ -393,6 +393,77 @@ def test_a_gpu_of_which_nothing_is_told_is_charged_the_share_of_making_it() -> N
     assert 60 < after.budget.provisional_micrograms / SECOND < 125
 
 
+def test_the_bound_in_emissions_is_said_before_the_attempt_starts() -> None:
+    story = making(50)
+    attempt = story.status.attempts[-1]
+    assert attempt.worst_seconds is not None
+    assert attempt.overshoot_bound_joules is not None
+    said = attempt.overshoot_bound_micrograms
+    energy = emissions_of(attempt.overshoot_bound_joules, 1000, 50_000)
+    assert said == pytest.approx(energy + attempt.worst_seconds * SECOND, abs=attempt.worst_seconds)
+    begun = CarbonStory(story.carbon, budget="100gCO2e")
+    begun.fleet = story.fleet
+    decision = begun.step()
+    assert decision.record_first
+    assert decision.pods
+    assert begun.status.attempts[-1].overshoot_bound_micrograms == said
+    # What was said is shown, though nothing has been seen of the grid since.
+    story.told(100, gpu_time=held(1))
+    story.step()
+    assert story.status.emissions is not None
+    assert story.status.emissions.budget is not None
+    assert story.status.emissions.budget.overshoot_bound_micrograms == said
+
+
+@pytest.mark.parametrize(("budget", "seconds"), [("100gCO2e", 60), ("1kgCO2e", 300), ("20kgCO2e", 3600)])
+def test_allowances_keep_the_share_of_making_its_gpus_free_for_as_long_as_they_hold(
+    budget: str, seconds: int
+) -> None:
+    grams = 50
+    story = making(grams)
+    story.amend(budget=budget)
+    story.told(100, gpu_time=held(1))
+    story.step(1)
+    (first,) = story.budget.allowances
+    assert first.seconds == seconds
+    emissions = story.status.emissions
+    assert emissions is not None
+    assert emissions.budget is not None
+    limit = emissions.budget.limit_micrograms
+    asked: list[int] = []
+    for second in range(3, 3 + 10 * seconds // 2, 30):
+        story.second = float(second)
+        echo = asked[-1] if asked else None
+        story.told(100 * second, gpu_time=held(second), allowance_joules=echo)
+        if story.step().deletions:
+            break
+        (one,) = story.budget.allowances
+        assert one.seconds == seconds
+        asked += [] if asked and asked[-1] == one.joules else [one.joules]
+        # All of it used by then, and the operator silent for as long as it holds.
+        worst = emissions_of(one.joules, 1000, grams * 1000) + (second + seconds + 34) * SECOND
+        assert worst <= limit or one.joules == 100 * second
+    # Once as often as it holds, not with each report.
+    assert 2 <= len(asked) <= 7
+
+
+def test_with_no_embodied_share_allowances_hold_for_an_hour_and_stay() -> None:
+    story = started(budget="100gCO2e")
+    asked = set()
+    for second in range(30, 300, 30):
+        story.second = float(second)
+        story.told(100 * second)
+        story.step()
+        asked.add((story.budget.allowances[0].joules, story.budget.allowances[0].seconds))
+    assert asked == {(1_000_000, 3600)}
+    # Of a budget of energy alone nothing changes with time.
+    story.manifest["spec"].pop("emissions")
+    story.edit(budget="1MJ")
+    story.told(31_000)
+    story.step(30)
+    assert [(a.joules, a.seconds) for a in story.budget.allowances] == [(1_000_000, None)]
+
+
 def test_where_the_share_does_not_count_nothing_is_kept_free_for_it() -> None:
     emissions = EmissionsStatus(include_embodied=False)
     carbon = making(1).carbon

@@ -82,6 +82,7 @@ def test_an_entry_that_cannot_be_read_asks_for_nothing_and_the_others_hold(
             {"allowanceJoules": 5000, "allowanceScope": "Node", "capPercent": 70},
             {"a": Allowance(5000, "Node")},
         ),
+        ({"allowanceJoules": 5000, "allowanceSeconds": 900}, {"a": Allowance(5000, seconds=900)}),
     ],
     ids=str,
 )
