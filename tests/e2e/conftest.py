@@ -222,6 +222,14 @@ def uninterrupted(bench: Bench) -> Iterator[str]:
 
 
 @pytest.fixture
+def removed(bench: Bench) -> Iterator[list[str]]:
+    """Names of jobs to remove afterwards."""
+    names: list[str] = []
+    yield names
+    bench.kubectl("delete", "gtj", *names, "--ignore-not-found", "--wait")
+
+
+@pytest.fixture
 def digits(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Json]:
     """The job of examples/digits.yaml under a name of the test's own; its files are removed before and after."""
     job = next(b for b in read_example() if b["kind"] == "GreenTrainingJob")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,6 @@ def peers() -> Path:
     return apply_peers(read_cache_directory())
 
 
-@pytest.fixture
-def removed(bench: Bench) -> Iterator[list[str]]:
-    names: list[str] = []
-    yield names
-    bench.kubectl("delete", "gtj", *names, "--ignore-not-found", "--wait")
-
-
 def set_budget(bench: Bench, job: str, joules: int | str) -> None:
     text = joules if isinstance(joules, str) else f"{joules}J"
     bench.kubectl(
@@ -56,7 +49,7 @@ def until_ahead(bench: Bench, job: str) -> Json:
     energy: Json = bench.until(
         lambda: bench.read("gtj", job).get("status", {}).get("energy", {}),
         lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
-        seconds=60,
+        seconds=180,
         what=f"{job} says what it uses until it would have stopped",
     )
     return energy
@@ -84,7 +77,7 @@ def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_
     )
     budget = energy["usedJoules"] + energy["budget"]["aheadJoules"] + 400
     set_budget(bench, name, budget)
-    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
+    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted")
     true = sum(
         exact(bench, p["spec"]["nodeName"], n) for n, p in pods_of(bench, name).items() if n.endswith("-1")
     )
@@ -123,8 +116,8 @@ def write_series(bench: Bench, turns: float) -> None:
 
 
 @pytest.fixture
-def upgraded(bench: Bench) -> Iterator[dict[str, object]]:
-    """The release with a file of intensities; afterwards as it was."""
+def turn_dirty(bench: Bench) -> Iterator[Callable[[], float]]:
+    """The release with a file of intensities, and what makes the grid dirty in a moment; afterwards as it was."""
     image, agent = bench.operator_image(), bench.agent_image()
     source = {"type": "file", "name": "e2e", "path": "/etc/greentrain/intensity/grid.csv"}
     values = {
@@ -133,24 +126,28 @@ def upgraded(bench: Bench) -> Iterator[dict[str, object]]:
         "emissions.sources": [source, {"type": "table"}],
     }
 
-    def turn(after: float) -> float:
-        turns = float(int(time.time() + after))
+    write_series(bench, time.time() + LONG)
+    apply_release(bench.cluster, image, agent=agent, values=values)
+
+    def turn() -> float:
+        turns = float(int(time.time()) + 30)
         write_series(bench, turns)
-        apply_release(bench.cluster, image, agent=agent, values=values)
+        # Kubelet looks at what is mounted when a pod changes, else once in a minute or more.
+        who = ("pods", "-l", "app.kubernetes.io/name=greentrain", f"e2e-turned={turns:.0f}", "--overwrite")
+        bench.cluster.run_kubectl("--namespace", NAMESPACE, "annotate", *who)
         return turns
 
-    yield {"turn": turn}
+    yield turn
     apply_release(bench.cluster, image, agent=agent, values=SANDBOX_VALUES)
     bench.cluster.run_kubectl("--namespace", NAMESPACE, "delete", "configmap", GRID)
 
 
 def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
-    bench: Bench, removed: list[str], upgraded: dict[str, Any]
+    bench: Bench, removed: list[str], turn_dirty: Callable[[], float]
 ) -> None:
     name = "e2e-carbon"
     removed.append(name)
     node = bench.sandbox.started_nodes()[0].name
-    turns = upgraded["turn"](75)
     job = burn(name, LONG, node)
     job["spec"]["emissions"] = {"budget": "15gCO2e", "onExhausted": "Fail", "zone": GRID}
     bench.apply(job)
@@ -159,14 +156,16 @@ def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
     assert seen["emissions"]["intensity"] == f"{CLEAN}gCO2e/kWh"
     assert (seen["emissions"]["source"], seen["emissions"]["zones"]) == ("e2e", [GRID])
     assert condition({"status": seen}, "BudgetExhausted")["status"] == "False"
-    job = bench.until_condition(name, "Failed", seconds=180)
+    said = seen["attempts"][0]["overshootBoundMicrograms"]
+    turns = turn_dirty()
+    job = bench.until_condition(name, "Failed", seconds=300)
     assert time.time() > turns - 40
     assert condition(job, "Failed")["reason"] == "BudgetExhausted"
     assert condition(job, "Failed")["message"] == "spec.emissions.budget 15gCO2e is spent"
     emissions = bench.until(
         lambda: bench.read("gtj", name)["status"]["emissions"],
         lambda found: bool(found.get("final")),
-        seconds=120,
+        seconds=180,
         what="its emissions are final",
     )
     total = emissions["operationalMicrograms"] / 1e6
@@ -177,8 +176,9 @@ def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
     assert emissions.get("withoutJoules", 0) == 0
     assert joules == bench.read("gtj", name)["status"]["energy"]["usedJoules"]
     assert joules / 3.6e6 * CLEAN < total <= joules / 3.6e6 * DIRTY
-    bound = emissions["budget"]["overshootBoundMicrograms"] / 1e6
-    assert total <= 15 + bound
+    # Before it started the grid was to turn dirty within the hour.
+    assert said >= bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"] * DIRTY / 3.6
+    assert total <= 15 + said / 1e6
     assert emissions["total"] in bench.kubectl("get", "gtj", name).splitlines()[1].split()
 
 
@@ -200,7 +200,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
         spec = bench.read("nodepower", node)["spec"]
         return [p["allowanceJoules"] for p in spec.get("pods", []) if "allowanceJoules" in p]
 
-    bench.until(asked, lambda found: found == [budget], seconds=30, what="the agent is told what is left")
+    bench.until(asked, lambda found: found == [budget], seconds=180, what="the agent is told what is left")
     bound = bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"]
     uuid = held_by(bench, name)
     nvml = Nvml(bench, node, peers)
@@ -216,14 +216,14 @@ def test_without_the_operator_the_agent_keeps_the_budget(
         bench.until(
             lambda: list(pods_of(bench, name)),
             lambda names: names == [],
-            seconds=60,
+            seconds=180,
             what="the pod is evicted",
         )
         told = [p for p in bench.read("nodepower", node)["status"]["pods"] if p["name"].startswith(name)]
         assert [p["budgetAction"] for p in told] == ["Evicted"]
     finally:
         bench.cluster.run_kubectl(*deployment, "--replicas=1")
-    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
+    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted")
     attempt = job["status"]["attempts"][0]
     assert attempt["reason"] in ("BudgetExhausted", "AllowanceSpent")
     assert job["status"].get("infrastructureFailureCount", 0) == 0
@@ -233,7 +233,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
     bench.until(
         lambda: nvml.limits()[uuid],
         lambda watts: watts == 300,
-        seconds=30,
+        seconds=180,
         what="the card has its limit back",
     )
 

@@ -9,6 +9,7 @@ from sandbox.release import apply_release, remove_release
 from sandbox.simgpu import cards
 from sandbox.simgpu.nodecards import Places
 from tests.e2e.conftest import Bench, long, name_of
+from tests.e2e.test_caps import capped
 
 Json = dict[str, Any]
 
@@ -37,7 +38,7 @@ def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -
     bench.until(
         lambda: bench.operator_pod()["metadata"]["uid"],
         lambda uid: uid != operator,
-        seconds=60,
+        seconds=180,
         what="a new operator",
     )
     assert uids() == before
@@ -46,22 +47,24 @@ def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -
 
 
 def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
-    bench: Bench, digits: Json
+    bench: Bench, removed: list[str]
 ) -> None:
-    name = name_of(digits)
-    digits["spec"]["power"] = {"cap": "180W"}
-    bench.apply(long(digits))
-    bench.until_step(name, 20)
-    bench.until_condition(name, "PowerCapped")
-    assert 180 in limits(bench)
+    # Jobs that outlast all of it, however long the agents take to end.
+    goes, stays = names = ["e2e-release-goes", "e2e-release-stays"]
+    removed += names
+    nodes = [node.name for node in bench.sandbox.started_nodes()]
+    bench.apply(capped(goes, "180W", nodes[0]), capped(stays, "200W", nodes[-1]))
+    for name in names:
+        bench.until_condition(name, "PowerCapped", reason="Capped")
+    assert limits(bench) == {180, 200, 300}
     image, agent = bench.operator_image(), bench.agent_image()
     try:
         remove_release(bench.cluster)
-        assert limits(bench) == {300}, "the job still runs; its caps are given back with the agents"
-        assert bench.read("gtj", name)["status"]["phase"] == "Running"
+        assert limits(bench) == {300}, "the jobs still run; their caps are given back with the agents"
+        assert {bench.read("gtj", name)["status"]["phase"] for name in names} == {"Running"}
         # Without an operator a job can be deleted, and nothing of it stays.
-        bench.kubectl("delete", "gtj", name, "--wait", "--timeout=60s")
-        selector = f"greentrain.dev/job-name={name}"
+        bench.kubectl("delete", "gtj", goes, "--wait", "--timeout=60s")
+        selector = f"greentrain.dev/job-name={goes}"
         bench.until(
             lambda: [
                 o["metadata"]["name"]
@@ -75,3 +78,11 @@ def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
     finally:
         # The tests after this one need it, whatever was found.
         apply_release(bench.cluster, image, agent=agent, values=SANDBOX_VALUES)
+    bench.until(
+        lambda: limits(bench),
+        lambda found: found == {200, 300},
+        seconds=180,
+        what="the job that stayed has its cap again",
+    )
+    job = bench.until_condition(stays, "PowerCapped", reason="Capped")
+    assert (job["status"]["phase"], job["status"]["attemptCount"]) == ("Running", 1)
