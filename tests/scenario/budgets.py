@@ -1437,7 +1437,7 @@ def draw_traits(seed: int) -> Traits:
         stubborn=chance.choice((0.0, 0.5, 1.0)) if not lone else 1.0,
         emissions=emissions,
         embodied=embodied,
-        faults=() if lone or calm else (*FAULTS, *(("source away",) if seed % 4 == 3 else ())),
+        faults=() if lone or calm else (*FAULTS, *(("source away",) * (4 if emissions else 0))),
         fault_rate=0.0 if lone or calm else chance.choice((0.0, 0.003, 0.015)),
         ambush=chance.choice(AMBUSHES if lone else WORSE_AMBUSHES) if character == "lurking" else None,
         edits=() if lone or calm else chance.choice(((), ("raise",), ("raise", "lower", "remove"))),

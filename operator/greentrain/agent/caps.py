@@ -419,7 +419,7 @@ class Caps:
         if ask is None:
             return
         if ask.pod in self._throttled:
-            why = "its pod's allowance of energy is spent and the operator was silent"
+            why = "its pod's allowance of energy is spent or has ended, and the operator was silent"
             lowest = reason == "Clamped" and target is not None
             message = (
                 f"its limit is {format_power(target or 0)}, the lowest it can have: {why}"

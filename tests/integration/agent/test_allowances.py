@@ -106,7 +106,13 @@ async def begin_work(node: Node, *, devices: tuple[str, ...] = ()) -> Pod:
 
 
 async def allow(
-    node: Node, pod: Pod, joules: int, *, scope: Scope = "GPU", cap_milliwatts: int | None = None
+    node: Node,
+    pod: Pod,
+    joules: int,
+    *,
+    scope: Scope = "GPU",
+    seconds: int | None = None,
+    cap_milliwatts: int | None = None,
 ) -> None:
     """The operator's word on the pod's energy."""
     ask = PodAsk(
@@ -116,6 +122,7 @@ async def allow(
         cap_milliwatts=cap_milliwatts,
         allowance_joules=joules,
         allowance_scope=scope,
+        allowance_seconds=seconds,
     )
     asked = [ask.model_dump(by_alias=True, exclude_none=True)]
     await node.server.call(
@@ -181,6 +188,26 @@ async def a_spent_allowance_is_acted_on_at_once_while_the_operator_is_silent(nod
     await node.until_limits(300)
     await node.until_told(lambda s: find_entry(s, pod.key()).get("closed"), "its end")
     assert action_of(await node.status(), pod) == "Evicted"
+    assert "Traceback" not in agent.said()
+
+
+@story()
+async def an_allowance_that_is_not_spent_ends_with_its_time(
+    node: Node,
+) -> None:
+    plenty, lasts = 10**9, int(OPERATOR_SILENT_SECONDS) + 5
+    async with operating(node):
+        agent = await begin_agent(node)
+        pod = await begin_work(node)
+        await allow(node, pod, plenty, seconds=lasts)
+        await until(lambda: bool(standing_of(node, pod).get("allowance")), what="the allowance on its disk")
+        assert standing_of(node, pod)["allowance"] == {"joules": plenty, "scope": "GPU", "seconds": lasts}
+    silent = time.monotonic()
+    await node.until_limits(LOWEST, seconds=lasts + 10.0)
+    assert time.monotonic() - silent > lasts - 3
+    status = await until_evicted(node, pod)
+    assert "is spent or has ended" in find_cap(status)["message"]
+    assert f"holds for {lasts} s without the operator" in agent.said()
     assert "Traceback" not in agent.said()
 
 

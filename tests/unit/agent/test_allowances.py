@@ -308,7 +308,8 @@ async def test_the_lowest_limit_overrides_a_cap_that_is_asked_for_and_gives_way_
     assert cap is not None
     assert cap.reason == "Clamped"
     assert cap.message == (
-        "its limit is 150W, the lowest it can have: its pod's allowance of energy is spent and the operator was silent"
+        "its limit is 150W, the lowest it can have: its pod's allowance of energy is spent or has ended, and the operator "
+        "was silent"
     )
     # The disk's journal of caps has what was asked, so that nothing of this outlasts it.
     caps = json.loads((tmp_path / "journal" / CAPS).read_text())
