@@ -20,13 +20,23 @@ LOOK = (
 
 def look_inside(bench: Bench, image: str) -> dict[str, Any]:
     """What a Python in the image sees, by way of a pod that is removed again."""
-    said = bench.kubectl(
-        *("run", "look-inside", "--rm", "--attach", "--quiet", "--restart=Never", f"--image={image}"),
-        *("--image-pull-policy=IfNotPresent", "--command", "--", "python3", "-c", LOOK),
+    name = "look-inside"
+    bench.kubectl(
+        *("run", name, "--restart=Never", f"--image={image}", "--image-pull-policy=IfNotPresent"),
+        *("--command", "--", "python3", "-c", LOOK),
     )
-    # Where the container ended before kubectl was attached, it says so and prints the log instead.
-    found: dict[str, Any] = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
-    return found
+    try:
+        # Not by attaching to it: what a container says that ends before one is attached is lost at times.
+        bench.until(
+            lambda: bench.read("pod", name)["status"]["phase"],
+            lambda phase: phase in ("Succeeded", "Failed"),
+            seconds=180,
+            what=f"a look into {image} is done",
+        )
+        found: dict[str, Any] = json.loads(bench.kubectl("logs", name))
+        return found
+    finally:
+        bench.kubectl("delete", "pod", name, "--wait", "--now")
 
 
 @pytest.mark.parametrize(
