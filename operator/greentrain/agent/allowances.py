@@ -466,7 +466,9 @@ class Allowances:
             )
         elif action == "Evicted":
             self.evictions += 1
-            logger.error("pod %s is evicted: its allowance is spent or has ended, and the operator is silent", who)
+            logger.error(
+                "pod %s is evicted: its allowance is spent or has ended, and the operator is silent", who
+            )
         elif action == "None":
             self._watched[uid].reported = False
             logger.info("pod %s has a higher allowance: its GPUs may have their limits again", who)

@@ -303,7 +303,7 @@ def parse_pod(body: Raw) -> Pod | None:
         return replace(
             pod,
             state=PodState.FAILED,
-            exit_reason=status.get("reason") or "PodFailed",
+            exit_reason=status.get("reason") or NO_REASON,
             log_tail=_tail(status.get("message") or ""),
         )
     if state.get("running") is not None:
@@ -314,6 +314,9 @@ def parse_pod(body: Raw) -> Pod | None:
     reason, message = _why_waiting(status, state)
     return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=message)
 
+
+NO_REASON = "PodFailed"
+"""Of a pod that has failed without a container's exit, and whose status names no reason either."""
 
 LOG_TAIL_MAX = 1024
 """How much of a container's last lines is kept, in characters; the kubelet keeps 2,048 bytes or 80 lines."""

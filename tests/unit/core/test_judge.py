@@ -143,6 +143,17 @@ def test_a_pod_given_up_with_its_node_ends_the_attempt_although_the_others_run_o
         ((exited(0, 143, 5), exited(1, 143, 4)), 2, Reason.POD_LOST),
         ((exited(0, 3, 5), exited(1, 144, 6)), 0, Reason.PROGRAM_FAILED),
         ((exited(0, 143, 5), exited(1, 143, 9, terminating=True), exited(2, 143, 4)), 1, Reason.POD_LOST),
+        # Deleted, and its container was cleared away untold; else what its node says of it counts.
+        (
+            (exited(0, 143, 5), pod(1, PodState.FAILED, exit_reason="PodFailed", terminating=True)),
+            1,
+            Reason.POD_LOST,
+        ),
+        (
+            (exited(0, 143, 5), pod(1, PodState.FAILED, exit_reason="OutOfcpu", terminating=True)),
+            1,
+            Reason.POD_FAILED,
+        ),
         (
             (exited(0, 137, 5, exit_reason="OOMKilled"), exited(1, 144, 5), exited(2, 144, 5)),
             0,
@@ -161,6 +172,8 @@ def test_a_pod_given_up_with_its_node_ends_the_attempt_although_the_others_run_o
         "agreed stop after a deleted pod",
         "a program's failure before its pod was cleared away",
         "agreed stop while the asked pod terminates",
+        "deleted, its exit untold",
+        "refused by its node, then deleted",
         "out of memory",
         "evicted",
     ],

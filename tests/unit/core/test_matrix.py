@@ -132,12 +132,13 @@ CULPRITS: dict[str, list[Body | None]] = {
         body(1, cut_off(), deleted=9),
     ],
     "every other rank 144, it runs on": [body(1, running())],
-    "it is gone, or ended after its deletion was asked for": [
+    "it is gone, or ended after its deletion was asked for, be its exit code told or not": [
         None,
         body(1, exit_(143), deleted=9),
         body(1, exit_(137), deleted=9),
         body(1, exit_(1), deleted=9),
         body(1, running(), deleted=9),
+        body(1, {"phase": "Failed"}, deleted=9),
     ],
     "the pod Failed without an exit code, another reason": [
         body(1, {"phase": "Failed", "reason": "OutOfcpu"})
