@@ -240,7 +240,7 @@ async def with_the_api_server_away_the_lowest_limit_stays_and_the_next_agents_go
         agent = await begin_agent(node, kubeconfig=proxy.kubeconfig)
         pod = await begin_work(node)
         allowance = await allow_more(node, pod, 2500)
-        assert standing_of(node, pod)["allowance"] == {"joules": allowance, "scope": "GPU"}
+        assert standing_of(node, pod)["allowance"] == {"joules": allowance, "scope": "GPU", "seconds": None}
         for method in ("GET", "POST", "PATCH"):
             proxy.script(method, ".", Cut(), times=None)
             proxy.script(method, ".", Cut(), times=None, watch=True)
