@@ -41,7 +41,7 @@ demo: python ## From nothing to a trained model: sandbox, images, chart and the 
 
 e2e: python ## Run the end-to-end tests in a sandbox of two nodes, bringing up what is missing.
 	@GREENTRAIN_SANDBOX_NODES=2 $(SANDBOX) demo --without-job
-	@$(BIN)/pytest --maxfail=2 tests/e2e
+	@$(BIN)/pytest tests/e2e
 
 check: ## Everything that must hold: style, types, test, demo, e2e, in that order.
 	@$(MAKE) --no-print-directory style

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,15 @@ NAMESPACE = "default"
 
 PLAIN_IMAGE = "localhost/greentrain/own-script:dev"
 """Python and TensorFlow without anything of ours."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell what failed at once: a run that is cut short never comes to its summary."""
+    report = yield
+    if report.failed:
+        item.config.get_terminal_writer().line(f"\n{report.nodeid} ({report.when})\n{report.longreprtext}")
+    return report
 
 
 class Bench:

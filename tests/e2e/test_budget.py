@@ -49,7 +49,7 @@ def until_ahead(bench: Bench, job: str) -> Json:
     energy: Json = bench.until(
         lambda: bench.read("gtj", job).get("status", {}).get("energy", {}),
         lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
-        seconds=180,
+        seconds=60,
         what=f"{job} says what it uses until it would have stopped",
     )
     return energy
@@ -77,7 +77,7 @@ def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_
     )
     budget = energy["usedJoules"] + energy["budget"]["aheadJoules"] + 400
     set_budget(bench, name, budget)
-    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted")
+    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
     true = sum(
         exact(bench, p["spec"]["nodeName"], n) for n, p in pods_of(bench, name).items() if n.endswith("-1")
     )
@@ -158,14 +158,14 @@ def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
     assert condition({"status": seen}, "BudgetExhausted")["status"] == "False"
     said = seen["attempts"][0]["overshootBoundMicrograms"]
     turns = turn_dirty()
-    job = bench.until_condition(name, "Failed", seconds=300)
+    job = bench.until_condition(name, "Failed", seconds=180)
     assert time.time() > turns - 40
     assert condition(job, "Failed")["reason"] == "BudgetExhausted"
     assert condition(job, "Failed")["message"] == "spec.emissions.budget 15gCO2e is spent"
     emissions = bench.until(
         lambda: bench.read("gtj", name)["status"]["emissions"],
         lambda found: bool(found.get("final")),
-        seconds=180,
+        seconds=120,
         what="its emissions are final",
     )
     total = emissions["operationalMicrograms"] / 1e6
@@ -200,7 +200,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
         spec = bench.read("nodepower", node)["spec"]
         return [p["allowanceJoules"] for p in spec.get("pods", []) if "allowanceJoules" in p]
 
-    bench.until(asked, lambda found: found == [budget], seconds=180, what="the agent is told what is left")
+    bench.until(asked, lambda found: found == [budget], seconds=30, what="the agent is told what is left")
     bound = bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"]
     uuid = held_by(bench, name)
     nvml = Nvml(bench, node, peers)
@@ -216,14 +216,14 @@ def test_without_the_operator_the_agent_keeps_the_budget(
         bench.until(
             lambda: list(pods_of(bench, name)),
             lambda names: names == [],
-            seconds=180,
+            seconds=60,
             what="the pod is evicted",
         )
         told = [p for p in bench.read("nodepower", node)["status"]["pods"] if p["name"].startswith(name)]
         assert [p["budgetAction"] for p in told] == ["Evicted"]
     finally:
         bench.cluster.run_kubectl(*deployment, "--replicas=1")
-    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted")
+    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
     attempt = job["status"]["attempts"][0]
     assert attempt["reason"] in ("BudgetExhausted", "AllowanceSpent")
     assert job["status"].get("infrastructureFailureCount", 0) == 0
@@ -233,7 +233,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
     bench.until(
         lambda: nvml.limits()[uuid],
         lambda watts: watts == 300,
-        seconds=180,
+        seconds=30,
         what="the card has its limit back",
     )
 
@@ -279,7 +279,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
         projection,
         lambda found: found.get("percent", 70) < 70,
         # Where steps cost now more, now less, a cap is only left after 20 windows of a report each.
-        seconds=300,
+        seconds=180,
         what="the cap goes down",
     )
     job = bench.until_condition(name, "Succeeded", seconds=900)

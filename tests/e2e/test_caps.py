@@ -99,7 +99,7 @@ def held_by(bench: Bench, job: str, attempt: int = 1) -> str:
     return said.strip()
 
 
-def until_limit(nvml: Nvml, uuid: str, watts: int, *, seconds: float = 60) -> float:
+def until_limit(nvml: Nvml, uuid: str, watts: int, *, seconds: float = 30) -> float:
     """Wait for a card's limit; how long it took."""
     begun = time.monotonic()
     while (now := nvml.limits()[uuid]) != watts:
@@ -121,7 +121,7 @@ def test_jobs_side_by_side_have_each_its_own_cap_and_an_edit_reaches_it(
     bench.apply(*(capped(name, cap, node) for name, (cap, _, node) in asked.items()))
     uuids = {}
     for name, (cap, watts, node) in asked.items():
-        job = bench.until_condition(name, "PowerCapped", reason="Capped")
+        job = bench.until_condition(name, "PowerCapped", reason="Capped", seconds=120)
         uuids[name] = held_by(bench, name)
         assert Nvml(bench, node, peers).limits()[uuids[name]] == watts
         power = job["status"]["power"]
@@ -154,7 +154,7 @@ def test_jobs_side_by_side_have_each_its_own_cap_and_an_edit_reaches_it(
     except SandboxError as error:  # a server that knows CEL refuses it at the door
         refused = str(error)
     else:
-        job = bench.until_condition("e2e-cap-a", "Admitted", "False", reason="InvalidSpec")
+        job = bench.until_condition("e2e-cap-a", "Admitted", "False", reason="InvalidSpec", seconds=60)
         refused = condition(job, "Admitted")["message"]
     assert "cap" in refused
     assert "write watts from 1W to 10kW" in refused
@@ -187,7 +187,7 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
     name = "e2e-cap-kept"
     removed.append(name)
     bench.apply(capped(name, "180W", node))
-    bench.until_condition(name, "PowerCapped")
+    bench.until_condition(name, "PowerCapped", seconds=120)
     uuid = held_by(bench, name)
 
     # SIGKILL: the limit stays, and the next agent knows it for its own.
@@ -199,20 +199,20 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
             found["restartCount"] > before["status"]["containerStatuses"][0]["restartCount"]
             and found["ready"]
         ),
-        seconds=180,
+        seconds=90,
         what="the agent runs again",
     )
     assert nvml.limits()[uuid] == 180
 
     # Every agent ends in good order: each card has its limit of before, while the job runs on.
     place_agents(bench, ELSEWHERE)
-    until_limit(nvml, uuid, 280, seconds=180)
+    until_limit(nvml, uuid, 280, seconds=60)
     place_agents(bench, None)
-    until_limit(nvml, uuid, 180, seconds=180)
+    until_limit(nvml, uuid, 180, seconds=90)
 
     # An administrator lowers it meanwhile: that is what it gets back.
     nvml.set_limit(uuid, 170)
-    bench.until_condition(name, "PowerCapped", reason="PriorLower")
+    bench.until_condition(name, "PowerCapped", reason="PriorLower", seconds=60)
     nvml.set_limit(uuid, 270)
     until_limit(nvml, uuid, 180)
 
@@ -227,17 +227,17 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
     bench.until(
         lambda: bench.read("gtj", name)["status"]["attemptCount"],
         lambda n: n == 2,
-        seconds=180,
+        seconds=120,
         what="attempt 2",
     )
 
     # Killed with the cap in place, and the pod ends before there is an agent again.
-    bench.until_condition(name, "PowerCapped")
+    bench.until_condition(name, "PowerCapped", seconds=120)
     prior = 270 if held_by(bench, name, 2) == uuid else 280
     uuid = held_by(bench, name, 2)
     bench.kill_container(bench.agent_pod(node)["metadata"]["uid"], "greentrain.agent")
     bench.kubectl("delete", "gtj", name, "--wait")
-    until_limit(nvml, uuid, prior, seconds=180)
+    until_limit(nvml, uuid, prior, seconds=120)
 
 
 @contextlib.contextmanager
@@ -261,7 +261,7 @@ def test_without_the_api_server_a_pods_end_gives_its_cap_back_and_a_new_agent_ke
     bench.apply(capped(names[0], "180W", node), capped(names[1], "200W", node))
     pods = {}
     for name in names:
-        bench.until_condition(name, "PowerCapped")
+        bench.until_condition(name, "PowerCapped", seconds=120)
         pods[name] = bench.read("pod", f"{name}-worker-0-1")["metadata"]["uid"]
     ends, stays = (held_by(bench, name) for name in names)
     agent = bench.agent_pod(node)["metadata"]["uid"]
@@ -275,7 +275,7 @@ def test_without_the_api_server_a_pods_end_gives_its_cap_back_and_a_new_agent_ke
             seen.add(nvml.limits()[stays])
         assert seen == {200}
         assert nvml.limits()[ends] == 300
-    bench.until_condition(names[1], "PowerCapped")
+    bench.until_condition(names[1], "PowerCapped", seconds=120)
 
 
 def test_after_a_reboot_a_card_has_its_drivers_default_and_is_left_there(
@@ -289,7 +289,7 @@ def test_after_a_reboot_a_card_has_its_drivers_default_and_is_left_there(
     name = "e2e-cap-reboot"
     removed.append(name)
     bench.apply(capped(name, "180W", node.name))
-    bench.until_condition(name, "PowerCapped")
+    bench.until_condition(name, "PowerCapped", seconds=120)
     assert 180 in nvml.limits().values()
     bench.kubectl("patch", "gtj", name, "--type=merge", '-p={"spec":{"runPolicy":{"suspend":true}}}')
     power_off(bench.sandbox, node)

@@ -49,7 +49,7 @@ def until_used(bench: Bench, job: str, joules: int) -> None:
     def used(body: Json) -> bool:
         return bool(body.get("status", {}).get("energy", {}).get("usedJoules", 0) >= joules)
 
-    bench.until(lambda: bench.read("gtj", job), used, seconds=180, what=f"{job} has used {joules} J")
+    bench.until(lambda: bench.read("gtj", job), used, seconds=120, what=f"{job} has used {joules} J")
 
 
 def until_final(bench: Bench, job: str) -> Json:
@@ -72,7 +72,7 @@ def test_two_jobs_joules_are_the_meters_though_agent_and_operator_are_killed(
     before = {name: exact(bench, node, f"{name}-worker-0-1") for name, node in names.items()}
     bench.apply(*(burn(name, 50, node) for name, node in names.items()))
     for name in names:
-        bench.until_condition(name, "EnergyMetered", "True")
+        bench.until_condition(name, "EnergyMetered", "True", seconds=120)
         until_used(bench, name, 300)
     bench.kill_container(bench.agent_pod(nodes[0])["metadata"]["uid"], "greentrain.agent")
     bench.kill_container(bench.operator_pod()["metadata"]["uid"], "greentrain.controller")
@@ -110,7 +110,7 @@ def test_the_joules_of_a_lost_nodes_pod_are_kept_and_the_next_attempts_added(
     power_off(bench.sandbox, node)
     first = exact(bench, node.name, pods[0]) - before[0]
     try:
-        job = bench.until_condition(name, "PodsReady", "False", reason="NodeLost")
+        job = bench.until_condition(name, "PodsReady", "False", reason="NodeLost", seconds=120)
         assert node.name in condition(job, "PodsReady")["message"]
         bench.kubectl("delete", "node", node.name)
         bench.until(

@@ -143,7 +143,7 @@ def test_the_operator_killed_9_while_it_creates_converges(bench: Bench) -> None:
             assert bench.read("gtj", f"kill-{i}")["status"]["attemptCount"] == 1
     finally:
         bench.kubectl("delete", "gtj", *(f"kill-{i}" for i in range(9)), "--wait")
-        bench.until(lambda: sorted(pods()), lambda seen: not seen, seconds=180, what="no pods left")
+        bench.until(lambda: sorted(pods()), lambda seen: not seen, seconds=120, what="no pods left")
 
 
 def test_pods_that_cannot_start_say_why_in_the_jobs_conditions(bench: Bench, digits: Json) -> None:
@@ -151,13 +151,13 @@ def test_pods_that_cannot_start_say_why_in_the_jobs_conditions(bench: Bench, dig
     container = digits["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
     container["image"] = "localhost/greentrain/no-such-image:dev"
     bench.apply(digits)
-    job = bench.until_condition(name, "PodsReady", "False", reason="ImageUnavailable")
+    job = bench.until_condition(name, "PodsReady", "False", reason="ImageUnavailable", seconds=90)
     assert "no-such-image" in condition(job, "PodsReady")["message"]
     container["image"] = "localhost/greentrain/trainer:dev"
     container["resources"] = {"requests": {"cpu": "999"}}
     bench.kubectl("delete", "gtj", name, "--wait")
     bench.apply(digits)
-    job = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable")
+    job = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable", seconds=90)
     assert "Insufficient cpu" in condition(job, "PodsReady")["message"]
 
 
@@ -167,7 +167,7 @@ def test_objects_of_our_name_that_are_not_ours_are_left_alone(bench: Bench, digi
     bench.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": template})
     try:
         bench.apply(digits)
-        bench.until_condition(name, "Admitted", "False", reason="NameTaken")
+        bench.until_condition(name, "Admitted", "False", reason="NameTaken", seconds=60)
     finally:
         bench.kubectl("delete", "service", name)
     bench.kubectl("delete", "gtj", name, "--wait")
@@ -175,7 +175,7 @@ def test_objects_of_our_name_that_are_not_ours_are_left_alone(bench: Bench, digi
     bench.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{name}-worker-0-1"}, "spec": pod})
     try:
         bench.apply(digits)
-        bench.until_condition(name, "Admitted", "False", reason="NameTaken")
+        bench.until_condition(name, "Admitted", "False", reason="NameTaken", seconds=60)
         assert bench.read("pod", f"{name}-worker-0-1")["metadata"]["namespace"] == NAMESPACE
     finally:
         bench.kubectl("delete", "pod", f"{name}-worker-0-1", "--grace-period=0", "--force")

@@ -76,7 +76,7 @@ def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewher
         bench.until(
             lambda: [p["spec"].get("nodeName") for n, p in pods_of(bench, name).items() if n.endswith("-2")],
             lambda nodes: nodes == [other, other],
-            seconds=180,
+            seconds=120,
             what="the second attempt's pods stand on the other node",
         )
     finally:
@@ -103,16 +103,16 @@ def test_a_lost_node_is_named_and_the_gang_goes_on_when_it_is_deleted(
     node = find_node(bench.sandbox, lost)
     power_off(bench.sandbox, node)
     try:
-        job = bench.until_condition(name, "Restarting", reason="NodeLost")
+        job = bench.until_condition(name, "Restarting", reason="NodeLost", seconds=120)
         assert (
             f"worker-{index}: its node stopped answering (node {lost})"
             in condition(job, "Restarting")["message"]
         )
-        job = bench.until_condition(name, "PodsReady", "False", reason="WaitingForOldPods")
+        job = bench.until_condition(name, "PodsReady", "False", reason="WaitingForOldPods", seconds=60)
         job = bench.until(
             lambda: bench.read("gtj", name),
             lambda body: f"kubectl delete node {lost}" in condition(body, "PodsReady")["message"],
-            seconds=180,
+            seconds=60,
             what="the condition says how to go on",
         )
         assert job["status"]["attemptCount"] == 1
@@ -153,20 +153,20 @@ def test_a_preempted_worker_is_an_infrastructure_restart(bench: Bench, removed: 
             },
             job,
         )
-        bench.until_condition(name, "Running")
+        bench.until_condition(name, "Running", seconds=90)
         pod_spec = {
             **job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"],
             "priorityClassName": urgent,
         }
         pod_spec["restartPolicy"] = "Never"
         bench.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": urgent}, "spec": pod_spec})
-        seen = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable")
+        seen = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable", seconds=120)
         (first, _) = seen["status"]["attempts"]
         # The pod condition DisruptionTarget, which says that it was preempted, came with 1.26.
         assert first["reason"] in ("PodLost", "Preempted")
         assert first["countedAgainst"] == "infrastructureRestartLimit"
         bench.kubectl("delete", "pod", urgent, "--grace-period=1")
-        bench.until_condition(name, "Running")
+        bench.until_condition(name, "Running", seconds=90)
     finally:
         bench.kubectl("delete", "pod", urgent, "--ignore-not-found", "--grace-period=1")
         bench.kubectl("delete", "priorityclass", urgent, "--ignore-not-found")
@@ -186,7 +186,7 @@ def test_an_image_that_vanished_is_named_when_the_others_gave_up_waiting(
     container = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
     container |= {"image": "localhost/greentrain/vanished:1", "imagePullPolicy": "Never"}
     bench.apply(job)
-    seen = bench.until_condition(name, "Failed", reason="InfrastructureRestartLimitExceeded")
+    seen = bench.until_condition(name, "Failed", reason="InfrastructureRestartLimitExceeded", seconds=120)
     (first,) = seen["status"]["attempts"]
     assert first["reason"] == "ImageUnavailable"
     assert "worker-0 never started" in condition(seen, "Failed")["message"]
@@ -197,7 +197,7 @@ def test_out_of_memory_is_said_so(bench: Bench, removed: list[str]) -> None:
     removed.append("e2e-memory")
     eat = "import time; held = bytearray(200_000_000); time.sleep(60)"
     bench.apply(plain_job("e2e-memory", "python3", "-c", eat, workers=1, limits={"memory": "64Mi"}))
-    job = bench.until_condition("e2e-memory", "Failed", reason="OutOfMemory")
+    job = bench.until_condition("e2e-memory", "Failed", reason="OutOfMemory", seconds=90)
     assert "worker-0 ran out of memory (raise its memory limit)" in condition(job, "Failed")["message"]
 
 
@@ -205,7 +205,7 @@ def test_the_last_lines_of_a_failed_container_stand_in_the_message(bench: Bench,
     removed.append("e2e-words")
     fail = "print('reading 3 files'); raise ValueError('no column label in part-7')"
     bench.apply(plain_job("e2e-words", "python3", "-c", fail, workers=1))
-    job = bench.until_condition("e2e-words", "Failed", reason="ProgramFailed")
+    job = bench.until_condition("e2e-words", "Failed", reason="ProgramFailed", seconds=90)
     assert "ValueError: no column label in part-7" in condition(job, "Failed")["message"]
 
 
@@ -213,14 +213,14 @@ def test_a_deadline_ends_a_job_and_its_pods(bench: Bench, removed: list[str]) ->
     removed.append("e2e-deadline")
     policy = {"activeDeadlineSeconds": 5}
     bench.apply(plain_job("e2e-deadline", "python3", "-c", STUBBORN, runPolicy=policy))
-    job = bench.until_condition("e2e-deadline", "Failed", reason="DeadlineExceeded")
+    job = bench.until_condition("e2e-deadline", "Failed", reason="DeadlineExceeded", seconds=120)
     assert job["status"]["activeSeconds"] >= 5
     bench.until(
         lambda: sorted(
             n for n, p in pods_of(bench, "e2e-deadline").items() if p["status"]["phase"] == "Running"
         ),
         lambda running: not running,
-        seconds=180,
+        seconds=60,
         what="no pod of it runs",
     )
 
@@ -228,11 +228,11 @@ def test_a_deadline_ends_a_job_and_its_pods(bench: Bench, removed: list[str]) ->
 def test_a_finished_job_goes_when_its_time_to_live_is_over(bench: Bench, removed: list[str]) -> None:
     removed.append("e2e-ttl")
     bench.apply(plain_job("e2e-ttl", "true", runPolicy={"ttlSecondsAfterFinished": 5}))
-    bench.until_condition("e2e-ttl", "Succeeded")
+    bench.until_condition("e2e-ttl", "Succeeded", seconds=90)
     bench.until(
         lambda: bench.kubectl("get", "gtj,pods,service", "-o", "name"),
         lambda there: "e2e-ttl" not in there,
-        seconds=180,
+        seconds=120,
         what="the job, its pods and its Service are gone",
     )
 
@@ -256,7 +256,7 @@ def test_a_job_deleted_while_it_is_created_leaves_nothing(bench: Bench, removed:
     bench.until(
         not_asked_to_go,
         lambda names: not names,
-        seconds=180,
+        seconds=120,
         what="no job and no Service is left, and no pod that was not asked to go",
     )
     # Seen in the log of a kubelet 1.20: told to delete a pod whose container it was about to start, it looked at it again
@@ -268,12 +268,12 @@ def test_a_resume_while_the_pods_still_stop_waits_for_them(bench: Bench, removed
     name = "e2e-resume"
     removed.append(name)
     bench.apply(plain_job(name, "python3", "-c", STUBBORN))
-    bench.until_condition(name, "Running")
+    bench.until_condition(name, "Running", seconds=90)
     bench.kubectl("patch", "gtj", name, "--type=merge", '-p={"spec":{"runPolicy":{"suspend":true}}}')
     bench.until(
         lambda: pods_of(bench, name),
         lambda pods: all(p["metadata"].get("deletionTimestamp") for p in pods.values()),
-        seconds=180,
+        seconds=30,
         what="every pod is stopping",
     )
     bench.kubectl("patch", "gtj", name, "--type=merge", '-p={"spec":{"runPolicy":{"suspend":false}}}')
@@ -312,9 +312,9 @@ def test_a_root_image_is_refused_with_the_remedy_and_runs_when_it_is_allowed(
     pod_spec = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]
     pod_spec["containers"][0]["securityContext"] = {"runAsUser": 0, "runAsNonRoot": True}
     bench.apply(job)
-    seen = bench.until_condition(name, "PodsReady", "False", reason="ContainerNotStarted")
+    seen = bench.until_condition(name, "PodsReady", "False", reason="ContainerNotStarted", seconds=90)
     assert "securityContext.runAsNonRoot: false to allow it" in condition(seen, "PodsReady")["message"]
     pod_spec["containers"][0]["securityContext"] = {"runAsUser": 0}
     bench.apply(job)  # nothing ran yet: the edit takes effect at once
-    seen = bench.until_condition(name, "Succeeded")
+    seen = bench.until_condition(name, "Succeeded", seconds=120)
     assert seen["status"]["failureCount"] == 0

@@ -38,7 +38,7 @@ def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -
     bench.until(
         lambda: bench.operator_pod()["metadata"]["uid"],
         lambda uid: uid != operator,
-        seconds=180,
+        seconds=60,
         what="a new operator",
     )
     assert uids() == before

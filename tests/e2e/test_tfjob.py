@@ -72,7 +72,7 @@ def test_a_converted_tfjob_runs_to_its_end(bench: Bench, converted: Json) -> Non
     name = converted["metadata"]["name"]
     bench.apply(converted)
     if converted["spec"].get("runPolicy", {}).get("suspend"):
-        seen = bench.until_condition(name, "Suspended")
+        seen = bench.until_condition(name, "Suspended", seconds=60)
         assert "attempts" not in seen["status"] or not seen["status"]["attempts"]
         bench.kubectl("patch", "gtj", name, "--type=merge", '-p={"spec":{"runPolicy":{"suspend":false}}}')
     seen = bench.until_condition(name, "Succeeded", seconds=240)
