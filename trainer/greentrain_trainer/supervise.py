@@ -127,8 +127,11 @@ def write_termination_message(path: Path, text: str) -> None:
 
 
 def grace_margin(grace_period_seconds: float) -> float:
-    """Seconds kept back of the grace period to write the message before SIGKILL: a fifth, two at most."""
-    return min(2.0, grace_period_seconds / 5)
+    """Seconds kept back of the grace period to write the message and end before SIGKILL: a third, two at most.
+
+    To end takes up to a second on a busy machine, however short the period is.
+    """
+    return min(2.0, grace_period_seconds / 3)
 
 
 def exit_now(code: int) -> NoReturn:

@@ -129,5 +129,5 @@ def test_a_message_that_cannot_be_written_is_logged_and_no_error(
     assert '{"reason": "x"}' in caplog.text
 
 
-def test_the_grace_margin_is_a_fifth_and_two_seconds_at_most() -> None:
-    assert [grace_margin(seconds) for seconds in (1, 5, 30)] == [0.2, 1.0, 2.0]
+def test_the_grace_margin_is_a_third_and_two_seconds_at_most() -> None:
+    assert [grace_margin(seconds) for seconds in (0.75, 3, 6, 30)] == [0.25, 1.0, 2.0, 2.0]
