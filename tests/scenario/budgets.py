@@ -1077,7 +1077,8 @@ class World:
             stopping = attempt is not None and attempt.reason is not None
             total = self._promised() * JOULE + (0 if stopping else self.weighed)
             # Of a budget that time alone has exceeded nothing is left to be promised.
-            if budget is not None and self.held() and total > max(limit, self.ceiling, self.used):
+            most = max(limit, self.ceiling, self.used if self.traits.embodied else 0)
+            if budget is not None and self.held() and total > most:
                 self.complain(f"promised: {total // JOULE} J of {limit // JOULE} J")
         bound = self.stated.get(attempt.number, 0) if attempt is not None else 0
         most = max(self.ceiling, promised) + bound * JOULE + self.remainders.total()
