@@ -824,23 +824,19 @@ def _hold_seconds(
     No longer than the grid is looked at ahead, and not so long that much of what is left must be kept free for the embodied
     share of that time. Never less than agents were told before: they may not have read that it is less.
     """
-    assert emissions.budget is not None
-    left = (
-        emissions.budget.limit_micrograms
-        - emissions.total_micrograms
-        - emissions.budget.provisional_micrograms
-    )
+    left = _micrograms_left(emissions)
     found = max(s for s in HOLD_SECONDS if s == HOLD_SECONDS[0] or keep(s) * KEPT_PART <= left)
     return max((found, *(a.seconds for a in known if a.seconds is not None)))
 
 
 def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> int:
     """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free."""
-    assert emissions.budget is not None
-    left = (
-        emissions.budget.limit_micrograms
-        - emissions.total_micrograms
-        - emissions.budget.provisional_micrograms
-        - kept
-    )
+    left = _micrograms_left(emissions) - kept
     return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))
+
+
+def _micrograms_left(emissions: EmissionsStatus) -> int:
+    """What a budget of emissions still allows; less than nothing where it is exceeded."""
+    assert emissions.budget is not None
+    spent = emissions.total_micrograms + emissions.budget.provisional_micrograms
+    return emissions.budget.limit_micrograms - spent
