@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from sandbox import binaries, node, outage, packages
+from sandbox.cache import read_cache_directory
 from sandbox.down import remove_sandbox, sweep
 from sandbox.shell import SandboxError
 from sandbox.state import Sandbox, parse_node_count, read_node_count
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(asked: argparse.Namespace) -> int:
     sandbox = Sandbox.read()
-    cache = binaries.read_cache_directory()
+    cache = read_cache_directory()
     if asked.command != "binaries":
         packages.check_root()
     match asked.command:

@@ -22,7 +22,7 @@ from sandbox.state import Node
 TOP = "greentrain-sandbox"
 
 V2_CONTROLLERS = ("cpu", "cpuset", "hugetlb", "memory", "pids")
-"""What kubelet 1.20 demands of its root cgroup on version 2, as far as the machine has them."""
+"""What kubelet demands of its root cgroup on version 2, as far as the machine has them."""
 
 
 class Driver(StrEnum):
@@ -146,19 +146,20 @@ def find_pids(mode: CgroupMode, node: Node | None = None) -> set[int]:
     return pids
 
 
-def remove_all(mode: CgroupMode, *, timeout: float = 10.0) -> int:
-    """Remove the sandbox's cgroups; returns how many there were.
+def remove(mode: CgroupMode, node: Node | None = None, *, timeout: float = 10.0) -> int:
+    """Remove the sandbox's cgroups, or those of one of its nodes; returns how many there were.
 
     Raises:
         SandboxError: some stay busy for `timeout` seconds.
     """
-    count = len(list(find_folders(mode)))
+    count = len(list(find_folders(mode, node)))
     if count and mode.driver is Driver.SYSTEMD:
-        shell.run(["systemctl", "stop", "greentrain.slice"], check=False)
+        unit = "greentrain.slice" if node is None else f"greentrain-{node.name}.slice"
+        shell.run(["systemctl", "stop", unit], check=False)
     deadline = time.monotonic() + timeout
     while True:
         left = []
-        for folder in find_folders(mode):
+        for folder in find_folders(mode, node):
             try:
                 folder.rmdir()
             except FileNotFoundError:

@@ -58,6 +58,9 @@ SANDBOX_USER = "greentrain-sandbox"
 
 ADMIN_GROUP = "system:masters"
 
+FRONT_PROXY_USER = "front-proxy-client"
+"""Who the API server is to the servers of aggregated APIs."""
+
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -139,11 +142,18 @@ def build_apiserver_arguments(settings: ServerSettings) -> list[str]:
         f"--audit-log-path={settings.audit_log}",
         "--audit-log-maxsize=200",
         "--audit-log-maxbackup=3",
-        # The aggregation layer and fair queueing would only stand in the way of counting what one client can do.
+        # Aggregated APIs: their servers know the API server, and whom it speaks for, by this certificate and these headers.
+        f"--requestheader-client-ca-file={pki_folder / 'front-proxy-ca.crt'}",
+        f"--requestheader-allowed-names={FRONT_PROXY_USER}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={pki_folder / 'front-proxy-client.crt'}",
+        f"--proxy-client-key-file={pki_folder / 'front-proxy-client.key'}",
+        # Fair queueing would only stand in the way of counting what one client can do.
         "--enable-priority-and-fairness=false",
         "--max-requests-inflight=3000",
         "--max-mutating-requests-inflight=1500",
-        "--enable-aggregator-routing=false",
         "--v=1",
     ]
     # Services of type NodePort and finalizers need no more than the default admission plugins.
@@ -183,6 +193,8 @@ def build_server_pki(settings: ServerSettings, names: Sequence[str] = ()) -> Non
         common_name="kube-apiserver-kubelet-client",
         organizations=[ADMIN_GROUP],
     )
+    front_proxy = pki.build_authority(folder, "front-proxy-ca", "greentrain-sandbox-front-proxy")
+    pki.issue(front_proxy, folder, "front-proxy-client", common_name=FRONT_PROXY_USER)
     pki.issue(authority, folder, "sandbox", common_name=SANDBOX_USER, organizations=[ADMIN_GROUP])
     pki.issue(authority, folder, "admin", common_name="admin", organizations=[ADMIN_GROUP])
     pki.build_public_key(pki.build_key(folder / "service-accounts.key"), folder / "service-accounts.pub")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox import binaries, environment, images, packages, release
+from sandbox.cache import read_cache_directory
 from sandbox.images import Image
 from sandbox.release import Cluster
 from sandbox.shell import SandboxError
@@ -547,7 +548,7 @@ def main(argv: Sequence[str]) -> int:
         help="stop before the job: the sandbox is up, the operator installed, the tests' images are there",
     )
     arguments = parser.parse_args(argv)
-    cache = binaries.read_cache_directory()
+    cache = read_cache_directory()
     if arguments.without_job:
         prepare(cache)
     else:

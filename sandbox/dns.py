@@ -19,9 +19,8 @@ from typing import Any, cast
 
 from sandbox.api import Api, ApiError, Json
 from sandbox.controlplane import build_api
-from sandbox.network import BRIDGE_ADDRESS
 from sandbox.node import CLUSTER_DOMAIN
-from sandbox.state import Program, Sandbox, read_records
+from sandbox.state import DNS_ADDRESS, Program, Sandbox, read_records
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -32,7 +31,7 @@ SETTLE_SECONDS = 0.05
 
 
 def build_dnsmasq_command(hosts: Path) -> list[str]:
-    """Run dnsmasq on the pods' bridge, answering from `hosts` alone and for nothing outside the cluster."""
+    """Run dnsmasq on the link that joins the nodes, answering from `hosts` alone and for nothing outside the cluster."""
     return [
         "dnsmasq",
         "--keep-in-foreground",
@@ -40,7 +39,7 @@ def build_dnsmasq_command(hosts: Path) -> list[str]:
         "--user=root",
         "--pid-file=",
         "--bind-interfaces",
-        f"--listen-address={BRIDGE_ADDRESS}",
+        f"--listen-address={DNS_ADDRESS}",
         "--except-interface=lo",
         "--no-resolv",
         "--no-hosts",

@@ -105,7 +105,7 @@ def remove_sandbox(sandbox: Sandbox) -> list[str]:
     if unmounted:
         removed.append(f"{unmounted} mounts")
     removed += network.remove_network()
-    if count := cgroups.remove_all(mode):
+    if count := cgroups.remove(mode):
         removed.append(f"{count} cgroups")
     if count := sysctls.restore(sandbox):
         removed.append(f"kubelet's changes of {count} kernel settings")

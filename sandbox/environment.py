@@ -7,23 +7,18 @@ editable, so that the tests see the sources. What it was made from is written in
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
-import importlib.util
 import json
-import os
-import shutil
 import sys
-import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox import binaries, packages, shell
-from sandbox.binaries import read_cache_directory
-from sandbox.images import CA_BUNDLE, ROOT, Workshop
+from sandbox.cache import hold_lock, read_cache_directory
+from sandbox.images import ROOT
 from sandbox.steps import Step, run_steps
+from sandbox.uv import apply_uv, build_environment
 
 STAMP = ".greentrain"
 REQUIREMENTS = ("requirements/dev.txt", "requirements/uv.txt")
@@ -47,6 +42,7 @@ COMPILED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("build", ("--group=build",)),
     ("peers", ("--group=peers",)),
     ("uv", ("requirements/uv.in",)),
+    ("go", ("requirements/go.in",)),
 )
 """Which requirements/*.txt is compiled from what."""
 
@@ -61,82 +57,14 @@ def build_fingerprint(root: Path, python: str) -> str:
     return digest.hexdigest()
 
 
-def build_environment(cache: Path) -> dict[str, str]:
-    """The environment uv and pip run in: the machine's CA bundle counts, and the cache is the image builds' too."""
-    environment = {
-        **os.environ,
-        "UV_CACHE_DIR": str(Workshop(cache).package_cache),
-        "UV_SYSTEM_CERTS": "1",
-        "UV_NO_PROGRESS": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-    }
-    # Set by an activated environment; uv would then work on that one.
-    environment.pop("VIRTUAL_ENV", None)
-    if CA_BUNDLE.exists():
-        environment.setdefault("SSL_CERT_FILE", str(CA_BUNDLE))
-        environment.setdefault("PIP_CERT", str(CA_BUNDLE))
-    return environment
-
-
-def apply_uv(cache: Path, root: Path = ROOT) -> Path:
-    """Install the pinned uv into the cache unless it is there; returns the program.
-
-    Raises:
-        SandboxError: this Python cannot make virtual environments and python3-venv could not be installed, or pip failed.
-    """
-    requirements = root / "requirements" / "uv.txt"
-    tag = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = cache / "uv" / tag
-    program = folder / "bin" / "uv"
-    if program.exists():
-        return program
-    log = cache / "log" / "environment.log"
-    if importlib.util.find_spec("ensurepip") is None:
-        packages.check_root()
-        apt = {**os.environ, **packages.APT_ENV}
-        shell.run(["apt-get", "-q", "update"], log=log, env=apt)
-        shell.run(
-            ["apt-get", "-q", "-y", "--no-install-recommends", "install", "python3-venv"], log=log, env=apt
-        )
-    shutil.rmtree(folder, ignore_errors=True)
-    shell.run([sys.executable, "-m", "venv", folder], log=log)
-    pip: list[str | Path] = [
-        folder / "bin" / "pip",
-        "install",
-        "--quiet",
-        "--no-cache-dir",
-        "--disable-pip-version-check",
-    ]
-    shell.run(
-        [*pip, "--require-hashes", "--requirement", requirements], log=log, env=build_environment(cache)
-    )
-    return program
-
-
-@contextlib.contextmanager
-def _hold_lock(root: Path) -> Iterator[None]:
-    """Wait until nobody else works on `.venv`: `demo` makes it while the sandbox it brings up waits for it."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                shell.check_going()
-                time.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def apply_environment(cache: Path, root: Path = ROOT) -> str:
     """Bring `.venv` to what the requirement files say, one caller at a time; returns what was done, in words.
 
     Raises:
         SandboxError: a package could not be installed; the last log lines are in the error.
     """
-    with _hold_lock(root):
+    # `demo` makes it while the sandbox it brings up waits for it.
+    with hold_lock(root):
         return _apply_environment(cache, root)
 
 
@@ -146,8 +74,8 @@ def _apply_environment(cache: Path, root: Path) -> str:
     fingerprint = build_fingerprint(root, sys.version)
     if stamp.exists() and stamp.read_text() == fingerprint:
         return "unchanged"
-    uv = apply_uv(cache, root)
     log = cache / "log" / "environment.log"
+    uv = apply_uv(cache, log, root / "requirements" / "uv.txt")
     environment = build_environment(cache)
     python = folder / "bin" / "python"
     stamp.unlink(missing_ok=True)
@@ -184,7 +112,7 @@ def _apply_environment(cache: Path, root: Path) -> str:
 
 def apply_requirements(cache: Path, root: Path = ROOT, *, upgrade: bool = False) -> str:
     """Compile every requirements/*.txt anew, with hashes and without any index's address; returns what was done."""
-    uv = apply_uv(cache, root)
+    uv = apply_uv(cache, cache / "log" / "environment.log", root / "requirements" / "uv.txt")
     for name, sources in COMPILED:
         shell.run(
             [
@@ -221,21 +149,7 @@ def build_step(cache: Path, needs: tuple[str, ...] = ()) -> Step:
 
 def build_machine_steps(cache: Path) -> list[Step]:
     """The two steps that give the machine what the sandbox is made of: Debian's packages and Kubernetes' programs."""
-    return [
-        Step(
-            "packages",
-            "installing Debian packages",
-            60.0,
-            lambda: packages.apply_packages(cache / "log" / "packages.log"),
-        ),
-        Step(
-            "binaries",
-            f"providing Kubernetes {binaries.VERSION}, built from Debian's source the first time (about 7 min)",
-            0.0,
-            lambda: binaries.apply_binaries(cache / "log" / "kubernetes.log"),
-            ("packages",),
-        ),
-    ]
+    return [packages.build_step(cache), binaries.build_step(cache, ("packages",))]
 
 
 def main(argv: Sequence[str]) -> int:

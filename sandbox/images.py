@@ -11,8 +11,6 @@ Nothing of the machine stays in an image: its CA bundle and package sources are 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -20,13 +18,13 @@ import os
 import shutil
 import sys
 import tarfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sandbox import node, shell
-from sandbox.binaries import read_cache_directory
+from sandbox.cache import CA_BUNDLE, hold_lock, read_cache_directory
 from sandbox.shell import SandboxError
 from sandbox.state import Sandbox
 from sandbox.steps import Step, run_steps
@@ -34,7 +32,6 @@ from sandbox.steps import Step, run_steps
 ROOT = Path(__file__).resolve().parent.parent
 CODENAME = "bookworm"
 PREFIX = "localhost/greentrain"
-CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 OPERATOR = f"{PREFIX}/operator"
 AGENT = f"{PREFIX}/agent"
@@ -241,15 +238,6 @@ class Workshop:
         """The machine's Debian sources as one-line entries."""
         return self.cache / "images" / "sources.list"
 
-    @property
-    def package_cache(self) -> Path:
-        """Uv's cache, shared by the image builds and the virtual environment, so that TensorFlow comes once.
-
-        This is where buildah (1.28, `internal/parse.GetCacheMount`) keeps `--mount=type=cache,id=greentrain-uv`; another
-        version with another place only downloads a second time.
-        """
-        return self.temporary / "buildah-cache" / "greentrain-uv"
-
     def build_command(self, driver: str, *words: str | Path) -> list[str | Path]:
         """A buildah call on our own storage; the run state is not kept over a reboot."""
         place = hashlib.sha256(str(self.cache).encode()).hexdigest()[:8]
@@ -279,15 +267,6 @@ class Workshop:
         """Whether buildah's storage knows the name."""
         listing = self.run(driver, "images", "--all", "--format", "{{.Name}}:{{.Tag}}", logged=False)
         return reference in listing.split()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file: two runs with one cache build one after the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def decide_driver(workshop: Workshop) -> str:
@@ -442,7 +421,7 @@ def apply_images(
         SandboxError: a program is missing or failed; its last lines are in the error.
     """
     workshop = Workshop(cache)
-    with _locked(cache / "images" / "lock"):
+    with hold_lock(cache / "images" / "lock"):
         source = cache / "images" / "source"
         apply_source(root, source)
         images = {image.repository: image for image in decide_images(source)}
@@ -582,7 +561,7 @@ def import_images(cache: Path, images: Sequence[Image], sandbox: Sandbox) -> str
             f"No sandbox runs in {sandbox.directory}, so no image can be imported; run: make sandbox-up"
         )
     done: list[str] = []
-    with _locked(cache / "images" / "lock"):
+    with hold_lock(cache / "images" / "lock"):
         known = read_layout(workshop.layout)
         for one in nodes:
             there = parse_image_listing(node.run_ctr(one, "images", "ls"))

@@ -1,8 +1,9 @@
-"""The sandbox's own network namespace, so that nothing of its bridge, firewall rules or forwarding touches the machine.
+"""The sandbox's own network namespaces, so that nothing of its bridges, firewall rules or forwarding touches the machine.
 
-Kubelets, containerd, kube-proxy and the cluster's DNS live in it; the control plane stays outside, where loopback
-reaches it. One veth pair joins the two. Deleting the namespace deletes every bridge, rule and sysctl with it: the
-machine's own iptables and `net.ipv4.ip_forward` are never written.
+Each node has one: containerd, kubelet, kube-proxy and the bridge of its pods live in it, so that a node's Services are its
+own (`internalTrafficPolicy: Local` means this node) and a node without power is off the network. One more holds the switch
+that joins the nodes and the machine, and the cluster's DNS. The control plane stays outside, where loopback reaches it. The
+machine has one end of one veth pair and the routes behind it; its own iptables and `net.ipv4.ip_forward` are never written.
 """
 
 from __future__ import annotations
@@ -15,26 +16,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox import shell
+from sandbox.controlplane import SERVICE_RANGE
 from sandbox.shell import SandboxError
-from sandbox.state import HOST_ADDRESS, Node
+from sandbox.state import DNS_ADDRESS, HOST_ADDRESS, MAX_NODES, Node
 
-NAMESPACE = "greentrain-sandbox"
-NAMESPACE_FILE = Path("/run/netns") / NAMESPACE
+SWITCH = "greentrain-sandbox"
+"""Network namespace of the switch and of the cluster's DNS."""
+NAMESPACES = Path("/run/netns")
 HOST_LINK = "gtsandbox0"
-BRIDGE = "cni0"
-BRIDGE_ADDRESS = "198.18.0.1"
-"""The pods' gateway and the cluster's DNS server."""
+SWITCH_BRIDGE = "switch0"
+POD_BRIDGE = "cni0"
 
 POD_RANGE = "198.18.0.0/16"
 LINK_RANGE = "198.19.255.0/24"
+_LINK_LENGTH = ipaddress.ip_network(LINK_RANGE).prefixlen
+_REMEDY = "the kernel must offer network namespaces, veth and bridge (modprobe veth bridge)"
 
 
-def build_namespace_command(command: Sequence[str | Path]) -> list[str]:
-    """The command that runs `command` in the sandbox's network namespace, as the same process."""
-    return ["nsenter", f"--net={NAMESPACE_FILE}", "--", *(str(word) for word in command)]
+def build_namespace_command(namespace: str, command: Sequence[str | Path]) -> list[str]:
+    """The command that runs `command` in one of the sandbox's network namespaces, as the same process."""
+    return ["nsenter", f"--net={NAMESPACES / namespace}", "--", *(str(word) for word in command)]
 
 
-def find_overlaps(routes: str, ours: Sequence[str] = (POD_RANGE, LINK_RANGE)) -> list[str]:
+def find_overlaps(routes: str, ours: Sequence[str] = (POD_RANGE, SERVICE_RANGE, LINK_RANGE)) -> list[str]:
     """Destinations in the output of `ip -json route` that overlap one of the sandbox's ranges."""
     overlapping = []
     for route in json.loads(routes or "[]"):
@@ -49,7 +53,13 @@ def find_overlaps(routes: str, ours: Sequence[str] = (POD_RANGE, LINK_RANGE)) ->
 
 
 def build_cni_configuration(node: Node) -> str:
-    """The CNI configuration of one node: one bridge for all nodes, addresses 198.18.<node>.1 to .254."""
+    """The CNI configuration of one node: a bridge of its own, addresses 198.18.<node>.2 to .254."""
+    pods = {
+        "subnet": node.pod_range,
+        "rangeStart": f"198.18.{node.number}.2",
+        "rangeEnd": f"198.18.{node.number}.254",
+        "gateway": node.gateway,
+    }
     return json.dumps(
         {
             "cniVersion": "0.4.0",
@@ -57,24 +67,11 @@ def build_cni_configuration(node: Node) -> str:
             "plugins": [
                 {
                     "type": "bridge",
-                    "bridge": BRIDGE,
+                    "bridge": POD_BRIDGE,
                     "isGateway": True,
                     "hairpinMode": True,
                     "ipMasq": False,
-                    "ipam": {
-                        "type": "host-local",
-                        "ranges": [
-                            [
-                                {
-                                    "subnet": POD_RANGE,
-                                    "rangeStart": f"198.18.{node.number}.1",
-                                    "rangeEnd": f"198.18.{node.number}.254",
-                                    "gateway": BRIDGE_ADDRESS,
-                                }
-                            ]
-                        ],
-                        "routes": [{"dst": "0.0.0.0/0"}],
-                    },
+                    "ipam": {"type": "host-local", "ranges": [[pods]], "routes": [{"dst": "0.0.0.0/0"}]},
                 },
                 {"type": "portmap", "capabilities": {"portMappings": True}},
             ],
@@ -83,8 +80,16 @@ def build_cni_configuration(node: Node) -> str:
     )
 
 
-def apply_network(nodes: Sequence[Node]) -> None:
-    """Make the namespace, the link into it, every node's address and the pods' bridge.
+def _make_namespace(name: str) -> list[str]:
+    """Make a network namespace; returns the beginning of an `ip` call that works in it."""
+    shell.run(["ip", "netns", "add", name], remedy=_REMEDY)
+    inside = ["ip", "-n", name]
+    shell.run([*inside, "link", "set", "lo", "up"])
+    return inside
+
+
+def apply_network() -> None:
+    """Make the switch and the machine's link to it.
 
     Raises:
         SandboxError: the machine already routes one of the ranges elsewhere, or the kernel refuses.
@@ -92,50 +97,82 @@ def apply_network(nodes: Sequence[Node]) -> None:
     overlaps = find_overlaps(shell.run(["ip", "-json", "route"]))
     if overlaps:
         raise SandboxError(
-            f"The machine already routes {', '.join(overlaps)}, which the sandbox needs ({POD_RANGE}, {LINK_RANGE});"
-            " remove that route (ip route del …) and run again."
+            f"The machine already routes {', '.join(overlaps)}, which the sandbox needs"
+            f" ({POD_RANGE}, {SERVICE_RANGE}, {LINK_RANGE}); remove that route (ip route del …) and run again."
         )
-    remedy = "the kernel must offer network namespaces, veth and bridge (modprobe veth bridge)"
-    shell.run(["ip", "netns", "add", NAMESPACE], remedy=remedy)
-    shell.run(
-        ["ip", "link", "add", HOST_LINK, "type", "veth", "peer", "name", "eth0", "netns", NAMESPACE],
-        remedy=remedy,
-    )
-    inside = ["ip", "-n", NAMESPACE]
-    shell.run([*inside, "link", "set", "lo", "up"])
-    for node in nodes:
-        apply_node_address(node)
+    inside = _make_namespace(SWITCH)
+    shell.run([*inside, "link", "add", SWITCH_BRIDGE, "type", "bridge"], remedy=_REMEDY)
+    shell.run([*inside, "address", "add", f"{DNS_ADDRESS}/{_LINK_LENGTH}", "dev", SWITCH_BRIDGE])
+    shell.run([*inside, "link", "set", SWITCH_BRIDGE, "up"])
+    _join_switch(HOST_LINK, "machine", None)
+    shell.run(["ip", "address", "add", f"{HOST_ADDRESS}/{_LINK_LENGTH}", "dev", HOST_LINK])
+    shell.run(["ip", "link", "set", HOST_LINK, "up"])
+
+
+def _join_switch(name: str, port: str, namespace: str | None) -> None:
+    """Plug a veth pair into the switch: `port` at the switch, `name` in `namespace` (None: the machine's own)."""
+    words = ["ip", "link", "add", "name", port, "netns", SWITCH, "type", "veth", "peer", "name", name]
+    shell.run([*words, *(("netns", namespace) if namespace else ())], remedy=_REMEDY)
+    shell.run(["ip", "-n", SWITCH, "link", "set", port, "master", SWITCH_BRIDGE, "up"])
+
+
+def apply_node(node: Node) -> None:
+    """Make a node's namespace, its link to the switch and the routes to its pods."""
+    name = node.network_namespace
+    inside = _make_namespace(name)
+    _join_switch("eth0", node.name, name)
+    shell.run([*inside, "address", "add", f"{node.address}/{_LINK_LENGTH}", "dev", "eth0"])
     shell.run([*inside, "link", "set", "eth0", "up"])
-    shell.run([*inside, "link", "add", BRIDGE, "type", "bridge"], remedy=remedy)
-    prefix = ipaddress.ip_network(POD_RANGE).prefixlen
-    shell.run([*inside, "address", "add", f"{BRIDGE_ADDRESS}/{prefix}", "dev", BRIDGE])
-    shell.run([*inside, "link", "set", BRIDGE, "up"])
     # Nothing outside can be reached, and that is said at once: kubelet asks a cloud's metadata service at its start
     # and would wait six seconds for silence; a pod's stray pull or download fails in words instead of hanging.
     shell.run([*inside, "route", "add", "unreachable", "default"])
-    shell.run(build_namespace_command(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]))
-    length = ipaddress.ip_network(LINK_RANGE).prefixlen
-    shell.run(["ip", "address", "add", f"{HOST_ADDRESS}/{length}", "dev", HOST_LINK])
-    shell.run(["ip", "link", "set", HOST_LINK, "up"])
-    shell.run(["ip", "route", "add", POD_RANGE, "via", nodes[0].address, "dev", HOST_LINK])
+    for number in range(1, MAX_NODES + 1):
+        other = Node(number, node.directory)
+        if number != node.number:
+            shell.run([*inside, "route", "add", other.pod_range, "via", other.address])
+    shell.run(build_namespace_command(name, ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]))
+    via = ["via", node.address]
+    shell.run(["ip", "-n", SWITCH, "route", "replace", node.pod_range, *via])
+    shell.run(["ip", "route", "replace", node.pod_range, *via, "dev", HOST_LINK])
 
 
-def apply_node_address(node: Node) -> None:
-    """Give a node its address on the link."""
-    length = ipaddress.ip_network(LINK_RANGE).prefixlen
-    shell.run(["ip", "-n", NAMESPACE, "address", "replace", f"{node.address}/{length}", "dev", "eth0"])
+def apply_service_route(node: Node) -> None:
+    """Lead what the machine, and so the API server, sends to Services through a node: its kube-proxy knows their pods."""
+    shell.run(["ip", "route", "replace", SERVICE_RANGE, "via", node.address, "dev", HOST_LINK])
+
+
+def find_namespaces() -> list[str]:
+    """The sandbox's network namespaces that are there."""
+    return sorted(path.name for path in NAMESPACES.glob(f"{SWITCH}*"))
 
 
 def find_pids() -> set[int]:
-    """Program ids of everything in the sandbox's network namespace."""
-    if not NAMESPACE_FILE.exists():
-        return set()
-    text = shell.run(["ip", "netns", "pids", NAMESPACE], check=False)
-    return {int(word) for word in text.split() if word.isdigit()}
+    """Program ids of everything in the sandbox's network namespaces."""
+    texts = [shell.run(["ip", "netns", "pids", name], check=False) for name in find_namespaces()]
+    return {int(word) for text in texts for word in text.split() if word.isdigit()}
+
+
+def remove_node(node: Node) -> None:
+    """Delete a node's namespace with its bridge and firewall rules, once nothing runs in it any more."""
+    if (NAMESPACES / node.network_namespace).exists():
+        shell.run(["ip", "netns", "delete", node.network_namespace])
+    # The kernel takes the link's other end away when it gets to it; a new one needs the name.
+    _wait_link_gone(node.name)
+
+
+def _wait_link_gone(port: str) -> None:
+    deadline = time.monotonic() + 5
+    while (
+        port
+        in shell.run(["ip", "-n", SWITCH, "-brief", "link", "show"], check=False).replace("@", " ").split()
+    ):
+        if time.monotonic() > deadline:
+            raise SandboxError(f"The link {port} stays; delete it with: ip -n {SWITCH} link delete {port}")
+        time.sleep(0.05)
 
 
 def remove_network() -> list[str]:
-    """Delete the link and the namespace; returns what there was, in words.
+    """Delete the link and the namespaces; returns what there was, in words.
 
     Raises:
         SandboxError: the link stays although its namespace is gone.
@@ -144,9 +181,11 @@ def remove_network() -> list[str]:
     if Path("/sys/class/net", HOST_LINK).exists():
         shell.run(["ip", "link", "delete", HOST_LINK], check=False)
         removed.append(f"link {HOST_LINK}")
-    if NAMESPACE_FILE.exists():
-        shell.run(["ip", "netns", "delete", NAMESPACE])
-        removed.append(f"network namespace {NAMESPACE} with its bridge and firewall rules")
+    names = find_namespaces()
+    for name in names:
+        shell.run(["ip", "netns", "delete", name])
+    if names:
+        removed.append(f"{len(names)} network namespaces with their bridges and firewall rules")
     deadline = time.monotonic() + 5
     while Path("/sys/class/net", HOST_LINK).exists():
         if time.monotonic() > deadline:

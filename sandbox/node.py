@@ -1,6 +1,6 @@
-"""One node: containerd and kubelet, each pair in its own mount namespace below one directory.
+"""One node: containerd, kubelet and kube-proxy, in a mount and a network namespace of the node's own, below one directory.
 
-Kubelet 1.20 and containerd hard-code some folders of the machine (/var/lib/kubelet/device-plugins, /var/log/pods,
+Kubelet and containerd hard-code some folders of the machine (/var/lib/kubelet/device-plugins, /var/log/pods,
 /run/containerd/s, /run/netns). In the node's mount namespace folders of its own lie over them, so two nodes do not
 share them, a containerd of the machine is not disturbed, and every mount is gone when the node's processes are.
 """
@@ -17,7 +17,17 @@ from sandbox import cgroups, network, pause, pki, shell
 from sandbox.cgroups import CgroupMode, Driver
 from sandbox.controlplane import read_credentials
 from sandbox.shell import SandboxError
-from sandbox.state import API_PORT, HOST_ADDRESS, Node, Program, Sandbox, check_alive, launch, read_records
+from sandbox.state import (
+    API_PORT,
+    DNS_ADDRESS,
+    HOST_ADDRESS,
+    Node,
+    Program,
+    Sandbox,
+    check_alive,
+    launch,
+    read_records,
+)
 
 CLUSTER_DOMAIN = "cluster.local"
 CTR_NAMESPACE = "k8s.io"
@@ -102,7 +112,7 @@ def build_kubelet_configuration(sandbox: Sandbox, node: Node, mode: CgroupMode) 
         "port": 10250,
         "readOnlyPort": 0,
         "healthzBindAddress": "127.0.0.1",
-        "healthzPort": 10247 + node.number,
+        "healthzPort": 10248,
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -111,13 +121,16 @@ def build_kubelet_configuration(sandbox: Sandbox, node: Node, mode: CgroupMode) 
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(sandbox.server.pki / f"kubelet-{node.name}.crt"),
         "tlsPrivateKeyFile": str(sandbox.server.pki / f"kubelet-{node.name}.key"),
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": str(mode.driver),
         "cgroupRoot": cgroups.decide_kubelet_root(mode, node),
-        "clusterDNS": [network.BRIDGE_ADDRESS],
+        "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": CLUSTER_DOMAIN,
         # The machine's search domains are not the cluster's.
         "resolvConf": str(node.directory / "resolv.conf"),
         "failSwapOn": False,
+        # Kubelet refuses version 1 since 1.35 unless told otherwise; the sandbox takes what the machine has.
+        "failCgroupV1": False,
         # No registry could bring back an image that the collector removed.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
@@ -220,7 +233,7 @@ def apply_containerd(sandbox: Sandbox, node: Node, mode: CgroupMode) -> Program:
     (node.directory / "cni-configuration" / "10-sandbox.conflist").write_text(
         network.build_cni_configuration(node)
     )
-    (node.directory / "resolv.conf").write_text(f"nameserver {network.BRIDGE_ADDRESS}\n")
+    (node.directory / "resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\n")
     restricted = not has_capability(Path("/proc/self/status").read_text(), CAP_SYS_RESOURCE)
     configuration = node.directory / "containerd.toml"
     configuration.write_text(
@@ -233,7 +246,8 @@ def apply_containerd(sandbox: Sandbox, node: Node, mode: CgroupMode) -> Program:
         sandbox,
         name,
         network.build_namespace_command(
-            ["unshare", "--mount", "--propagation", "private", "--", "sh", script]
+            node.network_namespace,
+            ["unshare", "--mount", "--propagation", "private", "--", "sh", script],
         ),
     )
     deadline = time.monotonic() + 60
@@ -253,16 +267,21 @@ def _ctr_check(node: Node) -> str:
     return "ok" if any(line.split()[-1:] == ["ok"] for line in text.splitlines()) else text
 
 
-def build_kubelet_command(kubelet: Path, node: Node, containerd_pid: int) -> list[str]:
-    """The command that runs kubelet in the namespaces of its containerd."""
+def build_node_command(node: Node, containerd_pid: int, command: Sequence[str | Path]) -> list[str]:
+    """The command that runs `command` in the namespaces of a node, which are its containerd's."""
     return [
-        *("nsenter", f"--net={network.NAMESPACE_FILE}", f"--mount=/proc/{containerd_pid}/ns/mnt", "--"),
-        str(kubelet),
+        *("nsenter", f"--net={network.NAMESPACES / node.network_namespace}"),
+        *(f"--mount=/proc/{containerd_pid}/ns/mnt", "--"),
+        *(str(word) for word in command),
+    ]
+
+
+def build_kubelet_arguments(node: Node) -> list[str]:
+    """Kubelet's flags: what its configuration file cannot say."""
+    return [
         f"--config={node.directory / 'kubelet.json'}",
         f"--kubeconfig={node.directory / 'kubeconfig'}",
         "--root-dir=/var/lib/kubelet",
-        "--container-runtime=remote",
-        "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
         f"--hostname-override={node.name}",
         f"--node-ip={node.address}",
         "--v=2",
@@ -276,7 +295,36 @@ def apply_kubelet(sandbox: Sandbox, node: Node, mode: CgroupMode, kubelet: Path)
     (node.directory / "kubelet.json").write_text(
         json.dumps(build_kubelet_configuration(sandbox, node, mode), indent=2)
     )
-    return launch(sandbox, f"kubelet-{node.name}", build_kubelet_command(kubelet, node, containerd.pid))
+    command = build_node_command(node, containerd.pid, [kubelet, *build_kubelet_arguments(node)])
+    return launch(sandbox, f"kubelet-{node.name}", command)
+
+
+def build_proxy_configuration(sandbox: Sandbox, node: Node) -> Mapping[str, object]:
+    """kube-proxy's configuration (kubeproxy.config.k8s.io/v1alpha1) for one node."""
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "iptables",
+        "bindAddress": node.address,
+        "healthzBindAddress": "127.0.0.1:10256",
+        "metricsBindAddress": "127.0.0.1:10249",
+        "hostnameOverride": node.name,
+        "clientConnection": {"kubeconfig": str(sandbox.server.pki / "kube-proxy.kubeconfig")},
+        # A pod may reach a Service whose pod is on the same bridge: the answer must come back through the gateway,
+        # also on machines without br_netfilter.
+        "iptables": {"masqueradeAll": True, "minSyncPeriod": "0s", "syncPeriod": "30s"},
+        # Connection tracking is the machine's, not this network namespace's, to size.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+    }
+
+
+def apply_proxy(sandbox: Sandbox, node: Node, proxy: Path) -> Program:
+    """Start a node's kube-proxy; it writes its rules once its Node object has an address."""
+    containerd = _find_containerd(sandbox, node)
+    path = node.directory / "kube-proxy.json"
+    path.write_text(json.dumps(build_proxy_configuration(sandbox, node), indent=2))
+    command = build_node_command(node, containerd.pid, [proxy, f"--config={path}", "--v=1"])
+    return launch(sandbox, f"kube-proxy-{node.name}", command)
 
 
 def run_ctr(node: Node, *arguments: str | Path, timeout: float = 600.0) -> str:

@@ -1,8 +1,9 @@
 """Takes a node's power away and gives it back: what a lost node is, for people and tests that want to see one.
 
-Whatever ran on the node ends at once and says nothing, as on a machine whose plug was pulled: kubelet, containerd, its
-shims and every container. The Node object stays, as it does in life, until somebody deletes it. Its simulated cards
-lose their counters and limits; what they used until then stays known to their exact meter.
+Whatever ran on the node ends at once and says nothing, as on a machine whose plug was pulled: kubelet, containerd,
+kube-proxy, its shims and every container; its network and its cgroups are gone with it. The Node object stays, as it does
+in life, until somebody deletes it. Its simulated cards lose their counters and limits; what they used until then stays
+known to their exact meter.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ import shutil
 import time
 from pathlib import Path
 
-from sandbox import binaries, cgroups, node
-from sandbox.controlplane import build_api
+from sandbox import cgroups, network, node
 from sandbox.shell import SandboxError
 from sandbox.simgpu import nodecards
 from sandbox.state import Node, Sandbox, kill, read_records, wait_gone
-from sandbox.up import GPU_PART, is_node_ready, start_gpus, wait_ready
+from sandbox.up import GPU_PART, NODE_PARTS, start_gpus, start_node
 
 
 def find_node(sandbox: Sandbox, name: str) -> Node:
@@ -43,9 +43,7 @@ def _read_mount_namespace(pid: int) -> str | None:
 def find_node_pids(sandbox: Sandbox, one: Node) -> set[int]:
     """Program ids of everything that runs on a node: its own programs by their mount namespace, pods by their cgroups."""
     programs = read_records(sandbox)
-    own = {
-        p.pid for n in ("containerd", "kubelet") if (p := programs.get(f"{n}-{one.name}")) and p.is_alive()
-    }
+    own = {p.pid for n in NODE_PARTS if (p := programs.get(f"{n}-{one.name}")) and p.is_alive()}
     namespaces = {_read_mount_namespace(pid) for pid in own} - {None, _read_mount_namespace(1)}
     beside = {
         int(folder.name)
@@ -75,9 +73,20 @@ def power_off(sandbox: Sandbox, one: Node) -> int:
             raise SandboxError(
                 f"Processes {', '.join(map(str, sorted(pids)))} of {one.name} do not end on SIGKILL."
             )
+    # Kubelet, when it starts again, would look for three seconds at every container whose cgroup is still there.
+    cgroups.remove(cgroups.read_mode(), one)
+    network.remove_node(one)
+    lead_services(sandbox)
     if nodecards.Places(one).state.exists():
         nodecards.close_boot(one)
     return count
+
+
+def lead_services(sandbox: Sandbox) -> None:
+    """Lead what the API server sends to Services through a node that runs, where there is one."""
+    running = [one for one in sandbox.started_nodes() if find_node_pids(sandbox, one)]
+    if running:
+        network.apply_service_route(running[0])
 
 
 def power_on(sandbox: Sandbox, one: Node) -> None:
@@ -93,11 +102,10 @@ def power_on(sandbox: Sandbox, one: Node) -> None:
     # What a machine keeps in memory is gone: sockets and states of containers that are no more.
     for name in ("run", "netns"):
         shutil.rmtree(one.directory / name, ignore_errors=True)
-    mode = cgroups.read_mode()
-    node.apply_containerd(sandbox, one, mode)
-    program = node.apply_kubelet(sandbox, one, mode, binaries.gather_binaries().kubelet)
-    api = build_api(sandbox.server)
-    wait_ready(sandbox, f"kubelet-{one.name}", program, lambda: is_node_ready(api, one), 120.0)
+    network.apply_node(one)
+    node.apply_containerd(sandbox, one, cgroups.read_mode())
+    start_node(sandbox, one)
+    lead_services(sandbox)
     gpus = nodecards.read_note(one)
     if gpus is not None and gpus.cards:
         start_gpus(sandbox, one, gpus)

@@ -12,17 +12,8 @@ from sandbox import shell
 from sandbox.shell import SandboxError
 from sandbox.steps import Step
 
-BUILD_PACKAGES = (
-    "dpkg-dev",
-    "gcc",
-    "libc6-dev",
-    "make",
-    "golang-go",
-    "rsync",
-    "jq",
-    "golang-github-modern-go-reflect2-dev",
-)
-"""Needed to build Kubernetes; `rsync` before the first `make`, or it leaves a tree behind that no later one can mend."""
+BUILD_PACKAGES = ("gcc", "libc6-dev", "make")
+"""Needed to build the pause program and the simulated NVML library."""
 
 RUN_PACKAGES = (
     "etcd-server",

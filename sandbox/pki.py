@@ -54,14 +54,16 @@ def build_public_key(key: Path, path: Path) -> Path:
     return path
 
 
-def build_authority(directory: Path) -> Credentials:
-    """A self-signed certificate authority in `directory` (`ca.crt`, `ca.key`)."""
-    key = build_key(directory / "ca.key")
-    certificate = directory / "ca.crt"
+def build_authority(
+    directory: Path, name: str = "ca", common_name: str = "greentrain-sandbox"
+) -> Credentials:
+    """A self-signed certificate authority in `directory` (`NAME.crt`, `NAME.key`)."""
+    key = build_key(directory / f"{name}.key")
+    certificate = directory / f"{name}.crt"
     shell.run(
         [
             *("openssl", "req", "-x509", "-new", "-key", key, "-sha256", "-days", str(VALID_DAYS)),
-            *("-subj", "/CN=greentrain-sandbox", "-out", certificate),
+            *("-subj", f"/CN={common_name}", "-out", certificate),
             *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         ]
     )

@@ -37,7 +37,10 @@ CONTROLLER_MANAGER_PORT = 16257
 SCHEDULER_PORT = 16259
 
 HOST_ADDRESS = "198.19.255.1"
-"""The machine's end of the link into the sandbox's network namespace; the API server is reached here by nodes and pods."""
+"""The machine's address on the link that joins it and the nodes; the API server is reached here by nodes and pods."""
+
+DNS_ADDRESS = "198.19.255.2"
+"""The cluster's DNS server, on the same link: it belongs to no node and outlives each."""
 
 MAX_NODES = 2
 
@@ -59,8 +62,23 @@ class Node:
 
     @property
     def address(self) -> str:
-        """Its address in the sandbox's network namespace."""
+        """Its address on the link that joins the machine and the nodes."""
         return f"198.19.255.{10 + self.number}"
+
+    @property
+    def pod_range(self) -> str:
+        """The addresses of its pods."""
+        return f"198.18.{self.number}.0/24"
+
+    @property
+    def gateway(self) -> str:
+        """Its own address among its pods: their gateway."""
+        return f"198.18.{self.number}.1"
+
+    @property
+    def network_namespace(self) -> str:
+        """The network namespace that everything of the node runs in."""
+        return f"greentrain-sandbox-{self.name}"
 
     @property
     def containerd_socket(self) -> Path:

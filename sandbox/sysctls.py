@@ -1,6 +1,6 @@
 """The machine's kernel settings that kubelet writes at its start, kept so that `down` puts them back.
 
-Kubelet 1.20 sets them for the whole machine, also from a namespace (pkg/kubelet/cm, setupKernelTunables).
+Kubelet sets them for the whole machine, also from a namespace (pkg/kubelet/cm, setupKernelTunables).
 """
 
 from __future__ import annotations

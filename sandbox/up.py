@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import shlex
 import shutil
 import signal
@@ -31,6 +30,7 @@ from sandbox import (
 )
 from sandbox.api import Api, ApiError
 from sandbox.binaries import Binaries
+from sandbox.cache import read_cache_directory
 from sandbox.controlplane import build_api, build_server_pki, read_credentials
 from sandbox.down import remove_sandbox, sweep
 from sandbox.shell import SandboxError
@@ -66,10 +66,11 @@ CONTROL_PLANE_PARTS = (
     "kube-apiserver",
     "kube-controller-manager",
     "kube-scheduler",
-    "kube-proxy",
     "dns",
     "dnsmasq",
 )
+
+NODE_PARTS = ("containerd", "kubelet", "kube-proxy")
 
 PORT_FREE_SECONDS = 5.0
 
@@ -173,7 +174,7 @@ def make_certificates(sandbox: Sandbox, nodes: Sequence[Node]) -> None:
     authority = read_credentials(settings, "ca")
     for part in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
         pki.issue(authority, settings.pki, part, common_name=f"system:{part}")
-        # kube-proxy runs in the sandbox's network namespace, whose loopback is another.
+        # kube-proxy runs in the nodes' network namespaces, whose loopback is another.
         server = f"https://{HOST_ADDRESS}:{API_PORT}" if part == "kube-proxy" else settings.url
         _write_kubeconfig(
             sandbox, settings.pki / f"{part}.kubeconfig", part, f"system:{part}", server, "sandbox"
@@ -208,7 +209,6 @@ def start_controllers(sandbox: Sandbox, programs: Binaries) -> None:
             f"--authorization-kubeconfig={kubeconfig}",
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
-            "--port=0",
             f"--tls-cert-file={folder / f'{part}.crt'}",
             f"--tls-private-key-file={folder / f'{part}.key'}",
             "--leader-elect=false",
@@ -247,38 +247,13 @@ def start_controllers(sandbox: Sandbox, programs: Binaries) -> None:
         wait_ready(sandbox, name, program, partial(controlplane.is_listening, port))
 
 
-def build_proxy_configuration(sandbox: Sandbox) -> dict[str, object]:
-    """kube-proxy's configuration (kubeproxy.config.k8s.io/v1alpha1), one for all nodes."""
-    return {
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
-        "bindAddress": "0.0.0.0",
-        "healthzBindAddress": "127.0.0.1:10256",
-        "metricsBindAddress": "127.0.0.1:10249",
-        "hostnameOverride": sandbox.node(1).name,
-        "clientConnection": {"kubeconfig": str(sandbox.server.pki / "kube-proxy.kubeconfig")},
-        # A pod may reach a Service whose pod is on the same bridge: the answer must come back through the gateway,
-        # also on machines without br_netfilter.
-        "iptables": {"masqueradeAll": True, "minSyncPeriod": "0s", "syncPeriod": "30s"},
-        # Connection tracking is the machine's, not this network namespace's, to size.
-        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-    }
-
-
-def start_proxy(sandbox: Sandbox, programs: Binaries) -> None:
-    """Start kube-proxy in the sandbox's network namespace."""
-    path = sandbox.directory / "kube-proxy.json"
-    path.write_text(json.dumps(build_proxy_configuration(sandbox), indent=2))
-    command = network.build_namespace_command([programs.kube_proxy, f"--config={path}", "--v=1"])
-    launch(sandbox, "kube-proxy", command)
-
-
 def start_dns(sandbox: Sandbox) -> None:
-    """Start dnsmasq in the sandbox's network namespace and the program that keeps its names."""
+    """Start dnsmasq beside the switch of the sandbox's network, and the program that keeps its names."""
     hosts = sandbox.directory / "hosts"
     hosts.touch()
-    launch(sandbox, "dnsmasq", network.build_namespace_command(dns.build_dnsmasq_command(hosts)))
+    launch(
+        sandbox, "dnsmasq", network.build_namespace_command(network.SWITCH, dns.build_dnsmasq_command(hosts))
+    )
     launch(
         sandbox,
         "dns",
@@ -298,13 +273,14 @@ def is_node_ready(api: Api, one: Node) -> bool:
 
 
 def wait_service_account(api: Api) -> None:
-    """Wait until pods can be created in the default namespace: its service account has its token."""
+    """Wait until pods can be created in the default namespace: its service account is there."""
 
     def look() -> bool:
         try:
-            return bool(api.get("/api/v1/namespaces/default/serviceaccounts/default").get("secrets"))
+            api.get("/api/v1/namespaces/default/serviceaccounts/default")
         except ApiError:
             return False
+        return True
 
     wait_until(
         look, 60, lambda: SandboxError("The namespace default got no service account within a minute.")
@@ -317,12 +293,26 @@ def is_healthy(sandbox: Sandbox, count: int) -> bool:
     nodes = sandbox.started_nodes()
     names = [
         *CONTROL_PLANE_PARTS,
-        *(f"{part}-{one.name}" for one in nodes for part in ("containerd", "kubelet")),
+        *(f"{part}-{one.name}" for one in nodes for part in NODE_PARTS),
     ]
     if len(nodes) < count or not all(name in records and records[name].is_alive() for name in names):
         return False
     api = build_api(sandbox.server)
     return api.is_ready() and all(is_node_ready(api, one) for one in nodes)
+
+
+def start_node(sandbox: Sandbox, one: Node) -> None:
+    """Start kubelet and kube-proxy of a node whose containerd runs, and wait until it is Ready.
+
+    Raises:
+        SandboxError: one of them ended, or the node was not Ready within two minutes.
+    """
+    programs = binaries.gather_binaries()
+    kubelet = node.apply_kubelet(sandbox, one, cgroups.read_mode(), programs.kubelet)
+    proxy = node.apply_proxy(sandbox, one, programs.kube_proxy)
+    api = build_api(sandbox.server)
+    wait_ready(sandbox, f"kubelet-{one.name}", kubelet, lambda: is_node_ready(api, one), 120.0)
+    check_alive(sandbox, f"kube-proxy-{one.name}", proxy)
 
 
 def read_allocatable_gpus(api: Api, one: Node) -> int | None:
@@ -373,7 +363,7 @@ def start_gpus(sandbox: Sandbox, one: Node, gpus: Gpus) -> None:
         environ={
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "GREENTRAIN_CACHE": str(binaries.read_cache_directory()),
+            "GREENTRAIN_CACHE": str(read_cache_directory()),
         },
     )
     wait_ready(sandbox, name, program, lambda: _is_announced(sandbox, one, gpus), GPU_SECONDS)
@@ -406,7 +396,7 @@ def build_gpu_steps(
         return []
 
     def provide_environment() -> str:
-        return environment.apply_environment(binaries.read_cache_directory())
+        return environment.apply_environment(read_cache_directory())
 
     def compile_library() -> None:
         for gpus in equipped.values():
@@ -447,18 +437,14 @@ def build_node_steps(
     """The two steps that start a node, whose certificates and address are there; `needs` of the first and the second."""
 
     def make() -> None:
+        network.apply_node(one)
         node.apply_containerd(sandbox, one, cgroups.read_mode())
-        node.import_into(one, pause.apply_pause_archive(binaries.read_cache_directory()))
-
-    def join() -> None:
-        program = node.apply_kubelet(sandbox, one, cgroups.read_mode(), binaries.gather_binaries().kubelet)
-        api = build_api(sandbox.server)
-        wait_ready(sandbox, f"kubelet-{one.name}", program, lambda: is_node_ready(api, one), 120.0)
+        node.import_into(one, pause.apply_pause_archive(read_cache_directory()))
 
     first = f"containerd-{one.name}"
     return [
         Step(first, f"starting containerd of {one.name}", 2, _quietly(make), needs[0]),
-        Step(one.name, f"joining {one.name}", 10, _quietly(join), (first, *needs[1])),
+        Step(one.name, f"joining {one.name}", 10, lambda: start_node(sandbox, one), (first, *needs[1])),
     ]
 
 
@@ -475,7 +461,6 @@ def join_nodes(sandbox: Sandbox, missing: Sequence[Node], gpus: Gpus) -> None:
         node.apply_mount_points(sandbox)
     for one in missing:
         node.apply_certificates(sandbox, one)
-        network.apply_node_address(one)
     for one in missing:
         nodecards.write_note(one, gpus)
     wanted = find_without_gpus(sandbox, sandbox.started_nodes(), gpus) | dict.fromkeys(missing, gpus)
@@ -493,7 +478,7 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
     `prepared` leaves out installing packages and building Kubernetes, for a caller whose own steps do that.
     """
     nodes = sandbox.nodes(count)
-    cache = binaries.read_cache_directory()
+    cache = read_cache_directory()
     server = sandbox.server
     api = build_api(server)
 
@@ -509,6 +494,10 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
         node.apply_mount_points(sandbox)
         sysctls.keep(sandbox)
         return f"removed {', '.join(removed)}" if removed else None
+
+    def make_network() -> None:
+        network.apply_network()
+        network.apply_service_route(nodes[0])
 
     before: list[Step] = []
     if not prepared:
@@ -526,9 +515,7 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
             _quietly(lambda: make_certificates(sandbox, nodes)),
             ("leftovers",),
         ),
-        Step(
-            "network", "making the network", 1, _quietly(lambda: network.apply_network(nodes)), ("leftovers",)
-        ),
+        Step("network", "making the network", 1, make_network, ("leftovers",)),
         Step(
             "pause",
             "building the pause image",
@@ -555,13 +542,6 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
             "starting controller-manager and scheduler",
             4,
             _quietly(lambda: start_controllers(sandbox, binaries.gather_binaries())),
-            ("apiserver",),
-        ),
-        Step(
-            "proxy",
-            "starting kube-proxy",
-            0,
-            _quietly(lambda: start_proxy(sandbox, binaries.gather_binaries())),
             ("apiserver",),
         ),
         Step("dns", "starting the cluster's DNS", 0, _quietly(lambda: start_dns(sandbox)), ("apiserver",)),

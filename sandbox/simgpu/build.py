@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import shell
-from sandbox.binaries import read_cache_directory
+from sandbox.cache import read_cache_directory
 
 SOURCES = Path(__file__).with_name("c")
 

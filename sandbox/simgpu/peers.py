@@ -8,26 +8,23 @@ import sys
 from pathlib import Path
 
 from sandbox import shell
-from sandbox.environment import apply_uv, build_environment
-from sandbox.images import ROOT
+from sandbox.uv import REQUIREMENTS, apply_uv, build_environment
 
-REQUIREMENTS = "requirements/peers.txt"
 STAMP = ".greentrain"
 
 
-def apply_peers(cache: Path, root: Path = ROOT) -> Path:
+def apply_peers(cache: Path, requirements: Path = REQUIREMENTS / "peers.txt") -> Path:
     """The cached environment that holds exactly requirements/peers.txt, made when it is not there; returns its folder.
 
     Raises:
         SandboxError: a package could not be installed; the last log lines are in the error.
     """
-    requirements = root / REQUIREMENTS
     tag = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
     folder = cache / "peers" / tag
     if (folder / STAMP).exists():
         return folder
-    uv = apply_uv(cache, root)
     log = cache / "log" / "peers.log"
+    uv = apply_uv(cache, log)
     environment = build_environment(cache)
     shutil.rmtree(folder, ignore_errors=True)
     shell.run([uv, "venv", "--quiet", "--python", sys.executable, folder], log=log, env=environment)

@@ -22,7 +22,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from sandbox.binaries import gather_binaries, read_cache_directory
+from sandbox.binaries import gather_binaries
+from sandbox.cache import read_cache_directory
 from sandbox.controlplane import ControlPlane, find_free_ports
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.binaries import read_cache_directory
+from sandbox.cache import read_cache_directory
 from sandbox.demo import SANDBOX_VALUES
 from sandbox.release import NAMESPACE, RELEASE, apply_release
 from sandbox.simgpu.peers import apply_peers

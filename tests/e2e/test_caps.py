@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.binaries import read_cache_directory
+from sandbox.cache import read_cache_directory
 from sandbox.outage import find_node, power_off, power_on
 from sandbox.release import AGENT, AGENT_NAMESPACE, NAMESPACE, RELEASE
 from sandbox.shell import SandboxError

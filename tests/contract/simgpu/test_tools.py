@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.binaries import read_cache_directory
+from sandbox.cache import read_cache_directory
 from sandbox.simgpu.build import Libraries
 from sandbox.simgpu.cards import PICOJOULES, Process
 from sandbox.simgpu.meter import Meter

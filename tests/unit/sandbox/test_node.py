@@ -18,6 +18,7 @@ from sandbox.node import (
     build_containerd_configuration,
     build_kubelet_configuration,
     build_mount_script,
+    build_proxy_configuration,
     has_capability,
     import_image,
 )
@@ -68,19 +69,25 @@ def test_kubelet_uses_the_machines_cgroup_driver(mode: CgroupMode, driver: str, 
     assert json.loads(json.dumps(configuration)) == configuration
 
 
-def test_two_kubelets_listen_apart() -> None:
+def test_two_nodes_share_no_address_cgroup_or_certificate() -> None:
     first, second = (build_kubelet_configuration(SANDBOX, node, CGROUPFS) for node in (FIRST, SECOND))
-    for field in ("address", "healthzPort", "cgroupRoot", "tlsCertFile", "resolvConf"):
+    for field in ("address", "cgroupRoot", "tlsCertFile", "resolvConf"):
         assert first[field] != second[field], field
+    assert FIRST.network_namespace != SECOND.network_namespace
 
 
-def test_two_nodes_give_pods_addresses_apart_on_one_bridge() -> None:
+def test_each_kube_proxy_speaks_for_its_own_node() -> None:
+    proxies = [build_proxy_configuration(SANDBOX, node) for node in (FIRST, SECOND)]
+    assert [proxy["hostnameOverride"] for proxy in proxies] == ["node1", "node2"]
+    assert [proxy["bindAddress"] for proxy in proxies] == [FIRST.address, SECOND.address]
+
+
+def test_a_node_gives_its_pods_addresses_of_its_own_range() -> None:
     plugins = [json.loads(build_cni_configuration(node))["plugins"][0] for node in (FIRST, SECOND)]
-    assert plugins[0]["bridge"] == plugins[1]["bridge"]
     ranges = [plugin["ipam"]["ranges"][0][0] for plugin in plugins]
-    assert [(one["rangeStart"], one["rangeEnd"]) for one in ranges] == [
-        ("198.18.1.1", "198.18.1.254"),
-        ("198.18.2.1", "198.18.2.254"),
+    assert [(one["subnet"], one["gateway"], one["rangeStart"], one["rangeEnd"]) for one in ranges] == [
+        ("198.18.1.0/24", "198.18.1.1", "198.18.1.2", "198.18.1.254"),
+        ("198.18.2.0/24", "198.18.2.1", "198.18.2.2", "198.18.2.254"),
     ]
 
 
@@ -98,6 +105,7 @@ def test_a_nodes_folders_lie_over_the_machines_even_with_blanks_in_their_names()
         ([{"dst": "198.18.0.0/16", "dev": "gtsandbox0"}], []),
         ([{"dst": "198.18.7.0/24", "dev": "tun0"}], ["198.18.7.0/24 dev tun0"]),
         ([{"dst": "198.18.0.1", "dev": "tun0"}], ["198.18.0.1 dev tun0"]),
+        ([{"dst": "198.19.3.0/24", "dev": "tun0"}], ["198.19.3.0/24 dev tun0"]),
         ([{"dst": "198.0.0.0/8"}], ["198.0.0.0/8 dev ?"]),
         ([], []),
     ],
