@@ -1,4 +1,4 @@
-"""The sandbox's commands: `python3 -m sandbox up|down|status|power-off|power-on|packages|binaries|import|images|environment|demo`."""
+"""The sandbox's commands: `python3 -m sandbox up|down|status|power-off|power-on|packages|binaries|import|images|environment|demo|kueue`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ PARTS = {
     "images": "build the images that changed",
     "environment": "bring .venv to what requirements/dev.txt says",
     "demo": "train the digits example",
+    "kueue": "add Kueue to the sandbox that is up",
 }
 """Commands with options of their own: each is `main` of the module of its name."""
 

@@ -24,7 +24,7 @@ from sandbox.release import Cluster
 from sandbox.shell import SandboxError
 from sandbox.state import CONTEXT, Sandbox, read_node_count
 from sandbox.steps import Step, format_duration, run_steps
-from sandbox.up import bring_up
+from sandbox.up import bring_up, describe_use
 
 JOB = "budgeted"
 MANIFEST = images.ROOT / "examples" / "budgeted.yaml"
@@ -463,7 +463,7 @@ def describe_next(target: Target, sandbox: Sandbox) -> str:
     """How a person goes on from here."""
     if target.is_sandbox:
         lines = [
-            f"export KUBECONFIG={sandbox.kubeconfig}",
+            describe_use(sandbox),
             "kubectl get gtj",
             f"kubectl describe gtj {JOB}",
             "make sandbox-down      # when you are done",

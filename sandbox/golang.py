@@ -29,7 +29,7 @@ Version = tuple[int, ...]
 class GoModule:
     """Programs of one Go module, pinned in `folder` by go.mod and go.sum.
 
-    `stamps` are what the linker writes into them, with `{version}`, `{major}` and `{minor}` filled in. `seconds`, `disk`
+    `files` are files and folders of the module that are kept beside its programs, by their path in it. `stamps` are what the linker writes into them, with `{version}`, `{major}` and `{minor}` filled in. `seconds`, `disk`
     and `memory` say what building takes on two idle cores (measured), the last two in bytes.
     """
 
@@ -40,6 +40,7 @@ class GoModule:
     seconds: float
     disk: int
     memory: int
+    files: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,15 +73,17 @@ class GoModule:
 
     def decide_directory(self, cache: Path) -> Path:
         """Where its programs are kept: by version and by the hash of what they are built from."""
-        digest = hashlib.sha256(self.build_linker_flags().encode())
+        digest = hashlib.sha256("\0".join([self.build_linker_flags(), *self.files]).encode())
         for name in ("go.mod", "go.sum"):
             digest.update((self.folder / name).read_bytes())
         return cache / self.name / f"{self.version}-{digest.hexdigest()[:12]}"
 
     def is_built(self, cache: Path) -> bool:
-        """Whether every program is there."""
+        """Whether every program and file is there."""
         folder = self.decide_directory(cache)
-        return all(os.access(folder / name, os.X_OK) for name in self.programs)
+        return all(os.access(folder / name, os.X_OK) for name in self.programs) and all(
+            (folder / name).exists() for name in self.files
+        )
 
 
 def parse_required(go_mod: str, module: str) -> str:
@@ -249,3 +252,19 @@ def _build(module: GoModule, go: Path, output: Path, log: Path, env: Mapping[str
         log=log,
         remedy=f"the whole log is {log}; run again{way_out}",
     )
+    if module.files:
+        words = ["list", "-m", "-f", "{{.Dir}}", module.module]
+        source = Path(shell.run([go, *words], cwd=module.folder, env=env).strip())
+        for name in module.files:
+            _copy(source / name, output / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or folder of Go's module cache, in which all is read-only, so that the copy can be removed again."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
+        for folder in [target, *(path for path in target.rglob("*") if path.is_dir())]:
+            folder.chmod(0o755)
+    else:
+        shutil.copyfile(source, target)

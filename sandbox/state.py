@@ -108,6 +108,11 @@ class Sandbox:
         return self.directory / "kubeconfig"
 
     @property
+    def programs(self) -> Path:
+        """Folder for a person's PATH: the kubectl of the cluster's own version."""
+        return self.directory / "bin"
+
+    @property
     def log(self) -> Path:
         """Folder of every part's log."""
         return self.directory / "log"

@@ -184,6 +184,14 @@ def make_certificates(sandbox: Sandbox, nodes: Sequence[Node]) -> None:
         node.apply_certificates(sandbox, one)
 
 
+def link_kubectl(sandbox: Sandbox, programs: Binaries) -> None:
+    """Put the cluster's own kubectl where a person's PATH can lead: another version may be installed, or none."""
+    sandbox.programs.mkdir(parents=True, exist_ok=True)
+    link = sandbox.programs / "kubectl"
+    link.unlink(missing_ok=True)
+    link.symlink_to(programs.kubectl)
+
+
 def start_etcd(sandbox: Sandbox, programs: Binaries) -> None:
     """Start etcd and wait until it listens."""
     program = launch(sandbox, "etcd", [programs.etcd, *controlplane.build_etcd_arguments(sandbox.server)])
@@ -531,6 +539,13 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
             ("leftovers", *binaries_done),
         ),
         Step(
+            "kubectl",
+            "linking kubectl",
+            0,
+            lambda: link_kubectl(sandbox, binaries.gather_binaries()),
+            ("leftovers", *binaries_done),
+        ),
+        Step(
             "apiserver",
             "starting the API server",
             8,
@@ -573,7 +588,7 @@ def describe_gpus(sandbox: Sandbox, asked: Gpus) -> str:
 
 def describe_use(sandbox: Sandbox) -> str:
     """How to go on, for a person."""
-    return f"export KUBECONFIG={shlex.quote(str(sandbox.kubeconfig))}"
+    return f"export KUBECONFIG={shlex.quote(str(sandbox.kubeconfig))} PATH={shlex.quote(str(sandbox.programs))}:$PATH"
 
 
 def bring_up(sandbox: Sandbox, count: int, *, prepared: bool = False) -> str:

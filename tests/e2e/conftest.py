@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -17,18 +18,22 @@ import pytest
 import yaml
 
 from sandbox.binaries import gather_binaries
-from sandbox.images import ROOT
+from sandbox.cache import hold_lock, read_cache_directory
+from sandbox.images import TRAINER, decide_image
 from sandbox.release import AGENT_NAMESPACE, Cluster
 from sandbox.state import CONTEXT, Sandbox
+from sandbox.volume import STORAGE_CLASS
+from tests.e2e.jobs import LONG_STEPS, condition, long, read_example
 from tests.support.weights import hash_checkpoints
 
 Json = dict[str, Any]
-NAMESPACE = "default"
-"""Where the claim of the sandbox's one ReadWriteMany volume lives."""
 
 
-PLAIN_IMAGE = "localhost/greentrain/own-script:dev"
-"""Python and TensorFlow without anything of ours."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make e2e` says of a run that a single test cannot know."""
+    parser.addoption(
+        "--whole", action="store_true", help="the lanes before this one were run in this sandbox"
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -43,13 +48,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 class Bench:
     """A person at a terminal: kubectl, eyes on the job, and a process list for what kubectl cannot do."""
 
-    def __init__(self, cluster: Cluster, sandbox: Sandbox) -> None:
+    def __init__(self, cluster: Cluster, sandbox: Sandbox, namespace: str) -> None:
         self.cluster = cluster
         self.sandbox = sandbox
+        self.namespace = namespace
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
         """Run kubectl in the tests' namespace."""
-        return self.cluster.run_kubectl("--namespace", NAMESPACE, *words, stdin=stdin)
+        return self.cluster.run_kubectl("--namespace", self.namespace, *words, stdin=stdin)
 
     def apply(self, *bodies: Json) -> None:
         """kubectl apply."""
@@ -107,7 +113,7 @@ class Bench:
 
     def folder(self, job: str) -> Path:
         """Where a job's checkpoints lie on the shared volume."""
-        return self.sandbox.volume / "greentrain" / NAMESPACE / job
+        return self.sandbox.volume / "greentrain" / self.namespace / job
 
     def last_weights(self, job: str) -> str:
         """The SHA-256 over all variables of model, optimizer and step in the last checkpoint of a `long` job."""
@@ -158,76 +164,27 @@ class Bench:
         return body
 
 
-def condition(job: Json, type_: str) -> Json:
-    """A job's condition, empty where it has none."""
-    found = (c for c in job.get("status", {}).get("conditions", []) if c["type"] == type_)
-    return next(found, {})
-
-
-LONG_STEPS = 400
-
-
-def long(job: Json) -> Json:
-    """The same job, equal to the bit from run to run and slowed down so that there is time to disturb it."""
-    container = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
-    container["args"] = [
-        *("digits", f"--steps={LONG_STEPS}", "--checkpoint-every=20"),
-        *("--step-delay-seconds=0.1", "--deterministic"),
-    ]
-    return job
-
-
-def apart(job: Json) -> Json:
-    """The same job, its workers on different nodes where there is room."""
-    name = name_of(job)
-    term = {
-        "labelSelector": {"matchLabels": {"greentrain.dev/job-name": name}},
-        "topologyKey": "kubernetes.io/hostname",
-    }
-    rule = {
-        "podAntiAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]
-        }
-    }
-    job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["affinity"] = rule
-    return job
-
-
-def name_of(job: Json) -> str:
-    """metadata.name."""
-    name: str = job["metadata"]["name"]
-    return name
-
-
-@pytest.fixture(scope="session")
-def bench() -> Iterator[Bench]:
-    """The sandbox, with an empty namespace for these tests."""
+def build_bench(namespace: str) -> Bench:
+    """A desk in one namespace of the sandbox."""
     sandbox = Sandbox.read()
-    cluster = Cluster(CONTEXT, gather_binaries().kubectl, sandbox.kubeconfig)
-    desk = Bench(cluster, sandbox)
-    desk.kubectl("delete", "gtj", "--all", "--wait")
-    desk.apply(*(b for b in read_example() if b["kind"] == "PersistentVolumeClaim"))
-    yield desk
-    desk.kubectl("delete", "gtj", "--all", "--wait=false")
+    return Bench(Cluster(CONTEXT, gather_binaries().kubectl, sandbox.kubeconfig), sandbox, namespace)
 
 
-def read_example() -> list[Json]:
-    """The objects of examples/digits.yaml."""
-    return list(yaml.safe_load_all((ROOT / "examples/digits.yaml").read_text()))
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(bench: Bench) -> Iterator[str]:
-    """What `Bench.last_weights` says of a `long` job that nothing disturbed."""
-    job = long(next(b for b in read_example() if b["kind"] == "GreenTrainingJob"))
-    job["metadata"]["name"] = name = "e2e-uninterrupted"
-    shutil.rmtree(bench.folder(name), ignore_errors=True)
-    bench.apply(job)
-    seen = bench.until_condition(name, "Succeeded", seconds=300)
-    assert seen["status"]["attemptCount"] == 1
-    yield bench.last_weights(name)
-    bench.kubectl("delete", "gtj", name, "--wait")
-    shutil.rmtree(bench.folder(name), ignore_errors=True)
+def build_volume(bench: Bench) -> Json:
+    """A volume of the same folder as the sandbox's one, whose only claim is the desk's own."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": bench.namespace},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": STORAGE_CLASS,
+            "claimRef": {"namespace": bench.namespace, "name": "training"},
+            "hostPath": {"path": str(bench.sandbox.volume), "type": "Directory"},
+        },
+    }
 
 
 @pytest.fixture
@@ -249,3 +206,28 @@ def digits(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Json]:
     yield job
     bench.kubectl("delete", "gtj", name, "--ignore-not-found", "--wait")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def uninterrupted(bench: Bench) -> str:
+    """What `Bench.last_weights` says of a `long` job that nothing disturbed; run once for an image, job and processor."""
+    job = long(next(b for b in read_example() if b["kind"] == "GreenTrainingJob"))
+    job["metadata"]["name"] = name = "e2e-uninterrupted"
+    image = decide_image(TRAINER)
+    processor = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
+    )
+    digest = hashlib.sha256(f"{json.dumps(job, sort_keys=True)}\0{processor}".encode()).hexdigest()[:12]
+    kept = read_cache_directory() / "e2e" / f"weights-{image.tag}-{digest}"
+    with hold_lock(kept.parent / "lock"):
+        if not kept.exists():
+            shutil.rmtree(bench.folder(name), ignore_errors=True)
+            bench.apply(job)
+            seen = bench.until_condition(name, "Succeeded", seconds=300)
+            assert seen["status"]["attemptCount"] == 1
+            partial = kept.with_suffix(".partial")
+            partial.write_text(bench.last_weights(name))
+            partial.rename(kept)
+            bench.kubectl("delete", "gtj", name, "--wait")
+            shutil.rmtree(bench.folder(name), ignore_errors=True)
+    return kept.read_text()

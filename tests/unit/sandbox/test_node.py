@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import pause
+from sandbox import archive, pause
 from sandbox.cgroups import CgroupMode, Driver
 from sandbox.network import build_cni_configuration, find_overlaps
 from sandbox.node import (
@@ -117,12 +117,15 @@ def test_a_route_of_the_machine_into_our_ranges_is_noticed(
 
 
 def test_the_pause_archive_is_a_whole_oci_layout_and_the_same_every_time() -> None:
-    layer = pause.build_tar({"pause": (b"\x7fELF", 0o755)})
-    archive = pause.build_image_archive(pause.IMAGE, layer, architecture="amd64", entrypoint=["/pause"])
-    assert archive == pause.build_image_archive(
-        pause.IMAGE, layer, architecture="amd64", entrypoint=["/pause"]
+    layer = archive.build_tar({"pause": (b"\x7fELF", 0o755)})
+    built, again = (
+        archive.build_image_archive(
+            pause.IMAGE, layer, architecture="amd64", entrypoint=["/pause"], user=65535
+        )
+        for _ in range(2)
     )
-    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+    assert built == again
+    with tarfile.open(fileobj=io.BytesIO(built)) as opened:
         files = {member.name: member for member in opened.getmembers()}
 
         def read(name: str) -> bytes:
@@ -137,7 +140,7 @@ def test_the_pause_archive_is_a_whole_oci_layout_and_the_same_every_time() -> No
         configuration = json.loads(
             read("blobs/sha256/" + manifest["config"]["digest"].removeprefix("sha256:"))
         )
-        assert configuration["config"]["Entrypoint"] == ["/pause"]
+        assert configuration["config"] == {"Entrypoint": ["/pause"], "User": "65535:65535"}
         assert configuration["rootfs"]["diff_ids"] == [manifest["layers"][0]["digest"]]
         assert read("blobs/sha256/" + manifest["layers"][0]["digest"].removeprefix("sha256:")) == layer
 

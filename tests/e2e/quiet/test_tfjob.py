@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from sandbox.images import ROOT
-from tests.e2e.conftest import NAMESPACE, PLAIN_IMAGE, Bench, condition
+from tests.e2e.conftest import Bench
+from tests.e2e.jobs import PLAIN_IMAGE, condition
 
 Json = dict[str, Any]
 
@@ -28,10 +29,10 @@ def convert(example: Path) -> list[Json]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def move_in(body: Json) -> Json:
+def move_in(body: Json, namespace: str) -> Json:
     """Fit an object to the sandbox: its namespace, its one image and claim, one node for every rank's host port."""
     meta = body["metadata"]
-    meta["namespace"] = NAMESPACE
+    meta["namespace"] = namespace
     if "generateName" in meta:
         meta["name"] = f"{meta.pop('generateName')}e2e"
     for role in body.get("spec", {}).get("tfReplicaSpecs", {}).values():
@@ -51,7 +52,7 @@ def move_in(body: Json) -> Json:
 @pytest.fixture
 def converted(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Json]:
     """The job of an example, its other objects applied before it."""
-    objects = [move_in(b) for b in convert(request.param)]
+    objects = [move_in(b, bench.namespace) for b in convert(request.param)]
     job = next(b for b in objects if b["kind"] == "GreenTrainingJob")
     rest = [b for b in objects if b["kind"] not in ("GreenTrainingJob", "PersistentVolumeClaim")]
     accounts = [

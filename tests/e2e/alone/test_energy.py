@@ -5,32 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sandbox.outage import find_node, power_off, power_on
-from sandbox.simgpu import cards, nodecards
+from sandbox.simgpu import cards
 from sandbox.simgpu.nodecards import Places
-from tests.e2e.conftest import NAMESPACE, Bench, condition
-from tests.e2e.test_lifecycle import plain_job, pods_of
+from tests.e2e.conftest import Bench
+from tests.e2e.jobs import burn, condition, exact, pods_of, until_used
 
 Json = dict[str, Any]
-
-BURN = """
-import sys, time
-end = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
-    rest = time.monotonic() + 3
-    while time.monotonic() < rest:
-        pass
-    time.sleep(2)
-"""
-"""Loads a card by fits and starts."""
-
-
-def burn(name: str, seconds: int, node: str) -> Json:
-    """A job of one pod that holds a card of one node."""
-    job = plain_job(name, "python3", "-c", BURN, str(seconds), workers=1, limits={"nvidia.com/gpu": "1"})
-    spec = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]
-    spec["nodeSelector"] = {"kubernetes.io/hostname": node}
-    spec["terminationGracePeriodSeconds"] = 2
-    return job
 
 
 def allowed(bench: Bench, node: str, joules: float) -> float:
@@ -38,18 +18,6 @@ def allowed(bench: Bench, node: str, joules: float) -> float:
     with cards.open(Places(find_node(bench.sandbox, node)).state) as state:
         profile = cards.read_profiles()[state.read_card(0).profile]
     return max(0.01 * joules, 2 * profile.full_watts)
-
-
-def exact(bench: Bench, node: str, pod: str) -> float:
-    """What the exact meter of a node says of a pod, in joules."""
-    return nodecards.read_joules(find_node(bench.sandbox, node), f"{NAMESPACE}/{pod}")
-
-
-def until_used(bench: Bench, job: str, joules: int) -> None:
-    def used(body: Json) -> bool:
-        return bool(body.get("status", {}).get("energy", {}).get("usedJoules", 0) >= joules)
-
-    bench.until(lambda: bench.read("gtj", job), used, seconds=120, what=f"{job} has used {joules} J")
 
 
 def until_final(bench: Bench, job: str) -> Json:

@@ -15,10 +15,9 @@ from sandbox.cache import read_cache_directory
 from sandbox.demo import SANDBOX_VALUES
 from sandbox.release import NAMESPACE, RELEASE, apply_release
 from sandbox.simgpu.peers import apply_peers
-from tests.e2e.conftest import Bench, condition, long, name_of
-from tests.e2e.test_caps import LONG, Nvml, held_by
-from tests.e2e.test_energy import burn, exact, until_used
-from tests.e2e.test_lifecycle import pods_of
+from tests.e2e.alone.test_caps import Nvml
+from tests.e2e.conftest import Bench
+from tests.e2e.jobs import LONG, burn, condition, exact, held_by, long, name_of, pods_of, until_used
 
 Json = dict[str, Any]
 

@@ -8,8 +8,8 @@ from sandbox.demo import SANDBOX_VALUES
 from sandbox.release import apply_release, remove_release
 from sandbox.simgpu import cards
 from sandbox.simgpu.nodecards import Places
-from tests.e2e.conftest import Bench, long, name_of
-from tests.e2e.test_caps import capped
+from tests.e2e.conftest import Bench
+from tests.e2e.jobs import capped, long, name_of
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ def limits(bench: Bench) -> set[float]:
 
 def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -> None:
     name = name_of(digits)
-    bench.apply(long(digits))
+    bench.apply(long(digits, steps=600))
     bench.until_step(name, 20)
 
     def uids() -> set[str]:

@@ -16,7 +16,8 @@ from sandbox.simgpu import cards, nodecards
 from sandbox.simgpu.cards import Cards
 from sandbox.simgpu.nodecards import Places
 from sandbox.state import Node
-from tests.e2e.conftest import NAMESPACE, Bench, name_of
+from tests.e2e.conftest import Bench
+from tests.e2e.jobs import name_of
 
 Json = dict[str, Any]
 
@@ -94,7 +95,7 @@ def test_every_node_offers_its_cards(bench: Bench) -> None:
 def test_a_jobs_step_time_rises_as_its_cards_limit_falls_and_its_joules_are_counted(
     bench: Bench, worker: Json, node: Node, state: Cards
 ) -> None:
-    holder = f"{NAMESPACE}/{worker['metadata']['name']}"
+    holder = f"{bench.namespace}/{worker['metadata']['name']}"
     said = bench.kubectl("exec", worker["metadata"]["name"], "--", "printenv", "NVIDIA_VISIBLE_DEVICES")
     (held,) = [card for card in state if state.read_card(card).uuid == said.strip()]
     profile = cards.read_profiles()[state.read_card(held).profile]
