@@ -8,6 +8,7 @@ Agents, whose pods are privileged and run on every node, are installed there onl
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -21,6 +22,7 @@ from sandbox import binaries, environment, images, packages, release
 from sandbox.cache import read_cache_directory
 from sandbox.images import Image
 from sandbox.release import Cluster
+from sandbox.room import Need, check_room
 from sandbox.shell import SandboxError
 from sandbox.state import CONTEXT, Sandbox, read_node_count
 from sandbox.steps import Step, format_duration, run_steps
@@ -31,6 +33,10 @@ MANIFEST = images.ROOT / "examples" / "budgeted.yaml"
 JOB_SECONDS = 900.0
 """How long the job may take before the demo gives up; it takes about a minute on two idle cores."""
 GONE_SECONDS = 120.0
+NODE_DISK = 1_500_000_000
+"""Bytes a node's images, logs and pods take."""
+MEMORY = 4_000_000_000
+"""Bytes the cluster and the demo's job take."""
 POLL_SECONDS = 1.0
 
 SANDBOX_VALUES: Mapping[str, object] = {
@@ -325,6 +331,19 @@ def apply_job(cluster: Cluster, target: Target, trainer: str, sandbox: Sandbox |
     return f"earlier job: {before}"
 
 
+def gather_needs(cache: Path, sandbox: Sandbox, nodes: int, repositories: Collection[str]) -> list[Need]:
+    """The disk and memory that what is still to be built and started takes, all of which may be there at once."""
+    building = images.find_need(cache, repositories)
+    needs = [building] if building else []
+    if binaries.find_folder() is None:
+        module = binaries.KUBERNETES
+        needs.append(Need(f"building Kubernetes {module.version}", cache, module.disk, module.memory))
+    started = len(sandbox.started_nodes())
+    if started < nodes:
+        needs.append(Need("the sandbox", sandbox.directory, NODE_DISK * (nodes - started), MEMORY))
+    return needs
+
+
 def build_sandbox_steps(
     cache: Path, sandbox: Sandbox, built: list[Image], repositories: Collection[str]
 ) -> list[Step]:
@@ -431,6 +450,12 @@ def describe_end(cluster: Cluster, namespace: str) -> str:
     return "\n".join(lines)
 
 
+def read_server_version(cluster: Cluster) -> str:
+    """What the API server says it is, without the v: `1.37.2`."""
+    version = json.loads(cluster.run_kubectl("version", "-o", "json"))
+    return str(version["serverVersion"]["gitVersion"]).removeprefix("v")
+
+
 def _describe_budgets(status: Mapping[str, Any]) -> Iterator[str]:
     """What is left of each budget, and where its emissions come from."""
     energy, emissions = status.get("energy") or {}, status.get("emissions") or {}
@@ -500,7 +525,9 @@ def prepare(cache: Path) -> None:
         SandboxError: a step failed.
     """
     packages.check_root()
-    steps = build_sandbox_steps(cache, Sandbox.read(), [], images.ALL)
+    sandbox = Sandbox.read()
+    check_room(gather_needs(cache, sandbox, read_node_count(), images.ALL))
+    steps = build_sandbox_steps(cache, sandbox, [], images.ALL)
     run_steps([step for step in steps if step.name != "job"])
 
 
@@ -516,6 +543,7 @@ def run_demo(environ: Mapping[str, str], cache: Path) -> None:
     built: list[Image] = []
     if target.is_sandbox:
         packages.check_root()
+        check_room(gather_needs(cache, sandbox, read_node_count(environ), images.SHIPPED))
         run_steps(build_sandbox_steps(cache, sandbox, built, images.SHIPPED))
         cluster = Cluster(CONTEXT, binaries.gather_binaries().kubectl, sandbox.kubeconfig)
     else:
@@ -533,7 +561,8 @@ def run_demo(environ: Mapping[str, str], cache: Path) -> None:
     follow(cluster, target.namespace)
     wait_energy(cluster, target.namespace)
     sys.stdout.write(f"{describe_end(cluster, target.namespace)}\n\n{describe_next(target, sandbox)}\n")
-    sys.stdout.write(f"\nFrom start to trained: {format_duration(time.monotonic() - began)}.\n")
+    took = format_duration(time.monotonic() - began)
+    sys.stdout.write(f"\nFrom start to trained: {took}, on Kubernetes {read_server_version(cluster)}.\n")
 
 
 def main(argv: Sequence[str]) -> int:

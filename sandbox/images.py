@@ -25,6 +25,7 @@ from typing import Any
 
 from sandbox import node, shell
 from sandbox.cache import CA_BUNDLE, hold_lock, read_cache_directory
+from sandbox.room import Need
 from sandbox.shell import SandboxError
 from sandbox.state import Sandbox
 from sandbox.steps import Step, run_steps
@@ -99,6 +100,12 @@ SHIPPED = (*INSTALLED, TRAINER)
 
 ALL = (*SHIPPED, OWN_SCRIPT)
 
+
+DISK = 7_500_000_000
+"""Bytes of one set of images: buildah's storage with its cache (5.9 GB seen), and the OCI layout (0.9 GB seen)."""
+
+REBUILD_DISK = 1_500_000_000
+"""Bytes more when most layers are there already."""
 
 STORAGE_BYTES = 12_000_000_000
 """Size of buildah's storage above which its build cache is emptied; one set of images and their cache takes 4 GB."""
@@ -410,6 +417,16 @@ def apply_source(root: Path, source: Path) -> None:
         target = source / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
+
+
+def find_need(cache: Path, repositories: Collection[str], root: Path = ROOT) -> Need | None:
+    """The disk that building the images of `repositories` takes; None when all of them are kept."""
+    kept = read_layout(Workshop(cache).layout)
+    if all(i.reference in kept for i in decide_images(root) if i.repository in repositories):
+        return None
+    # What did not change comes from the storage of the build before.
+    disk = REBUILD_DISK if (cache / "buildah").exists() else DISK
+    return Need("building the images", cache, disk)
 
 
 def apply_images(

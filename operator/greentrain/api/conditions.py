@@ -59,6 +59,7 @@ class Reason(StrEnum):
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     CONTAINER_NOT_STARTED = "ContainerNotStarted"
     CREATE_REFUSED = "CreateRefused"
+    STATUS_REFUSED = "StatusRefused"
     POD_TERMINATING = "PodTerminating"
     # why an attempt ended
     PROGRAM_FAILED = "ProgramFailed"

@@ -57,6 +57,9 @@ _DROPPED = frozenset({"title"})
 
 JOB_NAME_MAX = names.DNS_LABEL_MAX - len("-worker-0")
 
+_NOT_ZERO = "'^[0-9.]*[1-9]'"
+"""A digit other than zero in the number; one further on may be part of the unit, as in gCO2e."""
+
 RULES: dict[str, list[dict[str, str]]] = {
     "": [
         {
@@ -100,22 +103,24 @@ RULES: dict[str, list[dict[str, str]]] = {
     ],
     "spec.energy": [
         {
-            "rule": f"!has(self.budget) || self.budget.matches(r'^({ENERGY_PATTERN})$') && self.budget.matches('[1-9]')",
+            "rule": f"!has(self.budget) || self.budget.matches(r'^({ENERGY_PATTERN})$') && self.budget.matches({_NOT_ZERO})",
             "message": f"budget is not valid: write {ENERGY_FORM}",
         },
     ],
     "spec.emissions": [
         {
-            "rule": f"!has(self.budget) || self.budget.matches(r'^({EMISSIONS_PATTERN})$') && self.budget.matches('[1-9]')",
+            "rule": f"!has(self.budget) || self.budget.matches(r'^({EMISSIONS_PATTERN})$') && self.budget.matches({_NOT_ZERO})",
             "message": f"budget is not valid: write {EMISSIONS_FORM}",
         },
         {
-            "rule": f"!has(self.pue) || self.pue.matches(r'^({PUE_PATTERN})$') && !self.pue.startsWith('0')",
+            "rule": f"!has(self.pue) || self.pue.matches(r'^({PUE_PATTERN})$') "
+            "&& double(self.pue) >= 1.0 && double(self.pue) <= 5.0",
             "message": f"pue is not valid: write {PUE_FORM}",
         },
     ],
 }
-"""CEL rules by path, for servers of 1.25 and later; the operator checks the same again on any server."""
+"""CEL rules by path. The operator checks the same again, and what a rule does not: fields that are unknown, the templates
+and the exact range of a budget."""
 
 PRESERVED = (
     "spec",
@@ -129,9 +134,6 @@ PRESERVED = (
     "spec.emissions",
 )
 """Sections whose unknown fields the server keeps, so that the operator can refuse them by name."""
-
-NULLABLE = ("spec.successPolicy",)
-"""Fields an empty text is a value of: kube-apiserver 1.20 takes it for a null, which only these may be (seen)."""
 
 COLUMNS: list[dict[str, Any]] = [
     {
@@ -310,7 +312,7 @@ def structural(schema: Schema, defs: dict[str, Schema], path: str = "") -> Schem
 
 
 def _is_plain(default: object) -> bool:
-    # An empty string is refused as a default by 1.20; object defaults would appear in what people applied.
+    # An empty string says no more than its absence, and object defaults would appear in what people applied.
     return default not in (None, "") and isinstance(default, bool | int | str)
 
 
@@ -319,8 +321,6 @@ def _mark(out: Schema, path: str) -> None:
     generic = ".".join("*" if p in roles else p for p in path.split("."))
     if generic in PRESERVED:
         out["x-kubernetes-preserve-unknown-fields"] = True
-    if path in NULLABLE:
-        out["nullable"] = True
     if path in RULES:
         out["x-kubernetes-validations"] = RULES[path]
 
@@ -378,17 +378,9 @@ def _drop_defaults(schema: Schema) -> None:
 
 
 def schema_hash(schema: Schema) -> str:
-    """Hash of a schema, independent of key order and of CEL rules (a server below 1.25 has none)."""
-    text = json.dumps(_without_rules(schema), sort_keys=True, separators=(",", ":"))
+    """Hash of a schema with its CEL rules, independent of key order."""
+    text = json.dumps(schema, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _without_rules(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {k: _without_rules(v) for k, v in node.items() if k != "x-kubernetes-validations"}
-    if isinstance(node, list):
-        return [_without_rules(v) for v in node]
-    return node
 
 
 def _definition(

@@ -397,7 +397,7 @@ class GreenTrainingJobSpec(_Strict):
     @field_validator("success_policy", mode="before")
     @classmethod
     def _null_is_empty(cls, value: object) -> object:
-        # TFJob's own type writes null or "", and kube-apiserver 1.20 takes the one for the other.
+        # TFJob's own type writes null or "". The API server drops the null; a manifest that is converted still has it.
         return "" if value is None else value
 
     run_policy: RunPolicy = Field(RunPolicy(), description="How the job as a whole is run.")

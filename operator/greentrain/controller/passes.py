@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
-from greentrain.api.conditions import MESSAGE_MAX
+from greentrain.api.conditions import MESSAGE_MAX, Reason
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
@@ -30,7 +30,7 @@ from greentrain.core.budget import spec_in_force
 from greentrain.core.decide import Decision, decide
 from greentrain.core.emissions import Carbon
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot
-from greentrain.core.status import Event, differs_in_measures_alone, essence, transition_events
+from greentrain.core.status import Event, EventType, differs_in_measures_alone, essence, transition_events
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -51,7 +51,7 @@ PASSING_RETRY_SECONDS = 1.0
 
 STOPPING_PROGRESS_SECONDS = 1.0
 """How often a program that is stopping is asked: a kubelet may remove an ended container before it has reported its
-termination message (read in 1.20's source, not proven), and the last checkpoint is then known from here alone."""
+termination message (read in a kubelet's source, not proven), and the last checkpoint is then known from here alone."""
 
 
 SAMPLE_SECONDS = 2.0
@@ -62,11 +62,17 @@ CONFLICTS_BEFORE_LOOKING = 2
 many conflicts in a row the watch is not waited for: the answer to our own last write may have been lost."""
 
 EVENT_RETRY_SECONDS = 2.0
+REFUSED_WORDS_MAX = 600
+"""Longest quotation of a refusal, in characters: with what to do about it an event's message holds 1,024."""
+
 REPLACED_MESSAGE_MAX = 1024
 """Longest message of a replaced pod, in characters: the schema's bound."""
 
 EVENT_TRIES = 5
 """How often an event is tried to be stored; it tells what the status says already."""
+
+REFUSED_STATUS_SECONDS = 3600.0
+"""How long, in seconds, one event says that a status was refused: the API server keeps events that long (`--event-ttl`)."""
 
 
 @dataclass(slots=True)
@@ -94,6 +100,8 @@ class _Memory:
     progress: Progress | None = None
     progress_attempt: int = 0
     untold: list[_Untold] = field(default_factory=list)
+    refused: tuple[str, int, float] | None = None
+    """UID and generation of the job whose status was refused, and when an event last said so; None once one is stored."""
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int] | None = None
     """UID and generation of the job whose secrets were looked for last."""
@@ -306,7 +314,13 @@ class Passes:
         self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus, memory: _Memory
     ) -> None:
         job = seen.job
-        await apply_status(self._client, self._cache, job, status)
+        try:
+            await apply_status(self._client, self._cache, job, status)
+        except ApiError as error:
+            if error.status == 422:
+                await self._report_refused(key, job, error, memory)
+            raise
+        memory.refused = None
         memory.written = asyncio.get_running_loop().time()
         memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
@@ -321,6 +335,19 @@ class Passes:
             _Untold(job, event, now + timedelta(microseconds=i))
             for i, event in enumerate(transition_events(job.status, status))
         ]
+        await self._tell(key, memory)
+
+    async def _report_refused(self, key: Key, job: Job, error: ApiError, memory: _Memory) -> None:
+        """Say by an event that the server refuses this job's status: a condition cannot, it would be refused too.
+
+        A server holds a status to the CEL rules of the whole job. A job stored before a rule was added may break it.
+        """
+        now = asyncio.get_running_loop().time()
+        if not is_event_due(memory.refused, job, now):
+            return
+        memory.refused = (job.uid, job.generation, now)
+        event = build_refused_event(redact(error.message, memory.secrets))
+        memory.untold.append(_Untold(job, event, self._clock()))
         await self._tell(key, memory)
 
     async def _tell(self, key: Key, memory: _Memory) -> None:
@@ -365,6 +392,27 @@ class Passes:
             self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
         elif decision.pods or decision.deletions:
             self._queue.add(key)
+
+
+def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> bool:
+    """Whether a status that is refused is worth an event: the first of this generation, or the last one is forgotten.
+
+    `last` is UID, generation and time of the last event; times are the event loop's, in seconds.
+    """
+    return last is None or last[:2] != (job.uid, job.generation) or now - last[2] >= REFUSED_STATUS_SECONDS
+
+
+def build_refused_event(said: str) -> Event:
+    """What to do about a status that the API server refuses, and its words, cut where they are long."""
+    words = said if len(said) <= REFUSED_WORDS_MAX else said[: REFUSED_WORDS_MAX - 1] + "…"
+    return Event(
+        EventType.WARNING,
+        Reason.STATUS_REFUSED,
+        "the API server refuses to store the status of this job, so its state is not updated and no attempt is begun. A "
+        "job is held to rules that its CustomResourceDefinition got after the job was created: correct the field with "
+        "kubectl edit, or delete the job (not with --cascade=foreground, which waits for such a job without end). The "
+        f"server says: {words}",
+    )
 
 
 def _has_budget(job: Job) -> bool:

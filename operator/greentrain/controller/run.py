@@ -29,8 +29,9 @@ from greentrain.controller.settings import Settings
 from greentrain.controller.watches import Watches
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.kube.cache import Cache, Key, node_of, version_of
-from greentrain.kube.client import ApiError, Client, connect
+from greentrain.kube.client import NOT_JSON, ApiError, Client, connect
 from greentrain.kube.readings import NodePowers
+from greentrain.kube.version import OldServerError, decide_refusal, read_server_version
 from greentrain.telemetry.jobs import JobMeasures, measure_job
 from greentrain.telemetry.metrics import Telemetry
 from greentrain.telemetry.serving import serve
@@ -114,7 +115,7 @@ class Operator:
                 yield measure_job(key.namespace, key.name, body.get("status") or {})
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; raises what ended a part of it."""
+        """Run until `stop` is set; raises what ended a part of it, and OldServerError where nothing can be begun."""
         async with contextlib.AsyncExitStack() as stack:
             if self.settings.http_port:
                 runner = await serve(
@@ -198,9 +199,17 @@ class Operator:
                     raise RuntimeError(f"{part.get_name()} ended by itself") from cause
 
     async def _start(self, client: Client) -> None:
-        """Wait for the CRD to be the one this operator was built with, and fill the caches."""
+        """Wait for the CRD to be the one this operator was built with, and fill the caches.
+
+        Raises:
+            OldServerError: the API server is too old.
+        """
+        checked = False
         while True:
             try:
+                if not checked:
+                    await _check_server(client)
+                    checked = True
                 self._unready = await _schema_problem(client)
                 if self._unready is None:
                     await self._prime(client)
@@ -345,6 +354,31 @@ class Operator:
             self._queue.add(key)
         if self._nodes is not None:
             self._nodes.add(body["metadata"]["name"])
+
+
+async def _check_server(client: Client) -> None:
+    """Refuse a server that is too old; one whose version cannot be read is taken for new enough.
+
+    Raises:
+        OldServerError: it is too old.
+        ApiError: it did not answer, and may answer later.
+    """
+    try:
+        answer = await client.read_version()
+    except ApiError as error:
+        if error.passing and error.reason != NOT_JSON:
+            raise
+        logger.warning("the API server's version cannot be read, and is not checked: %s", error)
+        return
+    found = read_server_version(answer)
+    if found is None:
+        said = {name: answer.get(name) for name in ("major", "minor", "gitVersion")}
+        logger.warning("the API server's version cannot be read, and is not checked: it says %.200s", said)
+        return
+    refusal = decide_refusal(found)
+    if refusal is not None:
+        raise OldServerError(refusal)
+    logger.info("the API server is Kubernetes %s", found)
 
 
 async def _schema_problem(client: Client) -> str | None:

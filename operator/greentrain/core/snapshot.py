@@ -70,7 +70,7 @@ _DISRUPTION_TARGET = {
     "EvictionByEvictionAPI": Disruption.EVICTED,
     "TerminationByKubelet": Disruption.EVICTED,
 }
-"""Reasons of the pod condition DisruptionTarget (Kubernetes 1.26 and later)."""
+"""Reasons of the pod condition DisruptionTarget."""
 
 _STATUS_REASONS = {
     "Evicted": Disruption.EVICTED,
@@ -346,7 +346,7 @@ def _disruption(status: Raw) -> tuple[Disruption | None, str]:
 def _unreachable(status: Raw) -> bool:
     """Whether the node controller, not the kubelet, said last that a pod is not ready.
 
-    When a node has not reported for its grace period (`--node-monitor-grace-period`, 40 s, since 1.32 50 s) the
+    When a node has not reported for its grace period (`--node-monitor-grace-period`, 50 s) the
     controller sets the condition Ready of its pods to False and leaves ContainersReady as the kubelet wrote it. The
     kubelet itself writes the two apart only for a readiness gate, with a reason of its own.
     """

@@ -1,10 +1,10 @@
 """Asks the kubelet which pod holds which GPU; nothing else on a node knows.
 
-The kubelet serves PodResources on a socket of its own (on by default since Kubernetes 1.15, `v1` since 1.20). It gives
-namespace, pod and container of every device, never the pod's UID, and kubelets around 1.26 list pods that have ended
-as well (kubernetes#119423): `holders` puts both right from the pods the caller knows.
+The kubelet serves PodResources on a socket of its own. It gives namespace, pod and container of every device, never the
+pod's UID, and may list pods that have ended (kubernetes#119423): `holders` puts both right from the pods the caller
+knows.
 
-One request is cheap (about a millisecond for 100 pods), but newer kubelets refuse more than 100 a second, all their
+One request is cheap (about a millisecond for 100 pods), but kubelets refuse more than 100 a second, all their
 clients together (kubernetes#116459).
 """
 
@@ -43,7 +43,7 @@ MOST_ENTRIES = 200_000
 DRIVER = "gpu.nvidia.com"
 """NVIDIA's driver of GPUs under Dynamic Resource Allocation."""
 
-# Numbers of k8s.io/kubelet/pkg/apis/podresources/v1, unchanged from 1.20 on; v1alpha1 has the first few of the same.
+# Numbers of k8s.io/kubelet/pkg/apis/podresources/v1.
 _MESSAGES = build_messages(
     "v1",
     {
@@ -136,7 +136,10 @@ class ClaimedDevice:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is one of NVIDIA's GPUs, by its driver or, before 1.31, by its CDI kind."""
+        """Whether it is one of NVIDIA's GPUs, by its driver or, before 1.31, by its CDI kind.
+
+        A kubelet may be three minor versions older than the API server.
+        """
         return self.driver == DRIVER or any(
             name.startswith((f"k8s.{DRIVER}/", "nvidia.com/gpu=")) for name in self.cdi_names
         )
@@ -324,11 +327,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
             Unsupported: the kubelet serves no PodResources.
         """
         async with self._turn():
-            try:
-                content = await self._call("/v1.PodResourcesLister/List")
-            except Unsupported:
-                # Before 1.20 there is v1alpha1 alone; its List has the same fields as far as they go.
-                content = await self._call("/v1alpha1.PodResourcesLister/List")
+            content = await self._call("/v1.PodResourcesLister/List")
             if self._parsed is None or self._parsed[0] != content:
                 self._parsed = (content, parse_listing(content, self._counts))
             return self._parsed[1]

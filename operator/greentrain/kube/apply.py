@@ -150,7 +150,7 @@ async def apply_status(client: Client, cache: Cache, job: Job, status: GreenTrai
 
 
 def dump_status(status: BaseModel) -> dict[str, Any]:
-    """A status as it is stored: no nulls, and no empty strings, which 1.20 turns into nulls in a patch and refuses."""
+    """A status as it is stored: what is null or an empty string is left out, as in Kubernetes' own types."""
     dumped: dict[str, Any] = _without_empty(status.model_dump(mode="json", by_alias=True, exclude_none=True))
     return dumped
 

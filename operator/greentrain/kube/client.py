@@ -46,6 +46,9 @@ etcd was compacted)."""
 
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 
+NOT_JSON = "NotJSON"
+"""Reason of an answer that says it is a success and cannot be read."""
+
 
 class ApiError(Exception):
     """The API server refused a request.
@@ -91,7 +94,6 @@ class Client(AbstractAsyncContextManager["Client"]):
         configuration.client_session_kwargs = {"trust_env": False}
         self._page = page
         self._api = client.ApiClient(configuration)
-        self._eviction: str | None = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -132,7 +134,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         if answer is None:
             # Something between us and the server answered, or the answer was cut off.
             raise ApiError(
-                502, "NotJSON", f"{method} {path} was answered with {len(raw)} bytes that are not JSON"
+                502, NOT_JSON, f"{method} {path} was answered with {len(raw)} bytes that are not JSON"
             )
         return found
 
@@ -200,6 +202,10 @@ class Client(AbstractAsyncContextManager["Client"]):
                     yield event["type"], event["object"]
         finally:
             response.close()
+
+    async def read_version(self) -> dict[str, Any]:
+        """What the server says of its version; every account may ask, by the role system:public-info-viewer."""
+        return await self._request("GET", "/version")
 
     async def list_any(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], int]:
         """Everything a path lists, and the resourceVersion to watch it from."""
@@ -288,7 +294,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         return items[0] if items else None
 
     async def create(self, kind: str, body: Body) -> dict[str, Any]:
-        """Create a Pod or Service; field validation is strict where the server has it (1.25 and later)."""
+        """Create a Pod or Service; an unknown field is refused."""
         path = f"/api/v1{_within(body['metadata']['namespace'])}/{_PATHS[kind]}"
         query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
         return await self._request("POST", path, body, query=query)
@@ -316,7 +322,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         404 and 409 mean that no pod of that UID is there any more; 429 that a PodDisruptionBudget does not allow it now.
         """
         body = {
-            "apiVersion": await self._eviction_version(),
+            "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"namespace": namespace, "name": name},
             "deleteOptions": {"preconditions": {"uid": uid}},
@@ -330,14 +336,6 @@ class Client(AbstractAsyncContextManager["Client"]):
                 found, _ = await self._list(pods, {"fieldSelector": f"metadata.name={name}"})
                 _refuse_if_same(found[0] if found else None, uid, error)
             raise
-
-    async def _eviction_version(self) -> str:
-        """policy/v1 from Kubernetes 1.22 on, before that policy/v1beta1: the server says which it takes."""
-        if self._eviction is None:
-            offered = (await self._request("GET", "/api/v1")).get("resources") or ()
-            versions = {str(r.get("version")) for r in offered if r.get("name") == "pods/eviction"}
-            self._eviction = "policy/v1beta1" if versions == {"v1beta1"} else "policy/v1"
-        return self._eviction
 
     async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
         """A Lease."""

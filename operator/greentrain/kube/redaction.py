@@ -35,9 +35,6 @@ _HARMLESS = re.compile(
 )
 """Values that mend a program when they are quoted: a file that is not there, a module that cannot be imported."""
 
-_BYTES_ECHOED = re.compile(r",? ?error found in #\d+ byte of .*", re.DOTALL)
-"""json-iterator's context of a syntax error: the raw request around it (servers up to 1.22 answer so)."""
-
 
 def find_secrets(node: Any) -> frozenset[str]:
     """Values of environment variables and options anywhere below a spec, a template or a pod manifest.
@@ -101,7 +98,6 @@ def _options(words: Any) -> Iterator[tuple[str, str]]:
 
 def redact(text: str, secrets: frozenset[str]) -> str:
     """The text with each of these values hidden, longest first; also as JSON and Go quote them."""
-    text = _BYTES_ECHOED.sub("", text)
     for secret in sorted(secrets, key=len, reverse=True):
         for spelling in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
             if spelling not in text:

@@ -1,8 +1,8 @@
 """Finds fields in a pod template that no Kubernetes API this operator knows would read.
 
-Servers before 1.25 prune a misspelt `resuorces:` without a word, and the job then runs without what its
-author asked for. The client's generated models know every field of PodTemplateSpec; walking a template
-along them costs no schema file of our own.
+The CRD keeps unknown fields of a template, so the server creates a job with a misspelt `resuorces:`, and would refuse
+only its pods. This says it of the job, by the full path, before a pod is made. The client's generated models know every
+field of PodTemplateSpec; walking a template along them costs no schema file of our own.
 """
 
 from __future__ import annotations

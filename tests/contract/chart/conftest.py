@@ -43,7 +43,7 @@ def render() -> Render:
     """`render(values, kube=…, apis=…)`: the chart's objects for these values (by dotted path) and that server."""
 
     def run(
-        values: Mapping[str, object] | None = None, *, kube: str = "1.30.0", apis: tuple[str, ...] = ()
+        values: Mapping[str, object] | None = None, *, kube: str = "1.37.2", apis: tuple[str, ...] = ()
     ) -> list[Manifest]:
         text = run_helm(
             "template",

@@ -14,7 +14,7 @@ from greentrain.agent.settings import parse_settings
 from greentrain.controller.settings import parse_settings as parse_operator_settings
 
 from .conftest import HelmError, Manifest, Render, is_hook, only
-from .test_rendering import FULL
+from .test_rendering import FULL, KINDS_OF_SERVER
 
 NODE_NAME = "authentication.kubernetes.io/node-name"
 REPORTS = "greentrain-agent"
@@ -339,21 +339,12 @@ def test_whoever_may_view_the_cluster_may_see_its_nodepowers(render: Render) -> 
 # --- An agent speaks for its own node only -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kube", "there"),
-    [
-        ("1.20.2", False),
-        ("1.28.9", False),
-        ("1.29.15-gke.100", False),
-        ("1.30.0", True),
-        ("1.30.4-eks-1a2b3c", True),
-        ("1.36.0", True),
-    ],
-)
-def test_the_policy_is_there_where_tokens_carry_their_node(render: Render, kube: str, there: bool) -> None:
-    kinds = {m["kind"] for m in render(kube=kube)}
-    assert ("ValidatingAdmissionPolicy" in kinds) is there
-    assert ("ValidatingAdmissionPolicyBinding" in kinds) is there
+@pytest.mark.parametrize("kube", KINDS_OF_SERVER)
+def test_every_policy_is_there_and_bound_whatever_the_server_calls_itself(render: Render, kube: str) -> None:
+    manifests = render(kube=kube)
+    policies = {REPORTS, f"{REPORTS}-eviction", f"{REPORTS}-evicted"}
+    for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
+        assert {m["metadata"]["name"] for m in manifests if m["kind"] == kind} == policies
 
 
 def test_the_policy_is_bound_to_deny(render: Render) -> None:

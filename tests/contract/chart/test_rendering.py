@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -13,10 +12,12 @@ import pytest
 import yaml
 
 from greentrain.controller.settings import parse_settings
+from greentrain.kube.version import OLDEST
 
 from .conftest import CHART, ROOT, HelmError, Manifest, Render, is_hook, only, run_helm
 
-SERVERS = [f"1.{minor}" for minor in range(25, 38)]
+SERVERS = [f"1.{minor}" for minor in range(OLDEST.minor, 38)]
+KINDS_OF_SERVER = ("1.32.0", "1.32.0-alpha.1", "1.34.4-gke.100", "1.35.1-eks-1a2b3c", "1.37.2")
 CRD_FILES = sorted((ROOT / "crds").glob("*.yaml"))
 
 FULL: dict[str, object] = {
@@ -94,27 +95,19 @@ def test_every_object_fits_the_schemas_of_every_supported_server(
 
 
 @pytest.mark.parametrize("crd", CRD_FILES, ids=lambda path: path.name)
-@pytest.mark.parametrize(
-    ("kube", "has_cel"), [("1.20.2", False), ("1.24.17", False), ("1.25.0", True), ("1.37.1", True)]
-)
-def test_the_rendered_crd_is_the_generated_one_but_for_cel_on_servers_that_lack_it(
-    render: Render, crd: Any, kube: str, has_cel: bool
-) -> None:
+@pytest.mark.parametrize("kube", KINDS_OF_SERVER)
+def test_the_rendered_crd_is_the_generated_one_with_its_rules(render: Render, crd: Path, kube: str) -> None:
     generated = yaml.safe_load(crd.read_text())
-    rendered = copy.deepcopy(
-        only(render(kube=kube), "CustomResourceDefinition", generated["metadata"]["name"])
-    )
-    assert rendered["spec"] == (generated["spec"] if has_cel else without_cel(generated["spec"]))
+    rendered = only(render(kube=kube), "CustomResourceDefinition", generated["metadata"]["name"])
+    assert rendered["spec"] == generated["spec"]
     assert generated["metadata"]["annotations"].items() <= rendered["metadata"]["annotations"].items()
 
 
-def without_cel(node: Any) -> Any:
-    """The same tree without `x-kubernetes-validations`."""
-    if isinstance(node, dict):
-        return {key: without_cel(value) for key, value in node.items() if key != "x-kubernetes-validations"}
-    if isinstance(node, list):
-        return [without_cel(value) for value in node]
-    return node
+@pytest.mark.parametrize("kube", ["1.31.0", "1.31.14-gke.100", "1.20.2"])
+def test_an_older_server_is_refused_by_helm(render: Render, kube: str) -> None:
+    said = f"chart requires kubeVersion: >={OLDEST}.0-0 which is incompatible with Kubernetes v{kube}"
+    with pytest.raises(HelmError, match=re.escape(said)):
+        render(kube=kube)
 
 
 def test_there_is_a_crd_and_it_holds_cel_rules() -> None:
@@ -230,6 +223,9 @@ def mount(manifests: list[Manifest], pod: Manifest, arguments: list[str], folder
     [
         ({"emissions.pue": "0.9"}, "emissions.pue"),
         ({"emissions.pue": 1.2}, "emissions.pue"),
+        ({"emissions.pue": "5.001"}, "emissions.pue"),
+        ({"emissions.embodied.lifetimeYears": "0.0"}, "emissions.embodied.lifetimeYears"),
+        ({"emissions.embodied.models": {"NVIDIA L40S": "0kgCO2e"}}, "NVIDIA L40S"),
         ({"emissions.basis": "Marginal"}, "emissions.basis"),
         ({"emissions.sources": []}, "emissions.sources"),
         ({"emissions.sources": [{"type": "http"}]}, "emissions.sources"),
@@ -270,6 +266,11 @@ def test_the_operator_understands_every_argument_it_is_given(render: Render, tmp
 def test_there_is_one_operator_at_a_time(render: Render) -> None:
     spec = only(render(), "Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_why_the_operator_ended_is_its_termination_message(render: Render) -> None:
+    (container,) = only(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 def test_an_image_without_a_repository_is_refused_with_the_remedy(render: Render) -> None:

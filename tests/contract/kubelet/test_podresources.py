@@ -199,7 +199,7 @@ async def test_an_unusable_answer_is_unavailable_and_the_next_one_counts(
     ("why", "answers", "version"),
     [
         ("a server of other things", {}, "v1"),
-        ("a version we do not know", {LIST: _one()}, "v2"),
+        ("a version we do not know", {LIST: _one()}, "v1alpha1"),
         ("it says so", {LIST: Refuse(grpc.StatusCode.UNIMPLEMENTED, "no")}, "v1"),
     ],
 )
@@ -209,13 +209,7 @@ async def test_a_kubelet_without_podresources_is_unsupported(
     async with start_kubelet(path, answers, version=version), PodResources(path) as podresources:
         with pytest.raises(Unsupported) as caught:
             await podresources.read_holdings()
-    assert caught.value.feature == "v1alpha1.PodResourcesLister/List of the kubelet", why
-
-
-async def test_an_old_kubelet_is_asked_in_its_own_version(path: Path) -> None:
-    async with start_kubelet(path, {LIST: _one()}, version="v1alpha1"), PodResources(path) as podresources:
-        for _ in range(2):
-            assert (await podresources.read_holdings()).holdings == (_held(),)
+    assert caught.value.feature == "v1.PodResourcesLister/List of the kubelet", why
 
 
 async def test_no_socket_is_unavailable_at_once(path: Path) -> None:

@@ -122,7 +122,7 @@ CASES = {
         "Energy is counted on and divided when it answers again.",
     ),
     "the kubelet is too old": Case(
-        set_("kubelet", Unsupported("v1alpha1.PodResourcesLister/List of the kubelet")),
+        set_("kubelet", Unsupported("v1.PodResourcesLister/List of the kubelet")),
         "HoldersKnown=Unknown NoPodResources",
         "the kubelet must be 1.15 or newer and serve it.",
     ),
