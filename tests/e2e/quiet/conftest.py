@@ -14,6 +14,15 @@ from tests.e2e.conftest import Bench, build_bench, build_volume
 from tests.e2e.jobs import read_example
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: jobs that are trained whole, more than once."""
+    items.sort(key=lambda item: [n in getattr(item, "fixturenames", ()) for n in LONGEST], reverse=True)
+
+
+LONGEST = ("uninterrupted", "digits", "converted")
+"""Fixtures of the tests that take longest, in that order."""
+
+
 @pytest.fixture
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """The sandbox, in a namespace that only this test uses."""

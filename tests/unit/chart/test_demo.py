@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from greentrain.api.conditions import Reason
-from sandbox import demo, node, release
+from sandbox import demo, images, node, release
 from sandbox.demo import Target
 from sandbox.shell import SandboxError
+from sandbox.state import Sandbox
 
 SANDBOX = Target("greentrain-sandbox", "default")
 
@@ -226,3 +227,13 @@ def test_without_an_agents_image_the_release_has_no_agents(
 def test_each_node_of_the_sandbox_has_a_journal_of_its_own() -> None:
     journal = PurePosixPath(str(demo.SANDBOX_VALUES["agent.journal.hostPath"]))
     assert any(journal.is_relative_to(folder) for folder in node.OVERLAID_FOLDERS.values())
+
+
+def test_room_is_asked_for_what_is_still_to_be_built_and_started(tmp_path: Path) -> None:
+    place = Sandbox(tmp_path / "sandbox")
+    one, two = (
+        {need.what: need.disk for need in demo.gather_needs(tmp_path, place, count, images.SHIPPED)}
+        for count in (1, 2)
+    )
+    assert one["building the images"] == two["building the images"] == images.DISK
+    assert two["the sandbox"] == 2 * one["the sandbox"]
