@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import json
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 Json = dict[str, Any]
 JOBS = "/apis/greentrain.dev/v1alpha1/namespaces/{}/greentrainingjobs"
 ROOT = Path(__file__).parents[2]
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 MERGE = "application/merge-patch+json"
 
 
@@ -34,20 +36,25 @@ class RefusedError(Exception):
 class Server:
     """One API server, spoken to in plain JSON."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, *, token: str | None = None) -> None:
+        """As the kubeconfig's user, or as the one a bearer token names."""
         config = yaml.safe_load(kubeconfig.read_text())
         self.url: str = config["clusters"][0]["cluster"]["server"]
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self._tls = ssl.create_default_context(cadata=_read(cluster, "certificate-authority").decode())
-        with tempfile.TemporaryDirectory() as folder:
-            cert, key = Path(folder, "crt"), Path(folder, "key")
-            cert.write_bytes(_read(user, "client-certificate"))
-            key.write_bytes(_read(user, "client-key"))
-            self._tls.load_cert_chain(cert, key)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if token is None:  # a certificate would count before the token
+            with tempfile.TemporaryDirectory() as folder:
+                cert, key = Path(folder, "crt"), Path(folder, "key")
+                cert.write_bytes(_read(user, "client-certificate"))
+                key.write_bytes(_read(user, "client-key"))
+                self._tls.load_cert_chain(cert, key)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Server:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls), trust_env=False)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._tls), headers=self._headers, trust_env=False
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -71,19 +78,39 @@ class Server:
                 raise RefusedError(answer.status, found)
             return found
 
-    async def install_crds(self) -> None:
-        """Install the committed CRDs and wait until they are served."""
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    async def install_crds(self, *names: str) -> None:
+        """Install the committed CRDs, or those of these names, and wait until they are served."""
         for file in sorted((ROOT / "crds").glob("*.yaml")):
             body = yaml.safe_load(file.read_text())
-            await self.call("POST", path, body)
+            name = body["metadata"]["name"]
+            if names and name not in names:
+                continue
+            await self.call("POST", CRDS, body)
             await self.until(
-                functools.partial(self.call, "GET", f"{path}/{body['metadata']['name']}"),
+                functools.partial(self.call, "GET", f"{CRDS}/{name}"),
                 lambda crd: any(
                     c["type"] == "Established" and c["status"] == "True"
                     for c in crd["status"].get("conditions") or ()
                 ),
             )
+
+    async def request_token(
+        self, namespace: str, account: str, *, pod: Json | None = None, audiences: Sequence[str] = ()
+    ) -> str:
+        """A ServiceAccount's token: bound to a pod as the kubelet asks for it, or to nothing as `kubectl create token` does."""
+        spec: Json = {"audiences": list(audiences), "expirationSeconds": 3600}
+        if pod is not None:
+            meta = pod["metadata"]
+            spec["boundObjectRef"] = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "name": meta["name"],
+                "uid": meta["uid"],
+            }
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        made = await self.call("POST", path, body)
+        return str(made["status"]["token"])
 
     async def create_job(self, namespace: str, manifest: Json) -> Json:
         """POST a job raw: no client-side validation of any kind."""
@@ -203,6 +230,26 @@ class Server:
 def _read(section: Mapping[str, str], key: str) -> bytes:
     inline = section.get(f"{key}-data")
     return base64.b64decode(inline) if inline else Path(section[key]).read_bytes()
+
+
+def count_connections(port: int) -> int:
+    """TCP connections to a port that this process holds open, by what the kernel says."""
+    mine = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            mine.add(entry.readlink().name)
+    rows = (line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:])
+    # Its third column is the other side's address and port in hexadecimal, its tenth the socket's number.
+    return sum(int(row[2].rpartition(":")[2], 16) == port and f"socket:[{row[9]}]" in mine for row in rows)
+
+
+def write_token_kubeconfig(kubeconfig: Path, path: Path, token: str) -> Path:
+    """A kubeconfig of the same server for whom a bearer token names, written to `path`."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def timestamp() -> str:

@@ -1,4 +1,7 @@
-"""The chart against a real API server of the sandbox's version: install, upgrade, uninstall, and what each leaves."""
+"""The chart against a real API server of the sandbox's version: install, upgrade, uninstall, and what each leaves.
+
+All tests of a worker use one server, in any order: each installs what it needs and counts on nothing of another.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from sandbox.release import Cluster
 from sandbox.shell import SandboxError
+from tests.support.api import timestamp, write_token_kubeconfig
 
 CRD = "greentrainingjobs.greentrain.dev"
 NODE_POWERS = "nodepowers.greentrain.dev"
@@ -54,14 +58,14 @@ spec:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """etcd and kube-apiserver, alone on loopback."""
     with ControlPlane.start(tmp_path_factory.mktemp("chart"), gather_binaries()) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(plane: ControlPlane) -> Cluster:
     """The server as Helm and kubectl reach it, with a namespace for agents.
 
@@ -76,21 +80,23 @@ def cluster(plane: ControlPlane) -> Cluster:
     return name
 
 
-def install(cluster: Cluster, tag: str, **values: object) -> None:
-    """Install or upgrade the release without waiting: no kubelet runs the operator here."""
+def install(cluster: Cluster, tag: str, **values: object) -> int:
+    """Install or upgrade the release without waiting: no kubelet runs the operator here. Returns its revision."""
     images = release.build_values(
         f"registry.example.org/operator:{tag}", f"registry.example.org/agent:{tag}", {}
     )
     arguments = {**images, "agent.createNamespace": False, **values}
-    cluster.run_helm(
+    printed = cluster.run_helm(
         "upgrade",
         "--install",
         release.RELEASE,
         release.CHART,
         f"--namespace={release.NAMESPACE}",
         "--create-namespace",
+        "--output=json",
         *release.build_arguments(arguments),
     )
+    return int(json.loads(printed)["version"])
 
 
 def read(cluster: Cluster, *words: str) -> dict[str, Any]:
@@ -123,6 +129,13 @@ class Hooked:
     answers: list[str] = field(default_factory=list)
     refused: str = ""
     """What Helm said where it did not uninstall."""
+
+
+def forget_node_powers(cluster: Cluster) -> None:
+    """Wait for the kind NodePower, and remove what another test has left of it."""
+    crd = f"customresourcedefinition/{NODE_POWERS}"
+    cluster.run_kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+    cluster.run_kubectl("delete", "nodepowers", "--all")
 
 
 def granted_by(role: dict[str, Any]) -> Pairs:
@@ -207,6 +220,18 @@ async def run_hook(
     hooked.code, hooked.log = program.returncode, printed.decode()
 
 
+def build_job_status(*, succeeded: bool) -> dict[str, Any]:
+    """How the Job's controller tells of its end: first what is decided, then that no pod of it is left."""
+    now = timestamp()
+    if succeeded:
+        decided, ended, more = "SuccessCriteriaMet", "Complete", {"succeeded": 1, "completionTime": now}
+    else:
+        decided, ended, more = "FailureTarget", "Failed", {"failed": 1}
+    reason = "CompletionsReached" if succeeded else "BackoffLimitExceeded"
+    conditions = [{"type": type_, "status": "True", "reason": reason} for type_ in (decided, ended)]
+    return {"startTime": now, "conditions": conditions, **more}
+
+
 async def uninstall(
     cluster: Cluster, plane: ControlPlane, *words: str, questions: Sequence[tuple[str, ...]] = ()
 ) -> Hooked:
@@ -218,14 +243,7 @@ async def uninstall(
         await run_hook(cluster, plane, hooked, questions)
     finally:
         # Helm waits for it whatever becomes of the test.
-        status = (
-            {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
-            if hooked.code == 0
-            else {
-                "failed": 1,
-                "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}],
-            }
-        )
+        status = build_job_status(succeeded=hooked.code == 0)
         plane.api.request("PATCH", f"{HOOK_JOB}/status", {"status": status}, content_type=MERGE)
         try:
             await helm
@@ -278,6 +296,7 @@ async def test_the_hook_ends_the_agents_first_with_exactly_the_rights_it_is_seen
     cluster: Cluster, plane: ControlPlane
 ) -> None:
     install(cluster, "nine")
+    forget_node_powers(cluster)
     make_agent_pod(cluster)
     here = ("-n", release.AGENT_NAMESPACE)
     questions = [
@@ -301,9 +320,8 @@ async def test_the_hook_ends_the_agents_first_with_exactly_the_rights_it_is_seen
 async def test_a_gpu_that_keeps_a_cap_stops_the_uninstallation_until_it_has_its_limit_back(
     cluster: Cluster, plane: ControlPlane
 ) -> None:
-    install(cluster, "ten")
-    crd = f"customresourcedefinition/{NODE_POWERS}"
-    cluster.run_kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+    revision = install(cluster, "ten")
+    forget_node_powers(cluster)
     path = "/apis/greentrain.dev/v1alpha1/nodepowers"
     body = {
         "apiVersion": "greentrain.dev/v1alpha1",
@@ -329,7 +347,7 @@ async def test_a_gpu_that_keeps_a_cap_stops_the_uninstallation_until_it_has_its_
     with pytest.raises(SandboxError, match="no deployed releases"):
         install(cluster, "ten")
     assert cluster.read_json("get", "daemonset", release.AGENT, "-n", release.AGENT_NAMESPACE) is None
-    cluster.run_helm("rollback", release.RELEASE, "1", f"--namespace={release.NAMESPACE}")
+    cluster.run_helm("rollback", release.RELEASE, str(revision), f"--namespace={release.NAMESPACE}")
     assert read(cluster, "daemonset", release.AGENT, "-n", release.AGENT_NAMESPACE)
     install(cluster, "ten")
 
@@ -348,64 +366,80 @@ def test_without_hooks_nothing_is_waited_for(cluster: Cluster) -> None:
     assert hook_objects(cluster) == set()
 
 
-@pytest.mark.parametrize(
-    ("question", "allowed"),
-    [
-        (("patch", "greentrainingjobs.greentrain.dev", "--subresource=status"), True),
-        (("create", "pods"), True),
-        (("get", f"customresourcedefinitions.apiextensions.k8s.io/{CRD}"), True),
-        (("patch", "greentrainingjobs.greentrain.dev"), False),
-        (("get", "secrets"), False),
-        (("create", "deployments.apps"), False),
-    ],
-)
-def test_the_operators_account_may_do_its_work_and_no_more(
-    cluster: Cluster, question: tuple[str, ...], allowed: bool
-) -> None:
+def may(cluster: Cluster, account: str, questions: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], bool]:
+    """What the server says of each of these questions about an account; without a namespace, of `default`."""
+    answers = {}
+    for question in questions:
+        where = () if "-n" in question else ("-n", "default")
+        said = cluster.run_kubectl("auth", "can-i", *question, f"--as={account}", *where, check=False)
+        answers[question] = said.strip().splitlines()[-1] == "yes"
+    return answers
+
+
+def test_the_operators_account_may_do_its_work_and_no_more(cluster: Cluster) -> None:
     install(cluster, "five")
-    account = f"--as=system:serviceaccount:{release.NAMESPACE}:{release.RELEASE}"
-    said = cluster.run_kubectl("auth", "can-i", *question, account, "-n", "default", check=False)
-    assert said.strip().splitlines()[-1] == ("yes" if allowed else "no"), said
+    expected = {
+        ("patch", "greentrainingjobs.greentrain.dev", "--subresource=status"): True,
+        ("create", "pods"): True,
+        ("get", f"customresourcedefinitions.apiextensions.k8s.io/{CRD}"): True,
+        ("patch", "greentrainingjobs.greentrain.dev"): False,
+        ("get", "secrets"): False,
+        ("create", "deployments.apps"): False,
+    }
+    assert may(cluster, OPERATOR, expected) == expected
 
 
-@pytest.mark.parametrize(
-    ("question", "allowed"),
-    [
-        (("list", "pods"), True),
-        (("create", NODE_POWERS), True),
-        (("patch", NODE_POWERS, "--subresource=status"), True),
-        (("patch", NODE_POWERS), False),
-        (("update", NODE_POWERS, "--subresource=status"), False),
-        (("delete", NODE_POWERS), False),
-        (("get", "secrets"), False),
-        (("get", "pods", "--subresource=log"), False),
-        (("create", "pods"), False),
-        (("list", "nodes"), True),
-        (("get", "nodes"), False),
-        (("patch", "nodes"), False),
-        (("create", "pods", "--subresource=eviction"), True),
-        (("delete", "pods"), False),
-        (("list", f"leases.coordination.k8s.io/{release.RELEASE}", "-n", release.NAMESPACE), True),
-        (("list", "leases.coordination.k8s.io", "-n", release.NAMESPACE), False),
-        (("update", f"leases.coordination.k8s.io/{release.RELEASE}", "-n", release.NAMESPACE), False),
-    ],
-)
-def test_an_agents_account_may_do_its_work_and_no_more(
-    cluster: Cluster, question: tuple[str, ...], allowed: bool
-) -> None:
+def test_an_agents_account_may_do_its_work_and_no_more(cluster: Cluster) -> None:
     install(cluster, "six")
-    where = () if "-n" in question else ("-n", "default")
-    said = cluster.run_kubectl("auth", "can-i", *question, f"--as={AGENT}", *where, check=False)
-    assert said.strip().splitlines()[-1] == ("yes" if allowed else "no"), said
+    lease = "leases.coordination.k8s.io"
+    here = ("-n", release.NAMESPACE)
+    expected = {
+        ("list", "pods"): True,
+        ("create", NODE_POWERS): True,
+        ("patch", NODE_POWERS, "--subresource=status"): True,
+        ("patch", NODE_POWERS): False,
+        ("update", NODE_POWERS, "--subresource=status"): False,
+        ("delete", NODE_POWERS): False,
+        ("get", "secrets"): False,
+        ("get", "pods", "--subresource=log"): False,
+        ("create", "pods"): False,
+        ("list", "nodes"): True,
+        ("get", "nodes"): False,
+        ("patch", "nodes"): False,
+        ("create", "pods", "--subresource=eviction"): True,
+        ("delete", "pods"): False,
+        ("list", f"{lease}/{release.RELEASE}", *here): True,
+        ("list", lease, *here): False,
+        ("update", f"{lease}/{release.RELEASE}", *here): False,
+    }
+    assert may(cluster, AGENT, expected) == expected
+
+
+def make_agent_kubeconfig(cluster: Cluster, plane: ControlPlane, folder: Path) -> Path:
+    """Play scheduler and kubelet: an agent's pod on `node1`, and a kubeconfig with the token made for it."""
+    here = ("-n", release.AGENT_NAMESPACE)
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "agent-of-node1", "namespace": release.AGENT_NAMESPACE},
+        "spec": {
+            "nodeName": "node1",
+            "serviceAccountName": release.AGENT,
+            "containers": [{"name": "agent", "image": "x"}],
+        },
+    }
+    cluster.run_kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+    bound = ("--bound-object-kind=Pod", "--bound-object-name=agent-of-node1")
+    token = cluster.run_kubectl("create", "token", release.AGENT, *here, *bound).strip()
+    return write_token_kubeconfig(plane.kubeconfig, folder / "kubeconfig-agent", token)
 
 
 async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
-    cluster: Cluster, plane: ControlPlane
+    cluster: Cluster, plane: ControlPlane, tmp_path: Path
 ) -> None:
     install(cluster, "seven")
-    crd = f"customresourcedefinition/{NODE_POWERS}"
-    cluster.run_kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
-    kubeconfig = plane.build_kubeconfig(AGENT, ["system:serviceaccounts"])
+    forget_node_powers(cluster)
+    kubeconfig = make_agent_kubeconfig(cluster, plane, tmp_path)
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -421,7 +455,10 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
             assert await view.read_status() is None
             await view.report(NodePowerStatus(journal_id="j", idle_joules=7))
             await until(lambda: view.pods_known)
-            patch = ("--type=merge", '--patch={"spec":{"settled":["u/0"]}}')
+            # The policies let an agent evict what is listed alone.
+            listed = {"uid": made["metadata"]["uid"], "namespace": "default", "name": "spent"}
+            asked = json.dumps({"spec": {"settled": ["u/0"], "pods": [listed]}})
+            patch = ("--type=merge", f"--patch={asked}")
             await asyncio.to_thread(cluster.run_kubectl, "patch", "nodepower", "node1", *patch)
             await until(lambda: view.settled == ("u/0",))
             driver = "nvidia.com/gpu.deploy.driver"

@@ -46,7 +46,7 @@ class Book:
     at_once: int
     """How many are on their way at a time: each starts agents, and other tests beside them are judged by the second."""
     stories: list[Story] = field(default_factory=list)
-    _played: dict[tuple[Story, ...], Outcomes] = field(default_factory=dict)
+    _played: dict[Story, BaseException | None] = field(default_factory=dict)
 
     def story(self, *profiles: str | Card) -> Callable[[Play], Play]:
         """Take a story up; its node has these cards, else one V100."""
@@ -57,16 +57,32 @@ class Book:
 
         return add
 
-    def tell(self, test: str, request: pytest.FixtureRequest, plane: ControlPlane) -> Outcomes:
-        """Outcomes of the stories that this run of the tests asks for, as parameters of `test`."""
-        apply_libraries()
-        asked = {item.name for item in request.session.items if item.path == request.path}
-        stories = tuple(s for s in self.stories if f"{test}[{s.sentence}]" in asked)
-        if stories not in self._played:
-            self._played[stories] = asyncio.run(self._play_all(stories, plane))
-        return self._played[stories]
+    def share_out(self, metafunc: pytest.Metafunc) -> None:
+        """Make tests of the stories: one of each; one of the whole book where workers share the tests.
 
-    async def _play_all(self, stories: tuple[Story, ...], plane: ControlPlane) -> Outcomes:
+        Stories are played together, so that several workers with one each would all play the whole book.
+        """
+        distributed = hasattr(metafunc.config, "workerinput")
+        tests = [tuple(self.stories)] if distributed else [(one,) for one in self.stories]
+        names = [self.name] if distributed else [one.sentence for one in self.stories]
+        metafunc.parametrize("told", tests, ids=names)
+
+    def tell(self, told: tuple[Story, ...], request: pytest.FixtureRequest, plane: ControlPlane) -> Outcomes:
+        """How these stories went; the first time, all that this run of the tests asks for are played."""
+        apply_libraries()
+        asked: set[Story] = set()
+        for item in request.session.items:
+            if item.path == request.path and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+                wanted = item.callspec.params.get("told")
+                asked.update(wanted if isinstance(wanted, tuple) else ())
+        missing = tuple(one for one in self.stories if one in asked and one not in self._played)
+        if missing:
+            self._played.update(asyncio.run(self._play_all(missing, plane)))
+        return {one.sentence: self._played[one] for one in told}
+
+    async def _play_all(
+        self, stories: tuple[Story, ...], plane: ControlPlane
+    ) -> dict[Story, BaseException | None]:
         async with Server(plane.kubeconfig) as server, contextlib.AsyncExitStack() as stack:
             turns = asyncio.Semaphore(self.at_once)
 
@@ -83,4 +99,12 @@ class Book:
 
             plays = (play(number, one) for number, one in enumerate(stories))
             found = await asyncio.gather(*plays, return_exceptions=True)
-        return dict(zip((one.sentence for one in stories), found, strict=True))
+        return dict(zip(stories, found, strict=True))
+
+
+def judge(outcomes: Outcomes, subtests: pytest.Subtests) -> None:
+    """Each story by itself: those that went well do not hide one that did not."""
+    for sentence, failure in outcomes.items():
+        with subtests.test(sentence):
+            if failure is not None:
+                raise failure

@@ -34,7 +34,7 @@ from tests.integration.agent.processes import (
     find_entry,
     until,
 )
-from tests.integration.agent.stories import Book, Outcomes, Story
+from tests.integration.agent.stories import Book, Outcomes, Story, judge
 from tests.support.api import MERGE, Server
 from tests.support.proxy import Cut, Proxy
 
@@ -277,9 +277,7 @@ async def a_disruption_budget_holds_and_a_higher_allowance_gives_the_limit_back(
         "metadata": {"name": "all"},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "digits"}}},
     }
-    await node.server.call(
-        "POST", f"/apis/policy/v1beta1/namespaces/{node.name}/poddisruptionbudgets", budget
-    )
+    await node.server.call("POST", f"/apis/policy/v1/namespaces/{node.name}/poddisruptionbudgets", budget)
     agent = await begin_agent(node)
     pod = await begin_work(node)
     path = f"/api/v1/namespaces/{node.name}/pods/{pod.name}"
@@ -340,15 +338,19 @@ async def test_an_eviction_is_of_that_pod_and_of_no_successor(
     assert found["deletionGracePeriodSeconds"] == 30
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_an_allowance:
+        BOOK.share_out(metafunc)
+
+
 @pytest.fixture
-def outcomes(request: pytest.FixtureRequest, plane: ControlPlane, crd: None) -> Outcomes:
+def outcomes(
+    request: pytest.FixtureRequest, told: tuple[Story, ...], plane: ControlPlane, crd: None
+) -> Outcomes:
     """How each story went."""
     del crd  # needed to be there
-    return BOOK.tell("test_an_allowance", request, plane)
+    return BOOK.tell(told, request, plane)
 
 
-@pytest.mark.parametrize("told_", BOOK.stories, ids=lambda one: one.sentence)
-def test_an_allowance(told_: Story, outcomes: Outcomes) -> None:
-    failure = outcomes[told_.sentence]
-    if failure is not None:
-        raise failure
+def test_an_allowance(outcomes: Outcomes, subtests: pytest.Subtests) -> None:
+    judge(outcomes, subtests)

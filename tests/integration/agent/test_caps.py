@@ -25,7 +25,7 @@ from tests.integration.agent.processes import (
     message_of,
     until,
 )
-from tests.integration.agent.stories import Book, Outcomes, Story
+from tests.integration.agent.stories import Book, Outcomes, Story, judge
 from tests.support.api import MERGE
 from tests.support.proxy import Proxy, Refuse
 
@@ -496,15 +496,19 @@ async def what_a_killed_agent_left_can_be_given_back_by_command(node: Node) -> N
     assert "no GPU of this node has a power limit of a cap" in restoring.said()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_a_cap:
+        BOOK.share_out(metafunc)
+
+
 @pytest.fixture
-def outcomes(request: pytest.FixtureRequest, plane: ControlPlane, crd: None) -> Outcomes:
+def outcomes(
+    request: pytest.FixtureRequest, told: tuple[Story, ...], plane: ControlPlane, crd: None
+) -> Outcomes:
     """How each story went."""
     del crd  # needed to be there
-    return BOOK.tell("test_a_cap", request, plane)
+    return BOOK.tell(told, request, plane)
 
 
-@pytest.mark.parametrize("told_", BOOK.stories, ids=lambda one: one.sentence)
-def test_a_cap(told_: Story, outcomes: Outcomes) -> None:
-    failure = outcomes[told_.sentence]
-    if failure is not None:
-        raise failure
+def test_a_cap(outcomes: Outcomes, subtests: pytest.Subtests) -> None:
+    judge(outcomes, subtests)

@@ -1,7 +1,7 @@
 """The agent as it is shipped, on nodes that live at the same time; the exact meter is the judge of every joule.
 
-A story is one node's, from the start of its first agent to its last word. All stories are played at once, since most of
-their time is waiting; each test tells how its story went.
+A story is one node's, from the start of its first agent to its last word. Several stories are played at once, since most
+of their time is waiting; each test tells how its story went.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.integration.agent.processes import (
     parts_of,
     until,
 )
-from tests.integration.agent.stories import Book, Outcomes, Story
+from tests.integration.agent.stories import Book, Outcomes, Story, judge
 
-BOOK = Book("agents", seconds=150.0, at_once=100)
+BOOK = Book("agents", seconds=150.0, at_once=4)
 story = BOOK.story
 
 
@@ -394,15 +394,19 @@ async def processors_and_memory_are_divided_where_the_node_can_measure_them(node
     assert status["otherHostJoules"] == 100
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_an_agent:
+        BOOK.share_out(metafunc)
+
+
 @pytest.fixture
-def outcomes(request: pytest.FixtureRequest, plane: ControlPlane, crd: None) -> Outcomes:
+def outcomes(
+    request: pytest.FixtureRequest, told: tuple[Story, ...], plane: ControlPlane, crd: None
+) -> Outcomes:
     """How each story went."""
     del crd  # needed to be there
-    return BOOK.tell("test_an_agent", request, plane)
+    return BOOK.tell(told, request, plane)
 
 
-@pytest.mark.parametrize("told", BOOK.stories, ids=lambda one: one.sentence)
-def test_an_agent(told: Story, outcomes: Outcomes) -> None:
-    failure = outcomes[told.sentence]
-    if failure is not None:
-        raise failure
+def test_an_agent(outcomes: Outcomes, subtests: pytest.Subtests) -> None:
+    judge(outcomes, subtests)

@@ -165,11 +165,17 @@ async def test_an_edit_reaches_a_running_job_and_a_wrong_one_leaves_its_cap_alon
         assert "the change to 150W is on its way" in condition(job, "PowerCapped")["message"]
         assert job["status"]["attemptCount"] == 1, "no restart for it"
 
-        await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": "150 watts"}}})
-        await server.until_condition(namespace, "digits", "Admitted", "False", "InvalidSpec")
+        with pytest.raises(RefusedError, match="cap is not valid: write watts") as refused:
+            await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": "150 watts"}}})
+        assert refused.value.status == 422
+
+        # A slip that the server lets pass, with a cap that would be sound by itself.
+        await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": "120W", "watts": 120}}})
+        job = await server.until_condition(namespace, "digits", "Admitted", "False", "InvalidSpec")
+        assert "spec.power.watts: " in condition(job, "Admitted")["message"]
         assert await asked(server, one) == {"digits-worker-0-1": "150000mW"}
 
-        await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": None}}})
+        await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": None, "watts": None}}})
         await until_asked(server, one, {})
         job = await server.until_condition(namespace, "digits", "PowerCapped", "False", reason="NoCap")
         assert "cap" not in job["status"]["display"]
