@@ -30,7 +30,7 @@ from sandbox.simgpu.cards import Cards
 from sandbox.simgpu.nodecards import Places
 from sandbox.state import Sandbox
 from tests.bench.audit import percentile
-from tests.e2e.test_energy import burn
+from tests.e2e.jobs import burn
 from tests.integration.agent.processes import Node
 from tests.support.api import Server
 

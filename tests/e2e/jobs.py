@@ -8,7 +8,8 @@ import yaml
 
 from sandbox.images import ROOT
 from sandbox.outage import find_node
-from sandbox.simgpu import nodecards
+from sandbox.simgpu import cards, nodecards
+from sandbox.simgpu.nodecards import Places
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Bench
@@ -20,7 +21,7 @@ PLAIN_IMAGE = "localhost/greentrain/own-script:dev"
 
 LONG = 3600
 
-LONG_STEPS = 400
+LONG_STEPS = 300
 
 BURN = """
 import sys, time
@@ -139,3 +140,20 @@ def until_used(bench: Bench, job: str, joules: int) -> None:
         return bool(body.get("status", {}).get("energy", {}).get("usedJoules", 0) >= joules)
 
     bench.until(lambda: bench.read("gtj", job), used, seconds=120, what=f"{job} has used {joules} J")
+
+
+def allowed(bench: Bench, node: str, joules: float) -> float:
+    """1 %, or two seconds of the card's full draw."""
+    with cards.open(Places(find_node(bench.sandbox, node)).state) as state:
+        profile = cards.read_profiles()[state.read_card(0).profile]
+    return max(0.01 * joules, 2 * profile.full_watts)
+
+
+def until_final(bench: Bench, job: str) -> Json:
+    energy: Json = bench.until(
+        lambda: bench.read("gtj", job)["status"].get("energy", {}),
+        lambda found: bool(found.get("final")),
+        seconds=150,
+        what=f"the energy of {job} is final",
+    )
+    return energy

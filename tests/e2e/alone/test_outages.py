@@ -2,66 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from typing import Any
 
 from sandbox.outage import find_node, power_off, power_on
 from tests.e2e.conftest import Bench
-from tests.e2e.jobs import apart, condition, long, name_of, node_of, pods_of
+from tests.e2e.jobs import (
+    allowed,
+    apart,
+    burn,
+    condition,
+    exact,
+    long,
+    name_of,
+    node_of,
+    plain_job,
+    pods_of,
+    until_final,
+    until_used,
+)
 
 Json = dict[str, Any]
 
 
-def test_the_operator_killed_9_while_it_creates_converges(bench: Bench) -> None:
-    """Nine jobs of four pods; the operator's process is killed again and again while it makes them."""
-    template = {
-        "spec": {
-            "containers": [
-                {
-                    "name": "tensorflow",
-                    "image": "localhost/greentrain/own-script:dev",
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sleep", "infinity"],
-                    "resources": {"requests": {"cpu": "1m"}},
-                }
-            ],
-            "terminationGracePeriodSeconds": 1,
-        }
-    }
-    jobs = [
-        {
-            "apiVersion": "greentrain.dev/v1alpha1",
-            "kind": "GreenTrainingJob",
-            "metadata": {"name": f"kill-{i}"},
-            "spec": {"tfReplicaSpecs": {"Worker": {"replicas": 4, "template": template}}},
-        }
-        for i in range(9)
-    ]
-    wanted = {f"kill-{i}-worker-{w}-1" for i in range(9) for w in range(4)}
+def test_the_operator_killed_9_while_it_creates_makes_every_pod_once(
+    bench: Bench, removed: list[str]
+) -> None:
+    """The Deployment starts it again; tests/integration kills it at every request."""
+    names = [f"kill-{i}" for i in range(4)]
+    removed += names
+    wanted = sorted(f"{name}-worker-{w}-1" for name in names for w in range(4))
+    operator = bench.operator_pod()["metadata"]["uid"]
+    bench.apply(*(plain_job(name, "sleep", "infinity", workers=4) for name in names))
+    bench.kill_container(operator, "greentrain.controller")
 
-    def pods() -> set[str]:
-        found = bench.read("pods", "-l", "app.kubernetes.io/managed-by=greentrain")["items"]
-        return {p["metadata"]["name"] for p in found if p["metadata"]["name"].startswith("kill-")}
+    def pods() -> list[str]:
+        return sorted(pod for name in names for pod in pods_of(bench, name))
 
-    try:
-        bench.apply(*jobs)
-        for _ in range(3):
-            operator = bench.operator_pod()
-            with contextlib.suppress(AssertionError):  # it may be between two lives already
-                bench.kill_container(operator["metadata"]["uid"], "greentrain.controller")
-            time.sleep(4)
-        bench.until(
-            lambda: sorted(pods()), lambda seen: set(seen) == wanted, seconds=240, what="all pods, no other"
-        )
-        operator = bench.operator_pod()
-        restarts = operator["status"]["containerStatuses"][0]["restartCount"]
-        assert restarts >= 1
-        for i in range(9):
-            assert bench.read("gtj", f"kill-{i}")["status"]["attemptCount"] == 1
-    finally:
-        bench.kubectl("delete", "gtj", *(f"kill-{i}" for i in range(9)), "--wait")
-        bench.until(lambda: sorted(pods()), lambda seen: not seen, seconds=120, what="no pods left")
+    bench.until(pods, lambda seen: seen == wanted, seconds=120, what="all pods, no other")
+    assert bench.operator_pod()["status"]["containerStatuses"][0]["restartCount"] >= 1
+    assert {bench.read("gtj", name)["status"]["attemptCount"] for name in names} == {1}
 
 
 def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewhere(
@@ -94,10 +73,12 @@ def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewher
     assert bench.last_weights(name) == uninterrupted
 
 
-def test_a_lost_node_is_named_and_the_gang_goes_on_when_it_is_deleted(
-    bench: Bench, digits: Json, uninterrupted: str
+def test_a_lost_node_is_named_its_joules_are_kept_and_its_jobs_go_on_when_it_is_deleted(
+    bench: Bench, digits: Json, removed: list[str], uninterrupted: str
 ) -> None:
-    name = name_of(digits)
+    """A gang with one worker there, and a job whose one pod holds a card of it."""
+    name, burning = name_of(digits), "e2e-joules-lost"
+    removed.append(burning)
     bench.apply(apart(long(digits)))
     bench.until_step(name, 40)
     # The operator itself must outlive the node.
@@ -105,14 +86,19 @@ def test_a_lost_node_is_named_and_the_gang_goes_on_when_it_is_deleted(
     nodes = {i: node_of(bench, f"{name}-worker-{i}-1") for i in (0, 1)}
     index, lost = next((i, n) for i, n in nodes.items() if n != standing)
     node = find_node(bench.sandbox, lost)
+    pods = [f"{burning}-worker-0-{attempt}" for attempt in (1, 2)]
+    before = [exact(bench, lost, pod) for pod in pods]
+    bench.apply(burn(burning, 30, lost))
+    until_used(bench, burning, 1000)
     power_off(bench.sandbox, node)
+    first_joules = exact(bench, lost, pods[0]) - before[0]
     try:
         job = bench.until_condition(name, "Restarting", reason="NodeLost", seconds=120)
         assert (
             f"worker-{index}: its node stopped answering (node {lost})"
             in condition(job, "Restarting")["message"]
         )
-        job = bench.until_condition(name, "PodsReady", "False", reason="WaitingForOldPods", seconds=60)
+        bench.until_condition(name, "PodsReady", "False", reason="WaitingForOldPods", seconds=60)
         job = bench.until(
             lambda: bench.read("gtj", name),
             lambda body: f"kubectl delete node {lost}" in condition(body, "PodsReady")["message"],
@@ -120,12 +106,14 @@ def test_a_lost_node_is_named_and_the_gang_goes_on_when_it_is_deleted(
             what="the condition says how to go on",
         )
         assert job["status"]["attemptCount"] == 1
+        job = bench.until_condition(burning, "PodsReady", "False", reason="NodeLost", seconds=120)
+        assert lost in condition(job, "PodsReady")["message"]
         bench.kubectl("delete", "node", lost)
         bench.until(
-            lambda: sorted(pods_of(bench, name)),
-            lambda pods: pods == [f"{name}-worker-{i}-2" for i in (0, 1)],
+            lambda: sorted([*pods_of(bench, name), *pods_of(bench, burning)]),
+            lambda seen: seen == sorted([*(f"{name}-worker-{i}-2" for i in (0, 1)), pods[1]]),
             seconds=150,
-            what="the second attempt's pods",
+            what="the second attempts' pods",
         )
     finally:
         power_on(bench.sandbox, node)
@@ -135,3 +123,13 @@ def test_a_lost_node_is_named_and_the_gang_goes_on_when_it_is_deleted(
     assert second["startStep"] >= 40
     assert (job["status"]["failureCount"], job["status"]["infrastructureFailureCount"]) == (0, 1)
     assert bench.last_weights(name) == uninterrupted
+
+    bench.until_condition(burning, "Succeeded", seconds=240)
+    energy = until_final(bench, burning)
+    second_joules = exact(bench, lost, pods[1]) - before[1]
+    print(f"{energy['usedJoules']} J, the meter {first_joules:.0f} + {second_joules:.0f} J")
+    true = first_joules + second_joules
+    assert abs(energy["usedJoules"] - true) <= 2 * allowed(bench, lost, true)
+    shares = [a["energyJoules"] for a in bench.read("gtj", burning)["status"]["attempts"]]
+    assert sum(shares) == energy["usedJoules"]
+    assert abs(shares[0] - first_joules) <= allowed(bench, lost, first_joules)

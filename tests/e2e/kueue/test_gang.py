@@ -84,11 +84,10 @@ def test_a_gang_waits_for_quota_as_one_trains_and_leaves_nothing(bench: Bench, d
         )
     finally:
         bench.kubectl("delete", "gtj", name_of(before), name, "--ignore-not-found", "--wait")
-    for job_name in (name_of(before), name):
-        bench.until(
-            lambda gone=job_name: sorted(pods_of(bench, gone)),
-            lambda pods: not pods,
-            seconds=90,
-            what=f"no pod of {job_name} is left",
-        )
+    bench.until(
+        lambda: sorted([*pods_of(bench, name_of(before)), *pods_of(bench, name)]),
+        lambda pods: not pods,
+        seconds=90,
+        what="no pod of either job is left",
+    )
     bench.until(lambda: used_gpus(bench), lambda used: used == 0, seconds=60, what="all quota is free")

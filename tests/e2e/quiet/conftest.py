@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,16 @@ from sandbox.shell import SandboxError
 from tests.e2e.conftest import Bench, build_bench, build_volume
 from tests.e2e.jobs import read_example
 
+LONGEST = ("uninterrupted", "digits", "converted")
+"""Fixtures of the tests that take longest, in that order: their jobs are trained whole, some more than once."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: jobs that are trained whole, more than once."""
-    items.sort(key=lambda item: [n in getattr(item, "fixturenames", ()) for n in LONGEST], reverse=True)
-
-
-LONGEST = ("uninterrupted", "digits", "converted")
-"""Fixtures of the tests that take longest, in that order."""
+    """What takes longest begins first, so that no worker is left with it at the end."""
+    here = Path(__file__).parent
+    quiet = [item for item in items if here in item.path.parents]
+    quiet.sort(key=lambda item: [n in getattr(item, "fixturenames", ()) for n in LONGEST], reverse=True)
+    items[:] = [*quiet, *(item for item in items if here not in item.path.parents)]
 
 
 @pytest.fixture

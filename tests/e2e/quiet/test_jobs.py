@@ -104,23 +104,3 @@ def test_pods_that_cannot_start_say_why_in_the_jobs_conditions(bench: Bench, dig
     bench.apply(digits)
     job = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable", seconds=90)
     assert "Insufficient cpu" in condition(job, "PodsReady")["message"]
-
-
-def test_objects_of_our_name_that_are_not_ours_are_left_alone(bench: Bench, digits: Json) -> None:
-    name = name_of(digits)
-    template = {"clusterIP": "None", "ports": [{"port": 80}]}
-    bench.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": template})
-    try:
-        bench.apply(digits)
-        bench.until_condition(name, "Admitted", "False", reason="NameTaken", seconds=60)
-    finally:
-        bench.kubectl("delete", "service", name)
-    bench.kubectl("delete", "gtj", name, "--wait")
-    pod = {"containers": [{"name": "x", "image": "x", "imagePullPolicy": "Never"}]}
-    bench.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{name}-worker-0-1"}, "spec": pod})
-    try:
-        bench.apply(digits)
-        bench.until_condition(name, "Admitted", "False", reason="NameTaken", seconds=60)
-        assert bench.read("pod", f"{name}-worker-0-1")["metadata"]["namespace"] == bench.namespace
-    finally:
-        bench.kubectl("delete", "pod", f"{name}-worker-0-1", "--grace-period=0", "--force")

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.e2e.conftest import Bench
-from tests.e2e.jobs import condition, long, name_of, plain_job, pods_of
+from tests.e2e.jobs import condition, plain_job, pods_of
 
 Json = dict[str, Any]
 
@@ -185,17 +185,6 @@ def test_a_resume_while_the_pods_still_stop_waits_for_them(bench: Bench, removed
     assert job["status"]["attempts"][0]["reason"] == "SuspendRequested"
     assert job["status"]["failureCount"] == job["status"]["infrastructureFailureCount"] == 0
     assert set(pods_of(bench, name)) == {f"{name}-worker-0-2", f"{name}-worker-1-2"}
-
-
-def test_a_deleted_pod_stops_the_others_and_the_gang_goes_on_where_it_was(bench: Bench, digits: Json) -> None:
-    name = name_of(digits)
-    bench.apply(long(digits))
-    bench.until_step(name, 40)
-    bench.kubectl("delete", "pod", f"{name}-worker-1-1", "--wait=false")
-    job = bench.until_condition(name, "Succeeded", seconds=300)
-    first, second = job["status"]["attempts"]
-    assert (first["reason"], first["countedAgainst"]) == ("PodLost", "infrastructureRestartLimit")
-    assert second["startStep"] == first["lastStep"] >= 40
 
 
 def test_a_root_image_is_refused_with_the_remedy_and_runs_when_it_is_allowed(
