@@ -23,6 +23,7 @@ from sandbox.room import GB
 from sandbox.shell import SandboxError
 from sandbox.state import CONTEXT, Sandbox
 from sandbox.steps import Step, run_steps
+from sandbox.up import wait_until
 
 CHART = "charts/kueue"
 KUEUE = GoModule(
@@ -42,6 +43,7 @@ QUEUE = "gpus"
 USER = 65532
 """Who Kueue's program runs as, in its own images too."""
 ROLLOUT_SECONDS = 180
+REMEDY = f"kubectl --namespace {NAMESPACE} logs deployment/{RELEASE}-controller-manager"
 RESOURCES = ("cpu", "memory", "nvidia.com/gpu")
 ENDLESS = {"cpu": "1000", "memory": "1000Gi"}
 """Quota of what is not to be scarce: a pod is only admitted when all it asks for is in the queue."""
@@ -128,6 +130,27 @@ def count_gpus(cluster: Cluster) -> int:
     return sum(int(resources.get(RESOURCES[-1], 0)) for resources in offered)
 
 
+def deliver_certificates(cluster: Cluster) -> None:
+    """Begin Kueue's pod anew where it waits for the certificate that it has just made.
+
+    Its Secret is mounted into the pod. A kubelet brings what changed in one into a running pod within a minute or two, and
+    Kueue looks for it ever more rarely (seen: Ready after 3 min 10 s); a new pod has it at once.
+
+    Raises:
+        SandboxError: it has made none within a minute.
+    """
+    here = ("--namespace", NAMESPACE)
+
+    def is_made() -> bool:
+        found = cluster.read_json(*here, "get", "secret", f"{RELEASE}-webhook-server-cert") or {}
+        return "ca.crt" in (found.get("data") or {})
+
+    if is_made():
+        return
+    wait_until(is_made, 60, lambda: SandboxError("Kueue made no certificate within a minute.", remedy=REMEDY))
+    cluster.run_kubectl(*here, "delete", "pods", "--all", "--now", "--wait=false")
+
+
 def install(cache: Path, sandbox: Sandbox) -> str:
     """Install Kueue's chart, wait until its webhooks and its aggregated API answer, and make the queues.
 
@@ -140,6 +163,7 @@ def install(cache: Path, sandbox: Sandbox) -> str:
         *(f"--namespace={NAMESPACE}", "--create-namespace"),
         *release.build_arguments(build_values()),
     )
+    deliver_certificates(cluster)
     release.wait_for_rollout(cluster, NAMESPACE, f"deployment/{RELEASE}-controller-manager", "Kueue was")
     # Its webhooks, which the API server asks about each of these, are reached through a Service.
     manifests: Mapping[str, Any] = {
