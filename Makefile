@@ -3,10 +3,16 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 SANDBOX := $(PYTHON) -B -m sandbox
-TIERS := tests/unit tests/guard tests/scenario tests/contract tests/integration
+# Bytecode is kept even where the environment says not to write any: TensorFlow, which many tests start, then takes 3 s of a
+# core instead of 7. Nothing is written beside the sources.
+PYTEST := env PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/bytecode $(BIN)/pytest
+# Two workers; one that is done takes from the end of what is left to the other, so what takes longest stands first.
+SIDE_BY_SIDE := -n 2 --dist worksteal
+TIERS := tests/integration tests/contract tests/scenario tests/guard tests/unit
+LIVES := tests/scenario tests/integration/agent
 
 .DEFAULT_GOAL := help
-.PHONY: help python venv requirements crds fmt style types test demo e2e check bench sandbox-up sandbox-down images clean
+.PHONY: help python venv requirements crds fmt style types test seeds long choose demo e2e check bench sandbox-up sandbox-down images clean
 
 help: ## Show what there is to make.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,30 +38,41 @@ style: venv ## Check style, spelling, layers and that the CRDs are the models'.
 types: venv ## Check types, tests included.
 	@$(BIN)/mypy
 
-test: python ## Run the unit, guard, scenario, contract and integration tests.
+test: python ## Run the unit, guard, scenario, contract and integration tests, with a chosen fifth of the seeds.
 	@$(SANDBOX) environment --with-binaries
-	@$(BIN)/pytest -n 2 --dist loadfile $(TIERS)
+	@$(PYTEST) $(SIDE_BY_SIDE) --seeds chosen $(TIERS)
+
+seeds: python ## Run what make test leaves out: the other seeds, and what is asked of all of them together.
+	@$(SANDBOX) environment --with-binaries
+	@$(PYTEST) $(SIDE_BY_SIDE) --seeds others $(LIVES)
+
+long: python ## Run seeds that no other tier runs (FIRST=200 LAST=999); about 20 min on two cores.
+	@$(SANDBOX) environment --with-binaries
+	@$(PYTEST) $(SIDE_BY_SIDE) --seeds $(or $(FIRST),200)-$(or $(LAST),999) $(LIVES)
+
+choose: venv ## Choose anew which seeds make test runs, by what happens in each life.
+	@$(BIN)/python -m tests.choose
 
 demo: python ## From nothing to a trained model: sandbox, images, chart and the digits job (about 10 min the first time).
 	@$(SANDBOX) demo
 
-e2e: python ## Run the end-to-end tests in a sandbox of two nodes, bringing up what is missing.
+e2e: python ## Run the end-to-end tests in a sandbox of two nodes: quiet ones side by side, disruptive ones, Kueue's.
 	@GREENTRAIN_SANDBOX_NODES=2 $(SANDBOX) demo --without-job
-	@$(BIN)/pytest tests/e2e
+	@$(PYTEST) -n 3 --dist load --maxschedchunk 1 tests/e2e/quiet
+	@$(PYTEST) --whole tests/e2e/alone
+	@$(SANDBOX) kueue
+	@$(PYTEST) tests/e2e/kueue; status=$$?; $(SANDBOX) kueue --remove && exit $$status
 
-check: ## Everything that must hold: style, types, test, demo, e2e, in that order.
-	@$(MAKE) --no-print-directory style
-	@$(MAKE) --no-print-directory types
-	@$(MAKE) --no-print-directory test
-	@$(MAKE) --no-print-directory demo
-	@$(MAKE) --no-print-directory e2e
+check: python ## Everything that must hold: style, types, test, seeds, demo, e2e, in that order; minutes and slowest tests.
+	@$(PYTHON) -B -m sandbox.checks $(MAKE)
 
 bench: python ## Run the benchmarks of docs/benchmarks.md in the sandbox.
 	@$(SANDBOX) demo --without-job
 	@$(BIN)/python -m tests.bench
 
-sandbox-up: python ## Bring the sandbox up.
+sandbox-up: python ## Bring the sandbox up; KUEUE=1 adds Kueue, with a queue over its GPUs.
 	@$(SANDBOX) up
+	@$(if $(filter 1,$(KUEUE)),$(SANDBOX) kueue)
 
 sandbox-down: python ## Remove the sandbox: processes, mounts, network, cgroups.
 	@$(SANDBOX) down

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import pytest
@@ -17,23 +16,6 @@ from sandbox.controlplane import ControlPlane
 from tests.support.api import Server, count_connections
 
 _numbers = itertools.count(1)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """No garbage is collected while a report is made, or a failure could end the worker and lose the rest of the run.
-
-    A report parses the file of each frame. What is collected in the middle of that may warn (an unclosed transport of the
-    test that failed), pytest formats the warning's traceback, and that parses too: Python 3.11.2 and 3.11.7 then raise
-    SystemError, "AST constructor recursion depth mismatch", out of the outer one.
-    """
-    if not gc.isenabled():
-        return (yield)
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,25 @@ there may be is counted as it happens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
 import pytest
 
-from tests.scenario.budgets import FAULTS, SIZES, World, draw_traits, live, measure, rest
-
-SEEDS = range(200)
+from tests.scenario.budgets import (
+    FAULTS,
+    SIZES,
+    Remainder,
+    Traits,
+    World,
+    draw_traits,
+    live,
+    measure,
+    rest,
+)
+from tests.support.lives import Suite
 
 EVENTS = frozenset(
     {
@@ -32,74 +41,126 @@ EVENTS = frozenset(
 
 
 class Life(NamedTuple):
-    """A life, and how often something was written after it had come to rest."""
+    """What is asked of a life that has come to rest."""
 
-    world: World
+    seed: int
+    traits: Traits
+    complaints: tuple[str, ...]
+    story: tuple[str, ...]
+    """Its last lines."""
+    faults: Counter[str]
+    ends: tuple[tuple[int, int], ...]
+    """As `World.ends`."""
+    remained: frozenset[Remainder]
+    without_joules: int
+    """Energy that was never priced."""
     writes: int
+    """How often something was written after it had come to rest."""
 
 
-@pytest.fixture(scope="module")
-def lives() -> Mapping[int, Life]:
-    """All lives, each once."""
-    found = {}
-    for seed in SEEDS:
-        world = live(seed)
-        complaints = list(world.complaints)
-        if world.traits.emissions:
-            rest(world)  # what a source says that has come back is told once
-        found[seed] = Life(world, rest(world))
-        world.complaints = complaints
-    return found
+def live_to_rest(seed: int) -> Life:
+    """A life, and some minutes more in which nothing happens."""
+    world = live(seed)
+    complaints, story = tuple(world.complaints), tuple(world.story[-60:])
+    if world.traits.emissions:
+        rest(world)  # what a source says that has come back is told once
+    emissions = world.status.emissions
+    return Life(
+        seed=seed,
+        traits=world.traits,
+        complaints=complaints,
+        story=story,
+        faults=world.faults,
+        ends=tuple(world.ends),
+        remained=frozenset(world.remained),
+        without_joules=0 if emissions is None else emissions.without_joules,
+        writes=rest(world),
+    )
 
 
-def told(world: World) -> str:
+def meet(life: Life) -> Iterator[str]:
+    """What happened in a life."""
+    yield from life.faults
+    yield from (f"remainder: {kind}" for kind in life.remained)
+    if life.ends:
+        yield f"stopped on {life.traits.gpus} GPUs"
+        yield f"stopped, {'emissions' if life.traits.emissions else 'energy'}"
+    if life.without_joules:
+        yield "energy without a price"
+
+
+MEET = EVENTS | {
+    "energy without a price",
+    "remainder: both",
+    "remainder: outage",
+    "stopped, emissions",
+    "stopped, energy",
+    *(f"stopped on {gpus} GPUs" for gpus in SIZES),
+}
+LIVES = Suite("budgets", 200, live_to_rest, meet, MEET)
+
+
+def told(found: Life | World) -> str:
     """A life as a person reads it."""
-    return "\n".join([str(world.traits), *world.story[-60:], *world.complaints])
+    return "\n".join([str(found.traits), *found.story[-60:], *found.complaints])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_said_of_a_budget_holds(lives: Mapping[int, Life], seed: int) -> None:
-    world = lives[seed].world
-    assert not world.complaints, told(world)
+@pytest.mark.life(LIVES)
+def test_what_is_said_of_a_budget_holds(seed: int) -> None:
+    life = LIVES.play(seed)
+    assert not life.complaints, told(life)
 
 
-def test_at_rest_nothing_is_written_any_more(lives: Mapping[int, Life]) -> None:
-    assert {seed: life.writes for seed, life in lives.items() if life.writes} == {}
+@pytest.mark.life(LIVES)
+def test_at_rest_nothing_is_written_any_more(seed: int) -> None:
+    life = LIVES.play(seed)
+    assert life.writes == 0, told(life)
 
 
-def test_whatever_may_happen_happens_often(lives: Mapping[int, Life]) -> None:
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
+def test_whatever_may_happen_happens_often() -> None:
     seen: Counter[str] = Counter()
-    for life in lives.values():
-        seen.update(set(life.world.faults))
+    for life in LIVES.play_all().values():
+        seen.update(set(life.faults))
+    assert LIVES.find_missing(LIVES.seeds) == []
     assert set(seen) >= EVENTS
     assert min(seen[fault] for fault in FAULTS) >= 20
 
 
-def test_one_thing_that_is_away_needs_no_remainder(lives: Mapping[int, Life]) -> None:
+@pytest.mark.all_lives
+def test_one_thing_that_is_away_needs_no_remainder() -> None:
     """The bound alone holds where nothing, or one part alone, is away in the worst moment."""
-    alone = [life.world for seed, life in lives.items() if not draw_traits(seed).faults]
+    alone = [life for life in LIVES.play_all().values() if not life.traits.faults]
     assert len(alone) >= 60
-    assert {w.traits.gpus for w in alone} == set(SIZES)
-    assert [w.seed for w in alone if w.remained] == []
+    assert {life.traits.gpus for life in alone} == set(SIZES)
+    assert [life.seed for life in alone if life.remained] == []
 
 
-def test_remainders_are_counted_where_two_things_are_away(lives: Mapping[int, Life]) -> None:
-    kinds = Counter(kind for life in lives.values() for kind in life.world.remained)
+@pytest.mark.all_lives
+def test_remainders_are_counted_where_two_things_are_away() -> None:
+    kinds = Counter(kind for life in LIVES.play_all().values() for kind in life.remained)
     assert kinds["outage"] >= 3, kinds
     assert kinds["both"] >= 3, kinds
 
 
-def test_a_steady_program_is_stopped_below_its_budget(lives: Mapping[int, Life]) -> None:
-    calm = [w for w, _ in lives.values() if not w.traits.faults and w.traits.character == "steady"]
-    ends = {w.seed: [over for _, over in w.ends] for w in calm}
+@pytest.mark.all_lives
+def test_a_steady_program_is_stopped_below_its_budget() -> None:
+    lives = LIVES.play_all().values()
+    calm = [life for life in lives if not life.traits.faults and life.traits.character == "steady"]
+    ends = {life.seed: [over for _, over in life.ends] for life in calm}
     assert len(calm) >= 20
     assert all(ends.values()), ends
     assert {seed: over for seed, over in ends.items() if max(over) > 0} == {}
 
 
+@pytest.mark.all_lives
 @pytest.mark.parametrize("gpus", SIZES)
-def test_the_bound_is_not_much_more_than_what_happens(lives: Mapping[int, Life], gpus: int) -> None:
-    ends = [end for life in lives.values() if life.world.traits.gpus == gpus for end in life.world.ends]
+def test_the_bound_is_not_much_more_than_what_happens(gpus: int) -> None:
+    ends = [end for life in LIVES.play_all().values() if life.traits.gpus == gpus for end in life.ends]
     bounds = [bound for bound, _ in ends]
     worst = max(over for _, over in ends)
     assert len(ends) >= 30
@@ -108,24 +169,24 @@ def test_the_bound_is_not_much_more_than_what_happens(lives: Mapping[int, Life],
 
 def test_without_allowances_the_bound_would_not_hold() -> None:
     """The model can tell: agents that know of no allowances let a job go on for as long as its operator is away."""
-    seeds = [s for s in SEEDS if draw_traits(s).ambush == "operator away" and not draw_traits(s).faults]
+    seeds = [s for s in LIVES.seeds if draw_traits(s).ambush == "operator away" and not draw_traits(s).faults]
     broken = [s for s in seeds[:16] if any(c.startswith("exceeded") for c in live(s, obeys=False).complaints)]
     assert len(broken) >= 4
 
 
-def test_measures_are_those_of_the_lives(lives: Mapping[int, Life]) -> None:
+def test_measures_are_those_of_the_lives() -> None:
     found = measure(range(6))
     assert set(found) == set(SIZES)
     for seed in range(6):
-        world = lives[seed].world
-        if world.ends:
-            assert max(world.ends, key=lambda end: end[1]) in found[world.traits.gpus]
+        life = LIVES.play(seed)
+        if life.ends:
+            assert max(life.ends, key=lambda end: end[1]) in found[life.traits.gpus]
 
 
 @pytest.mark.parametrize("gpus", SIZES)
 def test_time_alone_does_not_exceed_a_budget_of_emissions(gpus: int) -> None:
     """GPUs that wait use next to none of their allowance while the operator is away, but their making counts by time."""
-    seeds = [s for s in SEEDS if draw_traits(s).emissions and draw_traits(s).gpus == gpus][:4]
+    seeds = [s for s in LIVES.seeds if draw_traits(s).emissions and draw_traits(s).gpus == gpus][:4]
     for seed in seeds:
         drawn = draw_traits(seed)
         traits = replace(
@@ -146,13 +207,13 @@ def test_time_alone_does_not_exceed_a_budget_of_emissions(gpus: int) -> None:
         assert any(c.startswith("exceeded") for c in live(seed, traits, obeys=False).complaints)
 
 
-def test_budgets_of_emissions_are_kept_though_their_source_dies(lives: Mapping[int, Life]) -> None:
-    green = [life.world for life in lives.values() if life.world.traits.emissions]
+@pytest.mark.all_lives
+def test_budgets_of_emissions_are_kept_though_their_source_dies() -> None:
+    green = [life for life in LIVES.play_all().values() if life.traits.emissions]
     assert len(green) == 50
-    assert sum("source away" in w.faults for w in green) >= 8
-    assert sum(bool(w.ends) for w in green) >= 25
-    assert sum("agent: Throttled" in w.faults for w in green) >= 4
-    assert {w.traits.gpus for w in green if w.traits.embodied} == set(SIZES)
+    assert sum("source away" in life.faults for life in green) >= 8
+    assert sum(bool(life.ends) for life in green) >= 25
+    assert sum("agent: Throttled" in life.faults for life in green) >= 4
+    assert {life.traits.gpus for life in green if life.traits.embodied} == set(SIZES)
     # Energy that was never priced is told, and was charged for.
-    unpriced = [w for w in green if w.status.emissions is not None and w.status.emissions.without_joules]
-    assert unpriced
+    assert any(life.without_joules for life in green)

@@ -12,8 +12,8 @@ from greentrain.api.nodepower import CapReason
 from greentrain.core.caps import Hindrance
 from greentrain.units import PowerCap
 from tests.scenario.cards import FOREVER, WATT, Card, Node, World, odd_limit
+from tests.support.lives import Suite
 
-SEEDS = range(200)
 STEPS = 200
 
 REFUSALS: tuple[CapReason, ...] = ("NotPermitted", "OutOfRange")
@@ -196,23 +196,25 @@ def live(seed: int) -> World:
     return world
 
 
-@pytest.fixture(scope="module")
-def happened() -> Counter[str]:
-    """What has happened in the lives played so far."""
-    return Counter()
+LIVES: Suite[Counter[str]] = Suite(
+    "caps",
+    200,
+    live=lambda seed: live(seed).happened,
+    meet=lambda happened: +happened,
+    must=FAULTS | NOTES | set(get_args(CapReason)),
+)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_happens_no_cap_outlives_its_pod_or_exceeds_what_was_there(
-    seed: int, happened: Counter[str]
-) -> None:
-    happened.update(live(seed).happened)
-    happened["lives"] += 1
+@pytest.mark.life(LIVES)
+def test_whatever_happens_no_cap_outlives_its_pod_or_exceeds_what_was_there(seed: int) -> None:
+    assert LIVES.play(seed)
 
 
-def test_all_of_that_has_happened(happened: Counter[str]) -> None:
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
+def test_all_of_that_has_happened() -> None:
     """A fault that never occurs, or a reason that is never told, has not been tried."""
-    if happened["lives"] < len(SEEDS):
-        pytest.skip("not all lives were played")
-    missing = sorted((FAULTS | NOTES | set(get_args(CapReason))) - {k for k, n in happened.items() if n})
-    assert missing == []
+    assert LIVES.find_missing(LIVES.seeds) == []

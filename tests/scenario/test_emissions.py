@@ -9,8 +9,11 @@ them by the energy that is told as without intensity, and by nothing else.
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil
+from typing import NamedTuple
 
 import pytest
 
@@ -20,9 +23,9 @@ from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.emissions import Carbon, count_emissions
 from greentrain.core.ledger import NodeReport, fold
 from greentrain.core.snapshot import format_time
+from tests.support.lives import Suite
 from tests.support.snapshots import START, at
 
-SEEDS = 200
 TICK = 30
 HOURS = 6
 QUARTERS = HOURS * 4 + 2
@@ -64,7 +67,7 @@ class World:
     source_until: int = 0
     agents_until: int = 0
     operator_until: int = 0
-    faults: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -115,11 +118,14 @@ class World:
         roll = self.chance.random()
         away = self.chance.choice([60, 600, 3600, 7200])
         if roll < 0.004:
-            self.source_until, self.faults = self.now + away, self.faults + 1
+            self.source_until = self.now + away
+            self.faults["source away"] += 1
         elif roll < 0.008:
-            self.agents_until, self.faults = self.now + away // 4, self.faults + 1
+            self.agents_until = self.now + away // 4
+            self.faults["agents away"] += 1
         elif roll < 0.012:
-            self.operator_until, self.faults = self.now + away, self.faults + 1
+            self.operator_until = self.now + away
+            self.faults["operator away"] += 1
         elif roll < 0.02:
             zone = self.chance.choice(sorted(self.known))
             self.known[zone][self.chance.randrange(QUARTERS)] = True
@@ -217,18 +223,70 @@ def live(seed: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_every_joule_is_priced_once_at_its_own_time_or_told_as_without(seed: int) -> None:
+class Life(NamedTuple):
+    """What is asked of a life."""
+
+    used_joules: int
+    pods_joules: int
+    """As the pods' agents have counted them."""
+    left: int
+    """Pods of which something is still to come."""
+    without_joules: int
+    zones: int
+    faults: Counter[str]
+
+
+def live_to_end(seed: int) -> Life:
+    """A life, and what came of it."""
     world = live(seed)
     assert world.energy is not None
     assert world.emissions is not None
-    assert world.energy.used_joules == sum(sum(p.joules) for p in world.pods)
-    assert world.energy.pods == ()
+    return Life(
+        used_joules=world.energy.used_joules,
+        pods_joules=sum(sum(p.joules) for p in world.pods),
+        left=len(world.energy.pods),
+        without_joules=world.emissions.without_joules,
+        zones=len(world.truth),
+        faults=world.faults,
+    )
 
 
+def meet(life: Life) -> Iterator[str]:
+    """What happened in a life."""
+    yield from life.faults
+    yield f"zones: {life.zones}"
+    yield "some without intensity" if life.without_joules else "all priced"
+
+
+MEET = frozenset(
+    {
+        "agents away",
+        "all priced",
+        "operator away",
+        "some without intensity",
+        "source away",
+        "zones: 1",
+        "zones: 2",
+    }
+)
+LIVES = Suite("emissions", 200, live_to_end, meet, MEET)
+
+
+@pytest.mark.life(LIVES)
+def test_every_joule_is_priced_once_at_its_own_time_or_told_as_without(seed: int) -> None:
+    life = LIVES.play(seed)
+    assert life.used_joules == life.pods_joules
+    assert life.left == 0
+
+
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
 def test_the_lives_have_what_they_are_about() -> None:
-    worlds = [live(seed) for seed in range(0, SEEDS, 4)]
-    without = [w for w in worlds if w.emissions is not None and w.emissions.without_joules]
-    assert sum(w.faults for w in worlds) > len(worlds)
-    assert 5 < len(without) < len(worlds) - 5
-    assert sum(len(w.truth) > 1 for w in worlds) > 10
+    lives = LIVES.play_all(LIVES.seeds[::4]).values()
+    without = [life for life in lives if life.without_joules]
+    assert sum(life.faults.total() for life in lives) > len(lives)
+    assert 5 < len(without) < len(lives) - 5
+    assert sum(life.zones > 1 for life in lives) > 10

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
 from greentrain.core.snapshot import Pod
 from tests.scenario.world import NODES, Watchman, World
+from tests.support.lives import Suite
 from tests.support.manifests import build_job, build_template
 
-SEEDS = range(200)
 STEPS = 120
 CODES = [1, 127, 137, 143, 144, 255]
 
@@ -166,14 +166,92 @@ def bring_to_rest(world: World, watchman: Watchman) -> None:
     assert world.deleted is lives, "\n".join(world.story[-80:])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_happens_no_rank_is_doubled_no_attempt_lost_and_the_job_ends(seed: int) -> None:
+class Life(NamedTuple):
+    """What happened in a life."""
+
+    story: tuple[str, ...]
+    reasons: tuple[str, ...]
+    """Why its last attempts ended."""
+
+
+def live(seed: int) -> Life:
+    """A life to its end, with every rule looked at after every step."""
     world = World(build_job(), seed)
     watchman = Watchman(world)
     for _ in range(STEPS):
         disturb(world)
         watchman.check()
     bring_to_rest(world, watchman)
+    return Life(tuple(world.story), tuple(a.reason for a in world.status.attempts if a.reason))
+
+
+def meet(life: Life) -> Iterator[str]:
+    """What happened in a life: lines of its story without times and names, phases it reached, why attempts ended."""
+    yield from life.reasons
+    for line in life.story:
+        _, _, phase = line.partition("→")
+        words = line.split()[1:]
+        yield phase.strip() or " ".join(w for w in words if not w.startswith(("digits-", "node-", "+", "-")))
+
+
+HAPPENED = frozenset(
+    {
+        "answers again",
+        "answers again, rebooted",
+        "clock set by s",
+        "deleted",
+        "evicted",
+        *(f"exits {code}" for code in (0, *CODES)),
+        "exits 137 (OOMKilled)",
+        "is marked",
+        "job deleted",
+        "operator killed",
+        "spec edited",
+        "stops answering",
+    }
+)
+PHASES = frozenset(
+    {
+        "Degraded",
+        "Failed",
+        "Refused",
+        "Restarting",
+        "Running",
+        "Starting",
+        "Succeeded",
+        "Suspended",
+        "Suspending",
+    }
+)
+REASONS = frozenset(
+    {
+        "Evicted",
+        "Killed",
+        "OutOfMemory",
+        "PeerLost",
+        "PodLost",
+        "ProgramFailed",
+        "SpecChanged",
+        "Stopped",
+        "SuspendRequested",
+    }
+)
+LIVES = Suite("gangs", 200, live, meet, HAPPENED | PHASES | REASONS)
+
+
+@pytest.mark.life(LIVES)
+def test_whatever_happens_no_rank_is_doubled_no_attempt_lost_and_the_job_ends(seed: int) -> None:
+    assert LIVES.play(seed).story
+
+
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
+def test_all_of_that_has_happened() -> None:
+    """A fault that never occurs, or an end of an attempt that never comes, has not been tried."""
+    assert LIVES.find_missing(LIVES.seeds) == []
 
 
 def test_the_story_of_a_killed_worker_reads_as_it_happened() -> None:

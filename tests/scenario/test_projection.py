@@ -7,7 +7,7 @@ from a progress that is some seconds old, both noisy, with pauses, restarts from
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
@@ -24,8 +24,8 @@ from greentrain.core.projection import (
     lowest_percent,
     observe,
 )
+from tests.support.lives import Suite
 
-SEEDS = range(200)
 DEFAULT_WATTS = 300.0
 BEGIN = 1_767_225_600_000
 CHECKPOINT_SECONDS = 600
@@ -185,12 +185,48 @@ def make_job(seed: int, *, budget: float | None = None, **fixed: object) -> Job:
     return job
 
 
-@functools.cache
-def play(seed: int) -> Job:
+def live(seed: int) -> Job:
     """A job of which nothing is fixed, run to its end."""
     job = make_job(seed)
     job.run()
     return job
+
+
+def decide_kind(job: Job) -> str:
+    """What was decided for a job."""
+    if any(choice.cannot_finish for _, choice in job.choices):
+        return "impossible"
+    return "throttled" if job.caps else "left alone"
+
+
+def meet(job: Job) -> Iterator[str]:
+    """What happened in a job's life."""
+    yield decide_kind(job)
+    yield from (choice.reason for _, choice in job.choices)
+    yield f"{job.gpus} GPUs"
+    if job.attempt > 1:
+        yield "restarted"
+
+
+MEET = frozenset(
+    {
+        "1 GPUs",
+        "2 GPUs",
+        "8 GPUs",
+        "CannotFinish",
+        "Fits",
+        "Lowered",
+        "Measuring",
+        "Raised",
+        "TooClose",
+        "Trying",
+        "impossible",
+        "left alone",
+        "restarted",
+        "throttled",
+    }
+)
+LIVES = Suite("projection", 200, live, meet, MEET)
 
 
 def lost(job: Job) -> float:
@@ -210,11 +246,11 @@ def tried(job: Job, minutes: int = 12) -> float:
     return found
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.life(LIVES)
 def test_a_job_ends_inside_its_budget_where_some_cap_lets_it_and_is_left_alone_where_none_is_needed(
     seed: int,
 ) -> None:
-    job = play(seed)
+    job = LIVES.play(seed)
     story = [(c.percent, c.reason, c.message) for _, c in job.choices if c.reason != "Measuring"][:40]
     least = min(job.true_joules(p) for p in job.ladder)
     room = job.budget * (1 - ROOM)
@@ -231,9 +267,9 @@ def test_a_job_ends_inside_its_budget_where_some_cap_lets_it_and_is_left_alone_w
         assert job.true_joules(job.asked) <= 1.04 * job.true_joules(best), story
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.life(LIVES)
 def test_caps_do_not_go_up_and_down(seed: int) -> None:
-    job = play(seed)
+    job = LIVES.play(seed)
     assert job.turns() <= 4, job.caps
     assert len(job.caps) <= len(job.ladder) + 4, job.caps
 
@@ -264,10 +300,14 @@ def test_a_job_is_not_slowed_down_by_more_than_is_allowed(seed: int) -> None:
     assert all(c.cannot_finish for c in told)
 
 
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
 def test_most_of_the_jobs_have_something_to_decide() -> None:
-    kinds = {"left alone": 0, "throttled": 0, "impossible": 0}
-    for seed in SEEDS:
-        job = play(seed)
-        impossible = any(c.cannot_finish for _, c in job.choices)
-        kinds["impossible" if impossible else "throttled" if job.caps else "left alone"] += 1
+    assert LIVES.find_missing(LIVES.seeds) == []
+    kinds = dict.fromkeys(("left alone", "throttled", "impossible"), 0)
+    for job in LIVES.play_all().values():
+        kinds[decide_kind(job)] += 1
     assert min(kinds.values()) >= 20, kinds

@@ -25,7 +25,7 @@ def limits(bench: Bench) -> set[float]:
 
 def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -> None:
     name = name_of(digits)
-    bench.apply(long(digits, steps=600))
+    bench.apply(long(digits, steps=450))
     bench.until_step(name, 20)
 
     def uids() -> set[str]:

@@ -20,7 +20,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import get_args
 
 import pytest
@@ -38,8 +37,8 @@ from sandbox.simgpu.cards import Calls, Fault
 from tests.contract.nvml.answers import STATE, answer
 from tests.integration.agent.test_seeds import Outcome, Story, judge, quick_folder
 from tests.integration.agent.world import LivePod, Node, Trouble
+from tests.support.lives import Suite
 
-SEEDS = range(60)
 WATT = 1000
 
 SETTLE_SECONDS = 3.0
@@ -858,9 +857,8 @@ async def live(seed: int, node: Node) -> tuple[Outcome, Counter[str]]:
         await node.let_calls_return()
 
 
-@functools.cache
 def play(seed: int) -> tuple[Outcome, Counter[str]]:
-    """Live a life through, once per run of the tests."""
+    """Live a life through."""
     apply_libraries().preload()
     chance = random.Random(f"cards of {seed}")
     profiles: list[simulated.Card | str] = [
@@ -879,16 +877,25 @@ def play(seed: int) -> tuple[Outcome, Counter[str]]:
             del os.environ[STATE]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+LIVES: Suite[tuple[Outcome, Counter[str]]] = Suite(
+    "node caps", 60, play, meet=lambda life: +life[1], must=HAPPENED | REASONS
+)
+
+
+@pytest.mark.life(LIVES)
 def test_whatever_happens_cards_have_their_caps_and_afterwards_what_they_had_before(seed: int) -> None:
-    outcome, _ = play(seed)
+    outcome, _ = LIVES.play(seed)
     told = "\n".join(outcome.story)
     # Limits that come and go disturb no account.
     assert abs(outcome.parts - outcome.counted) <= 1, told
     assert outcome.counted <= outcome.board + outcome.doubled, told
 
 
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
 def test_all_of_that_has_happened() -> None:
     """A fault that never occurs, or a reason that is never told, has not been tried."""
-    happened = Counter(chain.from_iterable(play(seed)[1].elements() for seed in SEEDS))
-    assert sorted((HAPPENED | REASONS) - happened.keys()) == []
+    assert LIVES.find_missing(LIVES.seeds) == []

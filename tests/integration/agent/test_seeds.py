@@ -21,8 +21,8 @@ from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import Calls, Fault
 from tests.integration.agent.world import PICOJOULES, LivePod, Node, Trouble
+from tests.support.lives import Suite
 
-SEEDS = range(200)
 STATE = "GREENTRAIN_SIMGPU_STATE"
 
 
@@ -124,7 +124,9 @@ class Story:
                 moment += held + chance.choice([0.0, chance.uniform(0.1, 60)])
         faults = [self.kubelet, self.api, self.kill, self.kill, self.lost, self.reset, self.calls, self.clock]
         for _ in range(chance.randint(0, 6)):
-            chance.choice(faults)(chance.uniform(1, self.length))
+            fault = chance.choice(faults)
+            self.faults.add(fault.__name__)
+            fault(chance.uniform(1, self.length))
         rarer: dict[Callable[[float], None], float] = {
             self.hang: 0.2,
             self.no_counter: 0.1,
@@ -133,10 +135,10 @@ class Story:
             self.full_disk: 0.15,
             self.damage: 0.05,
         }
-        for fault, likely in rarer.items():
+        for rare, likely in rarer.items():
             if self.rarer.random() < likely:
-                self.faults.add(fault.__name__)
-                fault(self.rarer.uniform(1, self.length))
+                self.faults.add(rare.__name__)
+                rare(self.rarer.uniform(1, self.length))
         for i in range(int(self.length // 20) + 1):
             clock.at(20.0 * i + chance.uniform(0, 20), self.node.operate)
 
@@ -377,9 +379,8 @@ def quick_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-@functools.cache
 def play(seed: int) -> Outcome:
-    """Live a story through, once per run of the tests."""
+    """Live a story through."""
     apply_libraries().preload()
     chance = random.Random(seed)
     profiles = [chance.choice(["V100", "A100", "H100"]) for _ in range(chance.choice([1, 1, 2, 4]))]
@@ -394,9 +395,29 @@ def play(seed: int) -> Outcome:
             del os.environ[STATE]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+FAULTS = frozenset(
+    {
+        "api",
+        "calls",
+        "clock",
+        "damage",
+        "full_disk",
+        "hang",
+        "kill",
+        "kubelet",
+        "lose_counter",
+        "lost",
+        "no_counter",
+        "reboot",
+        "reset",
+    }
+)
+LIVES: Suite[Outcome] = Suite("joules", 200, play, meet=lambda outcome: outcome.faults, must=FAULTS)
+
+
+@pytest.mark.life(LIVES)
 def test_every_jobs_joules_are_counted_whatever_fails(seed: int) -> None:
-    outcome = play(seed)
+    outcome = LIVES.play(seed)
     told = "\n".join(outcome.story)
     assert abs(outcome.parts - outcome.counted) <= 1, told
     assert outcome.counted <= outcome.board + outcome.doubled, told
@@ -405,9 +426,21 @@ def test_every_jobs_joules_are_counted_whatever_fails(seed: int) -> None:
         assert job.complete, f"{job}\n{told}"
 
 
+def test_the_chosen_lives_meet_what_all_do() -> None:
+    assert LIVES.find_missing(LIVES.chosen) == []
+
+
+@pytest.mark.all_lives
+def test_all_of_that_has_happened() -> None:
+    """A fault that never occurs has not been tried."""
+    assert LIVES.find_missing(LIVES.seeds) == []
+
+
+@pytest.mark.all_lives
 def test_the_stated_bound_holds_19_times_of_20_and_is_not_large() -> None:
     # Of a job that no agent ever told of nothing is stated.
-    jobs = [job for seed in SEEDS for job in play(seed).jobs if job.true > 0 and job.final is not None]
+    every = [job for life in LIVES.play_all().values() for job in life.jobs]
+    jobs = [job for job in every if job.true > 0 and job.final is not None]
     held = sum(job.error <= job.stated for job in jobs)
     assert held >= 0.95 * len(jobs), f"{held} of {len(jobs)}"
     whole = [job for job in jobs if not job.missing]

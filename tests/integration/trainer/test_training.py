@@ -26,6 +26,7 @@ from tests.integration.trainer.ranks import (
     frozen,
     is_connected,
 )
+from tests.support.lives import once
 from tests.support.weights import hash_checkpoints, run_python
 
 pytestmark = pytest.mark.tensorflow
@@ -164,9 +165,7 @@ class Uninterrupted:
                 file.unlink()
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Uninterrupted:
-    directory = tmp_path_factory.mktemp("uninterrupted")
+def train_uninterrupted(directory: Path, programs: Path) -> Uninterrupted:
     launcher = Launcher(directory)
     volume = directory / "volume"
     arguments = (*NOISY, "--checkpoint-every=1", f"--keep-checkpoints={STEPS}")
@@ -178,6 +177,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> U
     assert set(hashes) == set(range(1, STEPS + 1))
     assert len(set(hashes.values())) == STEPS
     return Uninterrupted(volume, hashes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Uninterrupted:
+    """One run for all workers."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    return once("uninterrupted", lambda: train_uninterrupted(directory, programs))
 
 
 def test_two_workers_learn_digits_and_a_finished_job_started_again_only_evaluates(

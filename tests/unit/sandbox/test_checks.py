@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -64,13 +65,15 @@ def test_a_check_that_is_ended_ends_its_tier_and_says_how_far_it_got(
     make: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     write_targets(make, style="echo $$ > begun.part; mv begun.part begun; exec sleep 600")
-    with subprocess.Popen(
+    check = subprocess.Popen(
         [sys.executable, "-m", "sandbox.checks", make],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
         start_new_session=True,
-    ) as check:
+    )
+    try:
         deadline = time.monotonic() + 60
         while not (tmp_path / "begun").exists():
             assert check.poll() is None
@@ -81,9 +84,18 @@ def test_a_check_that_is_ended_ends_its_tier_and_says_how_far_it_got(
         else:
             check.send_signal(number)
         said, _ = check.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(check.pid, signal.SIGKILL)
+        check.communicate()
     assert check.returncode == (130 if number is signal.SIGINT else 128 + number)
     assert said.splitlines()[-1] == "make check: failed in style"
     assert not Path(f"/proc/{(tmp_path / 'begun').read_text().strip()}").exists()
+
+
+def hear_interrupts() -> None:
+    """A shell has SIGINT ignored in what it runs in the background, and so would these."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_durations_are_summed_by_test_and_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
