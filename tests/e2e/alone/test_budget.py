@@ -237,6 +237,8 @@ def test_without_the_operator_the_agent_keeps_the_budget(
     )
 
 
+FULL_WATTS = 300
+"""The highest limit of the sandbox's cards."""
 THROTTLED_STEPS = 6_000
 STEP_CPU_SECONDS = 0.03
 """More than a step of the digits program needs of a core anywhere: what one costs then depends on the cap alone, not on
@@ -301,10 +303,9 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     assert energy["usedJoules"] <= budget
     assert job["status"]["attemptCount"] == 1
     assert "Throttled" in reasons(bench, name)
-    # A lower cap is less power; what a step costs depends on what else the machine does, and is printed.
+    # Each cap held. What a step costs, and how busy the card is, depends on what else the machine does, and is printed.
     by_cap = {m["percent"]: m for m in last["measures"]}
-    lowest = min(by_cap)
-    assert lowest < 70
+    assert min(by_cap) < 70
     watts = {percent: m["joules"] / m["milliseconds"] * 1000 for percent, m in by_cap.items()}
-    assert watts[lowest] < watts[70]
+    assert {p: w for p, w in watts.items() if w > 1.02 * FULL_WATTS * p / 100} == {}
     assert last["completionTime"]
