@@ -37,7 +37,7 @@ KUBERNETES = GoModule(
         )
     ),
     seconds=330,
-    disk=7 * GB,
+    disk=8 * GB,
     memory=4_500_000_000,
 )
 VERSION = KUBERNETES.version

@@ -129,7 +129,7 @@ def build_kubelet_configuration(sandbox: Sandbox, node: Node, mode: CgroupMode) 
         # The machine's search domains are not the cluster's.
         "resolvConf": str(node.directory / "resolv.conf"),
         "failSwapOn": False,
-        # Kubelet refuses version 1 since 1.35 unless told otherwise; the sandbox takes what the machine has.
+        # Kubelet refuses cgroup version 1 by default since 1.35; the sandbox takes what the machine has.
         "failCgroupV1": False,
         # No registry could bring back an image that the collector removed.
         "imageGCHighThresholdPercent": 100,

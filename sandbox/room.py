@@ -1,4 +1,4 @@
-"""Disk and memory: told before a long build begins, not after it has failed."""
+"""Disk and memory: what is too small is an error before a long build begins, not after it has failed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ STILL_RUNNING_EVERY = 30.0
 class Step:
     """One thing to do.
 
-    `about` completes «▸ …» («building Kubernetes 1.20.2 from Debian's source»); `usually` is its usual duration in
+    `about` completes «▸ …» («building Kubernetes 1.37.2 from Go modules»); `usually` is its usual duration in
     seconds (0 for «at once», which is not printed); `run` does it and may return a few words for the closing line
     («cached»); `needs` names the steps that must have ended well before.
     """
