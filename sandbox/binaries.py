@@ -36,7 +36,7 @@ KUBERNETES = GoModule(
             ("gitTreeState", "clean"),
         )
     ),
-    seconds=330,
+    seconds=360,
     disk=8 * GB,
     memory=4_500_000_000,
 )

@@ -365,18 +365,18 @@ def build_sandbox_steps(
         Step(
             "sandbox",
             "bringing the sandbox up",
-            25.0,
+            7.0,
             lambda: bring_up(sandbox, read_node_count(), prepared=True),
             ("binaries",),
         ),
         Step(
             "import",
             "importing the images into the sandbox",
-            30.0,
+            20.0,
             lambda: images.import_images(cache, built, sandbox),
             ("images", "sandbox"),
         ),
-        Step("operator", "installing charts/greentrain with Helm", 15.0, install, ("import", "environment")),
+        Step("operator", "installing charts/greentrain with Helm", 5.0, install, ("import", "environment")),
         Step(
             "job",
             f"applying {MANIFEST.relative_to(images.ROOT)}",

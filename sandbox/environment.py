@@ -141,7 +141,7 @@ def build_step(cache: Path, needs: tuple[str, ...] = ()) -> Step:
     return Step(
         "environment",
         "installing the tools and TensorFlow into .venv",
-        60.0,
+        15.0,
         lambda: apply_environment(cache),
         needs,
     )

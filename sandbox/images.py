@@ -640,4 +640,4 @@ def build_step(
         into.extend(apply_images(cache, repositories=repositories))
         return ", ".join(image.reference.removeprefix(f"{PREFIX}/") for image in into)
 
-    return Step("images", "building the images with buildah", 200.0, run, needs)
+    return Step("images", "building the images with buildah", 165.0, run, needs)

@@ -419,7 +419,7 @@ def build_gpu_steps(
             Step(
                 f"gpus-{one.name}",
                 f"giving {one.name} its simulated GPUs ({gpus})",
-                4,
+                2,
                 _quietly(partial(start_gpus, sandbox, one, gpus)),
                 ("environment", "cards", *((one.name,) if one in joining else ())),
             )
@@ -451,8 +451,8 @@ def build_node_steps(
 
     first = f"containerd-{one.name}"
     return [
-        Step(first, f"starting containerd of {one.name}", 2, _quietly(make), needs[0]),
-        Step(one.name, f"joining {one.name}", 10, lambda: start_node(sandbox, one), (first, *needs[1])),
+        Step(first, f"starting containerd of {one.name}", 1, _quietly(make), needs[0]),
+        Step(one.name, f"joining {one.name}", 2, lambda: start_node(sandbox, one), (first, *needs[1])),
     ]
 
 
@@ -548,14 +548,14 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
         Step(
             "apiserver",
             "starting the API server",
-            8,
+            3,
             _quietly(lambda: start_apiserver(sandbox, binaries.gather_binaries())),
             ("etcd", "certificates", "network"),
         ),
         Step(
             "controllers",
             "starting controller-manager and scheduler",
-            4,
+            1,
             _quietly(lambda: start_controllers(sandbox, binaries.gather_binaries())),
             ("apiserver",),
         ),
@@ -566,7 +566,7 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
         Step(
             "accounts",
             "waiting for service accounts",
-            3,
+            1,
             _quietly(lambda: wait_service_account(api)),
             ("controllers",),
         ),
