@@ -50,7 +50,7 @@ FIRST_RESYNCS_SECONDS = (3.0, 15.0)
 FINISH_SECONDS = 5.0
 """How long passes under way may still take once the operator is asked to stop; the pod has 15 s."""
 
-TLS_CLOSE_SECONDS = 0.5
+TLS_CLOSE_SECONDS = 0.1
 
 _PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 

@@ -21,7 +21,13 @@ http.server.ThreadingHTTPServer(("", 8080), Name).serve_forever()
 """
 """Answers every request with the name of the node it runs on."""
 
-ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
+ASK = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())
+except urllib.error.URLError as error:
+    print(error)
+"""
 
 
 def build_echo(node: str) -> Json:
@@ -76,11 +82,16 @@ def test_a_service_with_local_traffic_answers_with_the_callers_node_and_others_a
         url = f"http://{service}.{bench.namespace}.svc"
         return bench.kubectl("exec", f"echo-{node}", "--", "python3", "-c", ASK, url).strip()
 
-    def settled() -> list[str]:
-        """The kube-proxies have both endpoints: who asks for any node is answered by each at times."""
-        return sorted({ask(nodes[0], "any") for _ in range(6)})
+    def answers() -> set[str]:
+        """Who answers for any node; until a kube-proxy has the rules, there is no route to a Service at all."""
+        return {ask(node, "any") for node in nodes for _ in range(5)} | {ask(node, "near") for node in nodes}
 
-    bench.until(settled, lambda seen: seen == nodes, seconds=60, what="both nodes answer for the Service")
+    bench.until(
+        lambda: sorted(answers()),
+        lambda seen: seen == nodes,
+        seconds=60,
+        what="both nodes answer for the Service",
+    )
     for node in nodes:
         assert {ask(node, "near") for _ in range(8)} == {node}
     address = bench.read("service", "any")["spec"]["clusterIP"]
