@@ -104,3 +104,13 @@ def test_pods_that_cannot_start_say_why_in_the_jobs_conditions(bench: Bench, dig
     bench.apply(digits)
     job = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable", seconds=90)
     assert "Insufficient cpu" in condition(job, "PodsReady")["message"]
+
+
+def test_a_service_of_our_name_that_is_not_ours_is_left_alone(bench: Bench, digits: Json) -> None:
+    """The operator reads it by its name, a right that it uses for nothing else."""
+    name = name_of(digits)
+    spec = {"clusterIP": "None", "ports": [{"port": 80}]}
+    bench.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+    bench.apply(digits)
+    bench.until_condition(name, "Admitted", "False", reason="NameTaken", seconds=60)
+    assert "ownerReferences" not in bench.read("service", name)["metadata"]
