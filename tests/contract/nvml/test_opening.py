@@ -15,7 +15,7 @@ import pytest
 from greentrain.devices.errors import Unavailable
 from greentrain.devices.nvml import Gpus
 from sandbox.simgpu.cards import Calls, Fault
-from tests.contract.nvml.answers import answer, read_threads
+from tests.contract.nvml.answers import answer, no_thread, until
 from tests.contract.nvml.conftest import Make
 
 OPEN = """
@@ -108,6 +108,6 @@ async def test_closing_releases_nvml_and_its_threads(make: Make) -> None:
     assert len(await second.read_all()) == 1
     await second.close()
     await second.close()
-    assert read_threads() <= 2
+    await until(no_thread)
     with pytest.raises(pynvml.NVMLError_Uninitialized):
         pynvml.nvmlDeviceGetCount()
