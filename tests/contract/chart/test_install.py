@@ -221,7 +221,7 @@ async def run_hook(
 
 
 def build_job_status(*, succeeded: bool) -> dict[str, Any]:
-    """How the Job's controller tells of its end: first what is decided, then that no pod of it is left."""
+    """The status with which a Job's controller reports its end: first the decision, then that none of its pods is left."""
     now = timestamp()
     if succeeded:
         decided, ended, more = "SuccessCriteriaMet", "Complete", {"succeeded": 1, "completionTime": now}

@@ -13,7 +13,7 @@ def test_the_servers_type_check_finds_nothing_wrong_with_the_admission_policies(
         found = bench.read("validatingadmissionpolicies")["items"]
         ours = [p for p in found if p["metadata"]["name"].startswith(AGENT)]
         assert len(ours) == 3
-        # An empty answer is the good one; none at all means that nobody has looked.
+        # Empty is the good answer; none at all means that it was not checked yet.
         return [p["metadata"]["name"] for p in ours if (p.get("status") or {}).get("typeChecking") is None]
 
     bench.until(unseen, lambda names: not names, seconds=60, what="every policy is type-checked")
