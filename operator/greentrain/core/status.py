@@ -482,7 +482,7 @@ class Writer:
         pods = self.seen.pods_of(attempt.number)
         running = [pods[r] for r in sorted(pods) if pods[r].state is PodState.RUNNING and pods[r].gpus]
         if not running:
-            if pods and not any(p.gpus for p in pods.values()) and known is None:
+            if known is None and _asks_for_no_gpu(attempt, pods):
                 text = "no pod asks for a GPU: there is no GPU energy to count"
                 self._set(Type.ENERGY_METERED, "False", Reason.NO_GPU, text)
             return
@@ -561,7 +561,7 @@ class Writer:
             found = judge_cap(cap, running, self.seen.reports, now=self._moment)
             self._set(Type.POWER_CAPPED, found.value, found.reason, found.message)
             return found.status
-        if pods and not any(p.gpus for p in pods.values()):
+        if attempt is not None and not over and _asks_for_no_gpu(attempt, pods):
             text = f"no pod asks for a GPU: there is nothing that {cap} could apply to"
             self._set(Type.POWER_CAPPED, "False", Reason.NO_GPU, text)
         elif over:
@@ -582,6 +582,11 @@ class Writer:
             self._set(
                 Type.CHECKPOINTED, "True", Reason.SAVED, "a restart resumes from status.progress.checkpoint"
             )
+
+
+def _asks_for_no_gpu(attempt: AttemptStatus, pods: Mapping[Rank, Pod]) -> bool:
+    """Whether none of an attempt's pods asks for a GPU; before there are pods, by what was recorded when it began."""
+    return not any(p.gpus for p in pods.values()) if pods else attempt.gpus == 0
 
 
 def _grow(attempt: AttemptStatus, growth: Mapping[int, int]) -> AttemptStatus:
