@@ -6,8 +6,8 @@ SANDBOX := $(PYTHON) -B -m sandbox
 # Bytecode is kept even where the environment says not to write any: TensorFlow, which many tests start, then takes 3 s of a
 # core instead of 7. Nothing is written beside the sources.
 PYTEST := env PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/bytecode $(BIN)/pytest
-# Two workers; one that is done takes from the end of what is left to the other, so what takes longest stands first.
-SIDE_BY_SIDE := -n 2 --dist worksteal
+# Three workers, because tests wait as much as they work; one that is done takes from the end of what is left to the others, so what takes longest stands first.
+SIDE_BY_SIDE := -n 3 --dist worksteal
 TIERS := tests/integration tests/contract tests/scenario tests/guard tests/unit
 LIVES := tests/scenario tests/integration/agent
 
@@ -58,7 +58,7 @@ demo: python ## From nothing to a trained model: sandbox, images, chart and the 
 
 e2e: python ## Run the end-to-end tests in a sandbox of two nodes: quiet ones side by side, disruptive ones, Kueue's.
 	@GREENTRAIN_SANDBOX_NODES=2 $(SANDBOX) demo --without-job
-	@$(PYTEST) -n 3 --dist load --maxschedchunk 1 tests/e2e/quiet
+	@$(PYTEST) -n 4 --dist load --maxschedchunk 1 tests/e2e/quiet
 	@$(PYTEST) --whole tests/e2e/alone
 	@$(SANDBOX) kueue
 	@$(PYTEST) tests/e2e/kueue; status=$$?; $(SANDBOX) kueue --remove && exit $$status

@@ -13,17 +13,20 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
 
 from sandbox.binaries import gather_binaries
 from sandbox.cache import hold_lock, read_cache_directory
+from sandbox.controlplane import build_api
 from sandbox.images import TRAINER, decide_image
 from sandbox.release import AGENT_NAMESPACE, Cluster
 from sandbox.state import CONTEXT, Sandbox
 from sandbox.volume import STORAGE_CLASS
 from tests.e2e.jobs import LONG_STEPS, condition, long, read_example
+from tests.support.api import JOBS
 from tests.support.weights import hash_checkpoints
 
 Json = dict[str, Any]
@@ -52,6 +55,7 @@ class Bench:
         self.cluster = cluster
         self.sandbox = sandbox
         self.namespace = namespace
+        self._api = build_api(sandbox.server)
 
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
         """Run kubectl in the tests' namespace."""
@@ -60,6 +64,16 @@ class Bench:
     def apply(self, *bodies: Json) -> None:
         """kubectl apply."""
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(bodies))
+
+    def read_job(self, name: str) -> Json:
+        """A job as `kubectl get gtj NAME -o json` shows it, without starting a program: jobs are looked at twice a second."""
+        return self._api.get(f"{JOBS.format(self.namespace)}/{name}")
+
+    def read_pods(self, job: str) -> dict[str, Json]:
+        """A job's pods by name, read in the same way."""
+        selector = quote(f"greentrain.dev/job-name={job}")
+        found = self._api.get(f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={selector}")
+        return {p["metadata"]["name"]: p for p in found["items"]}
 
     def read(self, *words: str) -> Json:
         """kubectl get … -o json."""
@@ -94,7 +108,7 @@ class Bench:
             return found.get("status") == status and reason in (None, found.get("reason"))
 
         def look() -> Json:
-            return self.read("gtj", job)
+            return self.read_job(job)
 
         seen: Json = self.until(look, met, seconds=seconds, what=f"{job}: {type_}={status} {reason or ''}")
         return seen
@@ -107,7 +121,7 @@ class Bench:
             return bool(progress.get("step", 0) >= step and progress.get("checkpoint"))
 
         seen: Json = self.until(
-            lambda: self.read("gtj", job), reached, seconds=seconds, what=f"{job} at step {step}"
+            lambda: self.read_job(job), reached, seconds=seconds, what=f"{job} at step {step}"
         )
         return seen
 

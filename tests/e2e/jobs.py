@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -99,11 +100,6 @@ def plain_job(name: str, *command: str, workers: int = 2, limits: Json | None = 
     }
 
 
-def pods_of(bench: Bench, job: str) -> dict[str, Json]:
-    found = bench.read("pods", "-l", f"greentrain.dev/job-name={job}")["items"]
-    return {p["metadata"]["name"]: p for p in found}
-
-
 def node_of(bench: Bench, pod: str) -> str:
     name: str = bench.read("pod", pod)["spec"]["nodeName"]
     return name
@@ -139,7 +135,7 @@ def until_used(bench: Bench, job: str, joules: int) -> None:
     def used(body: Json) -> bool:
         return bool(body.get("status", {}).get("energy", {}).get("usedJoules", 0) >= joules)
 
-    bench.until(lambda: bench.read("gtj", job), used, seconds=120, what=f"{job} has used {joules} J")
+    bench.until(lambda: bench.read_job(job), used, seconds=120, what=f"{job} has used {joules} J")
 
 
 def allowed(bench: Bench, node: str, joules: float) -> float:
@@ -151,9 +147,40 @@ def allowed(bench: Bench, node: str, joules: float) -> float:
 
 def until_final(bench: Bench, job: str) -> Json:
     energy: Json = bench.until(
-        lambda: bench.read("gtj", job)["status"].get("energy", {}),
+        lambda: bench.read_job(job)["status"].get("energy", {}),
         lambda found: bool(found.get("final")),
         seconds=150,
         what=f"the energy of {job} is final",
     )
     return energy
+
+
+def set_budget(bench: Bench, job: str, joules: int | str) -> None:
+    """Edit spec.energy.budget."""
+    text = joules if isinstance(joules, str) else f"{joules}J"
+    bench.kubectl(
+        "patch", "gtj", job, "--type=merge", f"-p={json.dumps({'spec': {'energy': {'budget': text}}})}"
+    )
+
+
+def read_budget(bench: Bench, job: str) -> Json:
+    """status.energy.budget."""
+    budget: Json = bench.read_job(job)["status"]["energy"]["budget"]
+    return budget
+
+
+def until_ahead(bench: Bench, job: str) -> Json:
+    """The status of energy once it says what a stop would take."""
+    energy: Json = bench.until(
+        lambda: bench.read_job(job).get("status", {}).get("energy", {}),
+        lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
+        seconds=60,
+        what=f"{job} says what it uses until it would have stopped",
+    )
+    return energy
+
+
+def reasons(bench: Bench, job: str) -> list[str]:
+    """The reasons of a job's events."""
+    events = bench.read("events", "--field-selector", f"involvedObject.name={job}")["items"]
+    return [e["reason"] for e in events]

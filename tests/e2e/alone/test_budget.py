@@ -1,4 +1,4 @@
-"""Budgets of real jobs: stopped in time and gone on at the exact step, failed on a dirty grid, kept without the operator."""
+"""Budgets of real jobs: failed on a dirty grid, kept without the operator, kept by lower caps."""
 
 from __future__ import annotations
 
@@ -17,88 +17,32 @@ from sandbox.release import NAMESPACE, RELEASE, apply_release
 from sandbox.simgpu.peers import apply_peers
 from tests.e2e.alone.test_caps import Nvml
 from tests.e2e.conftest import Bench
-from tests.e2e.jobs import LONG, burn, condition, exact, held_by, long, name_of, pods_of, until_used
+from tests.e2e.jobs import (
+    LONG,
+    burn,
+    condition,
+    exact,
+    held_by,
+    name_of,
+    read_budget,
+    reasons,
+    set_budget,
+    until_ahead,
+    until_used,
+)
 
 Json = dict[str, Any]
 
 GRID = "e2e-grid"
 CLEAN, DIRTY = 10, 5000
 """gCO2e/kWh."""
+TURN_SECONDS = 15
+"""Until the grid turns: long enough for the kubelet to bring the file to the operator's pod."""
 
 
 @pytest.fixture(scope="module")
 def peers() -> Path:
     return apply_peers(read_cache_directory())
-
-
-def set_budget(bench: Bench, job: str, joules: int | str) -> None:
-    text = joules if isinstance(joules, str) else f"{joules}J"
-    bench.kubectl(
-        "patch", "gtj", job, "--type=merge", f"-p={json.dumps({'spec': {'energy': {'budget': text}}})}"
-    )
-
-
-def read_budget(bench: Bench, job: str) -> Json:
-    budget: Json = bench.read("gtj", job)["status"]["energy"]["budget"]
-    return budget
-
-
-def until_ahead(bench: Bench, job: str) -> Json:
-    """The status of energy once it says what a stop would take."""
-    energy: Json = bench.until(
-        lambda: bench.read("gtj", job).get("status", {}).get("energy", {}),
-        lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
-        seconds=60,
-        what=f"{job} says what it uses until it would have stopped",
-    )
-    return energy
-
-
-def reasons(bench: Bench, job: str) -> list[str]:
-    events = bench.read("events", "--field-selector", f"involvedObject.name={job}")["items"]
-    return [e["reason"] for e in events]
-
-
-def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_raised(
-    bench: Bench, digits: Json, uninterrupted: str
-) -> None:
-    name = name_of(digits)
-    job = long(digits)
-    job["spec"]["energy"] = {"budget": "1kWh"}
-    job["spec"]["checkpoint"]["gracePeriodSeconds"] = 15
-    container = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
-    container.setdefault("resources", {}).setdefault("limits", {})["nvidia.com/gpu"] = "1"
-    bench.apply(job)
-    bench.until_step(name, 40)
-    energy = until_ahead(bench, name)
-    assert bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (
-        12 + 5 + 15 + 31
-    )
-    # Less than it would use until it stands still, by the longest that each step of a stop may take: it is stopped at once,
-    # even where it has come to draw half of what it did. In truth the steps take a fraction of that.
-    budget = energy["usedJoules"] + energy["budget"]["aheadJoules"] // 2
-    set_budget(bench, name, budget)
-    job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
-    true = sum(
-        exact(bench, p["spec"]["nodeName"], n) for n, p in pods_of(bench, name).items() if n.endswith("-1")
-    )
-    assert true <= budget
-    used = job["status"]["energy"]["usedJoules"]
-    print(f"budget {budget} J, used {used} J when it stood still")
-    assert used <= budget
-    assert f"raise spec.energy.budget above {budget}J" in condition(job, "Suspended")["message"]
-    row = bench.kubectl("get", "gtj", name).splitlines()
-    assert row[0].split()[:7] == ["NAME", "STATE", "WORKERS", "PROGRESS", "ENERGY", "BUDGET", "CO2E"]
-    assert row[1].split()[1] == "Suspended"
-    assert pods_of(bench, name) == {}
-
-    set_budget(bench, name, "1kWh")
-    job = bench.until_condition(name, "Succeeded", seconds=300)
-    first, second = job["status"]["attempts"]
-    assert (first["reason"], first.get("countedAgainst")) == ("BudgetExhausted", None)
-    assert second["startStep"] == first["lastStep"] >= 40
-    assert bench.last_weights(name) == uninterrupted
-    assert {"BudgetExhausted", "Suspended", "Resumed", "Succeeded"} <= set(reasons(bench, name))
 
 
 def write_series(bench: Bench, turns: float) -> None:
@@ -131,7 +75,7 @@ def turn_dirty(bench: Bench) -> Iterator[Callable[[], float]]:
     apply_release(bench.cluster, image, agent=agent, values=values)
 
     def turn() -> float:
-        turns = float(int(time.time()) + 30)
+        turns = float(int(time.time()) + TURN_SECONDS)
         write_series(bench, turns)
         # Kubelet looks at what is mounted when a pod changes, else once in a minute or more.
         who = ("pods", "-l", "app.kubernetes.io/name=greentrain", f"e2e-turned={turns:.0f}", "--overwrite")
@@ -153,18 +97,18 @@ def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
     job["spec"]["emissions"] = {"budget": "15gCO2e", "onExhausted": "Fail", "zone": GRID}
     bench.apply(job)
     until_used(bench, name, 500)
-    seen = bench.read("gtj", name)["status"]
+    seen = bench.read_job(name)["status"]
     assert seen["emissions"]["intensity"] == f"{CLEAN}gCO2e/kWh"
     assert (seen["emissions"]["source"], seen["emissions"]["zones"]) == ("e2e", [GRID])
     assert condition({"status": seen}, "BudgetExhausted")["status"] == "False"
     said = seen["attempts"][0]["overshootBoundMicrograms"]
     turns = turn_dirty()
     job = bench.until_condition(name, "Failed", seconds=180)
-    assert time.time() > turns - 40
+    assert time.time() > turns
     assert condition(job, "Failed")["reason"] == "BudgetExhausted"
     assert condition(job, "Failed")["message"] == "spec.emissions.budget 15gCO2e is spent"
     emissions = bench.until(
-        lambda: bench.read("gtj", name)["status"]["emissions"],
+        lambda: bench.read_job(name)["status"]["emissions"],
         lambda found: bool(found.get("final")),
         seconds=120,
         what="its emissions are final",
@@ -175,10 +119,10 @@ def test_a_budget_of_emissions_fails_a_job_when_the_grid_turns_dirty(
         f"{total:.2f} g of {joules} J, of which a clean grid would have made {joules / 3.6e6 * CLEAN:.2f} g"
     )
     assert emissions.get("withoutJoules", 0) == 0
-    assert joules == bench.read("gtj", name)["status"]["energy"]["usedJoules"]
+    assert joules == bench.read_job(name)["status"]["energy"]["usedJoules"]
     assert joules / 3.6e6 * CLEAN < total <= joules / 3.6e6 * DIRTY
     # Before it started the grid was to turn dirty within the hour.
-    assert said >= bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"] * DIRTY / 3.6
+    assert said >= bench.read_job(name)["status"]["attempts"][0]["overshootBoundJoules"] * DIRTY / 3.6
     assert total <= 15 + said / 1e6
     assert emissions["total"] in bench.kubectl("get", "gtj", name).splitlines()[1].split()
 
@@ -202,7 +146,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
         return [p["allowanceJoules"] for p in spec.get("pods", []) if "allowanceJoules" in p]
 
     bench.until(asked, lambda found: found == [budget], seconds=30, what="the agent is told what is left")
-    bound = bench.read("gtj", name)["status"]["attempts"][0]["overshootBoundJoules"]
+    bound = bench.read_job(name)["status"]["attempts"][0]["overshootBoundJoules"]
     uuid = held_by(bench, name)
     nvml = Nvml(bench, node, peers)
     deployment = ("--namespace", NAMESPACE, "scale", f"deployment/{RELEASE}")
@@ -215,7 +159,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
             what="the agent lowers the limit of the card",
         )
         bench.until(
-            lambda: list(pods_of(bench, name)),
+            lambda: list(bench.read_pods(name)),
             lambda names: names == [],
             seconds=60,
             what="the pod is evicted",
@@ -241,10 +185,10 @@ def test_without_the_operator_the_agent_keeps_the_budget(
 
 FULL_WATTS = 300
 """The highest limit of the sandbox's cards."""
-THROTTLED_STEPS = 6_000
+THROTTLED_STEPS = 4_800
 STEP_CPU_SECONDS = 0.03
 """More than a step of the digits program needs of a core anywhere: what one costs then depends on the cap alone, not on
-what else the machine does. Some three minutes in all, at the caps it is to have."""
+what else the machine does. Some two and a half minutes in all, at the caps it is to have."""
 
 
 def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: Json) -> None:
@@ -264,7 +208,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     bench.apply(digits)
 
     def projection() -> Json:
-        found: Json = bench.read("gtj", name).get("status", {}).get("projection", {})
+        found: Json = bench.read_job(name).get("status", {}).get("projection", {})
         return found
 
     first = bench.until(
@@ -287,7 +231,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     )
     job = bench.until_condition(name, "Succeeded", seconds=900)
     energy = bench.until(
-        lambda: bench.read("gtj", name)["status"]["energy"],
+        lambda: bench.read_job(name)["status"]["energy"],
         lambda found: bool(found.get("final")),
         seconds=150,
         what="its energy is final",

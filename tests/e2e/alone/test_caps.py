@@ -204,7 +204,7 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
     finally:
         scale_operator(bench, 1)
     bench.until(
-        lambda: bench.read("gtj", name)["status"]["attemptCount"],
+        lambda: bench.read_job(name)["status"]["attemptCount"],
         lambda n: n == 2,
         seconds=120,
         what="attempt 2",

@@ -16,7 +16,6 @@ from tests.e2e.jobs import (
     name_of,
     node_of,
     plain_job,
-    pods_of,
     until_final,
     until_used,
 )
@@ -36,11 +35,11 @@ def test_the_operator_killed_9_while_it_creates_makes_every_pod_once(
     bench.kill_container(operator, "greentrain.controller")
 
     def pods() -> list[str]:
-        return sorted(pod for name in names for pod in pods_of(bench, name))
+        return sorted(pod for name in names for pod in bench.read_pods(name))
 
     bench.until(pods, lambda seen: seen == wanted, seconds=120, what="all pods, no other")
     assert bench.operator_pod()["status"]["containerStatuses"][0]["restartCount"] >= 1
-    assert {bench.read("gtj", name)["status"]["attemptCount"] for name in names} == {1}
+    assert {bench.read_job(name)["status"]["attemptCount"] for name in names} == {1}
 
 
 def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewhere(
@@ -57,7 +56,7 @@ def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewher
             "drain", node, f"--pod-selector=greentrain.dev/job-name={name}", "--ignore-daemonsets", "--force"
         )
         bench.until(
-            lambda: [p["spec"].get("nodeName") for n, p in pods_of(bench, name).items() if n.endswith("-2")],
+            lambda: [p["spec"].get("nodeName") for n, p in bench.read_pods(name).items() if n.endswith("-2")],
             lambda nodes: nodes == [other, other],
             seconds=120,
             what="the second attempt's pods stand on the other node",
@@ -100,7 +99,7 @@ def test_a_lost_node_is_named_its_joules_are_kept_and_its_jobs_go_on_when_it_is_
         )
         bench.until_condition(name, "PodsReady", "False", reason="WaitingForOldPods", seconds=60)
         job = bench.until(
-            lambda: bench.read("gtj", name),
+            lambda: bench.read_job(name),
             lambda body: f"kubectl delete node {lost}" in condition(body, "PodsReady")["message"],
             seconds=60,
             what="the condition says how to go on",
@@ -110,7 +109,7 @@ def test_a_lost_node_is_named_its_joules_are_kept_and_its_jobs_go_on_when_it_is_
         assert lost in condition(job, "PodsReady")["message"]
         bench.kubectl("delete", "node", lost)
         bench.until(
-            lambda: sorted([*pods_of(bench, name), *pods_of(bench, burning)]),
+            lambda: sorted([*bench.read_pods(name), *bench.read_pods(burning)]),
             lambda seen: seen == sorted([*(f"{name}-worker-{i}-2" for i in (0, 1)), pods[1]]),
             seconds=150,
             what="the second attempts' pods",
@@ -130,6 +129,6 @@ def test_a_lost_node_is_named_its_joules_are_kept_and_its_jobs_go_on_when_it_is_
     print(f"{energy['usedJoules']} J, the meter {first_joules:.0f} + {second_joules:.0f} J")
     true = first_joules + second_joules
     assert abs(energy["usedJoules"] - true) <= 2 * allowed(bench, lost, true)
-    shares = [a["energyJoules"] for a in bench.read("gtj", burning)["status"]["attempts"]]
+    shares = [a["energyJoules"] for a in bench.read_job(burning)["status"]["attempts"]]
     assert sum(shares) == energy["usedJoules"]
     assert abs(shares[0] - first_joules) <= allowed(bench, lost, first_joules)

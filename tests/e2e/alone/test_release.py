@@ -25,7 +25,7 @@ def limits(bench: Bench) -> set[float]:
 
 def test_an_upgrade_leaves_a_running_job_untouched(bench: Bench, digits: Json) -> None:
     name = name_of(digits)
-    bench.apply(long(digits, steps=450))
+    bench.apply(long(digits, steps=360))
     bench.until_step(name, 20)
 
     def uids() -> set[str]:
@@ -61,7 +61,7 @@ def test_uninstalling_strands_nothing_and_installing_again_takes_the_jobs_up(
     try:
         remove_release(bench.cluster)
         assert limits(bench) == {300}, "the jobs still run; their caps are given back with the agents"
-        assert {bench.read("gtj", name)["status"]["phase"] for name in names} == {"Running"}
+        assert {bench.read_job(name)["status"]["phase"] for name in names} == {"Running"}
         # Without an operator a job can be deleted, and nothing of it stays.
         bench.kubectl("delete", "gtj", goes, "--wait", "--timeout=60s")
         selector = f"greentrain.dev/job-name={goes}"

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 RESOURCE = "nvidia.com/gpu"
 WINDOW_SECONDS = 5.0
 SETTLE_SECONDS = 2.0
-ROUNDS = 4
+ROUNDS = 3
 
 
 def on_a_card(job: Json) -> Json:
@@ -59,7 +59,7 @@ def worker(bench: Bench, digits: Json) -> Json:
     bench.apply(on_a_card(digits))
     selector = ("pods", "-l", f"greentrain.dev/job-name={name}")
     bench.until(
-        lambda: bench.read("gtj", name),
+        lambda: bench.read_job(name),
         lambda job: job.get("status", {}).get("progress", {}).get("step", 0) > 0,
         seconds=180,
         what=f"{name} trains",

@@ -8,7 +8,7 @@ from typing import Any
 
 from sandbox.kueue import QUEUE
 from tests.e2e.conftest import Bench
-from tests.e2e.jobs import condition, name_of, plain_job, pods_of
+from tests.e2e.jobs import condition, name_of, plain_job
 
 Json = dict[str, Any]
 
@@ -49,7 +49,7 @@ def test_a_gang_waits_for_quota_as_one_trains_and_leaves_nothing(bench: Bench, d
         # Two GPUs are asked for and one is free: neither pod starts, and the server says why.
         bench.apply(queued(digits, f"gang-{stamp}"))
         bench.until(
-            lambda: [condition(pod, "PodScheduled").get("reason") for pod in pods_of(bench, name).values()],
+            lambda: [condition(pod, "PodScheduled").get("reason") for pod in bench.read_pods(name).values()],
             lambda seen: seen == ["SchedulingGated"] * 2,
             seconds=60,
             what="both pods wait at Kueue's gate",
@@ -63,7 +63,7 @@ def test_a_gang_waits_for_quota_as_one_trains_and_leaves_nothing(bench: Bench, d
         assert (
             "insufficient unused quota for nvidia.com/gpu" in condition(workload, "QuotaReserved")["message"]
         )
-        assert condition(bench.read("gtj", name), "Running")["status"] == "False"
+        assert condition(bench.read_job(name), "Running")["status"] == "False"
         pending = json.loads(
             bench.kubectl(
                 "get",
@@ -85,7 +85,7 @@ def test_a_gang_waits_for_quota_as_one_trains_and_leaves_nothing(bench: Bench, d
     finally:
         bench.kubectl("delete", "gtj", name_of(before), name, "--ignore-not-found", "--wait")
     bench.until(
-        lambda: sorted([*pods_of(bench, name_of(before)), *pods_of(bench, name)]),
+        lambda: sorted([*bench.read_pods(name_of(before)), *bench.read_pods(name)]),
         lambda pods: not pods,
         seconds=90,
         what="no pod of either job is left",

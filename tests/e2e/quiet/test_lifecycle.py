@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.e2e.conftest import Bench
-from tests.e2e.jobs import condition, plain_job, pods_of
+from tests.e2e.jobs import condition, plain_job
 
 Json = dict[str, Any]
 
@@ -60,7 +60,7 @@ def test_a_preempted_worker_is_an_infrastructure_restart(bench: Bench, removed: 
         bench.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": urgent}, "spec": pod_spec})
         seen = bench.until_condition(name, "PodsReady", "False", reason="Unschedulable", seconds=120)
         (first, _) = seen["status"]["attempts"]
-        assert first["reason"] == "Preempted"
+        assert first["reason"] == "Preempted", first
         assert first["countedAgainst"] == "infrastructureRestartLimit"
         bench.kubectl("delete", "pod", urgent, "--grace-period=1")
         bench.until_condition(name, "Running", seconds=90)
@@ -114,7 +114,7 @@ def test_a_deadline_ends_a_job_and_its_pods(bench: Bench, removed: list[str]) ->
     assert job["status"]["activeSeconds"] >= 5
     bench.until(
         lambda: sorted(
-            n for n, p in pods_of(bench, "e2e-deadline").items() if p["status"]["phase"] == "Running"
+            n for n, p in bench.read_pods("e2e-deadline").items() if p["status"]["phase"] == "Running"
         ),
         lambda running: not running,
         seconds=60,
@@ -166,7 +166,7 @@ def test_a_resume_while_the_pods_still_stop_waits_for_them(bench: Bench, removed
     bench.until_condition(name, "Running", seconds=90)
     bench.kubectl("patch", "gtj", name, "--type=merge", '-p={"spec":{"runPolicy":{"suspend":true}}}')
     bench.until(
-        lambda: pods_of(bench, name),
+        lambda: bench.read_pods(name),
         lambda pods: all(p["metadata"].get("deletionTimestamp") for p in pods.values()),
         seconds=30,
         what="every pod is stopping",
@@ -175,7 +175,7 @@ def test_a_resume_while_the_pods_still_stop_waits_for_them(bench: Bench, removed
     job = bench.until_condition(name, "Running", seconds=180)
     if job["status"]["attemptCount"] == 1:  # read before the operator's next word
         job = bench.until(
-            lambda: bench.read("gtj", name),
+            lambda: bench.read_job(name),
             lambda body: (
                 body["status"]["attemptCount"] == 2 and condition(body, "Running")["status"] == "True"
             ),
@@ -184,7 +184,7 @@ def test_a_resume_while_the_pods_still_stop_waits_for_them(bench: Bench, removed
         )
     assert job["status"]["attempts"][0]["reason"] == "SuspendRequested"
     assert job["status"]["failureCount"] == job["status"]["infrastructureFailureCount"] == 0
-    assert set(pods_of(bench, name)) == {f"{name}-worker-0-2", f"{name}-worker-1-2"}
+    assert set(bench.read_pods(name)) == {f"{name}-worker-0-2", f"{name}-worker-1-2"}
 
 
 def test_a_root_image_is_refused_with_the_remedy_and_runs_when_it_is_allowed(
