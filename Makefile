@@ -6,7 +6,8 @@ SANDBOX := $(PYTHON) -B -m sandbox
 # Bytecode is kept even where the environment says not to write any: TensorFlow, which many tests start, then takes 3 s of a
 # core instead of 7. Nothing is written beside the sources.
 PYTEST := env PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/bytecode $(BIN)/pytest
-# Three workers, because tests wait as much as they work; one that is done takes from the end of what is left to the others, so what takes longest stands first.
+# Three workers, because tests wait as much as they work; one that is done takes from the end of what is left to the others,
+# so what takes longest stands first.
 SIDE_BY_SIDE := -n 3 --dist worksteal
 TIERS := tests/integration tests/contract tests/scenario tests/guard tests/unit
 LIVES := tests/scenario tests/integration/agent
