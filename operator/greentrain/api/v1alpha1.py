@@ -1095,6 +1095,10 @@ class GreenTrainingJobStatus(_Status):
     completion_time: str | None = Field(
         None, max_length=32, json_schema_extra={"format": "date-time"}, description="When the job finished."
     )
+    run_policy: RunPolicy | None = Field(
+        None,
+        description="spec.runPolicy as it was admitted last: what holds where an edit of it is refused.",
+    )
     progress: ProgressStatus | None = Field(None, description="How far the program says it is.")
     energy: EnergyStatus | None = Field(
         None, description="Energy the job has used; none where no node of its measures."

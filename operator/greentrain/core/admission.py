@@ -17,7 +17,14 @@ from pydantic import BaseModel, ValidationError
 from greentrain.api import names
 from greentrain.api.crd import JOB_NAME_MAX
 from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
-from greentrain.api.v1alpha1 import NOT_BUILT, GreenTrainingJobSpec, PowerPolicy, ReplicaSpec, ReplicaType
+from greentrain.api.v1alpha1 import (
+    NOT_BUILT,
+    GreenTrainingJobSpec,
+    PowerPolicy,
+    ReplicaSpec,
+    ReplicaType,
+    RunPolicy,
+)
 from greentrain.core.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
@@ -66,6 +73,34 @@ def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = 
         problems.extend(check(job, spec))
     problems.extend(Problem(t.path, t.message) for t in template_problems)
     return Refused(tuple(problems)) if problems else Admitted(spec)
+
+
+def read_run_policy(raw: object, before: RunPolicy) -> RunPolicy:
+    """`spec.runPolicy` by itself, whatever else is wrong with the spec; `before` is the one that was admitted last.
+
+    Whoever asks for a stop must get it, also beside a mistake. So each field is read alone: one that is not valid counts as
+    it was admitted last, an unknown one is left out, null is unset.
+    """
+    if raw is None:
+        return RunPolicy()
+    if not isinstance(raw, Mapping):
+        return before
+    admitted = before.model_dump(mode="json", by_alias=True)
+    read = {}
+    for name, field in RunPolicy.model_fields.items():
+        key = field.alias or name
+        value = raw.get(key)
+        if value is not None:
+            read[key] = value if _is_valid(key, value) else admitted[key]
+    return RunPolicy.model_validate(read)
+
+
+def _is_valid(key: str, value: object) -> bool:
+    try:
+        RunPolicy.model_validate({key: value})
+    except ValidationError:
+        return False
+    return True
 
 
 def _within(path: str, prefix: str) -> bool:

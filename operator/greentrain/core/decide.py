@@ -26,7 +26,7 @@ from greentrain.api.v1alpha1 import (
     RunPolicy,
 )
 from greentrain.core import manifests, status
-from greentrain.core.admission import Admitted, Refused, decide_admission
+from greentrain.core.admission import Admitted, Refused, decide_admission, read_run_policy
 from greentrain.core.budget import (
     STOPPED_FOR_BUDGET,
     Books,
@@ -57,6 +57,7 @@ from greentrain.core.judge import (
 from greentrain.core.ledger import ABANDONED_AFTER, SILENT_AFTER, attempt_of
 from greentrain.core.snapshot import (
     PASSING_OBSTACLES,
+    Job,
     Pod,
     PodState,
     Rank,
@@ -155,20 +156,45 @@ def _decide_by(
     spec = verdict.spec
     if attempt is None or attempt.end_time is not None:
         return _between_attempts(seen, spec, attempt, writer, now=now)
-    # A stop that was begun is finished, even where the user has thought better of it: the pods are on their way.
-    if attempt.reason == Reason.DEADLINE_EXCEEDED:
-        return _stop_for_deadline(seen, spec, attempt, writer, now=now)
-    if attempt.reason in STOPPED_FOR_BUDGET:
-        return _stop_for_budget(seen, spec, attempt, Reason(attempt.reason), writer, now=now)
-    if spec.run_policy.suspend or attempt.reason == Reason.SUSPENDED:
-        return _suspend(seen, spec, attempt, writer, now=now)
-    due = deadline(spec, seen.job.status, attempt)
-    if due is not None and now >= due:
-        return _stop_for_deadline(seen, spec, attempt, writer, now=now)
-    reason = _stop_reason(seen, attempt, books)
-    if reason is not None:
-        return _stop_for_budget(seen, spec, attempt, reason, writer, now=now)
+    # Now, so that the time it may run is counted from here, also where earlier attempts have used it up.
+    attempt = _mark_running(attempt, seen, now)
+    stop = _find_stop(seen, spec.run_policy, attempt, books, now=now)
+    if stop is not None:
+        return _stop(seen, spec, attempt, stop, writer, now=now)
+    due = deadline(spec.run_policy, seen.job.status, attempt)
     return _look_by(_run(seen, spec, attempt, writer, now=now), due)
+
+
+def _find_stop(
+    seen: Snapshot, policy: RunPolicy, attempt: AttemptStatus, books: Books, *, now: datetime
+) -> Reason | None:
+    """Why an attempt under way must be stopped; None where it may go on."""
+    # A stop that was begun is finished, even where the user has thought better of it: the pods are on their way.
+    if attempt.reason == Reason.DEADLINE_EXCEEDED or attempt.reason in STOPPED_FOR_BUDGET:
+        return Reason(attempt.reason)
+    if policy.suspend or attempt.reason == Reason.SUSPENDED:
+        return Reason.SUSPENDED
+    due = deadline(policy, seen.job.status, attempt)
+    if due is not None and now >= due:
+        return Reason.DEADLINE_EXCEEDED
+    return _stop_reason(seen, attempt, books)
+
+
+def _stop(
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec | None,
+    attempt: AttemptStatus,
+    reason: Reason,
+    writer: status.Writer,
+    *,
+    now: datetime,
+) -> Decision:
+    """Begin a stop, or go on with it; no spec where it was refused."""
+    if reason is Reason.SUSPENDED:
+        return _suspend(seen, spec, attempt, writer, now=now)
+    if reason is Reason.DEADLINE_EXCEEDED:
+        return _stop_for_deadline(seen, spec, attempt, writer, now=now)
+    return _stop_for_budget(seen, spec, attempt, reason, writer, now=now)
 
 
 def _stop_reason(seen: Snapshot, attempt: AttemptStatus, books: Books) -> Reason | None:
@@ -195,11 +221,9 @@ def acted_by_agent(seen: Snapshot, attempt: AttemptStatus) -> str | None:
     return None
 
 
-def deadline(
-    spec: GreenTrainingJobSpec, known: GreenTrainingJobStatus, attempt: AttemptStatus
-) -> datetime | None:
+def deadline(policy: RunPolicy, known: GreenTrainingJobStatus, attempt: AttemptStatus) -> datetime | None:
     """When a running attempt reaches activeDeadlineSeconds, given what earlier attempts have used of it."""
-    allowed, since = spec.run_policy.active_deadline_seconds, parse_time(attempt.running_time)
+    allowed, since = policy.active_deadline_seconds, parse_time(attempt.running_time)
     if allowed is None or since is None:
         return None
     return since + timedelta(seconds=max(0, allowed - known.active_seconds))
@@ -254,21 +278,25 @@ def _refused(
     *,
     now: datetime,
 ) -> Decision:
-    """An invalid spec makes nothing; a running generation goes on as it was started, within the budget it had."""
+    """An invalid spec makes nothing; a running generation goes on as it was started, within the budget it had.
+
+    What stops a job is obeyed all the same: its budgets, and `runPolicy` by itself.
+    """
+    policy = run_policy_in_force(seen.job)
     if attempt is None or attempt.end_time is not None:
         writer.refuse(Reason.INVALID_SPEC, f"{verdict.message}; no pods are made")
+        if policy.suspend:
+            writer.suspended(gone=not seen.pods)
         return Decision(writer.finish(attempt), deletions=_leftovers(seen, attempt))
-    writer.refuse(
-        Reason.INVALID_SPEC, f"{verdict.message}; attempt {attempt.number} goes on as it was started"
-    )
+    number = attempt.number
     attempt = _mark_running(attempt, seen, now)
-    reason = Reason(attempt.reason) if attempt.reason in STOPPED_FOR_BUDGET else None
-    reason = reason or _stop_reason(seen, attempt, writer.books)
-    if reason is not None:
-        return _stop_for_budget(seen, None, attempt, reason, writer, now=now)
-    judged = judge(
-        attempt, seen.pods_of(attempt.number), broken_since=parse_time(attempt.broken_time), now=now
-    )
+    stop = _find_stop(seen, policy, attempt, writer.books, now=now)
+    if stop is not None:
+        text = f"{verdict.message}; attempt {number} is stopped, and none follows until that is corrected"
+        writer.refuse(Reason.INVALID_SPEC, text)
+        return _stop(seen, None, attempt, stop, writer, now=now)
+    writer.refuse(Reason.INVALID_SPEC, f"{verdict.message}; attempt {number} goes on as it was started")
+    judged = judge(attempt, seen.pods_of(number), broken_since=parse_time(attempt.broken_time), now=now)
     if isinstance(judged, Done | Finishing):
         return _succeed(attempt, writer, now=now)
     if isinstance(judged, Ongoing):
@@ -277,7 +305,7 @@ def _refused(
         # Whether another attempt follows is for a valid spec to say: its pods stay until there is one.
         attempt = _mark_broken(attempt, now)
         writer.settling(attempt, judged.cause)
-    return Decision(writer.finish(attempt))
+    return _look_by(Decision(writer.finish(attempt)), deadline(policy, seen.job.status, attempt))
 
 
 def _between_attempts(
@@ -430,14 +458,15 @@ def _leftovers(seen: Snapshot, last: AttemptStatus | None) -> tuple[Deletion, ..
 
 def _suspend(
     seen: Snapshot,
-    spec: GreenTrainingJobSpec,
+    spec: GreenTrainingJobSpec | None,
     attempt: AttemptStatus,
     writer: status.Writer,
     *,
     now: datetime,
 ) -> Decision:
-    """Stop the gang: SIGTERM reaches every rank, the trainer agrees on a step and saves it."""
-    writer.admit(spec)
+    """Stop the gang: SIGTERM reaches every rank, the trainer agrees on a step and saves it. No spec: it was refused."""
+    if spec is not None:
+        writer.admit(spec)
     pods = seen.pods_of(attempt.number)
     if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
         return _succeed(attempt, writer, now=now)
@@ -515,18 +544,20 @@ def _over_deadline(allowed: int | None) -> str:
 
 def _stop_for_deadline(
     seen: Snapshot,
-    spec: GreenTrainingJobSpec,
+    spec: GreenTrainingJobSpec | None,
     attempt: AttemptStatus,
     writer: status.Writer,
     *,
     now: datetime,
 ) -> Decision:
-    """The time allowed is over: the same agreed stop as a suspension's, then the job has failed."""
-    writer.admit(spec)
+    """The time allowed is over: the same agreed stop as a suspension's, then the job has failed. No spec: it was refused."""
+    if spec is not None:
+        writer.admit(spec)
+    policy = run_policy_in_force(seen.job) if spec is None else spec.run_policy
     pods = seen.pods_of(attempt.number)
     if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
         return _succeed(attempt, writer, now=now)
-    allowed = spec.run_policy.active_deadline_seconds
+    allowed = policy.active_deadline_seconds
     text = _over_deadline(allowed)
     if any(not p.ended for p in pods.values()):
         begun = attempt.reason == Reason.DEADLINE_EXCEEDED
@@ -534,7 +565,7 @@ def _stop_for_deadline(
         writer.stopping(Reason.DEADLINE_EXCEEDED, text)
         writer.count_pods(stopping)
         return Decision(writer.finish(stopping), deletions=_all_of(seen), record_first=not begun)
-    due = deadline(spec, seen.job.status, attempt)
+    due = deadline(policy, seen.job.status, attempt)
     if due is None or now < due:  # raised or removed while the pods were stopping
         ended = _end(
             attempt, Reason.DEADLINE_EXCEEDED, "stopped for a deadline that was then extended", now=now
@@ -560,7 +591,6 @@ def _run(
         writer.applies_at_next_attempt(attempt, spec)
     else:
         writer.admit(spec)
-    attempt = _mark_running(attempt, seen, now)
     judged = judge(attempt, pods, broken_since=parse_time(attempt.broken_time), now=now)
     if isinstance(judged, Done):
         return _succeed(attempt, writer, now=now)
@@ -786,7 +816,7 @@ def _fail(
     writer.failed(ended, reason, message)
     return Decision(
         writer.finish(ended, completed=True),
-        deletions=_cleanup(seen.pods, _policy(seen).clean_pod_policy, now=now, completed=now),
+        deletions=_cleanup(seen.pods, run_policy_in_force(seen.job).clean_pod_policy, now=now, completed=now),
         record_first=True,
         look_again=now + FINISH_GRACE,
     )
@@ -805,7 +835,7 @@ def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     writer = status.Writer(seen, books, seen.job.status.projection, now=now)
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     completed = parse_time(seen.job.status.completion_time) or now
-    policy = _policy(seen)
+    policy = run_policy_in_force(seen.job)
     deletions = _cleanup(seen.pods, policy.clean_pod_policy, now=now, completed=completed)
     if last is not None:
         writer.count_pods(last)
@@ -814,16 +844,15 @@ def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     decision = Decision(
         writer.finish(last), deletions=deletions, look_again=due if waiting and now < due else None
     )
-    if policy.ttl_seconds_after_finished is None:
-        return decision
+    if policy.ttl_seconds_after_finished is None or isinstance(decide_admission(seen.job), Refused):
+        return decision  # nothing is deleted by a spec that is wrong
     expiry = completed + timedelta(seconds=policy.ttl_seconds_after_finished)
     return replace(decision, delete_job=True) if now >= expiry else _look_by(decision, expiry)
 
 
-def _policy(seen: Snapshot) -> RunPolicy:
-    """The run policy of a finished job; the defaults where its spec was made invalid since."""
-    verdict = decide_admission(seen.job)
-    return verdict.spec.run_policy if isinstance(verdict, Admitted) else RunPolicy()
+def run_policy_in_force(job: Job) -> RunPolicy:
+    """`spec.runPolicy`, which is obeyed also where the spec is refused; field by field as admitted last where it is wrong."""
+    return read_run_policy(job.spec.get("runPolicy"), job.status.run_policy or RunPolicy())
 
 
 def _cleanup(

@@ -179,6 +179,7 @@ class Writer:
         self._moment = now
         self._conditions = self._old.conditions
         self._counts = self._old.replica_statuses
+        self._run_policy = self._old.run_policy
         self._cap = self._old.power.cap if self._old.power is not None else ""
         self._failures = {
             "backoffLimit": self._old.failure_count,
@@ -210,6 +211,7 @@ class Writer:
 
     def admit(self, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound and in force."""
+        self._run_policy = spec.run_policy
         self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
         self._set(Type.ADMITTED, "True", Reason.VALID, "the spec is valid")
 
@@ -219,6 +221,7 @@ class Writer:
 
     def applies_at_next_attempt(self, attempt: AttemptStatus, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound, but the running attempt was built from an earlier one."""
+        self._run_policy = spec.run_policy
         self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
         wanted = replica_counts(spec)
         changes = [
@@ -446,6 +449,7 @@ class Writer:
             active_seconds=old.active_seconds + _newly_active(old, attempt),
             start_time=old.start_time or (attempt.start_time if attempt is not None else None),
             completion_time=self._now if completed else old.completion_time,
+            run_policy=self._run_policy,
             progress=progress,
             energy=energy,
             emissions=self._emissions(energy),

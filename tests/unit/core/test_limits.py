@@ -360,3 +360,78 @@ def test_no_attempt_begins_once_the_deadline_is_used_up_but_a_suspended_job_wait
     assert said(step(lowered, second=80), Type.FAILED)[:2] == ("True", "DeadlineExceeded")
     suspended = edit(job, limited(activeDeadlineSeconds=60, suspend=True))
     assert said(step(suspended, second=80), Type.FAILED)[0] == "False"
+
+
+# -- what stops a job holds beside a spec that is refused ------------------------------------------------
+
+
+def broken(policy: object, **more: Any) -> Json:
+    """A spec that is refused for another field."""
+    manifest = build_job(enregy={}, **more)
+    manifest["spec"]["runPolicy"] = policy
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("policy", "stopped"),
+    [
+        ({"suspend": True}, "SuspendRequested"),
+        ({"suspend": True, "suspendd": True}, "SuspendRequested"),
+        ({"suspend": True, "backoffLimit": -1}, "SuspendRequested"),
+        ({"suspend": True, "activeDeadlineSeconds": None}, "SuspendRequested"),
+        ({"suspend": "perhaps"}, None),  # no boolean: as admitted, false; and no deadline any more
+        ({"activeDeadlineSeconds": 5}, "DeadlineExceeded"),
+        ({"activeDeadlineSeconds": 5, "cleanPodPolicy": "Some"}, "DeadlineExceeded"),
+        ({"activeDeadlineSeconds": "5"}, "DeadlineExceeded"),  # as admitted: 100
+        ("suspend", "DeadlineExceeded"),
+        (["suspend"], "DeadlineExceeded"),
+        ({}, None),
+        (None, None),  # the deadline was taken away
+        ({"activeDeadlineSeconds": 10_000}, None),
+    ],
+)
+def test_a_refused_edit_still_obeys_suspend_and_deadline(policy: object, stopped: str | None) -> None:
+    job = running(limited(activeDeadlineSeconds=100))
+    decision = step(edit(job, broken(policy)), *gang(), second=101)
+    assert said(decision, Type.ADMITTED)[:2] == ("False", "InvalidSpec")
+    assert decision.status.attempts[-1].reason == stopped
+    assert len(decision.deletions) == (2 if stopped else 0)
+    assert ("is stopped, and none follows" in said(decision, Type.ADMITTED)[2]) is bool(stopped)
+
+
+def test_a_refused_edit_that_suspends_is_suspended_and_goes_on_once_it_is_corrected() -> None:
+    job = running(limited())
+    bad = edit(job, broken({"suspend": True}))
+    stopping = stored(bad, step(bad, *gang(), second=5))
+    ended = stored(stopping, step(stopping, exited(0, 143), exited(1, 143), second=8))
+    gone = step(ended, second=9)
+    assert said(gone, Type.SUSPENDED)[:2] == ("True", "SuspendRequested")
+    assert (gone.status.attempts[-1].reason, gone.pods) == ("SuspendRequested", ())
+    resumed = step(edit(stored(ended, gone), limited()), second=20)
+    assert [p["metadata"]["name"] for p in resumed.pods] == ["digits-worker-0-2", "digits-worker-1-2"]
+
+
+def test_a_job_whose_edit_is_refused_fails_at_the_deadline_it_was_admitted_with() -> None:
+    job = running(limited(activeDeadlineSeconds=100))
+    bad = edit(job, broken({"activeDeadlineSeconds": -1}))
+    before = step(bad, *gang(), second=99)
+    assert (before.deletions, before.look_again) == ((), at(100))
+    stopping = stored(bad, step(bad, *gang(), second=100))
+    failed = step(stopping, exited(0, 143), exited(1, 143), second=104)
+    assert said(failed, Type.FAILED)[:2] == ("True", "DeadlineExceeded")
+    assert "activeDeadlineSeconds 100 allows" in said(failed, Type.FAILED)[2]
+
+
+def test_a_deadline_that_earlier_attempts_have_used_up_is_kept_from_the_first_pass_on() -> None:
+    job = running(limited(activeDeadlineSeconds=100))
+    job = job_of(
+        {"metadata": {"name": job.name}, "spec": job.spec},
+        status=job.status.model_copy(
+            update={
+                "active_seconds": 100,
+                "attempts": (job.status.attempts[-1].model_copy(update={"running_time": None}),),
+            }
+        ),
+    )
+    decision = step(job, *gang(), second=300)
+    assert decision.status.attempts[-1].reason == "DeadlineExceeded"
