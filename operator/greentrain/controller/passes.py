@@ -30,7 +30,14 @@ from greentrain.core.budget import spec_in_force
 from greentrain.core.decide import Decision, decide
 from greentrain.core.emissions import Carbon
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot
-from greentrain.core.status import Event, EventType, differs_in_measures_alone, essence, transition_events
+from greentrain.core.status import (
+    Event,
+    EventType,
+    differs_in_measures_alone,
+    essence,
+    reduce_to_least,
+    transition_events,
+)
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -74,6 +81,13 @@ EVENT_TRIES = 5
 REFUSED_STATUS_SECONDS = 3600.0
 """How long, in seconds, one event says that a status was refused: the API server keeps events that long (`--event-ttl`)."""
 
+LEAST_SECONDS = 60.0
+"""How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
+
+FIRST_STORE_DELAY_SECONDS = 1.0
+LONGEST_STORE_DELAY_SECONDS = 60.0
+"""How long, in seconds, a status that was refused altogether waits for the next try: doubling from the one to the other."""
+
 
 @dataclass(slots=True)
 class _Untold:
@@ -102,6 +116,15 @@ class _Memory:
     untold: list[_Untold] = field(default_factory=list)
     refused: tuple[str, int, float] | None = None
     """UID and generation of the job whose status was refused, and when an event last said so; None once one is stored."""
+    least_until: float = float("-inf")
+    """Until when only the least of the status is stored."""
+    refusal: ApiError | None = None
+    """Why nothing of it can be stored at present."""
+    refusals: int = 0
+    """How often in a row."""
+    next_store: float = float("-inf")
+    unstored: tuple[str, GreenTrainingJobStatus] | None = None
+    """UID of the job and the status that should be stored: passes go on by it, so that a stop is carried out as a whole."""
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int] | None = None
     """UID and generation of the job whose secrets were looked for last."""
@@ -136,6 +159,8 @@ class Passes:
         self._carbon = carbon
         self._memory: dict[Key, _Memory] = {}
         self._begun: dict[Key, float] = {}
+        self._refused: set[Key] = set()
+        """Jobs whose whole status the server refused last."""
         self._finishing = False
         self._at_rest = asyncio.Event()
         self._at_rest.set()
@@ -209,6 +234,7 @@ class Passes:
             self._queue.forget(key)
             return
         memory = self._memory.setdefault(key, _Memory())
+        seen = _with_unstored(seen, memory)
         self._find_secrets(seen.job, memory)
         await self._tell(key, memory)
         progress = await self._ask_progress(key, seen, memory)
@@ -222,7 +248,12 @@ class Passes:
             if decision.pods and seen.job.status.attempt_count and await self._look_for_pods(key):
                 self._queue.add(key)  # a pod of an earlier attempt that no watch has told of yet
                 return
-            await self._record(key, seen, decision.status, memory)
+            try:
+                await self._record(key, seen, decision.status, memory)
+            except ApiError as error:
+                if error.refuses_content:
+                    await self._stop_all_the_same(key, seen, decision, memory)
+                raise
             # Effects belong to the job as it is now stored; a conflict has ended this pass already.
         outcome = await apply_effects(self._client, self._cache, seen.job, decision)
         self._log_effects(key, decision, outcome)
@@ -237,6 +268,7 @@ class Passes:
             )
             if after is None:
                 return
+            after = _with_unstored(after, memory)
             after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
             seen, decision = after, self._decide(after, memory)
             if decision.record_first:
@@ -313,14 +345,13 @@ class Passes:
     async def _record(
         self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus, memory: _Memory
     ) -> None:
+        """Store a status: the whole, or the least of it where the server refuses that.
+
+        Raises:
+            ApiError: it was not stored. `refuses_content` says that the server will have none of it; the next try waits then.
+        """
         job = seen.job
-        try:
-            await apply_status(self._client, self._cache, job, status)
-        except ApiError as error:
-            if error.status == 422:
-                await self._report_refused(key, job, error, memory)
-            raise
-        memory.refused = None
+        status = await self._store(key, job, status, memory)
         memory.written = asyncio.get_running_loop().time()
         memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
@@ -337,16 +368,65 @@ class Passes:
         ]
         await self._tell(key, memory)
 
-    async def _report_refused(self, key: Key, job: Job, error: ApiError, memory: _Memory) -> None:
-        """Say by an event that the server refuses this job's status: a condition cannot, it would be refused too.
+    async def _store(
+        self, key: Key, job: Job, status: GreenTrainingJobStatus, memory: _Memory
+    ) -> GreenTrainingJobStatus:
+        """What of it was stored."""
+        now = asyncio.get_running_loop().time()
+        if memory.refusal is not None and now < memory.next_store:
+            raise memory.refusal
+        if now >= memory.least_until:
+            try:
+                await apply_status(self._client, self._cache, job, status)
+            except ApiError as error:
+                if not error.refuses_content:
+                    raise
+                memory.least_until = now + LEAST_SECONDS
+                self._log(logging.WARNING, key, f"the status was refused: {error}; the least of it is tried")
+                await self._report_refused(key, job, error, memory)
+            else:
+                memory.refused = memory.refusal = memory.unstored = None
+                memory.refusals = 0
+                self._refused.discard(key)
+                return status
+        status = reduce_to_least(status)
+        try:
+            await apply_status(self._client, self._cache, job, status)
+        except ApiError as error:
+            if error.refuses_content:
+                delay = FIRST_STORE_DELAY_SECONDS * (1 << min(memory.refusals, 10))
+                memory.next_store = now + min(delay, LONGEST_STORE_DELAY_SECONDS)
+                memory.refusal, memory.refusals = error, memory.refusals + 1
+                self._refused.add(key)
+            raise
+        memory.refusal = memory.unstored = None
+        memory.refusals = 0
+        self._refused.add(key)
+        return status
 
-        A server holds a status to the CEL rules of the whole job. A job stored before a rule was added may break it.
+    async def _stop_all_the_same(self, key: Key, seen: Snapshot, decision: Decision, memory: _Memory) -> None:
+        """Carry out a stop that could not be recorded: what a job uses must not hang on what can be stored of it.
+
+        A start is not carried out: its pods would be made again and again. What was decided is kept in memory, so that the
+        passes to come, and the record once it can be stored, know why the pods are gone.
+        """
+        if decision.pods or decision.delete_job:
+            return
+        memory.unstored = (seen.job.uid, decision.status)
+        outcome = await apply_effects(self._client, self._cache, seen.job, decision)
+        self._log_effects(key, decision, outcome)
+
+    async def _report_refused(self, key: Key, job: Job, error: ApiError, memory: _Memory) -> None:
+        """Say by an event that the server refuses this job's status: a condition may be refused too.
+
+        A server holds a status to the CEL rules of the whole job. A job stored before a rule was added may break it; one
+        padded to the limit of what is stored leaves no room for a status.
         """
         now = asyncio.get_running_loop().time()
         if not is_event_due(memory.refused, job, now):
             return
         memory.refused = (job.uid, job.generation, now)
-        event = build_refused_event(redact(error.message, memory.secrets))
+        event = build_refused_event(redact(error.message, memory.secrets), too_large=error.status != 422)
         memory.untold.append(_Untold(job, event, self._clock()))
         await self._tell(key, memory)
 
@@ -371,16 +451,25 @@ class Passes:
 
     async def _record_rest(self, key: Key, seen: Snapshot, decision: Decision, memory: _Memory) -> None:
         old, new = seen.job.status, decision.status
-        if new == old:
+        now = asyncio.get_running_loop().time()
+        if now < memory.least_until and memory.unstored is None:
+            new = reduce_to_least(new)
+            self._queue.add_after(key, memory.least_until - now)
+        if new == old and memory.unstored is None:
             return
-        if essence(new) == essence(old):
+        if essence(new) == essence(old) and memory.unstored is None:
             measures_alone = differs_in_measures_alone(old, new)
             wait = self._settings.progress_interval if measures_alone else COALESCE_SECONDS
             since = asyncio.get_running_loop().time() - memory.written
             if since < wait:
                 self._queue.add_after(key, wait - since)
                 return
-        await self._record(key, seen, new, memory)
+        try:
+            await self._record(key, seen, new, memory)
+        except ApiError as error:
+            if error.refuses_content:
+                memory.unstored = (seen.job.uid, new)
+            raise
         # The watch brings our own write back and says nothing new by it, but the next pass may conclude from it.
         self._queue.add(key)
 
@@ -402,17 +491,28 @@ def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> b
     return last is None or last[:2] != (job.uid, job.generation) or now - last[2] >= REFUSED_STATUS_SECONDS
 
 
-def build_refused_event(said: str) -> Event:
+def build_refused_event(said: str, *, too_large: bool = False) -> Event:
     """What to do about a status that the API server refuses, and its words, cut where they are long."""
     words = said if len(said) <= REFUSED_WORDS_MAX else said[: REFUSED_WORDS_MAX - 1] + "…"
+    remedy = (
+        "There is no room for it: remove annotations, or make the pod templates smaller"
+        if too_large
+        else "A job is held to rules that its CustomResourceDefinition got after the job was created: correct the field with "
+        "kubectl edit, or delete the job (not with --cascade=foreground, which waits for such a job without end)"
+    )
     return Event(
         EventType.WARNING,
         Reason.STATUS_REFUSED,
-        "the API server refuses to store the status of this job, so its state is not updated and no attempt is begun. A "
-        "job is held to rules that its CustomResourceDefinition got after the job was created: correct the field with "
-        "kubectl edit, or delete the job (not with --cascade=foreground, which waits for such a job without end). The "
-        f"server says: {words}",
+        "the API server refuses to store the status of this job, so its state may not be updated and no attempt is begun; a "
+        f"stop is carried out all the same. {remedy}. The server says: {words}",
     )
+
+
+def _with_unstored(seen: Snapshot, memory: _Memory) -> Snapshot:
+    """The snapshot with the status that could not be stored, where there is one of this very job."""
+    if memory.unstored is None or memory.unstored[0] != seen.job.uid:
+        return seen
+    return replace(seen, job=replace(seen.job, status=memory.unstored[1]))
 
 
 def _has_budget(job: Job) -> bool:

@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from greentrain.api import names
+from greentrain.api.bounds import fit
 from greentrain.api.conditions import ConditionStatus, Reason, Type, find_condition, is_true, set_condition
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import (
@@ -456,7 +457,7 @@ class Writer:
             power=power,
             projection=self._projection,
         )
-        return new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)})
+        return fit(new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)}))
 
     def _metered(self, attempt: AttemptStatus | None, energy: EnergyStatus | None, *, over: bool) -> None:
         """Whether every GPU of the job is being read; Unknown where one is not, never a guess."""
@@ -775,6 +776,33 @@ def _projection_essence(projection: ProjectionStatus | None) -> ProjectionStatus
 def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
     """Whether a limit slows a GPU down changes with its load."""
     return None if power is None else power.model_copy(update={"gpus_binding": 0})
+
+
+SHORT_MESSAGE = 256
+"""Characters that are kept of a message where as little as possible is stored."""
+
+
+def reduce_to_least(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
+    """The least that must be stored: what was used, the attempts, the conditions, the phase.
+
+    It is what is tried where the API server refuses the whole. What is left out is concluded again (counts, columns) or
+    measured again (the projection).
+    """
+    conditions = tuple(c.model_copy(update={"message": c.message[:SHORT_MESSAGE]}) for c in status.conditions)
+    attempts = tuple(
+        a.model_copy(update={"message": a.message and a.message[:SHORT_MESSAGE]}) for a in status.attempts
+    )
+    progress = status.progress and status.progress.model_copy(update={"metrics": {}})
+    return status.model_copy(
+        update={
+            "conditions": conditions,
+            "attempts": attempts,
+            "progress": progress,
+            "projection": None,
+            "replica_statuses": {},
+            "display": DisplayStatus(),
+        }
+    )
 
 
 def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> bool:

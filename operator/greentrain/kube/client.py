@@ -74,6 +74,14 @@ class ApiError(Exception):
             return self.reason != "AlreadyExists"
         return self.status in (408, 410, 429) or self.status >= 500
 
+    @property
+    def refuses_content(self) -> bool:
+        """Whether it was what we sent that was refused, and will be each time: not valid, or too large.
+
+        etcd's refusal of an object beyond its limit (1.5 MiB by default) comes as a 500: "etcdserver: request is too large".
+        """
+        return self.status in (400, 413, 422) or (self.status >= 500 and "too large" in self.message)
+
 
 _JOBS = f"/apis/{names.GROUP}/{names.VERSION}"
 NODE_POWERS = f"{_JOBS}/{names.NODE_POWER_PLURAL}"
