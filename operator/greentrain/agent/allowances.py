@@ -90,6 +90,11 @@ class BudgetView(Protocol):
         """When the operator was last heard, on the clock that only goes on; None where it never was."""
         ...
 
+    @property
+    def unattended(self) -> Mapping[str, float]:
+        """Since when, on the same clock, the operator says that it cannot look after a job, by the job's UID."""
+        ...
+
     async def listen(self) -> None:
         """Look whether the operator can be heard now."""
         ...
@@ -263,16 +268,17 @@ class Allowances:
             used = self._count(uid, sums[uid])
             watched, standing = self._watched[uid], self._standings[uid]
             draw = self._find_draw(watched, used, standing, now)
+            since = self._find_unattended(uid)
             verdict = decide_action(
                 used,
                 standing.holding(used),
                 before=one.action,
-                silent=self.silent,
-                silence=self._unconfirmed,
+                silent=self.silent or since is not None,
+                silence=max(self._unconfirmed, 0.0 if since is None else now - since),
             )
             if verdict.spent and not watched.spent and standing.allowance is not None:
                 self.spent += 1
-                if not self.silent:
+                if not self.silent and since is None:
                     logger.info(
                         "pod %s/%s has spent its allowance: the operator decides", pod.namespace, pod.name
                     )
@@ -345,6 +351,11 @@ class Allowances:
             watched.mark = (now, amount)
         return watched.draw
 
+    def _find_unattended(self, uid: str) -> float | None:
+        """Since when the operator says that it cannot look after the pod's job; None where it does not say so."""
+        pod = self._view.pods.get(uid)
+        return None if pod is None or pod.job_uid is None else self._view.unattended.get(pod.job_uid)
+
     def _is_evictable(self, uid: str) -> bool:
         """Only what belongs to a job of ours, and runs."""
         pod = self._view.pods.get(uid)
@@ -397,8 +408,10 @@ class Allowances:
         except _AWAY as error:
             logger.warning("whether the operator is back cannot be seen: %r; no pod is evicted yet", error)
             return
-        if is_silent(self._view.operator_heard, begun=self._began, now=self._clock.elapsed()):
-            await asyncio.gather(*map(self._evict, due))
+        silent = is_silent(self._view.operator_heard, begun=self._began, now=self._clock.elapsed())
+        await asyncio.gather(
+            *(self._evict(uid) for uid in due if silent or self._find_unattended(uid) is not None)
+        )
 
     async def _evict(self, uid: str) -> None:
         one = self._standings.get(uid)

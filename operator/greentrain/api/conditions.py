@@ -31,6 +31,7 @@ class Type(StrEnum):
     BUDGET_EXHAUSTED = "BudgetExhausted"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    STALLED = "Stalled"
 
 
 class Reason(StrEnum):
@@ -60,6 +61,10 @@ class Reason(StrEnum):
     CONTAINER_NOT_STARTED = "ContainerNotStarted"
     CREATE_REFUSED = "CreateRefused"
     STATUS_REFUSED = "StatusRefused"
+    # Stalled
+    RECONCILE_FAILING = "ReconcileFailing"
+    LEDGER_UNREADABLE = "LedgerUnreadable"
+    RECONCILED = "Reconciled"
     POD_TERMINATING = "PodTerminating"
     # why an attempt ended
     PROGRAM_FAILED = "ProgramFailed"

@@ -37,6 +37,9 @@ ANNOTATION_SPEC_HASH = f"{GROUP}/spec-hash"
 ANNOTATION_BUDGETED = f"{GROUP}/budgeted"
 """On pods of a job that has a budget: an agent that knows no allowance for such a pod allows it nothing, once the operator
 is silent."""
+ANNOTATION_UNATTENDED = f"{GROUP}/unattended-jobs"
+"""On the operator's Lease: UIDs of the jobs that it cannot look after at present, separated by commas. For those it counts as
+silent."""
 ANNOTATION_SCHEMA_HASH = f"{GROUP}/schema-hash"
 """On the CRD: hash of its schema, so that an operator recognises one older than itself."""
 

@@ -1,26 +1,28 @@
 """Says that the operator is alive: it renews a Lease, and agents that see no renewals enforce budgets by themselves.
 
 A Lease costs the API server little and is made for this. It is no lock: one operator runs at a time, and whoever runs
-takes it over. What is said is that passes run: an operator that hangs does not renew.
+takes it over. What is said is that passes run: an operator that hangs does not renew. Jobs whose own passes fail, or do not
+end, are named in an annotation of each renewal: for those the operator counts as silent, and for no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 import aiohttp
 
+from greentrain.api import names
+from greentrain.core.allowance import RENEW_SECONDS
 from greentrain.kube.client import ApiError
 
 logger = logging.getLogger("greentrain.controller")
 
-RENEW_SECONDS = 10.0
-"""How often the lease is renewed: a third of the silence after which agents act (`core.allowance`), so that one renewal may
-be lost and another be late."""
+MOST_UNATTENDED = 500
+"""Most jobs that a renewal names, 18 KB of their UIDs; an operator that fails at more of them is not to be counted on."""
 
 DURATION_SECONDS = 30
 """What the lease says of itself to those who look at it: how long a renewal holds."""
@@ -35,12 +37,16 @@ class Leases(Protocol):
         """A Lease; ApiError 404 where there is none."""
         ...
 
-    async def create_lease(self, namespace: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    async def create_lease(
+        self, namespace: str, name: str, spec: Mapping[str, Any], annotations: Mapping[str, str]
+    ) -> dict[str, Any]:
         """Make one; ApiError 409 where there is one."""
         ...
 
-    async def renew_lease(self, lease: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Store its spec, if it is still as it was read; else ApiError 409."""
+    async def renew_lease(
+        self, lease: Mapping[str, Any], spec: Mapping[str, Any], annotations: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Store its spec and annotations, if it is still as it was read; else ApiError 409."""
         ...
 
 
@@ -55,13 +61,18 @@ class Heartbeat:
         holder: str,
         clock: Callable[[], datetime],
         unhealthy: Callable[[], str | None],
+        unattended: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`lease` is namespace and name; `unhealthy` says why the operator is not to be counted on, else None."""
+        """`lease` is namespace and name; `unhealthy` says why the operator is not to be counted on, else None.
+
+        `unattended` gives the UIDs of the jobs that it cannot look after.
+        """
         self._leases = leases
         self._namespace, self._name = lease
         self._holder = holder
         self._clock = clock
         self._unhealthy = unhealthy
+        self._unattended = unattended
         self._last: dict[str, Any] | None = None
         self._told: str | None = None
         """What is said to be the matter; None while renewals go well."""
@@ -69,10 +80,15 @@ class Heartbeat:
     async def beat(self) -> bool:
         """Renew the lease once, where the operator is well; whether it was renewed. What fails is logged when it begins."""
         problem = self._unhealthy()
+        unattended = sorted(set(self._unattended()))
+        if problem is None and len(unattended) > MOST_UNATTENDED:
+            problem = (
+                f"the passes over {len(unattended)} jobs fail, more than the {MOST_UNATTENDED} it can name"
+            )
         if problem is None:
             try:
                 async with asyncio.timeout(RENEW_SECONDS):
-                    await self._renew()
+                    await self._renew(unattended)
             except _PASSING as error:
                 self._last = None
                 problem = repr(error)
@@ -96,10 +112,10 @@ class Heartbeat:
             await self.beat()
             await asyncio.sleep(max(0.0, begun + RENEW_SECONDS - loop.time()))
 
-    async def _renew(self) -> None:
+    async def _renew(self, unattended: Sequence[str]) -> None:
         if self._last is not None:
             try:
-                self._last = await self._write(self._last)
+                self._last = await self._write(self._last, unattended)
             except ApiError as error:
                 if error.status not in (404, 409):
                     raise
@@ -111,12 +127,17 @@ class Heartbeat:
         except ApiError as error:
             if error.status != 404:
                 raise
-            self._last = await self._leases.create_lease(self._namespace, self._name, self._build_spec({}))
+            self._last = await self._leases.create_lease(
+                self._namespace, self._name, self._build_spec({}), _annotate({}, unattended)
+            )
         else:
-            self._last = await self._write(found)
+            self._last = await self._write(found, unattended)
 
-    async def _write(self, lease: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._leases.renew_lease(lease, self._build_spec(lease.get("spec") or {}))
+    async def _write(self, lease: Mapping[str, Any], unattended: Sequence[str]) -> dict[str, Any]:
+        annotations = lease["metadata"].get("annotations") or {}
+        return await self._leases.renew_lease(
+            lease, self._build_spec(lease.get("spec") or {}), _annotate(annotations, unattended)
+        )
 
     def _build_spec(self, before: Mapping[str, Any]) -> dict[str, Any]:
         """The spec as client-go's leader election keeps it."""
@@ -131,6 +152,11 @@ class Heartbeat:
             spec["acquireTime"] = now
             spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + (1 if before else 0)
         return spec
+
+
+def _annotate(annotations: Mapping[str, str], unattended: Sequence[str]) -> dict[str, str]:
+    others = {k: v for k, v in annotations.items() if k != names.ANNOTATION_UNATTENDED}
+    return {**others, names.ANNOTATION_UNATTENDED: ",".join(unattended)} if unattended else others
 
 
 def format_micro_time(moment: datetime) -> str:

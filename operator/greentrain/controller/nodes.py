@@ -123,7 +123,10 @@ class NodePasses:
         job = self._cache.job(key)
         if job is None or job["metadata"]["uid"] != controller_uid(body):
             return pod
-        status = parse_job(job).status
+        parsed = parse_job(job)
+        if parsed.unreadable:
+            return pod  # what was asked for before holds
+        status = parsed.status
         energy, cap = status.energy, status.power.cap if status.power is not None else ""
         allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
         known = next((a for a in allowances if a.uid == pod.uid), None)
@@ -153,4 +156,4 @@ class NodePasses:
         job = parse_job(body)
         if not is_of_job(entry, key, job.uid, job.created):
             raise LookupError
-        return job.status.energy
+        return EnergyStatus() if job.unreadable else job.status.energy

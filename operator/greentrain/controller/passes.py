@@ -18,18 +18,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
+from prometheus_client import Gauge
 from pydantic import ValidationError
 
-from greentrain.api.conditions import MESSAGE_MAX, Reason
+from greentrain.api.conditions import MESSAGE_MAX, Reason, Type
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
 from greentrain.controller.settings import Settings
 from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.allowance import UNATTENDED_SECONDS
 from greentrain.core.budget import spec_in_force
-from greentrain.core.decide import Decision, decide
+from greentrain.core.decide import Decision, Deletion, decide, run_policy_in_force
 from greentrain.core.emissions import Carbon
-from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot
+from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot, format_time, parse_job
 from greentrain.core.status import (
     Event,
     EventType,
@@ -80,6 +82,10 @@ EVENT_TRIES = 5
 
 REFUSED_STATUS_SECONDS = 3600.0
 """How long, in seconds, one event says that a status was refused: the API server keeps events that long (`--event-ttl`)."""
+
+FAILURES_BEFORE_STALLED = 2
+FAILURES_BETWEEN_WORDS = 20
+"""How many failures in a row after which the condition Stalled is looked at again, in case it could not be stored."""
 
 LEAST_SECONDS = 60.0
 """How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
@@ -159,8 +165,10 @@ class Passes:
         self._carbon = carbon
         self._memory: dict[Key, _Memory] = {}
         self._begun: dict[Key, float] = {}
-        self._refused: set[Key] = set()
-        """Jobs whose whole status the server refused last."""
+        self._failing: dict[Key, int] = {}
+        """How often in a row the pass over a job has failed, conflicts apart."""
+        self._held: set[Key] = set()
+        """Jobs whose stored status cannot be read."""
         self._finishing = False
         self._at_rest = asyncio.Event()
         self._at_rest.set()
@@ -169,6 +177,12 @@ class Passes:
         """The pass that has been under way longest, and for how many seconds; None where none is."""
         key = min(self._begun, key=self._begun.__getitem__, default=None)
         return None if key is None else (key, asyncio.get_running_loop().time() - self._begun[key])
+
+    def unattended(self) -> list[str]:
+        """UIDs of the jobs that cannot be looked after: their last pass failed, or one is due and has not ended in time."""
+        keys = {*self._failing, *self._held, *self._queue.late(UNATTENDED_SECONDS)}
+        bodies = (self._cache.job(key) for key in keys)
+        return [body["metadata"]["uid"] for body in bodies if body is not None]
 
     async def finish(self, seconds: float) -> None:
         """Begin no pass any more and wait for those under way, for so long at most.
@@ -190,27 +204,8 @@ class Passes:
             self._at_rest.clear()
             begun = self._begun[key] = loop.time()
             try:
-                await self._pass(key)
-            except ApiError as error:
-                outcome = "conflict" if error.status == 409 else "refused"
-                self._telemetry.api_errors.labels(str(error.status)).inc()
-                delay = self._queue.retry(key, not_before=error.retry_after)
-                if error.status not in (404, 409):
-                    self._log(logging.WARNING, key, f"{error}; again in {delay:.2f} s")
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                outcome = "unreachable"
-                self._telemetry.api_errors.labels("none").inc()
-                delay = self._queue.retry(key)
-                self._log(logging.WARNING, key, f"API server unreachable ({error!r}); again in {delay:.2f} s")
-            except Exception as error:  # noqa: BLE001 - one job's fault must not stop the others; it is told and tried again
-                outcome = "error"
-                delay = self._queue.retry(key)
-                where = "".join(traceback.format_tb(error.__traceback__))
-                text = f"the pass failed: {_said(error)}; again in {delay:.2f} s; at\n{where}"
-                self._log(logging.ERROR, key, text)
-            else:
-                outcome = "ok"
-                self._queue.succeeded(key)
+                outcome, failure = await self._try(key)
+                await self._note(key, outcome, failure)
             finally:
                 self._begun.pop(key, None)
                 if not self._begun:
@@ -218,6 +213,107 @@ class Passes:
                 self._queue.done(key)
             self._telemetry.passes.labels(outcome).inc()
             self._telemetry.pass_seconds.observe(loop.time() - begun)
+
+    async def _try(self, key: Key) -> tuple[str, Exception | None]:
+        """Run one pass: what came of it, in a word, and what it failed with; a conflict and a job that is gone are no failure."""
+        try:
+            await self._pass(key)
+        except ApiError as error:
+            self._telemetry.api_errors.labels(str(error.status)).inc()
+            delay = self._queue.retry(key, not_before=error.retry_after)
+            if error.status in (404, 409):
+                return ("conflict" if error.status == 409 else "refused"), None
+            self._log(logging.WARNING, key, f"{error}; again in {delay:.2f} s")
+            return "refused", error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._telemetry.api_errors.labels("none").inc()
+            delay = self._queue.retry(key)
+            self._log(logging.WARNING, key, f"API server unreachable ({error!r}); again in {delay:.2f} s")
+            return "unreachable", error
+        except Exception as error:  # noqa: BLE001 - one job's fault must not stop the others; it is told and tried again
+            delay = self._queue.retry(key)
+            where = "".join(traceback.format_tb(error.__traceback__))
+            text = f"the pass failed: {_said(error)}; again in {delay:.2f} s; at\n{where}"
+            self._log(logging.ERROR, key, text)
+            return "error", error
+        self._queue.succeeded(key)
+        return "ok", None
+
+    async def _note(self, key: Key, outcome: str, failure: Exception | None) -> None:
+        """Count a job's failures in a row, and say so where it matters: once is chance, twice is trouble."""
+        if failure is None:
+            if outcome == "ok" and self._failing.pop(key, None) is not None:
+                _mark(self._telemetry.reconcile_failing, key, on=False)
+            return
+        count = self._failing[key] = self._failing.get(key, 0) + 1
+        if count < FAILURES_BEFORE_STALLED:
+            return
+        _mark(self._telemetry.reconcile_failing, key, on=True)
+        if outcome != "unreachable" and (
+            count == FAILURES_BEFORE_STALLED or count % FAILURES_BETWEEN_WORDS == 0
+        ):
+            secrets = self._memory[key].secrets if key in self._memory else frozenset()
+            await self._say_stalled(
+                key,
+                Reason.RECONCILE_FAILING,
+                f"the last {count} passes over this job failed ({redact(_said(failure), secrets)[:REFUSED_WORDS_MAX]}). The "
+                "agents of its nodes enforce its budget until one succeeds. The operator's log says where it failed: "
+                "correct what it names, or report it",
+            )
+
+    async def _say_stalled(self, key: Key, reason: Reason, message: str, **more: Any) -> None:
+        """Store the condition Stalled and an event, and nothing else of the status; what fails is logged alone."""
+        body = self._cache.job(key)
+        if body is None:
+            return
+        job, stored = parse_job(body), body.get("status") or {}
+        conditions = [c for c in stored.get("conditions") or () if c.get("type") != Type.STALLED]
+        before: dict[str, Any] = next(
+            (c for c in stored.get("conditions") or () if c.get("type") == Type.STALLED), {}
+        )
+        if (before.get("status"), before.get("reason")) == ("True", str(reason)):
+            return
+        condition = {
+            "type": Type.STALLED.value,
+            "status": "True",
+            "reason": reason.value,
+            "message": message[:MESSAGE_MAX],
+            "observedGeneration": job.generation,
+            "lastTransitionTime": format_time(self._clock()),
+        }
+        changed = {**more, "conditions": [*conditions, condition]}
+        memory = self._memory.setdefault(key, _Memory())
+        memory.untold.append(_Untold(job, Event(EventType.WARNING, reason, message), self._clock()))
+        try:
+            self._cache.put(
+                "Job", await self._client.patch_status(job.namespace, job.name, job.resource_version, changed)
+            )
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._log(logging.WARNING, key, f"the condition Stalled was not stored: {error}")
+        self._log(logging.WARNING, key, message, reason=reason.value)
+        await self._tell(key, memory)
+
+    async def _hold(self, key: Key, seen: Snapshot) -> None:
+        """Leave a job as it is whose ledger cannot be read: nothing is begun, nothing of its status is overwritten.
+
+        Its pods keep the allowance they have, and their agents enforce it. What its user asks to be stopped is stopped.
+        """
+        job = seen.job
+        self._held.add(key)
+        _mark(self._telemetry.reconcile_failing, key, on=True)
+        await self._say_stalled(
+            key,
+            Reason.LEDGER_UNREADABLE,
+            f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is held: "
+            "no pod is made, and pods that run keep the allowance of energy they have. Install the version of greentrain that "
+            "wrote it",
+            phase="Unknown",
+        )
+        if run_policy_in_force(job).suspend:
+            stop = Decision(
+                job.status, tuple(Deletion(p.name, p.uid) for p in seen.pods if not p.terminating)
+            )
+            self._log_effects(key, stop, await apply_effects(self._client, self._cache, job, stop))
 
     def _log(self, level: int, key: Key, text: str, **fields: Any) -> None:
         secrets = self._memory[key].secrets if key in self._memory else frozenset()
@@ -231,11 +327,21 @@ class Passes:
         seen = gather(self._cache, self._node_powers, key, carbon=self._carbon)
         if seen is None:
             self._memory.pop(key, None)
+            self._failing.pop(key, None)
+            self._held.discard(key)
+            for gauge in (self._telemetry.reconcile_failing, self._telemetry.status_refused):
+                _mark(gauge, key, on=False)
             self._queue.forget(key)
             return
         memory = self._memory.setdefault(key, _Memory())
-        seen = _with_unstored(seen, memory)
         self._find_secrets(seen.job, memory)
+        if seen.job.unreadable and not seen.job.deleting:
+            await self._hold(key, seen)
+            return
+        if key in self._held:
+            self._held.discard(key)
+            _mark(self._telemetry.reconcile_failing, key, on=False)
+        seen = _with_unstored(seen, memory)
         await self._tell(key, memory)
         progress = await self._ask_progress(key, seen, memory)
         seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
@@ -387,7 +493,7 @@ class Passes:
             else:
                 memory.refused = memory.refusal = memory.unstored = None
                 memory.refusals = 0
-                self._refused.discard(key)
+                _mark(self._telemetry.status_refused, key, on=False)
                 return status
         status = reduce_to_least(status)
         try:
@@ -397,11 +503,11 @@ class Passes:
                 delay = FIRST_STORE_DELAY_SECONDS * (1 << min(memory.refusals, 10))
                 memory.next_store = now + min(delay, LONGEST_STORE_DELAY_SECONDS)
                 memory.refusal, memory.refusals = error, memory.refusals + 1
-                self._refused.add(key)
+                _mark(self._telemetry.status_refused, key, on=True)
             raise
         memory.refusal = memory.unstored = None
         memory.refusals = 0
-        self._refused.add(key)
+        _mark(self._telemetry.status_refused, key, on=True)
         return status
 
     async def _stop_all_the_same(self, key: Key, seen: Snapshot, decision: Decision, memory: _Memory) -> None:
@@ -506,6 +612,15 @@ def build_refused_event(said: str, *, too_large: bool = False) -> Event:
         "the API server refuses to store the status of this job, so its state may not be updated and no attempt is begun; a "
         f"stop is carried out all the same. {remedy}. The server says: {words}",
     )
+
+
+def _mark(gauge: Gauge, key: Key, *, on: bool) -> None:
+    """Set a job's gauge to 1, or remove it."""
+    if on:
+        gauge.labels(key.namespace, key.name).set(1)
+    else:
+        with contextlib.suppress(KeyError):
+            gauge.remove(key.namespace, key.name)
 
 
 def _with_unstored(seen: Snapshot, memory: _Memory) -> Snapshot:

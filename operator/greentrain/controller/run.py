@@ -181,6 +181,7 @@ class Operator:
                     holder=socket.gethostname(),
                     clock=self._clock,
                     unhealthy=self.unhealthy,
+                    unattended=passes.unattended,
                 )
                 parts.append(asyncio.create_task(heartbeat.work(), name="heartbeat"))
             stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait(), name="stop")

@@ -30,6 +30,8 @@ class WorkQueue(Generic[K]):
         self._waiting: set[K] = set()
         self._working: set[K] = set()
         self._again: set[K] = set()
+        self._due: dict[K, float] = {}
+        """Since when each key that waits or is worked on has been due, in the loop's seconds."""
         self._failures: dict[K, int] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
 
@@ -49,6 +51,7 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
+            self._due[key] = asyncio.get_running_loop().time()
             self._ready.put_nowait(key)
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -76,6 +79,7 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """The key was worked on, whatever came of it."""
         self._working.discard(key)
+        self._due.pop(key, None)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -93,6 +97,11 @@ class WorkQueue(Generic[K]):
             self._held[key] = asyncio.get_running_loop().time() + not_before
         self.add_after(key, delay)
         return delay
+
+    def late(self, seconds: float) -> list[K]:
+        """Keys that have been due for so long and are not done."""
+        since = asyncio.get_running_loop().time() - seconds
+        return [key for key, due in self._due.items() if due <= since]
 
     def failures(self, key: K) -> int:
         """How often in a row the key has failed."""

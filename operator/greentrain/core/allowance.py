@@ -20,6 +20,12 @@ OPERATOR_SILENT_SECONDS = 30.0
 """Without a renewal of its lease for so long the operator counts as silent: three renewals, so that neither a slow answer
 of the API server nor one lost request is taken for an outage."""
 
+RENEW_SECONDS = 10.0
+"""How often the operator renews its lease: a third of that silence, so that one renewal may be lost and another be late."""
+
+UNATTENDED_SECONDS = 20.0
+"""A job whose due pass has not ended for so long is named in the lease's next renewal: the operator counts as silent for it."""
+
 START_GRACE_SECONDS = 5.0
 """After its own start, how long an agent waits for a first sight of the lease before the operator counts as silent: a list
 takes well below a second where the API server answers, and where it does not a spent allowance is not to wait."""

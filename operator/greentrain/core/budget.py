@@ -37,7 +37,7 @@ from greentrain.api.v1alpha1 import (
     ProgressStatus,
     Scope,
 )
-from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
+from greentrain.core.allowance import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
 from greentrain.core.charges import Charges, energy_of, keep_charges, overdue_seconds
 from greentrain.core.emissions import (
     ALLOWANCE_SECONDS,
@@ -73,6 +73,10 @@ ENERGY_BUDGET = "spec.energy.budget"
 EMISSIONS_BUDGET = "spec.emissions.budget"
 
 
+SILENCE_SECONDS = OPERATOR_SILENT_SECONDS + UNATTENDED_SECONDS + RENEW_SECONDS
+"""How long a job may be without an operator before the agents of its nodes act."""
+
+
 def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
     """From a report until the pods of a job that is stopped for it have ended, and until the next one came: at most."""
     return overdue_seconds(report_seconds) + REACTION_SECONDS + grace_seconds
@@ -82,9 +86,10 @@ def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
     """From the moment a budget is spent until the last pod has ended, whoever fails meanwhile.
 
     An agent that is away is not missed before its report is overdue; and an operator that dies just when it returns has to
-    be silent for a while before the agent acts in its place.
+    be silent for a while before the agent acts in its place. Before it dies its pass over the job may have hung for so long
+    that the next renewal would have named it.
     """
-    return stop_seconds(report_seconds, grace_seconds) + ceil(OPERATOR_SILENT_SECONDS) + 1
+    return stop_seconds(report_seconds, grace_seconds) + ceil(SILENCE_SECONDS) + 1
 
 
 def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) -> int:

@@ -177,6 +177,8 @@ class Job:
     resource_version: str
     spec: Raw
     status: GreenTrainingJobStatus
+    unreadable: str = ""
+    """Why the ledger in its stored status cannot be read; such a job is held, and its status is not overwritten."""
     deleting: bool = False
     created: datetime | None = None
 
@@ -229,18 +231,34 @@ class Snapshot:
         return {p.rank: p for p in self.pods if p.attempt == attempt}
 
 
-def parse_status(raw: Raw | None) -> GreenTrainingJobStatus:
-    """Read a job's status; one that was damaged by hand counts as none and is computed afresh."""
+DERIVED = frozenset({"phase", "display", "replicaStatuses", "labelSelector", "power", "projection"})
+"""Sections of a status that are concluded or measured again; all others are the ledger, which nothing else knows."""
+
+
+def parse_status(raw: Raw | None) -> tuple[GreenTrainingJobStatus, str]:
+    """Read a job's status by sections, and why its ledger cannot be read; empty where it can.
+
+    Another version of the operator may have written values that this one does not know. What is derived counts as none then.
+    A ledger that cannot be read is not none: what was used, and how often it failed, would begin again at zero.
+    """
+    stored = raw if isinstance(raw, Mapping) else {}
     try:
-        return GreenTrainingJobStatus.model_validate(raw or {})
-    except ValidationError:
-        return GreenTrainingJobStatus()
+        return GreenTrainingJobStatus.model_validate(stored), ""
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+    wrong = {str(e["loc"][0]) for e in errors if e["loc"]}
+    first = next((e for e in errors if e["loc"] and str(e["loc"][0]) not in DERIVED), None)
+    kept = {key: value for key, value in stored.items() if key not in wrong}
+    path = "" if first is None else "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+    why = "" if first is None else f"status{path}: {first['msg'][:200]}"
+    return GreenTrainingJobStatus.model_validate(kept), why
 
 
 def parse_job(body: Raw) -> Job:
     """Read a GreenTrainingJob as the API server stores it."""
     meta = body["metadata"]
     spec = body.get("spec")
+    status, unreadable = parse_status(body.get("status"))
     return Job(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -248,7 +266,8 @@ def parse_job(body: Raw) -> Job:
         generation=int(meta.get("generation", 0)),
         resource_version=meta.get("resourceVersion", ""),
         spec=spec if isinstance(spec, Mapping) else {},
-        status=parse_status(body.get("status")),
+        status=status,
+        unreadable=unreadable,
         deleting=bool(meta.get("deletionTimestamp")),
         created=parse_time(meta.get("creationTimestamp")),
     )

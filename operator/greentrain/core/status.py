@@ -436,6 +436,8 @@ class Writer:
         attempts = tuple(_grow(a, growth) for a in attempts)
         self._metered(attempt, energy, over=over)
         self._budgeted(over=over)
+        if self._is(Type.STALLED):
+            self._set(Type.STALLED, "False", Reason.RECONCILED, "the operator looks after this job again")
         power = self._capped(attempt, over=over)
         number = attempt.number if attempt is not None else 0
         new = GreenTrainingJobStatus(

@@ -349,24 +349,30 @@ class Client(AbstractAsyncContextManager["Client"]):
         """A Lease."""
         return await self._request("GET", f"{lease_path(namespace)}/{name}")
 
-    async def create_lease(self, namespace: str, name: str, spec: Body) -> dict[str, Any]:
+    async def create_lease(
+        self, namespace: str, name: str, spec: Body, annotations: Mapping[str, str]
+    ) -> dict[str, Any]:
         """Make a Lease; 409 where there is one."""
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": name, "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY}},
+            "metadata": {
+                "name": name,
+                "labels": {names.LABEL_MANAGED_BY: names.MANAGED_BY},
+                "annotations": dict(annotations),
+            },
             "spec": spec,
         }
         return await self._request(
             "POST", lease_path(namespace), body, query={"fieldManager": names.FIELD_MANAGER}
         )
 
-    async def renew_lease(self, lease: Body, spec: Body) -> dict[str, Any]:
-        """Store a Lease's spec, if it is still as it was read; else 409."""
-        meta = lease["metadata"]
+    async def renew_lease(self, lease: Body, spec: Body, annotations: Mapping[str, str]) -> dict[str, Any]:
+        """Store a Lease's spec and annotations, if it is still as it was read; else 409."""
+        meta = {**lease["metadata"], "annotations": dict(annotations)}
         path = f"{lease_path(meta['namespace'])}/{meta['name']}"
         query = {"fieldManager": names.FIELD_MANAGER}
-        return await self._request("PUT", path, {**lease, "spec": spec}, query=query)
+        return await self._request("PUT", path, {**lease, "metadata": meta, "spec": spec}, query=query)
 
     async def delete_job(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
         """Delete a job with all it owns; a successor of the same name is safe.
@@ -401,6 +407,18 @@ class Client(AbstractAsyncContextManager["Client"]):
             ],
             query={"fieldManager": names.FIELD_MANAGER},
             content_type="application/json-patch+json",
+        )
+
+    async def patch_status(
+        self, namespace: str, name: str, resource_version: str, changed: Body
+    ) -> dict[str, Any]:
+        """Store some fields of a job's status and leave the others, if the job is still at that resourceVersion."""
+        return await self._request(
+            "PATCH",
+            f"{_JOBS}{_within(namespace)}/{names.PLURAL}/{name}/status",
+            {"metadata": {"resourceVersion": resource_version}, "status": changed},
+            query={"fieldManager": names.FIELD_MANAGER},
+            content_type="application/merge-patch+json",
         )
 
     async def create_event(self, namespace: str, body: Body) -> None:

@@ -190,6 +190,7 @@ class NodeView:
         self._renewed: str | None = None
         """When the operator renewed its lease last, as it says itself."""
         self._heard: float | None = None
+        self._unattended: dict[str, float] = {}
         self._allowances: dict[str, Allowance] | None = None
         self._pods: dict[str, NodePod] = {}
         self._settled: tuple[str, ...] = ()
@@ -240,6 +241,11 @@ class NodeView:
     def operator_heard(self) -> float | None:
         """When the operator was last heard, on the clock that only goes on; None where it never was."""
         return self._heard
+
+    @property
+    def unattended(self) -> Mapping[str, float]:
+        """Since when, on the clock that only goes on, the operator says that it cannot look after a job, by the job's UID."""
+        return self._unattended
 
     @property
     def place(self) -> Place:
@@ -334,6 +340,12 @@ class NodeView:
         Of the first that is seen nobody knows how long it has been there, so its age by the wall clock counts: an agent
         that begins anew does not take a dead operator for a living one.
         """
+        named = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_UNATTENDED) or ""
+        now = self._elapsed()
+        unattended = {uid: self._unattended.get(uid, now) for uid in named.split(",") if uid}
+        if unattended != self._unattended:
+            self._unattended = unattended
+            self.news.set()
         renewed = (body.get("spec") or {}).get("renewTime")
         if not renewed or renewed == self._renewed:
             return

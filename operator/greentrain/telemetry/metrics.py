@@ -67,6 +67,19 @@ class Telemetry:
             "What is wrong with the sources of grid intensity; the log names each.",
             registry=registry,
         )
+        self.reconcile_failing = Gauge(
+            "greentrain_reconcile_failing",
+            "1 for a job whose last two passes or more failed, or whose stored status cannot be read: the agents of its "
+            "nodes enforce its budget meanwhile.",
+            ["namespace", "job"],
+            registry=registry,
+        )
+        self.status_refused = Gauge(
+            "greentrain_status_refused",
+            "1 for a job whose status the API server refused to store as a whole.",
+            ["namespace", "job"],
+            registry=registry,
+        )
         self.api_errors = Counter(
             "greentrain_api_errors",
             "Refused or failed requests of passes, by HTTP status; `none` where no answer came.",

@@ -100,7 +100,7 @@ class Stage:
         job = self._do(self._server.job(self._namespace, "digits"))
         self.deleted = job is None
         if job is not None:
-            self.status = parse_status(job.get("status"))
+            self.status, _ = parse_status(job.get("status"))
 
     def start(self, name: str) -> None:
         answering = sorted(set(NODES) - self.silent)

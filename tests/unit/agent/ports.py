@@ -111,6 +111,7 @@ class World:
     allowances: Mapping[str, Allowance] | None = None
     lease: tuple[str, str] | None = ("greentrain", "operator")
     operator_heard: float | None = None
+    unattended: Mapping[str, float] = field(default_factory=dict)
     back_at: float | None = None
     """When the operator turns out to have been heard, where somebody looks."""
     away: bool = False

@@ -201,6 +201,39 @@ async def test_while_the_operator_is_heard_nothing_is_done(tmp_path: Path) -> No
     assert condition(story.world.status) == ("False", "Silent")
 
 
+async def test_a_job_that_the_operator_cannot_look_after_is_kept_inside_its_allowance_alone(
+    tmp_path: Path,
+) -> None:
+    story = Story(tmp_path, a=Allowance(100))
+    story.world.unattended = {"uid-of-another-job": 0.0}
+    for _ in range(40):
+        story.world.operator_heard = story.clock.now
+        await story.go(1, watts=200)
+    assert (story.world.limit, story.evictions()) == (300_000, 0)
+    job = story.world.pods["uid-a"].job_uid
+    assert job is not None
+    story.world.unattended = {job: story.clock.now}
+    for _ in range(3):
+        story.world.operator_heard = story.clock.now
+        await story.go(1, watts=200)
+    assert (story.world.limit, story.evictions(), story.entry.budget_action) == (150_000, 1, "Evicted")
+    assert condition(story.world.status) == ("True", "Heard")
+
+
+async def test_of_a_job_that_is_not_looked_after_an_allowance_that_holds_for_a_time_ends_with_it(
+    tmp_path: Path,
+) -> None:
+    story = Story(tmp_path, a=Allowance(10**6, seconds=20))
+    job = story.world.pods["uid-a"].job_uid
+    assert job is not None
+    story.world.unattended = {job: story.clock.now}
+    for seconds, limit in ((19, 300_000), (4, 150_000)):
+        for _ in range(seconds):
+            story.world.operator_heard = story.clock.now
+            await story.go(1, watts=100)
+        assert story.world.limit == limit
+
+
 async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_with_the_operator(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
-from greentrain.controller.heartbeat import DURATION_SECONDS, RENEW_SECONDS, Heartbeat, format_micro_time
-from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
+from greentrain.api.names import ANNOTATION_UNATTENDED
+from greentrain.controller.heartbeat import (
+    DURATION_SECONDS,
+    MOST_UNATTENDED,
+    Heartbeat,
+    format_micro_time,
+)
+from greentrain.core.allowance import OPERATOR_SILENT_SECONDS, RENEW_SECONDS
 from greentrain.kube.client import ApiError
 
 Json = dict[str, Any]
@@ -40,19 +46,25 @@ class Server:
             raise NOT_FOUND
         return self.lease
 
-    async def create_lease(self, namespace: str, name: str, spec: Mapping[str, Any]) -> Json:
+    async def create_lease(
+        self, namespace: str, name: str, spec: Mapping[str, Any], annotations: Mapping[str, str]
+    ) -> Json:
         self._note(f"create {namespace}/{name}")
-        self.lease = {"metadata": {"resourceVersion": self.version}, "spec": dict(spec)}
+        meta = {"resourceVersion": self.version, "annotations": dict(annotations)}
+        self.lease = {"metadata": meta, "spec": dict(spec)}
         return self.lease
 
-    async def renew_lease(self, lease: Mapping[str, Any], spec: Mapping[str, Any]) -> Json:
+    async def renew_lease(
+        self, lease: Mapping[str, Any], spec: Mapping[str, Any], annotations: Mapping[str, str]
+    ) -> Json:
         self._note("update")
         if self.lease is None:
             raise NOT_FOUND
         if lease["metadata"]["resourceVersion"] != self.version:
             raise CONFLICT
         self.version += 1
-        self.lease = {"metadata": {"resourceVersion": self.version}, "spec": dict(spec)}
+        meta = {"resourceVersion": self.version, "annotations": dict(annotations)}
+        self.lease = {"metadata": meta, "spec": dict(spec)}
         return self.lease
 
 
@@ -63,6 +75,7 @@ class Operator:
     server: Server
     seconds: float = 0.0
     problem: str | None = None
+    unattended: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.heartbeat = Heartbeat(
@@ -71,7 +84,15 @@ class Operator:
             holder="operator-0",
             clock=lambda: BEGIN + timedelta(seconds=self.seconds),
             unhealthy=lambda: self.problem,
+            unattended=lambda: self.unattended,
         )
+
+    @property
+    def named(self) -> str | None:
+        """The jobs that the last renewal names."""
+        assert self.server.lease is not None
+        found: str | None = self.server.lease["metadata"]["annotations"].get(ANNOTATION_UNATTENDED)
+        return found
 
     async def beat(self) -> bool:
         self.seconds += 10
@@ -163,3 +184,27 @@ async def test_an_operator_that_is_not_well_does_not_renew() -> None:
     assert operator.server.calls[2:] == []
     operator.problem = None
     assert await operator.beat()
+
+
+async def test_a_renewal_names_the_jobs_whose_passes_fail_and_leaves_other_annotations() -> None:
+    operator = Operator(Server())
+    operator.unattended = ("uid-2", "uid-1", "uid-2")
+    await operator.beat()
+    assert operator.named == "uid-1,uid-2"
+    assert operator.server.lease is not None
+    operator.server.lease["metadata"]["annotations"]["a-person"] = "wrote this"
+    await operator.beat()
+    operator.unattended = ()
+    await operator.beat()
+    assert operator.server.lease["metadata"]["annotations"] == {"a-person": "wrote this"}
+
+
+async def test_an_operator_that_fails_at_more_jobs_than_it_can_name_does_not_renew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    operator = Operator(Server())
+    operator.unattended = tuple(f"uid-{i}" for i in range(MOST_UNATTENDED))
+    assert await operator.beat()
+    operator.unattended += ("one more",)
+    assert not await operator.beat()
+    assert f"the passes over {MOST_UNATTENDED + 1} jobs fail" in caplog.text

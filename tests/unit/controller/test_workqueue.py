@@ -104,3 +104,17 @@ async def test_keys_are_worked_on_in_turn_by_any_number_of_workers() -> None:
     await asyncio.gather(*workers, return_exceptions=True)
     assert set(done) == set(range(7))
     assert len(queue) == 0
+
+
+async def test_a_key_that_waits_or_is_worked_on_is_late_after_its_time_and_not_once_it_is_done() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("worked on")
+    queue.add("waits")
+    await queue.get()
+    queue.add("worked on")  # again: due since the first time until that is done
+    await asyncio.sleep(0.02)
+    assert sorted(queue.late(0.01)) == ["waits", "worked on"]
+    assert queue.late(10) == []
+    queue.done("worked on")
+    assert queue.late(0.01) == ["waits"]
+    assert sorted(queue.late(0)) == ["waits", "worked on"]

@@ -181,9 +181,9 @@ def test_the_bound_is_said_before_the_attempt_starts() -> None:
     assert len(decision.pods) == 2
     # 33 s of a report's interval and jitter and 1 s on the way, 5 s of reaction, 10 s of grace.
     assert stop_seconds(30, 10) == 34 + 5 + 10
-    # And the silence of an operator that has died.
-    assert worst_seconds(30, 10) == 49 + 31
-    assert story.status.attempts[-1].overshoot_bound_joules == 2 * 300 * 80
+    # And a pass that hung for 20 s and was to be named 10 s later, when the operator died and was silent for 30 s.
+    assert worst_seconds(30, 10) == 49 + 61
+    assert story.status.attempts[-1].overshoot_bound_joules == 2 * 300 * 110
     assert all(p["metadata"]["annotations"]["greentrain.dev/budgeted"] == "true" for p in decision.pods)
 
 
