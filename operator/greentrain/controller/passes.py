@@ -91,7 +91,7 @@ LEAST_SECONDS = 60.0
 """How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
 
 FIRST_STORE_DELAY_SECONDS = 1.0
-LONGEST_STORE_DELAY_SECONDS = 60.0
+LONGEST_STORE_DELAY_SECONDS = 30.0
 """How long, in seconds, a status that was refused altogether waits for the next try: doubling from the one to the other."""
 
 
@@ -126,6 +126,8 @@ class _Memory:
     """Until when only the least of the status is stored."""
     refusal: ApiError | None = None
     """Why nothing of it can be stored at present."""
+    refused_of: tuple[str, int] | None = None
+    """UID and generation of the job that this is about."""
     refusals: int = 0
     """How often in a row."""
     next_store: float = float("-inf")
@@ -134,6 +136,13 @@ class _Memory:
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int] | None = None
     """UID and generation of the job whose secrets were looked for last."""
+
+    def take_up(self, job: Job) -> None:
+        """Where the job was edited, perhaps because its status was refused, the whole is tried again at once."""
+        if self.refused_of != (job.uid, job.generation):
+            self.refused_of = (job.uid, job.generation)
+            self.least_until = self.next_store = float("-inf")
+            self.refusals = 0
 
 
 class Passes:
@@ -335,6 +344,7 @@ class Passes:
             return
         memory = self._memory.setdefault(key, _Memory())
         self._find_secrets(seen.job, memory)
+        memory.take_up(seen.job)
         if seen.job.unreadable and not seen.job.deleting:
             await self._hold(key, seen)
             return
@@ -480,6 +490,7 @@ class Passes:
         """What of it was stored."""
         now = asyncio.get_running_loop().time()
         if memory.refusal is not None and now < memory.next_store:
+            self._queue.add_after(key, memory.next_store - now)
             raise memory.refusal
         if now >= memory.least_until:
             try:
@@ -503,6 +514,7 @@ class Passes:
                 delay = FIRST_STORE_DELAY_SECONDS * (1 << min(memory.refusals, 10))
                 memory.next_store = now + min(delay, LONGEST_STORE_DELAY_SECONDS)
                 memory.refusal, memory.refusals = error, memory.refusals + 1
+                self._queue.add_after(key, memory.next_store - now)
                 _mark(self._telemetry.status_refused, key, on=True)
             raise
         memory.refusal = memory.unstored = None

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from greentrain.agent.allowances import FILE
+from greentrain.api.names import ANNOTATION_UNATTENDED
 from greentrain.api.nodepower import PodAsk
 from greentrain.api.v1alpha1 import Scope
 from greentrain.core.allowance import OPERATOR_SILENT_SECONDS
@@ -62,15 +63,17 @@ async def make_lease(node: Node, *, age: float = 0.0) -> None:
 
 
 @contextlib.asynccontextmanager
-async def operating(node: Node) -> AsyncIterator[None]:
-    """The operator renews its lease until the block ends."""
+async def operating(node: Node, *unattended: str) -> AsyncIterator[None]:
+    """The operator renews its lease until the block ends, and names the jobs of these UIDs in each renewal."""
     await make_lease(node)
+    annotations = {ANNOTATION_UNATTENDED: ",".join(unattended)} if unattended else {}
+    renewal = {"metadata": {"annotations": annotations}}
 
     async def renew() -> None:
         while True:
             await asyncio.sleep(2)
             await node.server.call(
-                "PATCH", f"{leases(node)}/{LEASE}", {"spec": spec_of_now()}, content_type=MERGE
+                "PATCH", f"{leases(node)}/{LEASE}", {**renewal, "spec": spec_of_now()}, content_type=MERGE
             )
 
     task = asyncio.create_task(renew())
@@ -231,6 +234,34 @@ async def while_the_operator_is_heard_it_decides_and_when_it_falls_silent_the_ag
     await node.until_limits(LOWEST, seconds=10.0)
     assert time.monotonic() - silent > OPERATOR_SILENT_SECONDS - 3
     await until_evicted(node, pod)
+    assert "Traceback" not in agent.said()
+
+
+@story("V100", "V100")
+async def for_a_job_that_a_renewal_names_the_operator_is_silent_and_its_neighbour_is_left(node: Node) -> None:
+    victim = await begin_work(node)
+    neighbour = await node.begin_pod("other-worker-0-1", (1,), job="other")
+    node.cards.set_load(1, 1.0)
+    assert victim.job_uid is not None
+    async with operating(node, victim.job_uid):
+        agent = await begin_agent(node)
+        both = [
+            PodAsk(
+                uid=pod.uid, namespace=node.name, name=pod.name, allowance_joules=int(node.joules(pod)) + 800
+            )
+            for pod in (victim, neighbour)
+        ]
+        asked = [ask.model_dump(by_alias=True, exclude_none=True) for ask in both]
+        await node.server.call(
+            "PATCH", f"{NODE_POWERS}/{node.name}", {"spec": {"pods": asked}}, content_type=MERGE
+        )
+        status = await until_evicted(node, victim)
+        assert condition_of(status, "OperatorHeard") == ("True", "Heard")
+        await node.spend(neighbour, 800)
+        await asyncio.sleep(2)
+        assert (node.limit(0), node.limit(1)) == (LOWEST, 300)
+        assert not await is_evicted(node, neighbour)
+        assert action_of(await node.status(), neighbour) == "None"
     assert "Traceback" not in agent.said()
 
 

@@ -26,7 +26,14 @@ async def spec_of(server: Server, namespace: str) -> Json:
     return dict((await server.call("GET", path(namespace)))["spec"])
 
 
-def beat_of(client: Client, namespace: str, *, holder: str = "operator-0", age: float = 0.0) -> Heartbeat:
+def beat_of(
+    client: Client,
+    namespace: str,
+    *,
+    holder: str = "operator-0",
+    age: float = 0.0,
+    unattended: tuple[str, ...] = (),
+) -> Heartbeat:
     steady = SteadyClock()
     return Heartbeat(
         client,
@@ -34,6 +41,7 @@ def beat_of(client: Client, namespace: str, *, holder: str = "operator-0", age: 
         holder=holder,
         clock=lambda: steady() - timedelta(seconds=age),
         unhealthy=lambda: None,
+        unattended=lambda: unattended,
     )
 
 
@@ -84,9 +92,19 @@ async def test_an_agent_hears_renewals_and_knows_the_age_of_the_first_it_sees(
         try:
             await server.until(lambda: heard_within(520), bool, what="the first sight")
             assert not await heard_within(490)
+            assert view.unattended == {}
+            assert await beat_of(client, namespace, age=450, unattended=("uid-1", "uid-2")).beat()
+            await server.until(
+                lambda: asyncio.sleep(0, set(view.unattended)),
+                lambda named: named == {"uid-1", "uid-2"},
+                what="the jobs that are named",
+            )
             # However wrong the operator's clock is: a renewal that is seen was made now.
             assert await beat_of(client, namespace, age=400).beat()
             await server.until(lambda: heard_within(5), bool, what="a renewal")
+            await server.until(
+                lambda: asyncio.sleep(0, set(view.unattended)), lambda named: not named, what="none named"
+            )
             await server.call("DELETE", path(namespace))
             heard = view.operator_heard
             await view.listen()

@@ -1,0 +1,302 @@
+"""Jobs the operator cannot look after: what a server stores of them, what is stopped all the same, what agents learn."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from greentrain.api.names import ANNOTATION_UNATTENDED
+from greentrain.controller.run import Operator, running
+from greentrain.controller.settings import Settings
+from tests.integration.operator.test_budget import Meter, meter, start
+from tests.integration.operator.test_energy import gpu_job
+from tests.support.api import CRDS, JOBS, MERGE, RefusedError, Server, condition
+
+__all__ = ["meter"]
+
+Json = dict[str, Any]
+
+ETCD_BYTES = 1_572_864
+"""What etcd takes of one request by default."""
+
+JOB_CRD = f"{CRDS}/greentrainingjobs.greentrain.dev"
+POLICIES = "/apis/admissionregistration.k8s.io/v1"
+
+
+def budgeted(name: str = "digits") -> Json:
+    """A job of two workers with a budget of 1 MJ."""
+    job = gpu_job()
+    job["metadata"]["name"] = name
+    job["spec"]["energy"] = {"budget": "1MJ"}
+    return job
+
+
+async def begin(server: Server, namespace: str, meter: Meter, joules: int) -> dict[str, Json]:
+    """The job's first attempt runs and each of its pods has used so much."""
+    await meter.report()
+    await server.create_job(namespace, budgeted())
+    pods = await start(server, namespace, meter, 1)
+    for pod in pods.values():
+        meter.tell(pod, joules)
+    await meter.report()
+    await server.until(
+        lambda: server.job(namespace, "digits"),
+        lambda body: body.get("status", {}).get("energy", {}).get("usedJoules") == 2 * joules,
+        what="what they have used",
+    )
+    return pods
+
+
+async def spend(server: Server, namespace: str, meter: Meter, pods: dict[str, Json]) -> None:
+    """All of the budget is used: the pods are asked to stop, and do."""
+    for pod in pods.values():
+        meter.tell(pod, 500_000)
+    await meter.report()
+    await until_asked_to_stop(server, namespace, pods)
+    for name, pod in pods.items():
+        await server.end_pod(namespace, name, 143)
+        meter.tell(pod, 501_000, closed=True)
+    await meter.report()
+    for name in pods:
+        await server.remove_pod(namespace, name)
+
+
+async def until_asked_to_stop(server: Server, namespace: str, pods: dict[str, Json]) -> None:
+    await server.until(
+        lambda: server.pods(namespace),
+        lambda there: all("deletionTimestamp" in there[name]["metadata"] for name in pods),
+        what="both asked to stop",
+    )
+
+
+async def reasons(server: Server, namespace: str) -> set[str]:
+    """Reasons of the namespace's events."""
+    events = await server.call("GET", f"/api/v1/namespaces/{namespace}/events")
+    return {e["reason"] for e in events["items"]}
+
+
+def says(operator: Operator, metric: str, namespace: str) -> bool:
+    """Whether a job's gauge is there and 1."""
+    line = f'{metric}{{job="digits",namespace="{namespace}"}} 1.0'
+    return line in operator.telemetry.render().decode()
+
+
+async def pad(server: Server, namespace: str) -> None:
+    """Fill the object up until etcd takes not another 200 bytes of it."""
+    # In two parts: a body of more than 1 MiB would have to be sent as a stream.
+    half = ETCD_BYTES // 2
+    await server.patch_job(namespace, "digits", {"spec": {"padding": "x" * half}})
+    size, step = 0, half
+    while step > 100:
+        step //= 2
+        try:
+            await server.patch_job(namespace, "digits", {"spec": {"more": "x" * (size + step)}})
+        except RefusedError:
+            continue
+        size += step
+
+
+async def test_a_stop_does_not_depend_on_what_can_be_stored(
+    server: Server, namespace: str, settings: Settings, meter: Meter
+) -> None:
+    async with running(settings) as operator:
+        pods = await begin(server, namespace, meter, 100_000)
+        await pad(server, namespace)
+        await spend(server, namespace, meter, pods)
+        assert "StatusRefused" in await reasons(server, namespace)
+        assert says(operator, "greentrain_status_refused", namespace)
+        # Once there is room again the record says what was done, and why.
+        await server.patch_job(namespace, "digits", {"spec": {"padding": None, "more": None}})
+        stored = await server.until_condition(namespace, "digits", "Suspended", "True")
+        (attempt,) = stored["status"]["attempts"]
+        assert (attempt["reason"], condition(stored, "Suspended")["reason"]) == ("BudgetExhausted",) * 2
+        assert stored["status"].get("infrastructureFailureCount", 0) == 0
+        await server.until(
+            lambda: _told(operator, namespace), lambda told: not told, what="nothing is refused any more"
+        )
+        assert await server.pods(namespace) == {}
+
+
+async def _told(operator: Operator, namespace: str) -> bool:
+    return says(operator, "greentrain_status_refused", namespace)
+
+
+async def test_a_job_that_was_never_recorded_makes_no_pods(
+    server: Server, namespace: str, settings: Settings, meter: Meter
+) -> None:
+    await meter.report()
+    await server.create_job(namespace, budgeted())
+    await pad(server, namespace)
+    async with running(settings):
+        await server.until(
+            lambda: reasons(server, namespace), lambda found: "StatusRefused" in found, what="an event"
+        )
+        assert await server.pods(namespace) == {}
+
+
+@pytest.fixture
+def newer(server: Server) -> Any:
+    """Store a status as a newer version might: the CRD has its word for a while, then it is rolled back."""
+
+    async def store(namespace: str, status: Json) -> None:
+        crd = await server.call("GET", JOB_CRD)
+        later = copy.deepcopy(crd)
+        (version,) = later["spec"]["versions"]
+        budget = version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["energy"]
+        budget["properties"]["budget"]["properties"]["onExhausted"]["enum"].append("Checkpoint")
+        await server.call("PUT", JOB_CRD, later)
+
+        async def write() -> bool:
+            path = f"{JOBS.format(namespace)}/digits/status"
+            try:
+                await server.call("PATCH", path, {"status": status}, content_type=MERGE)
+            except RefusedError:
+                return False
+            return True
+
+        await server.until(write, bool, what="the newer version's word")
+        crd["metadata"]["resourceVersion"] = (await server.call("GET", JOB_CRD))["metadata"][
+            "resourceVersion"
+        ]
+        await server.call("PUT", JOB_CRD, crd)
+
+        async def is_back() -> bool:
+            path = f"{JOBS.format(namespace)}/digits/status"
+            other = {"status": {"energy": {"budget": {"onExhausted": "Checkpoint2"}}}}
+            try:
+                await server.call("PATCH", path, other, content_type=MERGE)
+            except RefusedError as error:
+                return '"Checkpoint"' not in str(error)
+            return False
+
+        await server.until(is_back, bool, what="the CRD of this version")
+
+    return store
+
+
+async def test_a_ledger_of_another_version_is_held_and_not_overwritten(
+    server: Server, namespace: str, settings: Settings, meter: Meter, newer: Any
+) -> None:
+    async with running(settings):
+        pods = await begin(server, namespace, meter, 100_000)
+        allowed = await server.until(meter.asked, lambda a: len(a) == 2, what="allowances")
+    await newer(namespace, {"energy": {"budget": {"onExhausted": "Checkpoint"}}})
+    before = await server.job(namespace, "digits")
+    lease = (namespace, "operator")
+    async with running(replace(settings, lease=lease)) as operator:
+        stored = await server.until_condition(namespace, "digits", "Stalled", "True")
+        assert condition(stored, "Stalled")["reason"] == "LedgerUnreadable"
+        assert "status.energy.budget.onExhausted" in condition(stored, "Stalled")["message"]
+        assert stored["status"]["phase"] == "Unknown"
+        kept = ("energy", "attempts", "attemptCount", "runPolicy")
+        assert {k: stored["status"][k] for k in kept} == {k: before["status"][k] for k in kept}
+        assert says(operator, "greentrain_reconcile_failing", namespace)
+        named = await server.until(
+            lambda: server.call(
+                "GET", f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/operator"
+            ),
+            lambda body: ANNOTATION_UNATTENDED in body["metadata"].get("annotations", {}),
+            what="a renewal that names it",
+            seconds=25,
+        )
+        assert named["metadata"]["annotations"][ANNOTATION_UNATTENDED] == before["metadata"]["uid"]
+        # Its pods run, with what they were allowed; they are stopped where its user asks for it.
+        assert set(await server.pods(namespace)) == set(pods)
+        assert await meter.asked() == allowed
+        await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"suspend": True}}})
+        await until_asked_to_stop(server, namespace, pods)
+        # A version that reads it goes on where it was.
+        await newer(namespace, {"energy": {"budget": {"onExhausted": "Suspend"}}})
+        for name, pod in pods.items():
+            await server.end_pod(namespace, name, 143)
+            meter.tell(pod, 101_000, closed=True)
+        await meter.report()
+        for name in pods:
+            await server.remove_pod(namespace, name)
+        stored = await server.until_condition(namespace, "digits", "Suspended", "True")
+        assert condition(stored, "Stalled")["status"] == "False"
+        assert stored["status"]["energy"]["usedJoules"] == 202_000
+        assert stored["status"]["attemptCount"] == 1
+
+
+async def test_a_pass_that_fails_twice_stalls_its_job_alone_and_is_named_in_the_lease(
+    server: Server, namespace: str, settings: Settings, meter: Meter
+) -> None:
+    """A policy of the administrator's lets nothing be stored of what this one job uses."""
+    refused = "object.metadata.name != 'digits' || !has(object.status.energy) || object.status.energy.usedJoules == 200000"
+    stalled = "object.status.conditions.exists(c, c.type == 'Stalled' && c.status == 'True')"
+    rules = {
+        "apiGroups": ["greentrain.dev"],
+        "apiVersions": ["*"],
+        "operations": ["UPDATE"],
+        "resources": ["greentrainingjobs/status"],
+    }
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    policy = {
+        "metadata": {"name": namespace},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rules]},
+            "validations": [
+                {
+                    "expression": f"({refused}) || ({stalled})",
+                    "message": "not in this namespace",
+                    "reason": "Forbidden",
+                }
+            ],
+        },
+    }
+    binding = {
+        "metadata": {"name": namespace},
+        "spec": {
+            "policyName": namespace,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": here},
+        },
+    }
+    async with running(replace(settings, lease=(namespace, "operator"))) as operator:
+        pods = await begin(server, namespace, meter, 100_000)
+        await server.call("POST", f"{POLICIES}/validatingadmissionpolicies", policy)
+        await server.call("POST", f"{POLICIES}/validatingadmissionpolicybindings", binding)
+        try:
+
+            async def tell_more() -> Json:
+                for pod in pods.values():
+                    meter.tell(pod, 110_000)
+                await meter.report()
+                return await server.job(namespace, "digits")
+
+            stored = await server.until(
+                tell_more,
+                lambda body: condition(body, "Stalled").get("status") == "True",
+                what="the condition",
+                seconds=60,
+            )
+            said = condition(stored, "Stalled")
+            assert said["reason"] == "ReconcileFailing"
+            assert "not in this namespace" in said["message"]
+            assert "ReconcileFailing" in await reasons(server, namespace)
+            assert says(operator, "greentrain_reconcile_failing", namespace)
+            named = await server.until(
+                lambda: server.call(
+                    "GET", f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/operator"
+                ),
+                lambda body: ANNOTATION_UNATTENDED in body["metadata"].get("annotations", {}),
+                what="a renewal that names it",
+                seconds=25,
+            )
+            assert named["metadata"]["annotations"][ANNOTATION_UNATTENDED] == stored["metadata"]["uid"]
+            # Another job beside it goes through its life.
+            await server.create_job(namespace, budgeted("healthy"))
+            healthy = await server.until_pods(
+                namespace, {f"healthy-worker-{i}-1" for i in (0, 1)} | set(pods)
+            )
+            assert len(healthy) == 4
+        finally:
+            await server.call("DELETE", f"{POLICIES}/validatingadmissionpolicybindings/{namespace}")
+            await server.call("DELETE", f"{POLICIES}/validatingadmissionpolicies/{namespace}")
+        await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"backoffLimit": 4}}})
+        stored = await server.until_condition(namespace, "digits", "Stalled", "False")
+        assert stored["status"]["energy"]["usedJoules"] == 220_000
