@@ -98,6 +98,11 @@ class Progress(_Wire):
     checkpoint: Checkpoint | None = None
     model_path: Annotated[str | None, Field(alias="modelPath", max_length=1024)] = None
 
+    @property
+    def all_steps_done(self) -> bool:
+        """Whether the program says that nothing is left to train; never so where it names no total."""
+        return self.total_steps is not None and self.step >= self.total_steps
+
 
 class TerminationMessage(Progress):
     """What the trainer writes to /dev/termination-log as its last act."""

@@ -101,6 +101,8 @@ class Pod:
     ready: bool = False
     terminating: bool = False
     exit_code: int | None = None
+    init_container: str = ""
+    """The init container that failed, whose exit the fields here tell; nothing where it was the program itself."""
     exit_reason: str = ""
     """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`)."""
     finished: datetime | None = None
@@ -117,6 +119,10 @@ class Pod:
     """When its deletion was asked for, before the grace period."""
     disruption: Disruption | None = None
     disruption_message: str = ""
+    stopped_by_node: bool = False
+    """Its kubelet stopped it without a deletion: an eviction for lack of memory, or the node shut down."""
+    node_stop_requested: datetime | None = None
+    """When its kubelet did so, where that is known."""
     gpus: int = 0
     """GPUs, or parts of one, that its containers ask for."""
     started: datetime | None = None
@@ -128,6 +134,11 @@ class Pod:
     def ended(self) -> bool:
         """Whether this pod will never run again."""
         return self.state in (PodState.EXITED, PodState.FAILED)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether something asked the pod to stop: its deletion, whoever wanted that, or its own node."""
+        return self.terminating or self.stopped_by_node
 
     @property
     def stuck(self) -> Reason | None:
@@ -265,6 +276,7 @@ def parse_pod(body: Raw) -> Pod | None:
         return None
     status = body.get("status") or {}
     disruption, words = _disruption(status)
+    stopped_by_node, node_stop_requested = _stopped_by_node(status)
     pod = Pod(
         name=meta["name"],
         uid=meta["uid"],
@@ -279,6 +291,8 @@ def parse_pod(body: Raw) -> Pod | None:
         deletion_requested=_deletion_requested(meta),
         disruption=disruption,
         disruption_message=words,
+        stopped_by_node=stopped_by_node,
+        node_stop_requested=node_stop_requested,
         gpus=count_gpus(body.get("spec") or {}),
     )
     container: Raw = next(
@@ -298,6 +312,18 @@ def parse_pod(body: Raw) -> Pod | None:
             termination=termination,
             log_tail="" if termination else _tail(message or ""),
         )
+    if phase == "Failed" and (init := _failed_init_container(body)) is not None:
+        ended = init["state"]["terminated"]
+        return replace(
+            pod,
+            state=PodState.EXITED,
+            init_container=init.get("name") or "",
+            exit_code=int(ended["exitCode"]),
+            exit_reason=ended.get("reason") or "",
+            finished=parse_time(ended.get("finishedAt")),
+            # Not the program's word: whatever it looks like, it confirms no checkpoint.
+            log_tail=_tail(ended.get("message") or ""),
+        )
     if phase == "Failed" or (phase == "Succeeded" and state.get("running") is None):
         # Without a container's own exit there is no verdict of the program, so not even Succeeded is one.
         return replace(
@@ -313,6 +339,21 @@ def parse_pod(body: Raw) -> Pod | None:
         return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
     reason, message = _why_waiting(status, state)
     return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=message)
+
+
+def _failed_init_container(body: Raw) -> Raw | None:
+    """The status of the init container for which a pod that never began its program has failed.
+
+    One with `restartPolicy: Always` is a sidecar: the kubelet starts it again, its exit fails no pod.
+    """
+    spec = body.get("spec") or {}
+    sidecars = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    for status in (body.get("status") or {}).get("initContainerStatuses") or ():
+        terminated = (status.get("state") or {}).get("terminated") or {}
+        if terminated.get("exitCode") and status.get("name") not in sidecars:
+            found: Raw = status
+            return found
+    return None
 
 
 NO_REASON = "PodFailed"
@@ -341,6 +382,19 @@ def _disruption(status: Raw) -> tuple[Disruption | None, str]:
             known = _DISRUPTION_TARGET.get(condition.get("reason") or "", Disruption.EVICTED)
             return known, condition.get("message") or ""
     return _STATUS_REASONS.get(status.get("reason") or ""), status.get("message") or ""
+
+
+def _stopped_by_node(status: Raw) -> tuple[bool, datetime | None]:
+    """Whether the kubelet itself stopped a pod, and when, as its condition says.
+
+    Other reasons of DisruptionTarget announce a deletion, which may not follow; the deletion itself counts there.
+    """
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            if condition.get("reason") == "TerminationByKubelet":
+                return True, parse_time(condition.get("lastTransitionTime"))
+            break
+    return status.get("reason") in _STATUS_REASONS, None
 
 
 def _unreachable(status: Raw) -> bool:
