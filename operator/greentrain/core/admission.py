@@ -77,12 +77,9 @@ def check_not_built(spec: Mapping[str, Any]) -> Iterator[Problem]:
     for path, purpose in NOT_BUILT.items():
         node: Any = {"spec": spec}
         for part in path.split("."):
-            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
-        if node is not _ABSENT:
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node is not None:
             yield Problem(path, f"{purpose}: not built yet in this version of greentrain; remove the field")
-
-
-_ABSENT = object()
 
 
 def explain(error: ValidationError) -> Iterator[Problem]:

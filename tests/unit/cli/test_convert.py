@@ -88,6 +88,17 @@ def test_a_manifest_that_says_all_by_itself_meets_no_difference() -> None:
     assert job == {**build_tfjob(), "apiVersion": "greentrain.dev/v1alpha1", "kind": "GreenTrainingJob"}
 
 
+def test_a_null_is_left_out_wherever_it_stands() -> None:
+    fields = ("args", "env", "ports", "resources", "lifecycle")
+    nulls = {f"{BOX}.{f}": None for f in fields} | {
+        f"{POD}.hostname": None,
+        f"{WORKER}.template.metadata": None,
+    }
+    job, conversion = converted(put(build_tfjob(), nulls))
+    assert conversion == Conversion((), ())
+    assert job == {**build_tfjob(), "apiVersion": "greentrain.dev/v1alpha1", "kind": "GreenTrainingJob"}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -229,6 +240,7 @@ def test_the_same_difference_of_several_roles_is_told_once() -> None:
         ({f"{BOX}.name": "main"}, "holds no container named tensorflow"),
         ({f"{BOX}.env": {"A": "b"}}, "spec.tfReplicaSpecs.Worker.template.spec.containers[0].env: {'A': 'b'} is not a list; write one"),
         ({f"{BOX}.command": 5}, "spec.tfReplicaSpecs.Worker.template.spec.containers[0].command: 5 is not a list"),
+        ({f"{BOX}.args": ["a", None]}, "spec.tfReplicaSpecs.Worker.template.spec.containers[0].args[1]: null is not valid in a list"),
         ({f"{BOX}.env": [{"name": []}]}, "spec.tfReplicaSpecs.Worker.template.spec.containers[0].env[0].name: [] is not a text"),
         ({f"{BOX}.env": [{"name": "GREENTRAIN_ATTEMPT", "value": "1"}]}, "'GREENTRAIN_ATTEMPT' is set by greentrain"),
         ({"metadata.name": "digits.v2"}, "metadata.name: 'digits.v2' must start with a letter"),
