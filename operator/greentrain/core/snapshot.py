@@ -16,7 +16,13 @@ from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.conditions import Reason
-from greentrain.api.runtime import CONTAINER, Progress, TerminationMessage, parse_termination_message
+from greentrain.api.runtime import (
+    CONTAINER,
+    Progress,
+    TerminationMessage,
+    clean_text,
+    parse_termination_message,
+)
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus, ReplicaType
 from greentrain.core.emissions import Carbon
 from greentrain.core.ledger import NodeReport
@@ -232,6 +238,8 @@ class Snapshot:
     reports: tuple[NodeReport, ...] = ()
     """What nodes' agents told of the job's pods, and those nodes that told of them before."""
     fleet: Fleet = Fleet()
+    privileged: bool = False
+    """Whether the namespace's label lets pods ask for more than Pod Security's baseline; asked only for a job that does."""
     carbon: Carbon | None = None
     """What emissions are counted with; None where nothing is set up for it."""
 
@@ -290,7 +298,7 @@ def parse_pod(body: Raw) -> Pod | None:
         created=parse_time(meta.get("creationTimestamp")),
         deletion_requested=_deletion_requested(meta),
         disruption=disruption,
-        disruption_message=words,
+        disruption_message=clean_text(words),
         stopped_by_node=stopped_by_node,
         node_stop_requested=node_stop_requested,
         gpus=count_gpus(body.get("spec") or {}),
@@ -338,7 +346,8 @@ def parse_pod(body: Raw) -> Pod | None:
         started = parse_time(state["running"].get("startedAt"))
         return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
     reason, message = _why_waiting(status, state)
-    return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=message)
+    # A runtime quotes the template's own words.
+    return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=clean_text(message))
 
 
 def _failed_init_container(body: Raw) -> Raw | None:
@@ -364,7 +373,8 @@ LOG_TAIL_MAX = 1024
 
 
 def _tail(text: str) -> str:
-    """The last whole lines of a text."""
+    """The last whole lines of a text that a program, or somebody about it, wrote."""
+    text = clean_text(text)
     if len(text) <= LOG_TAIL_MAX:
         return text
     cut = text[-LOG_TAIL_MAX:]
