@@ -37,6 +37,9 @@ ANNOTATION_SPEC_HASH = f"{GROUP}/spec-hash"
 ANNOTATION_BUDGETED = f"{GROUP}/budgeted"
 """On pods of a job that has a budget: an agent that knows no allowance for such a pod allows it nothing, once the operator
 is silent."""
+LABEL_POD_SECURITY = f"{GROUP}/pod-security"
+"""On a namespace, by an administrator: `privileged` lets jobs there ask for more than Pod Security's baseline."""
+POD_SECURITY_PRIVILEGED = "privileged"
 ANNOTATION_SCHEMA_HASH = f"{GROUP}/schema-hash"
 """On the CRD: hash of its schema, so that an operator recognises one older than itself."""
 

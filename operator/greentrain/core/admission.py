@@ -7,6 +7,7 @@ rules, some clients skip validation, and a structural schema cannot look into a 
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,15 @@ from greentrain.api import names
 from greentrain.api.crd import JOB_NAME_MAX
 from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
 from greentrain.api.v1alpha1 import NOT_BUILT, GreenTrainingJobSpec, PowerPolicy, ReplicaSpec, ReplicaType
+from greentrain.core.pod_security import find_privileges, find_volume_privileges
 from greentrain.core.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
 """Name of the pod volume `spec.checkpoint.volume` becomes."""
+
+
+MOST_PRIVILEGES = 10
+"""How many fields beyond baseline are named at once: a condition holds no more, and a list may have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,10 @@ class Refused:
         return "; ".join(str(p) for p in self.problems)
 
 
-def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = ()) -> Admitted | Refused:
-    """Parse and check a job's spec."""
+def decide_admission(
+    job: Job, template_problems: tuple[TemplateProblem, ...] = (), *, privileged: bool = False
+) -> Admitted | Refused:
+    """Parse and check a job's spec; `privileged` where its namespace lets pods ask for more than baseline."""
     problems = [*check_not_built(job.spec)]
     try:
         spec = GreenTrainingJobSpec.model_validate(job.spec)
@@ -64,6 +72,8 @@ def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = 
         return Refused((*problems, *built, *(Problem(t.path, t.message) for t in template_problems)))
     for check in CHECKS:
         problems.extend(check(job, spec))
+    if not privileged:
+        problems.extend(check_pod_security(spec))
     problems.extend(Problem(t.path, t.message) for t in template_problems)
     return Refused(tuple(problems)) if problems else Admitted(spec)
 
@@ -295,6 +305,18 @@ def check_checkpoint(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
         )
     if ".." in spec.checkpoint.path.split("/"):
         yield Problem("spec.checkpoint.path", f"'{spec.checkpoint.path}' leaves the volume; remove '..'")
+
+
+def check_pod_security(spec: GreenTrainingJobSpec) -> Iterator[Problem]:
+    """What the pods would ask for beyond Pod Security's baseline, the first of it: a namespace's label alone opens it."""
+    found = [
+        find_privileges(role.template, f"spec.tfReplicaSpecs.{type_.value}.template")
+        for type_, role in spec.tf_replica_specs.roles()
+    ]
+    if spec.checkpoint is not None:
+        found.append(find_volume_privileges(spec.checkpoint.volume, "spec.checkpoint.volume"))
+    for privilege in itertools.islice(itertools.chain(*found), MOST_PRIVILEGES):
+        yield Problem(privilege.path, privilege.message)
 
 
 def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:

@@ -117,7 +117,8 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
         return Decision(job.status)  # owner references do the rest
     if is_true(job.status.conditions, Type.SUCCEEDED) or is_true(job.status.conditions, Type.FAILED):
         return _finished(seen, now=now)
-    verdict = decide_admission(job, (*seen.template_problems, *_zone_problems(seen)))
+    problems = (*seen.template_problems, *_zone_problems(seen))
+    verdict = decide_admission(job, problems, privileged=seen.privileged)
     attempt = current_attempt(seen)
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:
@@ -822,7 +823,7 @@ def _finished(seen: Snapshot, *, now: datetime) -> Decision:
 
 def _policy(seen: Snapshot) -> RunPolicy:
     """The run policy of a finished job; the defaults where its spec was made invalid since."""
-    verdict = decide_admission(seen.job)
+    verdict = decide_admission(seen.job, privileged=True)  # nothing is made any more
     return verdict.spec.run_policy if isinstance(verdict, Admitted) else RunPolicy()
 
 
