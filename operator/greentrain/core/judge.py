@@ -17,7 +17,7 @@ from greentrain.api.conditions import Reason
 from greentrain.api.runtime import EXIT_PEER_LOST, EXIT_STOPPED
 from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, RestartPolicy, SuccessPolicy
 from greentrain.core.manifests import deciding_rank, gang, ranks
-from greentrain.core.snapshot import NO_REASON, Disruption, Pod, PodState, Rank
+from greentrain.core.snapshot import DEADLINE_EXCEEDED, NO_REASON, Disruption, Pod, PodState, Rank
 
 SETTLE = timedelta(seconds=30)
 """How long the other ranks have to end after the first failure: three times the default peer timeout."""
@@ -206,10 +206,10 @@ def cause_of(pod: Pod) -> Cause:
         reason, what = _DISRUPTIONS[pod.disruption]
         why = f": {pod.disruption_message}" if pod.disruption_message else said
         return Cause(rank, CauseKind.INFRASTRUCTURE, reason, f"{rank} {what}{where}{why}", code)
+    if pod.exit_reason == DEADLINE_EXCEEDED:
+        text = f"{rank} ran longer than its template's activeDeadlineSeconds allows{said}"
+        return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text, code)
     if pod.state is PodState.FAILED or code is None:
-        if pod.exit_reason == "DeadlineExceeded":
-            text = f"{rank} ran longer than its template's activeDeadlineSeconds allows{said}"
-            return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text)
         if pod.terminating and pod.exit_reason == NO_REASON:
             # Its kubelet has cleared the container away before it told of its end.
             text = f"{rank}: its pod was deleted{where}"

@@ -89,6 +89,9 @@ _STATUS_REASONS = {
 }
 """Pod status reasons the kubelet and the node controller write: eviction, critical pods, node shutdown, a lost node."""
 
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""The pod's reason when its kubelet stopped it for the template's own activeDeadlineSeconds."""
+
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
@@ -110,7 +113,7 @@ class Pod:
     init_container: str = ""
     """The init container that failed, whose exit the fields here tell; nothing where it was the program itself."""
     exit_reason: str = ""
-    """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`)."""
+    """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`, `DeadlineExceeded`)."""
     finished: datetime | None = None
     waiting_reason: str = ""
     waiting_message: str = ""
@@ -126,7 +129,7 @@ class Pod:
     disruption: Disruption | None = None
     disruption_message: str = ""
     stopped_by_node: bool = False
-    """Its kubelet stopped it without a deletion: an eviction for lack of memory, or the node shut down."""
+    """Its kubelet stopped it without a deletion: an eviction for lack of memory, the node's shutdown, its own deadline."""
     node_stop_requested: datetime | None = None
     """When its kubelet did so, where that is known."""
     gpus: int = 0
@@ -315,7 +318,7 @@ def parse_pod(body: Raw) -> Pod | None:
             pod,
             state=PodState.EXITED,
             exit_code=int(terminated.get("exitCode", -1)),
-            exit_reason=terminated.get("reason") or "",
+            exit_reason=_exit_reason(status, terminated),
             finished=parse_time(terminated.get("finishedAt")),
             termination=termination,
             log_tail="" if termination else _tail(message or ""),
@@ -327,7 +330,7 @@ def parse_pod(body: Raw) -> Pod | None:
             state=PodState.EXITED,
             init_container=init.get("name") or "",
             exit_code=int(ended["exitCode"]),
-            exit_reason=ended.get("reason") or "",
+            exit_reason=_exit_reason(status, ended),
             finished=parse_time(ended.get("finishedAt")),
             # Not the program's word: whatever it looks like, it confirms no checkpoint.
             log_tail=_tail(ended.get("message") or ""),
@@ -348,6 +351,12 @@ def parse_pod(body: Raw) -> Pod | None:
     reason, message = _why_waiting(status, state)
     # A runtime quotes the template's own words.
     return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=clean_text(message))
+
+
+def _exit_reason(status: Raw, terminated: Raw) -> str:
+    """Why a container ended: its pod's own deadline outweighs what it answered to that."""
+    late = status.get("reason") == DEADLINE_EXCEEDED
+    return DEADLINE_EXCEEDED if late else terminated.get("reason") or ""
 
 
 def _failed_init_container(body: Raw) -> Raw | None:
@@ -404,7 +413,7 @@ def _stopped_by_node(status: Raw) -> tuple[bool, datetime | None]:
             if condition.get("reason") == "TerminationByKubelet":
                 return True, parse_time(condition.get("lastTransitionTime"))
             break
-    return status.get("reason") in _STATUS_REASONS, None
+    return status.get("reason") in (*_STATUS_REASONS, DEADLINE_EXCEEDED), None
 
 
 def _unreachable(status: Raw) -> bool:

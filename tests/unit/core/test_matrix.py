@@ -388,6 +388,26 @@ def test_a_failing_init_container_tells_its_name_its_exit_code_and_its_last_line
     assert is_true(status.conditions, Type.FAILED)
 
 
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [({}, None), (exit_(0), 0), (exit_(1), 1), (exit_(143), 143), (in_init(143), 143)],
+    ids=["told nothing", "0", "1", "143", "143 of an init container"],
+)
+def test_a_templates_own_deadline_is_the_programs_failure_whatever_its_exit_code(
+    ended: Body, code: int | None
+) -> None:
+    manifest = build_job(workers=1, restart_policy="Never")
+    late = body(0, ended | {"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"})
+    status = live(manifest, [(at(12), parsed(late))], started(manifest))
+    attempt = status.attempts[0]
+    assert (attempt.reason, attempt.exit_code, attempt.counted_against) == (
+        "ProgramFailed",
+        code,
+        "backoffLimit",
+    )
+    assert "ran longer than its template's activeDeadlineSeconds allows" in (attempt.message or "")
+
+
 def test_a_sidecars_exit_is_no_failing_init_container() -> None:
     failed = body(0, in_init(3))
     failed["spec"]["initContainers"] = [{"name": "download", "restartPolicy": "Always"}]
