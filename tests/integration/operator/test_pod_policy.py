@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 import yaml
 
+from greentrain.api.v1alpha1 import AttemptStatus
 from greentrain.controller.run import TLS_CLOSE_SECONDS
+from greentrain.core import manifests
+from greentrain.core.admission import Admitted, decide_admission
+from greentrain.core.manifests import ranks, replica_counts
+from greentrain.core.snapshot import parse_job
 from greentrain.kube.client import connect
 from greentrain.kube.namespaces import Namespaces
 from sandbox import release
 from sandbox.controlplane import ControlPlane
-from tests.support.api import Json, RefusedError, Server, write_token_kubeconfig
+from tests.support.api import ROOT, Json, RefusedError, Server, write_token_kubeconfig
 from tests.support.manifests import build_template
 from tests.support.privileges import ALLOWED, FORBIDDEN, put
 
@@ -75,6 +80,9 @@ def build_pod(path: str = "", value: Any = None, *owners: Json) -> Json:
         beside = {"localhostProfile": "p"}
     for key, needed in beside.items():
         put(template, f"{head}.{key}", needed)
+    for container in (*template["spec"]["containers"], *template["spec"].get("initContainers", ())):
+        added = container.get("securityContext", {}).get("capabilities", {}).get("add", [])
+        added[:] = [name or "CHOWN" for name in added]
     for i, volume in enumerate(template["spec"].get("volumes", ())):
         volume |= {"name": f"v{i}"}
         if volume.get("hostPath") == {}:
@@ -105,11 +113,9 @@ def render_objects() -> list[Json]:
         *("--kube-version=1.37.2", *release.build_arguments(values)),
     ]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    manifests = [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    objects = [manifest for manifest in yaml.safe_load_all(text) if manifest]
     component = "app.kubernetes.io/component"
-    return [
-        m for m in manifests if m["kind"] in PATHS and m["metadata"]["labels"].get(component) == "operator"
-    ]
+    return [m for m in objects if m["kind"] in PATHS and m["metadata"]["labels"].get(component) == "operator"]
 
 
 @pytest.fixture(scope="session")
@@ -158,11 +164,8 @@ async def test_the_operators_token_makes_pods_of_jobs_alone(
     assert await make(server, namespace, pod) == await make(server, namespace, bare) == ""
 
 
-async def test_it_makes_none_where_others_trust_what_runs(server: Server, operator: Server) -> None:
-    names = {n["metadata"]["name"] for n in (await server.call("GET", "/api/v1/namespaces"))["items"]}
-    if release.AGENT_NAMESPACE not in names:
-        await server.call("POST", "/api/v1/namespaces", {"metadata": {"name": release.AGENT_NAMESPACE}})
-    for name in (release.NAMESPACE, release.AGENT_NAMESPACE, "kube-system"):
+async def test_it_makes_none_where_others_trust_what_runs(operator: Server) -> None:
+    for name in (release.NAMESPACE, "kube-system"):
         assert CLOSED in await make(operator, name, build_pod())
 
 
@@ -179,6 +182,26 @@ async def test_what_baseline_forbids_the_server_refuses_the_operator_unless_the_
     } == {}
     there = {path: await make(operator, opened, build_pod(path, value)) for path, value in RULED.items()}
     assert {path: said for path, said in there.items() if said} == {}
+
+
+async def test_the_pods_of_our_examples_the_operator_makes(operator: Server, namespace: str) -> None:
+    said = {}
+    for file in sorted((ROOT / "examples").rglob("*.yaml")):
+        for body in yaml.safe_load_all(file.read_text()):
+            if body["kind"] != "GreenTrainingJob":
+                continue
+            meta = {**body["metadata"], "namespace": namespace, "uid": "u"}
+            job = parse_job({**body, "metadata": meta})
+            verdict = decide_admission(job)
+            assert isinstance(verdict, Admitted), verdict.message
+            attempt = AttemptStatus(
+                number=1, replicas=replica_counts(verdict.spec), start_time="2026-01-01T00:00:00Z"
+            )
+            for rank in ranks(attempt.replicas):
+                pod = manifests.build_pod(job, verdict.spec, attempt, rank)
+                said[f"{file.name} {rank}"] = await make(operator, namespace, pod)
+    assert len(said) > 4
+    assert {pod: words for pod, words in said.items() if words} == {}
 
 
 async def test_what_baseline_allows_the_operator_makes(

@@ -46,7 +46,7 @@ def test_what_baseline_allows_is_admitted(path: str, value: Any, nulled: bool) -
 
 def test_every_rule_is_broken_by_a_field_here() -> None:
     def general(path: str) -> str:
-        path = re.sub(r"(?:init|ephemeral)?[cC]ontainers\[0\]", "{containers}", path)
+        path = re.sub(r"(?:containers|initContainers|ephemeralContainers)\[0\]", "{containers}", path)
         path = re.sub(r"\[\d\]", "[*]", path)
         return re.sub(r"\[container\.apparmor.*", "[container.apparmor.security.beta.kubernetes.io/*]", path)
 
