@@ -809,6 +809,7 @@ def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     policy = _policy(seen)
     deletions = _cleanup(seen.pods, policy.clean_pod_policy, now=now, completed=completed)
     if last is not None:
+        last = status.fold_finished(last, seen)  # a rank that ended after the job: its pod may be deleted next
         writer.count_pods(last)
     waiting = any(not p.ended and not p.terminating for p in seen.pods) and not deletions
     due = completed + FINISH_GRACE

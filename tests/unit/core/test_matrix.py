@@ -380,6 +380,22 @@ def test_a_program_that_does_not_say_that_all_its_steps_are_done_was_stopped(
     assert not is_true(status.conditions, Type.SUCCEEDED)
 
 
+def test_a_rank_that_ends_after_the_job_stays_finished_when_its_pod_is_deleted() -> None:
+    manifest = build_job(runPolicy={"cleanPodPolicy": "All"})
+    done, late = body(0, exit_(0, 20)), exit_(0, 25)
+    stages = [
+        (at(5), parsed(body(0, running()), body(1, running()))),
+        (at(23), parsed(done, body(1, running()))),
+        (at(25), parsed(done, body(1, late))),
+        (at(26), parsed(done, body(1, late, deleted=25))),
+        (at(27), []),
+    ]
+    status = live(manifest, stages, started(manifest))
+    assert is_true(status.conditions, Type.SUCCEEDED)
+    counts = status.replica_statuses["Worker"]
+    assert (counts.succeeded, counts.failed) == (2, 0)
+
+
 def test_a_failing_init_container_tells_its_name_its_exit_code_and_its_last_lines() -> None:
     manifest = build_job(workers=1, restart_policy="Never")
     status = live(manifest, [(at(12), parsed(body(0, in_init(3))))], started(manifest))
