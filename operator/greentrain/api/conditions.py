@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal
 
+from greentrain.api.runtime import clean_text
 from greentrain.api.v1alpha1 import Condition
 
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -146,7 +147,7 @@ def set_condition(
 
     An unchanged condition keeps its object, so that a pass that finds nothing new writes nothing.
     """
-    message = message[:MESSAGE_MAX]
+    message = clean_text(message)[:MESSAGE_MAX]  # it may quote a user's words
     old = find_condition(conditions, type_)
     if (
         old is not None

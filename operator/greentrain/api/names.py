@@ -40,6 +40,9 @@ is silent."""
 ANNOTATION_UNATTENDED = f"{GROUP}/unattended-jobs"
 """On the operator's Lease: UIDs of the jobs that it cannot look after at present, separated by commas. For those it counts as
 silent."""
+LABEL_POD_SECURITY = f"{GROUP}/pod-security"
+"""On a namespace, by an administrator: `privileged` lets jobs there ask for more than Pod Security's baseline."""
+POD_SECURITY_PRIVILEGED = "privileged"
 ANNOTATION_SCHEMA_HASH = f"{GROUP}/schema-hash"
 """On the CRD: hash of its schema, so that an operator recognises one older than itself."""
 

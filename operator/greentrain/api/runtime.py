@@ -10,10 +10,11 @@ bound every string, number and map, and a message that does not fit is ignored, 
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 CONTAINER = "tensorflow"
 """Name of the container the operator watches and injects into, as in TFJob."""
@@ -72,17 +73,41 @@ Step = Annotated[int, Field(ge=0, le=2**53 - 1)]
 MetricValue = Annotated[float, Field(allow_inf_nan=False)]
 
 
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # C0 without tab and the ends of lines, DEL, C1
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # the direction of what follows
+    r"\u2028\u2029\ufeff]"  # ends of lines and a byte order mark that terminals do not show
+)
+_LINE_ENDS = re.compile(r"\r\n?")
+
+
+def clean_text(text: str) -> str:
+    """A text that somebody's program wrote, safe to show: control characters are replaced by U+FFFD, tabs and lines kept.
+
+    A terminal obeys them: what `kubectl describe` prints could overwrite lines, hide or reverse what is there.
+    """
+    return _CONTROLS.sub("\ufffd", _LINE_ENDS.sub("\n", text))
+
+
+def clean_line(text: str) -> str:
+    """The same for what is one line, such as a path."""
+    return clean_text(text).replace("\n", "\ufffd").replace("\t", "\ufffd")
+
+
 class _Wire(BaseModel):
     """JSON written by a container: frozen, bounded, unknown keys dropped (an older operator meets a newer trainer)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+Path = Annotated[str, Field(max_length=1024), AfterValidator(clean_line)]
+
+
 class Checkpoint(_Wire):
     """A checkpoint that was written completely and read back from the index."""
 
     step: Step
-    path: Annotated[str, Field(max_length=1024)]
+    path: Path
 
 
 class Progress(_Wire):
@@ -96,13 +121,18 @@ class Progress(_Wire):
     metrics: Annotated[dict[MetricName, MetricValue], Field(max_length=MAX_METRICS)] = {}
     """Latest value by name, such as `loss`, `accuracy` (fraction), `samples_per_second`."""
     checkpoint: Checkpoint | None = None
-    model_path: Annotated[str | None, Field(alias="modelPath", max_length=1024)] = None
+    model_path: Annotated[Path | None, Field(alias="modelPath")] = None
+
+    @property
+    def all_steps_done(self) -> bool:
+        """Whether the program says that nothing is left to train; never so where it names no total."""
+        return self.total_steps is not None and self.step >= self.total_steps
 
 
 class TerminationMessage(Progress):
     """What the trainer writes to /dev/termination-log as its last act."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    reason: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(clean_text)]
     """Why it ended, in words a person reads in the job's conditions."""
 
 

@@ -11,11 +11,11 @@ Names and meanings of `runPolicy`, `successPolicy` and `tfReplicaSpecs` are kube
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from greentrain.units import parse_emissions, parse_energy, parse_power_cap, parse_pue
@@ -116,6 +116,28 @@ Basis = Literal["Lifecycle", "Direct"]
 
 CountedAgainst = Literal["backoffLimit", "infrastructureRestartLimit"]
 """The limits of `spec.runPolicy` failures are counted against."""
+
+
+def drop_nulls(node: Any) -> Any:
+    """A copy without the fields that are null, at any depth: to Kubernetes an explicit null is a field that is not set.
+
+    A null in a list stays; there it is a wrong value.
+    """
+    root = [node]
+    left: list[tuple[Any, Any]] = [
+        (root, 0)
+    ]  # a list, not recursion: how deep it goes is the sender's to choose
+    while left:
+        holder, key = left.pop()
+        value = holder[key]
+        if isinstance(value, Mapping):
+            holder[key] = {k: v for k, v in value.items() if v is not None}
+            left += ((holder[key], k) for k in holder[key])
+        elif isinstance(value, list):
+            holder[key] = list(value)
+            left += ((holder[key], i) for i in range(len(value)))
+    return root[0]
+
 
 FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
@@ -394,11 +416,11 @@ class EmissionsSpec(_Strict):
 class GreenTrainingJobSpec(_Strict):
     """What to train and under which rules."""
 
-    @field_validator("success_policy", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _null_is_empty(cls, value: object) -> object:
-        # TFJob's own type writes null or "". The API server drops the null; a manifest that is converted still has it.
-        return "" if value is None else value
+    def _null_is_unset(cls, value: Any) -> Any:
+        # The API server drops some of them; in templates, and in a manifest that is converted, they are still there.
+        return drop_nulls(value)
 
     run_policy: RunPolicy = Field(RunPolicy(), description="How the job as a whole is run.")
     success_policy: SuccessPolicy = Field(
@@ -456,7 +478,11 @@ class ReplicaStatus(_Status):
 
     active: int = Field(0, ge=0, description="Pods pending or running.")
     ready: int = Field(0, ge=0, description="Pods whose tensorflow container runs and is ready.")
-    succeeded: int = Field(0, ge=0, description="Pods whose tensorflow container exited with 0.")
+    succeeded: int = Field(
+        0,
+        ge=0,
+        description="Pods whose program finished: exited with 0, and not because it was asked to stop.",
+    )
     failed: int = Field(0, ge=0, description="Pods that failed.")
 
 
@@ -549,7 +575,7 @@ class AttemptStatus(_Status):
     finished_ranks: tuple[str, ...] = Field(
         (),
         max_length=4 * MAX_REPLICAS,
-        description="Ranks whose program has exited with 0, such as worker-1: never started again, also when their "
+        description="Ranks whose program has finished, such as worker-1: never started again, also when their "
         "pods are gone.",
     )
     replaced: tuple[ReplacedPod, ...] = Field(

@@ -99,14 +99,13 @@ def _drop_what_the_server_set(tree: CommentedMap) -> None:
             remove_key(meta, "annotations")
 
 
-def _drop_nulls(spec: CommentedMap) -> None:
-    """A null is no value to Kubernetes, and admission would take it for one."""
-    policy = mapping(spec.get("runPolicy"))
-    sections = [spec, policy, mapping(policy.get("schedulingPolicy")), *(r.spec for r in tfjob.roles(spec))]
-    for section in sections:
-        if isinstance(section, CommentedMap):
-            for key in [k for k, v in section.items() if v is None]:
-                remove_key(section, key)
+def _drop_nulls(node: object) -> None:
+    """To Kubernetes a field that is null is not set, wherever it stands. A null in a list stays: there it is a mistake."""
+    if isinstance(node, CommentedMap):
+        for key in [k for k, v in node.items() if v is None]:
+            remove_key(node, key)
+    for child in node.values() if isinstance(node, CommentedMap) else tfjob.items(node):
+        _drop_nulls(child)
 
 
 def _move_run_policy(spec: CommentedMap, version: str) -> Iterator[Difference]:
@@ -309,7 +308,8 @@ def find_problems(job: dict[str, Any]) -> tuple[Problem, ...]:
             resource_version="",
             spec=mapping(job.get("spec")),
             status=GreenTrainingJobStatus(),
-        )
+        ),
+        privileged=True,  # for its namespace to say: told as a difference
     )
     if not isinstance(verdict, Refused):
         return ()
@@ -333,6 +333,8 @@ def check_shapes(spec: dict[str, Any]) -> Iterator[Problem]:
                 if value is not None and not isinstance(value, list):
                     yield Problem(f"{path}.{key}", f"{value!r:.80} is not a list; write one")
                 for i, item in enumerate(items(value)):
+                    if item is None:
+                        yield Problem(f"{path}.{key}[{i}]", "null is not valid in a list; remove it")
                     name = mapping(item).get("name")
                     if name is not None and not isinstance(name, str):
                         yield Problem(f"{path}.{key}[{i}].name", f"{name!r:.80} is not a text; write one")

@@ -15,6 +15,7 @@ from greentrain.api.v1alpha1 import RunPolicy
 from greentrain.cli import tfjob
 from greentrain.cli.references import Difference, find_host_names, find_labels
 from greentrain.cli.tfjob import Role, items, mapping
+from greentrain.core.pod_security import find_privileges
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,13 @@ def check_security(seen: Converted) -> Iterator[Difference]:
             )
 
 
+def check_pod_security(seen: Converted) -> Iterator[Difference]:
+    """What pods may not ask for, unless the namespace's administrator lets them."""
+    for role in seen.roles:
+        for found in find_privileges(role.template, f"{role.path}.template"):
+            yield Difference(found.path, f"{found.message}; TFJob made such pods everywhere")
+
+
 def check_scheduling(seen: Converted) -> Iterator[Difference]:
     """Queues and gang schedulers that know TFJob and do not know greentrain."""
     for role in seen.roles:
@@ -236,6 +244,7 @@ CHECKS: tuple[Check, ...] = (
     check_cluster,
     check_network,
     check_security,
+    check_pod_security,
     check_scheduling,
     check_template_metadata,
     check_references,

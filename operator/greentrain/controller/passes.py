@@ -31,6 +31,7 @@ from greentrain.core.allowance import UNATTENDED_SECONDS
 from greentrain.core.budget import spec_in_force
 from greentrain.core.decide import Decision, Deletion, decide, run_policy_in_force
 from greentrain.core.emissions import Carbon
+from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot, format_time, parse_job
 from greentrain.core.status import (
     Event,
@@ -44,6 +45,7 @@ from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_st
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.gather import gather, gather_progress
+from greentrain.kube.namespaces import REMEMBERED_SECONDS, Namespaces
 from greentrain.kube.readings import NodePowers
 from greentrain.kube.redaction import find_secrets, redact
 from greentrain.telemetry.metrics import Telemetry
@@ -163,6 +165,7 @@ class Passes:
         carbon: Carbon | None = None,
     ) -> None:
         self._client = client
+        self._namespaces = Namespaces(client)
         self._cache = cache
         self._node_powers = node_powers
         self._stored = stored
@@ -354,7 +357,9 @@ class Passes:
         seen = _with_unstored(seen, memory)
         await self._tell(key, memory)
         progress = await self._ask_progress(key, seen, memory)
+        privileged = await self._ask_namespace(key, seen.job)
         seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
+        seen = replace(seen, privileged=privileged)
         decision = self._decide(seen, memory)
         if memory.sampled is not None and memory.sampled_joules is None:
             # Steps and joules of one moment belong together, also where they are stored by a later pass.
@@ -386,6 +391,7 @@ class Passes:
                 return
             after = _with_unstored(after, memory)
             after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
+            after = replace(after, privileged=privileged)
             seen, decision = after, self._decide(after, memory)
             if decision.record_first:
                 self._queue.add(key)
@@ -402,6 +408,16 @@ class Passes:
         if memory.secrets_of != (job.uid, job.generation):
             memory.secrets_of = (job.uid, job.generation)
             memory.secrets |= find_secrets(job.spec) - {job.name, job.namespace}
+
+    async def _ask_namespace(self, key: Key, job: Job) -> bool:
+        """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
+        over = job.deleting or job.status.completion_time is not None
+        if over or not asks_for_privileges(job.spec):
+            return False
+        found = await self._namespaces.is_privileged(job.namespace)
+        if not found:
+            self._queue.add_after(key, REMEMBERED_SECONDS)  # no watch tells of a label that is set
+        return found
 
     async def _look(self, key: Key) -> None:
         """Read the job afresh where our picture of it was refused again and again."""

@@ -7,6 +7,7 @@ rules, some clients skip validation, and a structural schema cannot look into a 
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,11 +25,17 @@ from greentrain.api.v1alpha1 import (
     ReplicaSpec,
     ReplicaType,
     RunPolicy,
+    drop_nulls,
 )
+from greentrain.core.pod_security import find_privileges, find_volume_privileges
 from greentrain.core.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
 """Name of the pod volume `spec.checkpoint.volume` becomes."""
+
+
+MOST_PRIVILEGES = 10
+"""How many fields beyond baseline are named at once: a condition holds no more, and a list may have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,10 @@ class Refused:
         return "; ".join(str(p) for p in self.problems)
 
 
-def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = ()) -> Admitted | Refused:
-    """Parse and check a job's spec."""
+def decide_admission(
+    job: Job, template_problems: tuple[TemplateProblem, ...] = (), *, privileged: bool = False
+) -> Admitted | Refused:
+    """Parse and check a job's spec; `privileged` where its namespace lets pods ask for more than baseline."""
     problems = [*check_not_built(job.spec)]
     try:
         spec = GreenTrainingJobSpec.model_validate(job.spec)
@@ -71,6 +80,8 @@ def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = 
         return Refused((*problems, *built, *(Problem(t.path, t.message) for t in template_problems)))
     for check in CHECKS:
         problems.extend(check(job, spec))
+    if not privileged:
+        problems.extend(check_pod_security(spec))
     problems.extend(Problem(t.path, t.message) for t in template_problems)
     return Refused(tuple(problems)) if problems else Admitted(spec)
 
@@ -86,10 +97,11 @@ def read_run_policy(raw: object, before: RunPolicy) -> RunPolicy:
     if not isinstance(raw, Mapping):
         return before
     admitted = before.model_dump(mode="json", by_alias=True)
+    fields: Mapping[str, Any] = drop_nulls(raw)
     read = {}
     for name, field in RunPolicy.model_fields.items():
         key = field.alias or name
-        value = raw.get(key)
+        value = fields.get(key)
         if value is not None:
             read[key] = value if _is_valid(key, value) else admitted[key]
     return RunPolicy.model_validate(read)
@@ -112,12 +124,9 @@ def check_not_built(spec: Mapping[str, Any]) -> Iterator[Problem]:
     for path, purpose in NOT_BUILT.items():
         node: Any = {"spec": spec}
         for part in path.split("."):
-            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
-        if node is not _ABSENT:
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node is not None:
             yield Problem(path, f"{purpose}: not built yet in this version of greentrain; remove the field")
-
-
-_ABSENT = object()
 
 
 def explain(error: ValidationError) -> Iterator[Problem]:
@@ -333,6 +342,18 @@ def check_checkpoint(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
         )
     if ".." in spec.checkpoint.path.split("/"):
         yield Problem("spec.checkpoint.path", f"'{spec.checkpoint.path}' leaves the volume; remove '..'")
+
+
+def check_pod_security(spec: GreenTrainingJobSpec) -> Iterator[Problem]:
+    """What the pods would ask for beyond Pod Security's baseline, the first of it: a namespace's label alone opens it."""
+    found = [
+        find_privileges(role.template, f"spec.tfReplicaSpecs.{type_.value}.template")
+        for type_, role in spec.tf_replica_specs.roles()
+    ]
+    if spec.checkpoint is not None:
+        found.append(find_volume_privileges(spec.checkpoint.volume, "spec.checkpoint.volume"))
+    for privilege in itertools.islice(itertools.chain(*found), MOST_PRIVILEGES):
+        yield Problem(privilege.path, privilege.message)
 
 
 def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:

@@ -118,7 +118,8 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
         return Decision(job.status)  # owner references do the rest
     if is_true(job.status.conditions, Type.SUCCEEDED) or is_true(job.status.conditions, Type.FAILED):
         return _finished(seen, now=now)
-    verdict = decide_admission(job, (*seen.template_problems, *_zone_problems(seen)))
+    problems = (*seen.template_problems, *_zone_problems(seen))
+    verdict = decide_admission(job, problems, privileged=seen.privileged)
     attempt = current_attempt(seen)
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:
@@ -838,14 +839,21 @@ def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     policy = run_policy_in_force(seen.job)
     deletions = _cleanup(seen.pods, policy.clean_pod_policy, now=now, completed=completed)
     if last is not None:
+        last = status.fold_finished(
+            last, seen
+        )  # a rank that ended after the job: its pod may be deleted next
         writer.count_pods(last)
     waiting = any(not p.ended and not p.terminating for p in seen.pods) and not deletions
     due = completed + FINISH_GRACE
     decision = Decision(
         writer.finish(last), deletions=deletions, look_again=due if waiting and now < due else None
     )
-    if policy.ttl_seconds_after_finished is None or isinstance(decide_admission(seen.job), Refused):
-        return decision  # nothing is deleted by a spec that is wrong
+    if policy.ttl_seconds_after_finished is None or isinstance(
+        decide_admission(seen.job, privileged=True), Refused
+    ):
+        return (
+            decision  # nothing is deleted by a spec that is wrong; what its pods may ask for matters no more
+        )
     expiry = completed + timedelta(seconds=policy.ttl_seconds_after_finished)
     return replace(decision, delete_job=True) if now >= expiry else _look_by(decision, expiry)
 

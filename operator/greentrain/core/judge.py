@@ -17,7 +17,7 @@ from greentrain.api.conditions import Reason
 from greentrain.api.runtime import EXIT_PEER_LOST, EXIT_STOPPED
 from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, RestartPolicy, SuccessPolicy
 from greentrain.core.manifests import deciding_rank, gang, ranks
-from greentrain.core.snapshot import NO_REASON, Disruption, Pod, PodState, Rank
+from greentrain.core.snapshot import DEADLINE_EXCEEDED, NO_REASON, Disruption, Pod, PodState, Rank
 
 SETTLE = timedelta(seconds=30)
 """How long the other ranks have to end after the first failure: three times the default peer timeout."""
@@ -28,6 +28,10 @@ to 55 seconds (a grace period of 50, looked at every 5), and the others' exits m
 
 LAST_RANKS = timedelta(seconds=2)
 """How long success waits for the other ranks' exits, which usually follow within a second: told once, told whole."""
+
+STOP_ROOM = timedelta(seconds=1)
+"""By how much a program must have ended before a stop was asked for to have ended by itself: Kubernetes tells both in whole
+seconds, one by the node's clock."""
 
 FINISH_GRACE = timedelta(seconds=5)
 """How long the other ranks may go on by themselves after the job's success, before they are deleted."""
@@ -137,7 +141,7 @@ def until(since: datetime, window: timedelta, *, now: datetime) -> datetime:
 
 
 def finished_ranks(attempt: AttemptStatus, pods: Iterable[Pod]) -> frozenset[Rank]:
-    """Ranks whose program exited with 0, seen now or written down: their pods may be gone since."""
+    """Ranks whose program ended with success, seen now or written down: their pods may be gone since."""
     known = frozenset(r for r in ranks(attempt.replicas) if str(r) in attempt.finished_ranks)
     return known | {p.rank for p in pods if succeeded(p)}
 
@@ -150,12 +154,26 @@ def success_met(attempt: AttemptStatus, done: Set[Rank]) -> bool:
 
 
 def succeeded(pod: Pod) -> bool:
-    """Whether the pod's program ended with 0."""
-    return pod.state is PodState.EXITED and pod.exit_code == 0
+    """Whether the pod's program ended with 0 by itself, or says that all its steps are done.
+
+    A program that was asked to stop may answer SIGTERM with 0: that is a stop. `docs/restarts.md` has the rule.
+    """
+    if pod.state is not PodState.EXITED or pod.exit_code != 0:
+        return False
+    if not pod.stop_requested or _ended_before_stop(pod):
+        return True
+    return pod.termination is not None and pod.termination.all_steps_done
+
+
+def _ended_before_stop(pod: Pod) -> bool:
+    """Whether the program had ended when its stop was asked for; of two requests the earlier one counts."""
+    requests = [r for r in (pod.deletion_requested, pod.node_stop_requested) if r is not None]
+    known = len(requests) == pod.terminating + pod.stopped_by_node
+    return known and pod.finished is not None and pod.finished + STOP_ROOM < min(requests)
 
 
 def failed(pod: Pod) -> bool:
-    """Whether the pod ended in any way but the program's exit with 0."""
+    """Whether the pod ended without its program's success."""
     return pod.ended and not succeeded(pod)
 
 
@@ -177,6 +195,7 @@ _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
 def cause_of(pod: Pod) -> Cause:
     """Say why one failed pod ended."""
     code, rank = pod.exit_code, pod.rank
+    who = f"{rank}'s init container {pod.init_container}" if pod.init_container else f"{rank}"
     words = pod.termination.reason if pod.termination else _last_line_first(pod.log_tail)
     said = f": {words.strip()}" if words.strip() else ""
     where = _at(pod)
@@ -187,32 +206,32 @@ def cause_of(pod: Pod) -> Cause:
         reason, what = _DISRUPTIONS[pod.disruption]
         why = f": {pod.disruption_message}" if pod.disruption_message else said
         return Cause(rank, CauseKind.INFRASTRUCTURE, reason, f"{rank} {what}{where}{why}", code)
+    if pod.exit_reason == DEADLINE_EXCEEDED:
+        text = f"{rank} ran longer than its template's activeDeadlineSeconds allows{said}"
+        return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text, code)
     if pod.state is PodState.FAILED or code is None:
-        if pod.exit_reason == "DeadlineExceeded":
-            text = f"{rank} ran longer than its template's activeDeadlineSeconds allows{said}"
-            return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text)
         if pod.terminating and pod.exit_reason == NO_REASON:
             # Its kubelet has cleared the container away before it told of its end.
             text = f"{rank}: its pod was deleted{where}"
             return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text)
         text = f"{rank} failed without an exit code, {pod.exit_reason}{where}{said}"
         return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_FAILED, text)
-    if _ended_by_deletion(pod):
+    if pod.stop_requested and not _ended_before_stop(pod):
         text = f"{rank}: its pod was deleted{said}"
         return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text, code)
-    if code == EXIT_PEER_LOST:
+    if code == EXIT_PEER_LOST and not pod.init_container:
         return Cause(rank, CauseKind.PEER_LOST, Reason.PEER_LOST, f"{rank} lost a peer{said}", code)
-    if code == EXIT_STOPPED:
-        return Cause(rank, CauseKind.SIGNAL, Reason.STOPPED, f"{rank} was stopped by SIGTERM{said}", code)
+    if code == EXIT_STOPPED and not pod.init_container:
+        return Cause(rank, CauseKind.SIGNAL, Reason.STOPPED, f"{who} was stopped by SIGTERM{said}", code)
     if pod.exit_reason == "OOMKilled":
-        text = f"{rank} ran out of memory (raise its memory limit){said}"
+        text = f"{who} ran out of memory (raise its memory limit){said}"
         return Cause(rank, CauseKind.SIGNAL, Reason.OUT_OF_MEMORY, text, code)
     if pod.exit_reason in _NOT_STARTED:
-        text = f"{rank}: its container could not be started{said}"
+        text = f"{who if pod.init_container else f'{rank}: its container'} could not be started{said}"
         return Cause(rank, CauseKind.PROGRAM, Reason.CONTAINER_NOT_STARTED, text, code)
     if code >= 128:
-        return Cause(rank, CauseKind.SIGNAL, Reason.KILLED, f"{rank} {_signal(code)}{said}", code)
-    return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, f"{rank} exited with {code}{said}", code)
+        return Cause(rank, CauseKind.SIGNAL, Reason.KILLED, f"{who} {_signal(code)}{said}", code)
+    return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, f"{who} exited with {code}{said}", code)
 
 
 def _at(pod: Pod) -> str:
@@ -223,17 +242,6 @@ def _last_line_first(tail: str) -> str:
     """A program's last lines as a message: what kubectl shows of it is one line, and a traceback's last one tells most."""
     *before, last = [line for line in tail.splitlines() if line.strip()] or [""]
     return "\n".join([last.strip(), "its last lines:", *before, last]) if before else last
-
-
-def _ended_by_deletion(pod: Pod) -> bool:
-    """Whether the exit followed the pod's deletion; whole seconds leave the same second undecided.
-
-    A code of 128 and above in that second is taken for the answer to SIGTERM, a lower one for the program's own.
-    """
-    asked, code = pod.deletion_requested, pod.exit_code or 0
-    if asked is None or pod.finished is None:
-        return pod.terminating and code >= 128
-    return pod.finished >= asked if code >= 128 else pod.finished > asked
 
 
 def _signal(code: int) -> str:

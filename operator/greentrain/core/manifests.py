@@ -20,6 +20,9 @@ from greentrain.core.snapshot import Job, Rank
 
 Manifest = dict[str, Any]
 
+LAST_LINES = "FallbackToLogsOnError"
+"""Termination message policy: a foreign program writes no message, its last log lines then say why it failed."""
+
 CHECKPOINT_MOUNT = "/checkpoints"
 """Where `spec.checkpoint.volume` is mounted in the tensorflow container."""
 
@@ -170,6 +173,8 @@ def build_pod(job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, rank
             {"name": CHECKPOINT_VOLUME, **spec.checkpoint.volume},
         ]
     _restrict(pod_spec)
+    for init in pod_spec.get("initContainers") or ():
+        init.setdefault("terminationMessagePolicy", LAST_LINES)
     container = next(c for c in pod_spec["containers"] if c.get("name") == CONTAINER)
     _inject(
         container, job, spec, attempt, rank, grace_seconds=pod_spec.get("terminationGracePeriodSeconds", 30)
@@ -242,5 +247,4 @@ def _inject(
     taken = {p.get("containerPort") for p in ports}
     wanted = (("tfjob-port", TENSORFLOW_PORT), ("progress", PROGRESS_PORT))
     container["ports"] = [*ports, *({"name": n, "containerPort": p} for n, p in wanted if p not in taken)]
-    # A foreign program writes no termination message: its last log lines then say why it failed.
-    container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
+    container.setdefault("terminationMessagePolicy", LAST_LINES)

@@ -16,7 +16,13 @@ from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.conditions import Reason
-from greentrain.api.runtime import CONTAINER, Progress, TerminationMessage, parse_termination_message
+from greentrain.api.runtime import (
+    CONTAINER,
+    Progress,
+    TerminationMessage,
+    clean_text,
+    parse_termination_message,
+)
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus, ReplicaType
 from greentrain.core.emissions import Carbon
 from greentrain.core.ledger import NodeReport
@@ -83,6 +89,9 @@ _STATUS_REASONS = {
 }
 """Pod status reasons the kubelet and the node controller write: eviction, critical pods, node shutdown, a lost node."""
 
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""The pod's reason when its kubelet stopped it for the template's own activeDeadlineSeconds."""
+
 IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
@@ -101,8 +110,10 @@ class Pod:
     ready: bool = False
     terminating: bool = False
     exit_code: int | None = None
+    init_container: str = ""
+    """The init container that failed, whose exit the fields here tell; nothing where it was the program itself."""
     exit_reason: str = ""
-    """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`)."""
+    """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`, `DeadlineExceeded`)."""
     finished: datetime | None = None
     waiting_reason: str = ""
     waiting_message: str = ""
@@ -117,6 +128,10 @@ class Pod:
     """When its deletion was asked for, before the grace period."""
     disruption: Disruption | None = None
     disruption_message: str = ""
+    stopped_by_node: bool = False
+    """Its kubelet stopped it without a deletion: an eviction for lack of memory, the node's shutdown, its own deadline."""
+    node_stop_requested: datetime | None = None
+    """When its kubelet did so, where that is known."""
     gpus: int = 0
     """GPUs, or parts of one, that its containers ask for."""
     started: datetime | None = None
@@ -128,6 +143,11 @@ class Pod:
     def ended(self) -> bool:
         """Whether this pod will never run again."""
         return self.state in (PodState.EXITED, PodState.FAILED)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether something asked the pod to stop: its deletion, whoever wanted that, or its own node."""
+        return self.terminating or self.stopped_by_node
 
     @property
     def stuck(self) -> Reason | None:
@@ -223,6 +243,8 @@ class Snapshot:
     reports: tuple[NodeReport, ...] = ()
     """What nodes' agents told of the job's pods, and those nodes that told of them before."""
     fleet: Fleet = Fleet()
+    privileged: bool = False
+    """Whether the namespace's label lets pods ask for more than Pod Security's baseline; asked only for a job that does."""
     carbon: Carbon | None = None
     """What emissions are counted with; None where nothing is set up for it."""
 
@@ -284,6 +306,7 @@ def parse_pod(body: Raw) -> Pod | None:
         return None
     status = body.get("status") or {}
     disruption, words = _disruption(status)
+    stopped_by_node, node_stop_requested = _stopped_by_node(status)
     pod = Pod(
         name=meta["name"],
         uid=meta["uid"],
@@ -297,7 +320,9 @@ def parse_pod(body: Raw) -> Pod | None:
         created=parse_time(meta.get("creationTimestamp")),
         deletion_requested=_deletion_requested(meta),
         disruption=disruption,
-        disruption_message=words,
+        disruption_message=clean_text(words),
+        stopped_by_node=stopped_by_node,
+        node_stop_requested=node_stop_requested,
         gpus=count_gpus(body.get("spec") or {}),
     )
     container: Raw = next(
@@ -312,10 +337,22 @@ def parse_pod(body: Raw) -> Pod | None:
             pod,
             state=PodState.EXITED,
             exit_code=int(terminated.get("exitCode", -1)),
-            exit_reason=terminated.get("reason") or "",
+            exit_reason=_exit_reason(status, terminated),
             finished=parse_time(terminated.get("finishedAt")),
             termination=termination,
             log_tail="" if termination else _tail(message or ""),
+        )
+    if phase == "Failed" and (init := _failed_init_container(body)) is not None:
+        ended = init["state"]["terminated"]
+        return replace(
+            pod,
+            state=PodState.EXITED,
+            init_container=init.get("name") or "",
+            exit_code=int(ended["exitCode"]),
+            exit_reason=_exit_reason(status, ended),
+            finished=parse_time(ended.get("finishedAt")),
+            # Not the program's word: whatever it looks like, it confirms no checkpoint.
+            log_tail=_tail(ended.get("message") or ""),
         )
     if phase == "Failed" or (phase == "Succeeded" and state.get("running") is None):
         # Without a container's own exit there is no verdict of the program, so not even Succeeded is one.
@@ -331,7 +368,29 @@ def parse_pod(body: Raw) -> Pod | None:
         started = parse_time(state["running"].get("startedAt"))
         return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
     reason, message = _why_waiting(status, state)
-    return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=message)
+    # A runtime quotes the template's own words.
+    return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=clean_text(message))
+
+
+def _exit_reason(status: Raw, terminated: Raw) -> str:
+    """Why a container ended: its pod's own deadline outweighs what it answered to that."""
+    late = status.get("reason") == DEADLINE_EXCEEDED
+    return DEADLINE_EXCEEDED if late else terminated.get("reason") or ""
+
+
+def _failed_init_container(body: Raw) -> Raw | None:
+    """The status of the init container for which a pod that never began its program has failed.
+
+    One with `restartPolicy: Always` is a sidecar: the kubelet starts it again, its exit fails no pod.
+    """
+    spec = body.get("spec") or {}
+    sidecars = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    for status in (body.get("status") or {}).get("initContainerStatuses") or ():
+        terminated = (status.get("state") or {}).get("terminated") or {}
+        if terminated.get("exitCode") and status.get("name") not in sidecars:
+            found: Raw = status
+            return found
+    return None
 
 
 NO_REASON = "PodFailed"
@@ -342,7 +401,8 @@ LOG_TAIL_MAX = 1024
 
 
 def _tail(text: str) -> str:
-    """The last whole lines of a text."""
+    """The last whole lines of a text that a program, or somebody about it, wrote."""
+    text = clean_text(text)
     if len(text) <= LOG_TAIL_MAX:
         return text
     cut = text[-LOG_TAIL_MAX:]
@@ -360,6 +420,19 @@ def _disruption(status: Raw) -> tuple[Disruption | None, str]:
             known = _DISRUPTION_TARGET.get(condition.get("reason") or "", Disruption.EVICTED)
             return known, condition.get("message") or ""
     return _STATUS_REASONS.get(status.get("reason") or ""), status.get("message") or ""
+
+
+def _stopped_by_node(status: Raw) -> tuple[bool, datetime | None]:
+    """Whether the kubelet itself stopped a pod, and when, as its condition says.
+
+    Other reasons of DisruptionTarget announce a deletion, which may not follow; the deletion itself counts there.
+    """
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            if condition.get("reason") == "TerminationByKubelet":
+                return True, parse_time(condition.get("lastTransitionTime"))
+            break
+    return status.get("reason") in (*_STATUS_REASONS, DEADLINE_EXCEEDED), None
 
 
 def _unreachable(status: Raw) -> bool:

@@ -133,12 +133,13 @@ def count_pods(attempt: AttemptStatus, pods: Mapping[Rank, Pod]) -> dict[str, Re
         if not seats:
             continue
         there = [pods[r] for r in seats if r in pods]
+        finished = finished_ranks(attempt, pods.values())
         to_be_made = len(seats) - len(there) if open_ else 0
         counted[type_.value] = ReplicaStatus(
             active=sum(not p.ended for p in there) + to_be_made,
             ready=sum(p.ready and not p.terminating for p in there),
-            succeeded=sum(r.type is type_ for r in finished_ranks(attempt, pods.values())),
-            failed=sum(map(failed, there)),
+            succeeded=sum(r.type is type_ for r in finished),
+            failed=sum(failed(p) and p.rank not in finished for p in there),
         )
     return counted
 
@@ -613,9 +614,16 @@ def _newly_active(old: GreenTrainingJobStatus, attempt: AttemptStatus | None) ->
 
 
 def fold_finished(attempt: AttemptStatus, seen: Snapshot) -> AttemptStatus:
-    """Write down who has exited with 0, while the attempt runs: pods may be removed before it ends."""
-    pods = (p for p in (*seen.pods, *seen.last_words) if p.attempt == attempt.number)
-    names_ = tuple(map(str, sorted(finished_ranks(attempt, pods))))
+    """Write down who has finished, while the attempt runs: pods may be removed before it ends.
+
+    A program that was asked to stop, answered with 0 and had said by `/progress` that all its steps are done has finished.
+    """
+    pods = [p for p in (*seen.pods, *seen.last_words) if p.attempt == attempt.number]
+    finished = finished_ranks(attempt, pods)
+    if attempt.replicas and seen.progress is not None and seen.progress.all_steps_done:
+        first = deciding_rank(attempt.replicas)
+        finished |= {p.rank for p in pods if p.rank == first and p.ended and p.exit_code == 0}
+    names_ = tuple(map(str, sorted(finished)))
     return (
         attempt if names_ == attempt.finished_ranks else attempt.model_copy(update={"finished_ranks": names_})
     )

@@ -215,6 +215,10 @@ class Client(AbstractAsyncContextManager["Client"]):
         """What the server says of its version; every account may ask, by the role system:public-info-viewer."""
         return await self._request("GET", "/version")
 
+    async def read_namespace(self, name: str) -> dict[str, Any]:
+        """A namespace, with its labels."""
+        return await self._request("GET", f"/api/v1/namespaces/{name}")
+
     async def list_any(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], int]:
         """Everything a path lists, and the resourceVersion to watch it from."""
         return await self._list(path, query)

@@ -34,22 +34,26 @@ def find_template_problems(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ..
 
 
 def _walk(value: Any, type_name: str, path: str) -> Iterator[TemplateProblem]:
+    if value is None:
+        return  # a field that is not set
     if found := _LIST.match(type_name):
         if not isinstance(value, list):
             yield TemplateProblem(path, f"{_shown(value)} is not a list; write one")
             return
         for i, item in enumerate(value):
+            if item is None:
+                yield TemplateProblem(f"{path}[{i}]", "null is not valid in a list; remove it")
             yield from _walk(item, found[1], f"{path}[{i}]")
         return
     if found := _MAP.match(type_name):
         if isinstance(value, Mapping):
             for key, item in value.items():
                 yield from _walk(item, found[1], f"{path}.{key}")
-        elif value is not None:
+        else:
             yield TemplateProblem(path, f"{_shown(value)} is not a map; write one")
         return
     model = getattr(models, type_name, None)
-    if model is None or not hasattr(model, "openapi_types") or value is None:
+    if model is None or not hasattr(model, "openapi_types"):
         return  # a plain value: the server checks it
     if not isinstance(value, Mapping):
         yield TemplateProblem(path, f"{_shown(value)} is not a map of fields; write one")

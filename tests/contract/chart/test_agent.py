@@ -342,7 +342,7 @@ def test_whoever_may_view_the_cluster_may_see_its_nodepowers(render: Render) -> 
 @pytest.mark.parametrize("kube", KINDS_OF_SERVER)
 def test_every_policy_is_there_and_bound_whatever_the_server_calls_itself(render: Render, kube: str) -> None:
     manifests = render(kube=kube)
-    policies = {REPORTS, f"{REPORTS}-eviction", f"{REPORTS}-evicted"}
+    policies = {REPORTS, f"{REPORTS}-eviction", f"{REPORTS}-evicted", "greentrain-pods"}
     for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
         assert {m["metadata"]["name"] for m in manifests if m["kind"] == kind} == policies
 

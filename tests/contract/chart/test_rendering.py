@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from greentrain.controller.settings import parse_settings
+from greentrain.core.pod_security import BASELINE, CAPABILITIES, OWN, PROFILES, SELINUX_TYPES, SYSCTLS
 from greentrain.kube.version import OLDEST
 
 from .conftest import CHART, ROOT, HelmError, Manifest, Render, is_hook, only, run_helm
@@ -181,6 +182,43 @@ def test_the_operator_cannot_read_secrets(render: Render) -> None:
         for pair in operator_rights(render(), "ClusterRole")
         if pair[1] in ("secrets", "configmaps", "nodes")
     ]
+
+
+def test_the_policy_on_the_operators_pods_has_the_lists_of_its_own_admission(render: Render) -> None:
+    spec = only(render(), "ValidatingAdmissionPolicy", "greentrain-pods")["spec"]
+    said = {v["message"]: v["expression"] for v in spec["validations"]}
+    baseline = {f"Pod Security's baseline, {rule.control}" for rule in BASELINE}
+    assert {m for m in said if "baseline" in m} == baseline
+    assert {rule.control for rule in OWN} <= set(said)
+    for control, allowed in (
+        ("Capabilities", CAPABILITIES),
+        ("Sysctls", SYSCTLS),
+        ("SELinux", SELINUX_TYPES),
+    ):
+        words = re.findall(r"'([^']*)'", said[f"Pod Security's baseline, {control}"])
+        assert {w for w in words if w} == {a for a in allowed if a}
+    for control in ("Seccomp", "AppArmor"):
+        assert str(list(PROFILES)) in said[f"Pod Security's baseline, {control}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "closed"),
+    [
+        ({}, ["greentrain-system", "kube-system", "greentrain-agent"]),
+        ({"agent.enabled": False}, ["greentrain-system", "kube-system"]),
+    ],
+)
+def test_the_policy_holds_the_operators_account_alone_and_its_own_namespaces_are_closed(
+    render: Render, values: dict[str, object], closed: list[str]
+) -> None:
+    manifests = render(values)
+    spec = only(manifests, "ValidatingAdmissionPolicy", "greentrain-pods")["spec"]
+    (by,) = (c["expression"] for c in spec["matchConditions"])
+    assert by == "request.userInfo.username == 'system:serviceaccount:greentrain-system:greentrain'"
+    assert spec["failurePolicy"] == "Fail"
+    assert json.dumps(closed, separators=(",", ":")) in spec["validations"][1]["expression"]
+    binding = only(manifests, "ValidatingAdmissionPolicyBinding", "greentrain-pods")["spec"]
+    assert binding == {"policyName": "greentrain-pods", "validationActions": ["Deny"]}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])

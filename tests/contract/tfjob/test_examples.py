@@ -58,7 +58,7 @@ def job_of(text: str) -> Job:
 
 def pods_of(job: Job) -> list[Json]:
     """The pods of its first attempt."""
-    verdict = decide_admission(job, find_template_problems(job.spec))
+    verdict = decide_admission(job, find_template_problems(job.spec), privileged=True)
     assert isinstance(verdict, Admitted), verdict.message
     counts = replica_counts(verdict.spec)
     attempt = AttemptStatus(number=1, replicas=counts, start_time="2026-01-01T00:00:00Z")

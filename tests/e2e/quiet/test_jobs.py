@@ -114,3 +114,17 @@ def test_a_service_of_our_name_that_is_not_ours_is_left_alone(bench: Bench, digi
     bench.apply(digits)
     bench.until_condition(name, "Admitted", "False", reason="NameTaken", seconds=60)
     assert "ownerReferences" not in bench.read("service", name)["metadata"]
+
+
+def test_a_job_that_asks_for_more_than_baseline_begins_when_its_namespace_is_opened(
+    bench: Bench, digits: Json
+) -> None:
+    name = name_of(digits)
+    container = digits["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
+    container["securityContext"] = {"capabilities": {"drop": ["ALL"], "add": ["SYS_NICE"]}}
+    bench.apply(digits)
+    job = bench.until_condition(name, "Admitted", "False", reason="InvalidSpec", seconds=60)
+    assert "capabilities.add[0]: 'SYS_NICE' is more" in condition(job, "Admitted")["message"]
+    label = "greentrain.dev/pod-security=privileged"
+    bench.cluster.run_kubectl("label", "namespace", bench.namespace, label)
+    bench.until_condition(name, "Created", seconds=60)

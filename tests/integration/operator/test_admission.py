@@ -292,6 +292,25 @@ async def test_what_the_schema_knows_is_refused_at_the_door(
     assert path in str(refused.value)
 
 
+async def test_a_job_that_would_be_root_on_its_node_waits_for_its_namespace_to_be_opened(
+    server: Server, namespace: str, settings: Settings
+) -> None:
+    manifest = with_container(securityContext={"privileged": True})
+    at = "spec.tfReplicaSpecs.Worker.template.spec.containers[0].securityContext.privileged"
+    async with running(settings):
+        await server.create_job(namespace, manifest)
+        job = await server.until_condition(namespace, "bad", "Admitted", "False", "InvalidSpec")
+        assert f"{at}: true is more than jobs may ask for" in condition(job, "Admitted")["message"]
+        assert "greentrain.dev/pod-security=privileged" in condition(job, "Admitted")["message"]
+        assert await server.pods(namespace) == {}
+        labels = {"metadata": {"labels": {"greentrain.dev/pod-security": "privileged"}}}
+        await server.call("PATCH", f"/api/v1/namespaces/{namespace}", labels, content_type=MERGE)
+        pods = await server.until_pods(namespace, {"bad-worker-0-1", "bad-worker-1-1"})
+        job = await server.until_condition(namespace, "bad", "Admitted", "True")
+    (container,) = pods["bad-worker-0-1"]["spec"]["containers"]
+    assert container["securityContext"] == {"privileged": True}
+
+
 async def test_an_invalid_edit_leaves_the_running_generation_alone(
     server: Server, namespace: str, settings: Settings
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
-from tests.support.api import RefusedError, Server, condition
+from tests.support.api import MERGE, RefusedError, Server, condition
 from tests.support.manifests import build_job, build_template
 
 Json = dict[str, Any]
@@ -179,6 +179,8 @@ async def test_pods_get_no_token_unless_the_template_asks(
     account = {"metadata": {"name": "bucket"}}
     await server.call("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", account)
     if asked:
+        labels = {"metadata": {"labels": {"greentrain.dev/pod-security": "privileged"}}}
+        await server.call("PATCH", f"/api/v1/namespaces/{namespace}", labels, content_type=MERGE)
         manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["serviceAccountName"] = "bucket"
     async with running(settings):
         await server.create_job(namespace, manifest)

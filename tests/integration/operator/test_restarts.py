@@ -14,7 +14,7 @@ from typing import Any
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
 from sandbox.controlplane import ControlPlane
-from tests.support.api import Server, condition
+from tests.support.api import Server, condition, container_status
 from tests.support.manifests import build_job
 
 BOTH = {"digits-worker-0-1", "digits-worker-1-1"}
@@ -49,6 +49,64 @@ async def test_suspend_stops_the_pods_and_resume_starts_a_new_attempt(
         assert job["status"]["failureCount"] == 0
         await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"suspend": False}}})
         await server.until_pods(namespace, {"digits-worker-0-2", "digits-worker-1-2"})
+
+
+async def test_a_program_that_answers_sigterm_with_0_is_suspended_and_resumes(
+    server: Server, namespace: str, settings: Settings
+) -> None:
+    async with running(settings):
+        await start_job(server, namespace)
+        await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"suspend": True}}})
+        await server.until_condition(namespace, "digits", "Suspended", "False", "StoppingPods")
+        for name in BOTH:  # each exit is seen by itself, worker 0's before the others have ended
+            await server.end_pod(namespace, name, 0)
+        await server.until(lambda: server.clear_terminating(namespace), lambda pods: not pods)
+        job = await server.until_condition(namespace, "digits", "Suspended", "True")
+        assert job["status"]["attempts"][-1]["reason"] == "SuspendRequested"
+        await server.patch_job(namespace, "digits", {"spec": {"runPolicy": {"suspend": False}}})
+        await server.until_pods(namespace, {"digits-worker-0-2", "digits-worker-1-2"})
+        assert condition(await server.job(namespace, "digits"), "Succeeded")["status"] == "Unknown"
+        assert "Succeeded" not in {e["reason"] for e in await server.events(namespace)}
+
+
+async def test_a_drained_program_that_answers_with_0_is_started_again(
+    server: Server, namespace: str, settings: Settings
+) -> None:
+    async with running(settings):
+        await start_job(server, namespace)
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "digits-worker-0-1"}}
+        await server.call("POST", f"/api/v1/namespaces/{namespace}/pods/digits-worker-0-1/eviction", eviction)
+        await server.end_pod(namespace, "digits-worker-0-1", 0)
+        await server.end_pod(namespace, "digits-worker-1-1", 144)
+        job = await server.until_condition(namespace, "digits", "Restarting", "True")
+    ended = job["status"]["attempts"][0]
+    assert (ended["reason"], ended["exitCode"]) == ("Evicted", 0)
+
+
+async def test_a_failing_init_container_fails_the_job_as_its_policy_says(
+    server: Server, namespace: str, settings: Settings
+) -> None:
+    manifest = build_job(workers=1, runPolicy={"backoffLimit": 1})
+    pod_spec = manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]
+    pod_spec["initContainers"] = [{"name": "download", "image": "example/fetch:1", "args": None}]
+    state = {"exitCode": 3, "reason": "Error", "message": "no such bucket"}
+    ended = {"name": "download", "state": {"terminated": state}, "ready": False, "restartCount": 0}
+    failed = {
+        **container_status("Failed", {"waiting": {"reason": "PodInitializing"}}),
+        "initContainerStatuses": [{**ended, "image": "x", "imageID": "x"}],
+    }
+    async with running(settings):
+        await server.create_job(namespace, manifest)
+        pods = await server.until_pods(namespace, {"digits-worker-0-1"})
+        (init,) = pods["digits-worker-0-1"]["spec"]["initContainers"]
+        assert init["terminationMessagePolicy"] == "FallbackToLogsOnError"
+        await server.set_pod_status(namespace, "digits-worker-0-1", failed)
+        await server.until_pods(namespace, {"digits-worker-0-2"})
+        await server.set_pod_status(namespace, "digits-worker-0-2", failed)
+        job = await server.until_condition(namespace, "digits", "Failed", "True", "BackoffLimitExceeded")
+    assert "init container download exited with 3: no such bucket" in condition(job, "Failed")["message"]
+    counts = (job["status"]["failureCount"], job["status"].get("infrastructureFailureCount", 0))
+    assert (counts, job["status"]["attempts"][-1]["exitCode"]) == ((2, 0), 3)
 
 
 async def test_a_job_fails_with_the_containers_last_lines(

@@ -143,7 +143,7 @@ def test_a_tfjob_greentrain_can_run_is_converted_into_what_is_admitted(manifest:
     assert code == 0, said
     job = yaml.safe_load(out)
     stored = Job("ns", job["metadata"]["name"], "", 1, "", job["spec"], GreenTrainingJobStatus())
-    assert isinstance(decide_admission(stored), Admitted)
+    assert isinstance(decide_admission(stored, privileged=True), Admitted)
 
 
 @settings(max_examples=100, deadline=None)

@@ -221,8 +221,8 @@ def test_a_failure_carries_the_programs_last_words_the_last_line_first(tail: str
     assert cause_of(exited(0, 1, log_tail=tail)).message == message
 
 
-def test_of_a_long_log_whole_lines_are_kept() -> None:
-    terminated = {"exitCode": 1, "message": "\n".join(f"line {i:04}" for i in range(500))}
+def test_of_a_long_log_whole_lines_are_kept_without_control_characters() -> None:
+    terminated = {"exitCode": 1, "message": "\r\n".join(f"line\x1b{i:04}" for i in range(500))}
     labels = {"replica-type": "Worker", "replica-index": "0", "attempt": "1"}
     body = {
         "metadata": {
@@ -235,7 +235,7 @@ def test_of_a_long_log_whole_lines_are_kept() -> None:
     parsed = parse_pod(body)
     assert parsed is not None
     lines = parsed.log_tail.splitlines()
-    assert (lines[0], lines[-1], len(lines)) == ("line 0398", "line 0499", 102)
+    assert (lines[0], lines[-1], len(lines)) == ("line\ufffd0398", "line\ufffd0499", 102)
 
 
 @pytest.mark.parametrize(

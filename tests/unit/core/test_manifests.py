@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, ReplicaType
+from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, ReplicaType, drop_nulls
+from greentrain.core.admission import Admitted, decide_admission
 from greentrain.core.manifests import (
     build_pod,
     build_service,
@@ -56,6 +57,60 @@ def test_tf_config_has_tfjobs_structure_and_a_master_is_a_chief() -> None:
 
 def test_a_single_replica_gets_no_tf_config() -> None:
     assert "TF_CONFIG" not in env_of(pod_of(build_job(workers=1), worker(0)))
+
+
+NULLED = {
+    "args": None,
+    "command": None,
+    "env": None,
+    "ports": None,
+    "volumeMounts": None,
+    "resources": {"limits": {"nvidia.com/gpu": None}, "requests": None},
+    "securityContext": {"capabilities": {"add": None}, "privileged": None, "runAsUser": None},
+    "terminationMessagePolicy": None,
+}
+
+
+def test_a_null_anywhere_in_a_template_means_that_the_field_is_not_set() -> None:
+    empty: dict[str, Any] = {"resources": {"limits": {}}, "securityContext": {"capabilities": {}}}
+    manifests = []
+    for template in (build_template(**NULLED), build_template(**empty)):
+        manifest = build_job(checkpoint={"volume": {"emptyDir": {}}})
+        manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = template
+        manifests.append(manifest)
+    nulled = manifests[0]["spec"]
+    pod_spec = nulled["tfReplicaSpecs"]["Worker"]["template"]["spec"]
+    pod_spec |= dict.fromkeys(
+        ("hostname", "restartPolicy", "initContainers", "volumes", "terminationGracePeriodSeconds")
+    )
+    pod_spec |= dict.fromkeys(("securityContext", "serviceAccountName", "automountServiceAccountToken"))
+    nulled["tfReplicaSpecs"]["Worker"]["template"]["metadata"] = {"labels": None, "annotations": None}
+    nulled["checkpoint"]["volume"]["persistentVolumeClaim"] = None
+    nulled |= dict.fromkeys(("runPolicy", "energy", "power", "schedule", "successPolicy"))
+    assert isinstance(decide_admission(job_of(manifests[0])), Admitted)
+    built = [pod_of(m, worker(0)) for m in manifests]
+    for pod in built:
+        pod["metadata"]["annotations"].pop("greentrain.dev/spec-hash")
+    assert built[0] == built[1]
+    assert "null" not in json.dumps(built[0])
+
+
+def test_a_template_of_any_depth_loses_its_nulls() -> None:
+    deep: Any = {"leaf": None}
+    for _ in range(5_000):
+        deep = {"args": [deep]}
+    node = drop_nulls(deep)
+    while "args" in node:
+        (node,) = node["args"]
+    assert node == {}
+
+
+def test_an_init_container_tells_its_last_lines_too() -> None:
+    manifest = build_job()
+    inits = [{"name": "a", "image": "x"}, {"name": "b", "image": "x", "terminationMessagePolicy": "File"}]
+    manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]["initContainers"] = inits
+    built = pod_of(manifest, worker(0))["spec"]["initContainers"]
+    assert [c["terminationMessagePolicy"] for c in built] == ["FallbackToLogsOnError", "File"]
 
 
 def test_a_pod_is_the_users_template_with_greentrains_additions() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.conditions import Type, is_true
+from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.decide import decide
 from greentrain.core.snapshot import Pod, format_time, parse_pod
@@ -85,6 +86,24 @@ def exit_(code: int, second: float = 10, reason: str = "Error", **status: Any) -
     return container({"terminated": terminated}, "Failed" if code else "Succeeded", **status)
 
 
+def in_init(code: int, second: float = 10, **status: Any) -> Body:
+    """The first of two init containers has ended, and the pod with it."""
+    ended = {
+        "exitCode": code,
+        "reason": "Error",
+        "finishedAt": format_time(at(second)),
+        "message": "no such bucket\n",
+    }
+    return {
+        **container({"waiting": {"reason": "PodInitializing"}}, "Failed"),
+        "initContainerStatuses": [
+            {"name": "download", "state": {"terminated": ended}},
+            {"name": "unpack", "state": {"waiting": {"reason": "PodInitializing"}}},
+        ],
+        **status,
+    }
+
+
 def disrupted(reason: str) -> Body:
     return {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "said the cluster"}
 
@@ -98,6 +117,10 @@ UNSCHEDULABLE = {
 
 CULPRITS: dict[str, list[Body | None]] = {
     "1": [body(1, exit_(1))],
+    "its exit code, and the program was never started": [
+        body(1, in_init(3)),
+        body(1, in_init(1, conditions=[disrupted("TerminationByKubelet") | {"status": "False"}])),
+    ],
     "126": [body(1, exit_(126))],
     "127": [body(1, exit_(127))],
     "128 with `StartError` or `ContainerCannotRun`": [
@@ -111,11 +134,15 @@ CULPRITS: dict[str, list[Body | None]] = {
     "143, no pod deleted": [body(1, exit_(143))],
     "every failed rank 144": [body(1, exit_(144))],
     "255": [body(1, exit_(255))],
-    "the pod's reason or `DisruptionTarget` condition, whatever the exit code but 0": [
+    "the pod's reason or `DisruptionTarget` condition, whatever the exit code": [
         body(1, {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
         body(1, exit_(137) | {"reason": "Evicted"}),
         body(1, exit_(1, conditions=[disrupted("EvictionByEvictionAPI")])),
         body(1, exit_(143, conditions=[disrupted("TerminationByKubelet")])),
+        body(1, exit_(0, conditions=[disrupted("TerminationByKubelet")])),
+        body(1, exit_(0) | {"phase": "Failed", "reason": "Terminated"}),
+        body(1, exit_(0, conditions=[disrupted("EvictionByEvictionAPI")]), deleted=9),
+        body(1, in_init(143, conditions=[disrupted("TerminationByKubelet")])),
         body(1, {"phase": "Failed", "reason": "Terminated", "message": "imminent node shutdown"}),
     ],
     "the pod was preempted": [
@@ -137,6 +164,9 @@ CULPRITS: dict[str, list[Body | None]] = {
         body(1, exit_(143), deleted=9),
         body(1, exit_(137), deleted=9),
         body(1, exit_(1), deleted=9),
+        body(1, exit_(0), deleted=9),
+        body(1, in_init(143), deleted=9),
+        body(1, in_init(1), deleted=9),
         body(1, running(), deleted=9),
         body(1, {"phase": "Failed"}, deleted=9),
     ],
@@ -240,6 +270,167 @@ def test_exit_0_of_the_deciding_rank_succeeds_and_of_another_changes_nothing(pol
     assert (done.failure_count, done.infrastructure_failure_count) == (0, 0)
 
 
+@dataclass(frozen=True)
+class Stop:
+    """Something that asks a running pod to stop, at second 20."""
+
+    reason: str
+    """Of the attempt that ends so."""
+    run_policy: Body = field(default_factory=dict)
+    """What is edited into the job."""
+    begun: str | None = None
+    """The stop that has been recorded already."""
+    conditions: tuple[Body, ...] = ()
+    deleted: float | None = 20
+
+
+SHUT_DOWN = disrupted("TerminationByKubelet") | {"lastTransitionTime": format_time(at(20))}
+STOPS = {
+    "suspend": Stop("SuspendRequested", {"suspend": True}),
+    "a deadline": Stop("DeadlineExceeded", {"activeDeadlineSeconds": 15}),
+    "a budget": Stop("BudgetExhausted", begun="BudgetExhausted"),
+    "an agent's allowance": Stop("AllowanceSpent", begun="AllowanceSpent"),
+    "a drain": Stop("Evicted", conditions=(disrupted("EvictionByEvictionAPI"),)),
+    "a preemption": Stop("Preempted", conditions=(disrupted("PreemptionByScheduler"),)),
+    "a deletion by hand": Stop("PodLost"),
+    "the node's shutdown": Stop("Evicted", conditions=(SHUT_DOWN,), deleted=None),
+}
+
+
+def stop_alone(
+    stop: Stop, order: str, *, finished: float, message: str = "", progress: Progress | None = None
+) -> GreenTrainingJobStatus:
+    """A job of one worker runs, is asked to stop at second 20, and its program ends with 0."""
+    manifest = build_job(workers=1)
+    status = live(manifest, [(at(5), parsed(body(0, running())))], started(manifest))
+    if stop.begun:
+        asked = status.attempts[0].model_copy(update={"reason": stop.begun, "message": "spent"})
+        status = status.model_copy(update={"attempts": (asked,)})
+    manifest["spec"]["runPolicy"] = stop.run_policy
+    conditions = list(stop.conditions)
+    ends = exit_(0, finished, "Completed", conditions=conditions)
+    ends["containerStatuses"][0]["state"]["terminated"]["message"] = message
+    stages = {
+        "request": (21, body(0, running(conditions=conditions), deleted=stop.deleted)),
+        "exit": (22, body(0, exit_(0, finished))),
+        "both": (23, body(0, ends, deleted=stop.deleted)),
+        "gone": (40, None),
+    }
+    for word in order.split(", "):
+        second, pod = stages[word]
+        for _ in range(2):
+            job = job_of(manifest, status=status)
+            status = decide(seen(job, *parsed(pod), progress=progress), now=at(second)).status
+    return status
+
+
+@pytest.mark.parametrize("order", ["request, both, gone", "both, gone", "request, gone"])
+@pytest.mark.parametrize("finished", [19, 20, 21, 24])
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+def test_exit_0_of_a_pod_that_was_asked_to_stop_is_a_stop(stop: Stop, finished: float, order: str) -> None:
+    status = stop_alone(stop, order, finished=finished)
+    assert not is_true(status.conditions, Type.SUCCEEDED)
+    reason = "PodLost" if order == "request, gone" and not (stop.run_policy or stop.begun) else stop.reason
+    assert status.attempts[0].reason == reason
+    assert status.attempts[0].finished_ranks == ()
+    assert is_true(status.conditions, Type.FAILED) is (stop.reason == "DeadlineExceeded")
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+@pytest.mark.parametrize(
+    ("order", "finished", "message", "progress"),
+    [
+        ("request, both", 24, '{"step": 9, "totalSteps": 9, "reason": "done"}', None),
+        ("both", 24, '{"step": 9, "totalSteps": 9, "reason": "done"}', None),
+        ("both", 24, "", Progress(step=9, total_steps=9)),
+        ("both", 18, "", None),
+        ("exit, both", 20, "", None),
+    ],
+    ids=[
+        "says done",
+        "says done, both at once",
+        "has said done",
+        "ended before",
+        "ended before, and was seen",
+    ],
+)
+def test_a_program_that_was_done_when_it_was_asked_to_stop_has_succeeded(
+    stop: Stop, order: str, finished: float, message: str, progress: Progress | None
+) -> None:
+    status = stop_alone(stop, order, finished=finished, message=message, progress=progress)
+    assert is_true(status.conditions, Type.SUCCEEDED)
+    counts = status.replica_statuses["Worker"]
+    assert (counts.succeeded, counts.failed) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "progress"),
+    [
+        ('{"step": 8, "totalSteps": 9, "reason": "stopped"}', None),
+        ('{"step": 9, "reason": "stopped"}', None),
+        ("done", None),
+        ("", Progress(step=8, total_steps=9)),
+        ("", Progress(step=9)),
+    ],
+)
+def test_a_program_that_does_not_say_that_all_its_steps_are_done_was_stopped(
+    message: str, progress: Progress | None
+) -> None:
+    status = stop_alone(STOPS["suspend"], "both", finished=24, message=message, progress=progress)
+    assert not is_true(status.conditions, Type.SUCCEEDED)
+
+
+def test_a_rank_that_ends_after_the_job_stays_finished_when_its_pod_is_deleted() -> None:
+    manifest = build_job(runPolicy={"cleanPodPolicy": "All"})
+    done, late = body(0, exit_(0, 20)), exit_(0, 25)
+    stages = [
+        (at(5), parsed(body(0, running()), body(1, running()))),
+        (at(23), parsed(done, body(1, running()))),
+        (at(25), parsed(done, body(1, late))),
+        (at(26), parsed(done, body(1, late, deleted=25))),
+        (at(27), []),
+    ]
+    status = live(manifest, stages, started(manifest))
+    assert is_true(status.conditions, Type.SUCCEEDED)
+    counts = status.replica_statuses["Worker"]
+    assert (counts.succeeded, counts.failed) == (2, 0)
+
+
+def test_a_failing_init_container_tells_its_name_its_exit_code_and_its_last_lines() -> None:
+    manifest = build_job(workers=1, restart_policy="Never")
+    status = live(manifest, [(at(12), parsed(body(0, in_init(3))))], started(manifest))
+    said = "worker-0's init container download exited with 3: no such bucket"
+    assert (status.attempts[0].exit_code, status.attempts[0].message) == (3, said)
+    assert is_true(status.conditions, Type.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [({}, None), (exit_(0), 0), (exit_(1), 1), (exit_(143), 143), (in_init(143), 143)],
+    ids=["told nothing", "0", "1", "143", "143 of an init container"],
+)
+def test_a_templates_own_deadline_is_the_programs_failure_whatever_its_exit_code(
+    ended: Body, code: int | None
+) -> None:
+    manifest = build_job(workers=1, restart_policy="Never")
+    late = body(0, ended | {"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"})
+    status = live(manifest, [(at(12), parsed(late))], started(manifest))
+    attempt = status.attempts[0]
+    assert (attempt.reason, attempt.exit_code, attempt.counted_against) == (
+        "ProgramFailed",
+        code,
+        "backoffLimit",
+    )
+    assert "ran longer than its template's activeDeadlineSeconds allows" in (attempt.message or "")
+
+
+def test_a_sidecars_exit_is_no_failing_init_container() -> None:
+    failed = body(0, in_init(3))
+    failed["spec"]["initContainers"] = [{"name": "download", "restartPolicy": "Always"}]
+    (pod,) = parsed(failed)
+    assert (pod.exit_code, pod.init_container) == (None, "")
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_stop_of_our_own_is_not_counted(policy: str) -> None:
     manifest = build_job(restart_policy=policy)
@@ -258,7 +449,7 @@ def test_every_line_of_the_matrix_is_played() -> None:
     played = {row.cause for row in read_matrix() if row.outcomes["Never"] in ("Failed", "restart")}
     rest = {row.cause for row in read_matrix()} - played
     assert rest == {"done", "one of them is done", "stopped by us"}
-    assert len(played) == 19
+    assert len(played) == 20
     assert {LIKEWISE.get(r.cause, r.seen_as) for r in read_matrix() if r.cause in played} == set(CULPRITS)
 
 

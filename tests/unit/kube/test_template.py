@@ -27,6 +27,8 @@ def problems(template: Any) -> list[str]:
             {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldpath": "x"}}}]},
             f"{AT}.spec.containers[0].env[0].valueFrom.fieldRef.fieldpath: unknown field; did you mean fieldPath?",
         ),
+        ({"args": ["a", None]}, f"{AT}.spec.containers[0].args[1]: null is not valid in a list; remove it"),
+        ({"env": [None]}, f"{AT}.spec.containers[0].env[0]: null is not valid in a list; remove it"),
         ({"env": {"A": "1"}}, f"{AT}.spec.containers[0].env: a map is not a list; write one"),
         (
             {"securityContext": "tight"},
@@ -49,6 +51,15 @@ def test_everything_kubernetes_knows_passes() -> None:
         "volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}],
         "nodeSelector": {"gpu": "a"},
     }
+    assert problems(template) == []
+
+
+def test_a_field_that_is_null_is_not_set() -> None:
+    template = build_template(
+        args=None, env=None, ports=None, resources={"limits": None}, securityContext=None
+    )
+    template["metadata"] = None
+    template["spec"] |= {"volumes": None, "nodeSelector": None, "initContainers": None}
     assert problems(template) == []
 
 
