@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 import tracemalloc
@@ -18,6 +19,7 @@ from greentrain.core.decide import decide
 from greentrain.core.emissions import Carbon, find_highest
 from greentrain.core.judge import judge
 from greentrain.core.manifests import Pods, ranks, replica_counts
+from greentrain.kube.decoding import decode
 from greentrain.kube.redaction import find_secrets, redact
 from greentrain.kube.template import find_template_problems
 from tests.support.manifests import build_job, build_template
@@ -61,6 +63,14 @@ def unknown_fields_in_a_template(n: int) -> Work:
 def reserved_variables(n: int) -> Work:
     job = job_of(of_template(build_template(env=[{"name": "TF_CONFIG", "value": ""}] * n)))
     return lambda: decide_admission(job)
+
+
+def decoded(text: str) -> Work:
+    def work() -> None:
+        with contextlib.suppress(ValueError):
+            decode(text.encode())
+
+    return work
 
 
 def deep_lists(n: int) -> Work:
@@ -113,8 +123,13 @@ def all_lost(n: int) -> Work:
         pytest.param(unknown_fields_in_a_template, 2_000, id="unknown fields in a template"),
         pytest.param(reserved_variables, 1_000, id="many problems"),
         pytest.param(deep_lists, 4_000, id="deep and wide"),
+        pytest.param(lambda n: decoded("[" * n + "]" * n), 20_000, id="lists in lists"),
+        pytest.param(
+            lambda n: decoded("[" * 300 + '{"a":["[","]"]},' * n + "0" + "]" * 300), 4_000, id="deep text"
+        ),
+        pytest.param(lambda n: decoded("[" * 300 + '"\\""' * n), 4_000, id="a text without an end"),
         pytest.param(built, 256, id="pods of an attempt"),
-        pytest.param(all_lost, 400, id="an attempt of which all pods are gone"),
+        pytest.param(all_lost, 256, id="an attempt of which all pods are gone"),
     ],
 )
 def test_work_grows_with_its_size_and_no_faster(build: Callable[[int], Work], n: int) -> None:

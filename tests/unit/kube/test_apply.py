@@ -44,7 +44,7 @@ async def test_requests_are_made_a_connection_each_and_answered_in_order() -> No
 
 async def test_an_error_is_raised_once_all_others_have_ended() -> None:
     requests = Requests(3, 150)
-    with pytest.raises(ValueError, match="^3$"):
+    with pytest.raises(ValueError, match=r"^3$"):
         await run_all(requests.make(200))
     assert sorted(requests.ended) == list(range(200))
 
