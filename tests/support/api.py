@@ -78,6 +78,16 @@ class Server:
                 raise RefusedError(answer.status, found)
             return found
 
+    async def send(
+        self, method: str, path: str, text: str, *, content_type: str = "application/json"
+    ) -> None:
+        """Send a JSON text as it is, and leave the answer unread: either may be too deep for Python."""
+        assert self._session is not None
+        headers = {"Content-Type": content_type}
+        async with self._session.request(method, self.url + path, data=text, headers=headers) as answer:
+            if answer.status >= 300:
+                raise RefusedError(answer.status, json.loads(await answer.text()))
+
     async def install_crds(self, *names: str) -> None:
         """Install the committed CRDs, or those of these names, and wait until they are served."""
         for file in sorted((ROOT / "crds").glob("*.yaml")):

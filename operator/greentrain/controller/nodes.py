@@ -82,6 +82,9 @@ class NodePasses:
                 delay = self._queue.retry(node)
                 if not (isinstance(error, ApiError) and error.status in (404, 409)):
                     logger.warning("NodePower %s: %s; again in %.2f s", node, error, delay)
+            except Exception as error:  # noqa: BLE001 - what one node or job says must not stop the others
+                delay = self._queue.retry(node)
+                logger.error("NodePower %s: %r; again in %.2f s", node, error, delay)
             else:
                 self._queue.succeeded(node)
             finally:

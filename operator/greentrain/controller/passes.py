@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -47,7 +47,7 @@ from greentrain.kube.client import ApiError, Client
 from greentrain.kube.gather import gather, gather_progress
 from greentrain.kube.namespaces import REMEMBERED_SECONDS, Namespaces
 from greentrain.kube.readings import NodePowers
-from greentrain.kube.redaction import find_secrets, redact
+from greentrain.kube.redaction import find_pod_secrets, find_secrets, pod_group, redact
 from greentrain.telemetry.metrics import Telemetry
 
 logger = logging.getLogger("greentrain.controller")
@@ -136,8 +136,8 @@ class _Memory:
     unstored: tuple[str, GreenTrainingJobStatus] | None = None
     """UID of the job and the status that should be stored: passes go on by it, so that a stop is carried out as a whole."""
     secrets: frozenset[str] = frozenset()
-    secrets_of: tuple[str, int] | None = None
-    """UID and generation of the job whose secrets were looked for last."""
+    secrets_of: tuple[str, int, frozenset[tuple[str, str]]] | None = None
+    """Whose secrets were looked for last: UID and generation of the job, role and attempt of its pods."""
 
     def take_up(self, job: Job) -> None:
         """Where the job was edited, perhaps because its status was refused, the whole is tried again at once."""
@@ -346,7 +346,7 @@ class Passes:
             self._queue.forget(key)
             return
         memory = self._memory.setdefault(key, _Memory())
-        self._find_secrets(seen.job, memory)
+        self._find_secrets(key, seen.job, memory)
         memory.take_up(seen.job)
         if seen.job.unreadable and not seen.job.deleting:
             await self._hold(key, seen)
@@ -403,11 +403,13 @@ class Passes:
         decision = decide(seen, now=self._clock())
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 
-    def _find_secrets(self, job: Job, memory: _Memory) -> None:
-        """Those of earlier generations stay hidden: their pods may still run."""
-        if memory.secrets_of != (job.uid, job.generation):
-            memory.secrets_of = (job.uid, job.generation)
-            memory.secrets |= find_secrets(job.spec) - {job.name, job.namespace}
+    def _find_secrets(self, key: Key, job: Job, memory: _Memory) -> None:
+        """Those of the spec, and of the pods that may still say something: an earlier generation's may be among them."""
+        pods = [*self._cache.owned("Pod", key, job.uid), *self._cache.last_words(key, job.uid)]
+        mark = (job.uid, job.generation, frozenset(map(pod_group, pods)))
+        if memory.secrets_of != mark:
+            memory.secrets_of = mark
+            memory.secrets = secrets_of(job, pods)
 
     async def _ask_namespace(self, key: Key, job: Job) -> bool:
         """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
@@ -438,8 +440,7 @@ class Passes:
         return sum(self._cache.put("Pod", body) is not None for body in bodies) > 0
 
     def _log_effects(self, key: Key, decision: Decision, outcome: Outcome) -> None:
-        refused = {(o.kind, o.name) for o in outcome.obstacles}
-        made = [p["metadata"]["name"] for p in decision.pods if ("Pod", p["metadata"]["name"]) not in refused]
+        made = outcome.created
         self._telemetry.pods_created.inc(len(made))
         attempts = decision.status.attempts
         attempt = {"attempt": attempts[-1].number} if attempts else {}
@@ -660,6 +661,11 @@ def _with_unstored(seen: Snapshot, memory: _Memory) -> Snapshot:
 
 def _has_budget(job: Job) -> bool:
     return spec_in_force(job.status).has_budget
+
+
+def secrets_of(job: Job, pods: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The values of a job's spec, and of the pods that may still say something, that are kept out of messages."""
+    return (find_secrets(job.spec) | find_pod_secrets(pods)) - {job.name, job.namespace}
 
 
 def without_secrets(status: GreenTrainingJobStatus, secrets: frozenset[str]) -> GreenTrainingJobStatus:

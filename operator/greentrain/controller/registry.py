@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -18,6 +20,9 @@ import kopf
 from greentrain.api import names
 from greentrain.controller.settings import Settings
 from greentrain.kube.client import Connection, read_connection
+from greentrain.kube.decoding import decode, is_shallow, whole_lines
+
+logger = logging.getLogger("greentrain.controller")
 
 Seen = Callable[[str, str | None, dict[str, Any]], Awaitable[None]]
 """Called with kind, event type (None for an initial listing) and the object."""
@@ -49,7 +54,7 @@ class Sessions:
         """The connection as it is now. Unchanged, it is the same object: Kopf must see that a refusal stands."""
         connection = await read_connection(self._settings.kubeconfig, self._settings.context)
         if self._known is None or self._known[0] != connection:
-            session = self._connect(connection)
+            session = self.connect(connection)
             self._sessions.append(session)
             self._known = (connection, kopf.AiohttpSession(server=connection.server, aiohttp_session=session))
         return self._known[1]
@@ -59,7 +64,8 @@ class Sessions:
         for session in self._sessions:
             await session.close()
 
-    def _connect(self, connection: Connection) -> aiohttp.ClientSession:
+    def connect(self, connection: Connection) -> aiohttp.ClientSession:
+        """A session for that connection, to be closed by the caller; it reads JSON of any depth."""
         info = kopf.ConnectionInfo(
             server=connection.server,
             ca_path=connection.ca_path,
@@ -72,6 +78,7 @@ class Sessions:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
             headers={"Authorization": connection.authorization} if connection.authorization else {},
+            response_class=_Response,
             trace_configs=[tracing],
             trust_env=False,
         )
@@ -88,6 +95,49 @@ class Sessions:
         pause = min(0.1 * (1 << min(short, 10)), LONGEST_PAUSE_SECONDS) if short > SHORT_WATCHES else 0.0
         self._opened[request.url.path] = (now + pause, short)
         await asyncio.sleep(pause)
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer as Kopf reads it: a list by `json()`, a watch line by line, with a decoder that fails at some depth.
+
+    One object that is too deep would end the watch, and Kopf as a whole, for all tenants.
+    """
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """As aiohttp does; the lines of a watch come with what is too deep cut off."""
+        started = await super().start(connection)
+        if self.url.query.get("watch") == "true":
+            self.content = cast(aiohttp.StreamReader, _ShallowLines(self.content))
+        return started
+
+    async def json(
+        self,
+        *,
+        encoding: str | None = None,
+        loads: Callable[[str], Any] = decode,
+        content_type: str | None = "application/json",
+    ) -> Any:
+        """As aiohttp does, by a decoder for any depth."""
+        return await super().json(encoding=encoding, loads=loads, content_type=content_type)
+
+
+class _ShallowLines:
+    """A stream of JSON lines, each shallow enough for Python's own decoder; all else is the stream's own."""
+
+    def __init__(self, stream: aiohttp.StreamReader) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Whole lines, whatever their size."""
+        async for line in whole_lines(self._stream.iter_chunked(size)):
+            try:
+                yield (line if is_shallow(line) else json.dumps(decode(line)).encode()) + b"\n"
+            except ValueError as error:
+                # The next list brings the object.
+                logger.error("a line of %d bytes of a watch is left out: %s", len(line), error)
 
 
 def build_registry(sessions: Sessions, seen: Seen) -> kopf.OperatorRegistry:

@@ -27,8 +27,16 @@ from greentrain.api.v1alpha1 import (
     RunPolicy,
     drop_nulls,
 )
+from greentrain.core.limits import (
+    MAX_GPUS,
+    MAX_GRACE_SECONDS,
+    MAX_WORD,
+    SUGGESTIONS,
+    find_excess,
+    shorten,
+)
 from greentrain.core.pod_security import find_privileges, find_volume_privileges
-from greentrain.core.snapshot import Job, TemplateProblem
+from greentrain.core.snapshot import Job, TemplateProblem, is_gpu, parse_count
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
 """Name of the pod volume `spec.checkpoint.volume` becomes."""
@@ -36,6 +44,9 @@ CHECKPOINT_VOLUME = "greentrain-checkpoint"
 
 MOST_PRIVILEGES = 10
 """How many fields beyond baseline are named at once: a condition holds no more, and a list may have thousands."""
+
+TOLD_PROBLEMS = 20
+"""How many problems a message names; a condition holds 2,048 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +75,22 @@ class Refused:
 
     @property
     def message(self) -> str:
-        """All problems as one text for a condition."""
-        return "; ".join(str(p) for p in self.problems)
+        """The problems as one text for a condition, and how many there are beside those it has room for."""
+        told = "; ".join(str(p) for p in self.problems[:TOLD_PROBLEMS])
+        more = len(self.problems) - TOLD_PROBLEMS
+        return told if more <= 0 else f"{told}; and {more} more problems"
 
 
 def decide_admission(
     job: Job, template_problems: tuple[TemplateProblem, ...] = (), *, privileged: bool = False
 ) -> Admitted | Refused:
-    """Parse and check a job's spec; `privileged` where its namespace lets pods ask for more than baseline."""
+    """Parse and check a job's spec; one that is too deep or too large is not looked at further.
+
+    `privileged` where its namespace lets pods ask for more than baseline.
+    """
+    excess = [Problem(e.path, e.message) for e in find_excess(job.spec)]
+    if excess:
+        return Refused((*excess, *(Problem(t.path, t.message) for t in template_problems)))
     problems = [*check_not_built(job.spec)]
     try:
         spec = GreenTrainingJobSpec.model_validate(job.spec)
@@ -130,21 +149,28 @@ def check_not_built(spec: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def explain(error: ValidationError) -> Iterator[Problem]:
-    """Say each pydantic error with its full path, the value and what would be right."""
+    """Say each pydantic error with its full path, the value and what would be right; of many unknown fields the first."""
+    unknown = 0
     for item in error.errors(include_url=False):
-        path = "spec" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in item["loc"])
+        path = "spec" + "".join(f"[{p}]" if isinstance(p, int) else f".{shorten(p)}" for p in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _known_fields(item["loc"][:-1])
-            near = difflib.get_close_matches(
-                str(item["loc"][-1]), [*known, *_not_built_under(path)], n=1, cutoff=0.6
-            )
-            yield Problem(path, "unknown field" + (f"; did you mean {near[0]}?" if near else "; remove it"))
+            unknown += 1
+            if unknown <= SUGGESTIONS:
+                yield Problem(path, _unknown_field(str(item["loc"][-1]), item["loc"][:-1], path))
         elif item["type"] == "missing":
             yield Problem(path, "is required")
         else:
             words = item["msg"].removeprefix("Value error, ")
             expected = words[0].lower() + words[1:]
             yield Problem(path, f"{_shown(item['input'])} is not valid: {expected}")
+    if unknown > SUGGESTIONS:
+        yield Problem("spec", f"and {unknown - SUGGESTIONS} more unknown fields; remove them")
+
+
+def _unknown_field(key: str, location: tuple[int | str, ...], path: str) -> str:
+    known = [*_known_fields(location), *_not_built_under(path)] if len(key) <= MAX_WORD else []
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return "unknown field" + (f"; did you mean {near[0]}?" if near else "; remove it")
 
 
 def _shown(value: object) -> str:
@@ -263,17 +289,20 @@ def check_template(path: str, role: ReplicaSpec, *, checkpointed: bool) -> Itera
         yield Problem(f"{path}.spec.containers", f"needs a list with a container named {CONTAINER}")
         return
     found = [c.get("name") for c in containers]
+    yield from _check_amounts(path, pod_spec)
     if found.count(CONTAINER) != 1:
+        names_ = shorten(str(found), 4 * MAX_WORD)
         yield Problem(
             f"{path}.spec.containers",
-            f"{found} holds no container named {CONTAINER}; name the training container {CONTAINER}"
+            f"{names_} holds no container named {CONTAINER}; name the training container {CONTAINER}"
             if CONTAINER not in found
-            else f"{found} names {CONTAINER} more than once; keep one",
+            else f"{names_} names {CONTAINER} more than once; keep one",
         )
         return
     for key in ("hostname", "subdomain", "restartPolicy"):
         if key in pod_spec and not (key == "restartPolicy" and pod_spec[key] == "Never"):
-            yield Problem(f"{path}.spec.{key}", f"'{pod_spec[key]}' is set by greentrain; remove it")
+            value = shorten(str(pod_spec[key]))
+            yield Problem(f"{path}.spec.{key}", f"'{value}' is set by greentrain; remove it")
     index = found.index(CONTAINER)
     container = containers[index]
     at = f"{path}.spec.containers[{index}]"
@@ -289,6 +318,28 @@ def check_template(path: str, role: ReplicaSpec, *, checkpointed: bool) -> Itera
                     f"{path}.spec.volumes[{i}].name", f"'{CHECKPOINT_VOLUME}' is greentrain's own; rename it"
                 )
     yield from check_program(at, container)
+
+
+def _check_amounts(path: str, pod_spec: Mapping[str, Any]) -> Iterator[Problem]:
+    """Numbers that the operator itself reckons with."""
+    grace = pod_spec.get("terminationGracePeriodSeconds")
+    if grace is not None and not (type(grace) is int and 0 <= grace <= MAX_GRACE_SECONDS):
+        yield Problem(
+            f"{path}.spec.terminationGracePeriodSeconds",
+            f"{_shown(grace)} is not valid: set whole seconds from 0 to {MAX_GRACE_SECONDS} (a day)",
+        )
+    for kind in ("containers", "initContainers"):
+        for i, container in enumerate(_items(pod_spec.get(kind))):
+            resources = container.get("resources") if isinstance(container, Mapping) else None
+            for section in ("limits", "requests"):
+                amounts = resources.get(section) if isinstance(resources, Mapping) else None
+                for name, amount in amounts.items() if isinstance(amounts, Mapping) else ():
+                    count = parse_count(amount)
+                    if is_gpu(name) and (count is None or count > MAX_GPUS):
+                        at = f"{path}.spec.{kind}[{i}].resources.{section}['{shorten(name)}']"
+                        yield Problem(
+                            at, f"{_shown(amount)} is not valid: set a whole number from 0 to {MAX_GPUS}"
+                        )
 
 
 def _items(value: object) -> list[Any]:
@@ -321,7 +372,9 @@ def check_program(at: str, container: Mapping[str, Any]) -> Iterator[Problem]:
     if str(program).startswith("-") or not program:
         yield Problem(f"{at}.args", f"the trainer's first argument is its program; add one of {_programs()}")
     elif program not in BUILTIN_PROGRAMS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", str(program)):
-        yield Problem(f"{at}.args", f"'{program}' is no program of the trainer; use one of {_programs()}")
+        yield Problem(
+            f"{at}.args", f"'{shorten(str(program))}' is no program of the trainer; use one of {_programs()}"
+        )
 
 
 def _programs() -> str:
@@ -337,7 +390,7 @@ def check_checkpoint(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
     if len(volume) != 1 or "name" in volume:
         yield Problem(
             "spec.checkpoint.volume",
-            f"{', '.join(sorted(map(str, volume))) or 'nothing'} is not one pod volume source; write one, such as "
+            f"{shorten(', '.join(sorted(map(str, volume)))) or 'nothing'} is not one pod volume source; write one, such as "
             "persistentVolumeClaim: {claimName: training}",
         )
     if ".." in spec.checkpoint.path.split("/"):

@@ -7,7 +7,7 @@ because nobody will report in between. The next reading settles it. Where the la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
@@ -80,6 +80,8 @@ def keep_charges(
     told = {p.uid: p.node for p in energy.pods if not p.final} if energy is not None else {}
     there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in told)}
     said = _last_words(energy)
+    listed = {p.uid for p in energy.pods} if energy is not None else set()
+    listed_before = {p.uid for p in stored.pods} if stored is not None else set()
     found: list[PodCharge] = []
     unread: list[Pod] = []
     dues: list[datetime] = []
@@ -98,7 +100,7 @@ def keep_charges(
                 uid=uid, node=node, limit_milliwatts=limit * pod.gpus, since=format_time(begun)
             )
         report = by_node.get(charge.node)
-        if _is_lost(charge, stored, energy, report, now=now):
+        if _is_lost(charge, listed_before, listed, report, now=now):
             lost_joules += charge.joules
             continue
         running = pod if pod is not None and not pod.ended else None
@@ -145,17 +147,19 @@ def _last_words(energy: EnergyStatus | None) -> frozenset[str]:
 
 def _is_lost(
     charge: PodCharge,
-    stored: EnergyStatus | None,
-    energy: EnergyStatus | None,
+    listed_before: Set[str],
+    listed: Set[str],
     report: NodeReport | None,
     *,
     now: datetime,
 ) -> bool:
-    """Whether the last word of a pod will never come: its agent let go of it without, or never knew it."""
-    listed = {p.uid for p in energy.pods} if energy is not None else set()
+    """Whether the last word of a pod will never come: its agent let go of it without, or never knew it.
+
+    The sets are the UIDs of which there are readings, in the status as it is stored and after the fold.
+    """
     if charge.uid in listed:
         return False
-    if stored is not None and any(p.uid == charge.uid for p in stored.pods):
+    if charge.uid in listed_before:
         return True
     gone = parse_time(charge.gone)
     if gone is None:

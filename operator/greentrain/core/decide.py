@@ -7,7 +7,7 @@ world cannot show, that a pod which is gone had been there, or what became of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -93,7 +93,8 @@ class Decision:
     status: GreenTrainingJobStatus
     deletions: tuple[Deletion, ...] = ()
     service: dict[str, Any] | None = None
-    pods: tuple[dict[str, Any], ...] = ()
+    pods: Sequence[dict[str, Any]] = ()
+    """Pods to create; of an attempt they are built one at a time, as they are asked for (`manifests.Pods`)."""
     look_again: datetime | None = None
     record_first: bool = False
     """The status must be stored before anything is created or deleted: it holds what the world cannot show."""
@@ -381,7 +382,7 @@ def _between_attempts(
     return Decision(
         writer.finish(attempt),
         service=None if seen.has_service else manifests.build_service(seen.job),
-        pods=tuple(manifests.build_pod(seen.job, spec, attempt, r) for r in manifests.ranks(counts)),
+        pods=manifests.Pods(seen.job, spec, attempt, manifests.ranks(counts)),
         record_first=True,
     )
 
@@ -632,7 +633,7 @@ def _run(
         Decision(
             writer.finish(attempt),
             service=None if seen.has_service else manifests.build_service(seen.job),
-            pods=tuple(manifests.build_pod(seen.job, spec, attempt, r) for r in missing),
+            pods=manifests.Pods(seen.job, spec, attempt, missing),
             deletions=(*_leftovers(seen, attempt), *apart.deletions),
             look_again=timed_out,
         ),

@@ -16,6 +16,7 @@ from math import ceil, inf
 
 from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
 from greentrain.api.v1alpha1 import (
+    MAX_ZONE_LENGTH,
     AttemptStatus,
     Basis,
     EmissionsShare,
@@ -49,6 +50,9 @@ WAIT_FOR_INTENSITY = timedelta(days=1)
 
 ALLOWANCE_SECONDS = 3600
 """How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
+
+LOOK_AHEAD_SECONDS = ALLOWANCE_SECONDS
+"""The furthest that a grid is looked at ahead, however long a stop may take: one look is then a handful of moments."""
 
 NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
@@ -96,8 +100,8 @@ def find_zone_problem(spec: Mapping[str, object], carbon: Carbon | None) -> str 
     """What is wrong with `spec.emissions.zone`, for people; `spec` is unparsed."""
     section = spec.get("emissions")
     zone = section.get("zone") if isinstance(section, Mapping) else None
-    if carbon is None or not isinstance(zone, str) or carbon.is_known(zone):
-        return None
+    if carbon is None or not isinstance(zone, str) or len(zone) > MAX_ZONE_LENGTH or carbon.is_known(zone):
+        return None  # one that is too long is refused as such
     near = carbon.suggest(zone)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return (
@@ -441,7 +445,10 @@ def find_highest(
     now: datetime,
     seconds: int,
 ) -> int | None:
-    """The highest intensity from now on for so long, where a source tells (mg/kWh); None where none does."""
+    """The highest intensity from now on for so long, where a source tells (mg/kWh); None where none does.
+
+    Never further ahead than an hour (`LOOK_AHEAD_SECONDS`).
+    """
     found = [
         held.milligrams
         for zone in _zones(spec, carbon, reports)
@@ -467,5 +474,6 @@ def _zones(spec: EmissionsSpec, carbon: Carbon, reports: Iterable[NodeReport]) -
 
 
 def _moments(now: datetime, seconds: int) -> Iterator[float]:
+    seconds = min(max(seconds, 0), LOOK_AHEAD_SECONDS)
     for ahead in (*range(0, seconds, BUCKET_SECONDS), seconds):
         yield now.astimezone(UTC).timestamp() + ahead

@@ -131,7 +131,8 @@ def judge(
             cause, rank=silent.rank, message=f"{silent.rank} does not answer{_at(silent)}: {cause.message}"
         )
     due = until(broken_since or now, SETTLE if silent is None else SETTLE_SILENT, now=now)
-    everyone_down = all(r in missing or (r in pods and (pods[r].ended or pods[r].unreachable)) for r in seats)
+    gone = frozenset(missing)
+    everyone_down = all(r in gone or (r in pods and (pods[r].ended or pods[r].unreachable)) for r in seats)
     return Broken(cause) if everyone_down or now >= due else Settling(cause, due)
 
 
@@ -142,7 +143,8 @@ def until(since: datetime, window: timedelta, *, now: datetime) -> datetime:
 
 def finished_ranks(attempt: AttemptStatus, pods: Iterable[Pod]) -> frozenset[Rank]:
     """Ranks whose program ended with success, seen now or written down: their pods may be gone since."""
-    known = frozenset(r for r in ranks(attempt.replicas) if str(r) in attempt.finished_ranks)
+    noted = frozenset(attempt.finished_ranks)
+    known = frozenset(r for r in ranks(attempt.replicas) if str(r) in noted)
     return known | {p.rank for p in pods if succeeded(p)}
 
 

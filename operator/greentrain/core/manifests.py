@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from copy import deepcopy
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, overload
 
 from greentrain.api import names
 from greentrain.api.runtime import CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
@@ -69,23 +69,35 @@ def deciding_rank(replicas: Mapping[str, int]) -> Rank:
     return ranks(replicas)[0]
 
 
-def build_tf_config(
-    job: Job, spec: GreenTrainingJobSpec, replicas: Mapping[str, int], rank: Rank
-) -> dict[str, Any]:
-    """TensorFlow's cluster description for one rank, of TFJob's structure.
+def write_cluster(job: Job, spec: GreenTrainingJobSpec, replicas: Mapping[str, int]) -> str:
+    """The part of TF_CONFIG that all ranks of an attempt share, as JSON: about 60 bytes a rank, so written once for all.
 
-    The sparse form names a worker's own address only, and has no `environment`, as TFJob's.
+    Empty in the sparse form, which names a worker's own address only.
     """
-    task = {"type": rank.type.task_type, "index": rank.index}
     if spec.enable_dynamic_worker:
-        own = {str(rank.index): _address(job, rank)}
-        sparse: dict[str, Any] = {"worker": {}, "ps": [], rank.type.task_type: own}
-        return {"sparseCluster": sparse, "task": task}
+        return ""
     cluster: dict[str, list[str]] = {}
     for seat in ranks(replicas):
         if seat.type is not ReplicaType.EVALUATOR or spec.evaluator_in_cluster:
             cluster.setdefault(seat.type.task_type, []).append(_address(job, seat))
-    return {"cluster": cluster, "task": task, "environment": "cloud"}
+    return _dump(cluster)
+
+
+def write_tf_config(job: Job, rank: Rank, cluster: str) -> str:
+    """TensorFlow's cluster description for one rank, of TFJob's structure, as JSON.
+
+    `cluster` is what `write_cluster` gives. The sparse form has no `environment`, as TFJob's.
+    """
+    task = {"type": rank.type.task_type, "index": rank.index}
+    if not cluster:
+        own = {str(rank.index): _address(job, rank)}
+        sparse: dict[str, Any] = {"worker": {}, "ps": [], rank.type.task_type: own}
+        return _dump({"sparseCluster": sparse, "task": task})
+    return f'{{"cluster":{cluster},"task":{_dump(task)},"environment":"cloud"}}'
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _address(job: Job, rank: Rank) -> str:
@@ -131,12 +143,58 @@ def build_service(job: Job) -> Manifest:
     }
 
 
-def build_pod(job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, rank: Rank) -> Manifest:
-    """The pod of one rank in one attempt: the user's template with what greentrain adds."""
+class Pods(Sequence[Manifest]):
+    """Pods of an attempt, each built when it is asked for and kept by nobody: a thousand at once would be a gigabyte."""
+
+    def __init__(
+        self, job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, seats: Sequence[Rank]
+    ) -> None:
+        self._job = job
+        self._spec = spec
+        self._attempt = attempt
+        self._seats = tuple(seats)
+
+    @cached_property
+    def _cluster(self) -> str:
+        return write_cluster(self._job, self._spec, self._attempt.replicas)
+
+    def __len__(self) -> int:
+        return len(self._seats)
+
+    @overload
+    def __getitem__(self, index: int) -> Manifest: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Pods: ...
+
+    def __getitem__(self, index: int | slice) -> Manifest | Pods:
+        if isinstance(index, slice):
+            return Pods(self._job, self._spec, self._attempt, self._seats[index])
+        return build_pod(self._job, self._spec, self._attempt, self._seats[index], self._cluster)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def build_pod(
+    job: Job,
+    spec: GreenTrainingJobSpec,
+    attempt: AttemptStatus,
+    rank: Rank,
+    cluster: str | None = None,
+) -> Manifest:
+    """The pod of one rank in one attempt: the user's template with what greentrain adds.
+
+    What is added stands in maps and lists of the pod's own; the rest it shares with the template, and neither is changed.
+    `cluster` is what `write_cluster` gives for the attempt, where that is known already.
+    """
     role = dict(spec.tf_replica_specs.roles())[rank.type]
-    template = deepcopy(dict(role.template))
-    meta = template.get("metadata") or {}
-    pod_spec = template.get("spec") or {}
+    meta = role.template.get("metadata") or {}
+    pod_spec = dict(role.template.get("spec") or {})
     pod: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -176,9 +234,10 @@ def build_pod(job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, rank
     for init in pod_spec.get("initContainers") or ():
         init.setdefault("terminationMessagePolicy", LAST_LINES)
     container = next(c for c in pod_spec["containers"] if c.get("name") == CONTAINER)
-    _inject(
-        container, job, spec, attempt, rank, grace_seconds=pod_spec.get("terminationGracePeriodSeconds", 30)
-    )
+    if cluster is None:
+        cluster = write_cluster(job, spec, attempt.replicas)
+    grace = pod_spec.get("terminationGracePeriodSeconds", 30)
+    _inject(container, job, spec, attempt, rank, cluster=cluster, grace_seconds=grace)
     return pod
 
 
@@ -218,6 +277,7 @@ def _inject(
     attempt: AttemptStatus,
     rank: Rank,
     *,
+    cluster: str,
     grace_seconds: int,
 ) -> None:
     env = {
@@ -229,10 +289,8 @@ def _inject(
         Env.REPLICA_INDEX: str(rank.index),
         Env.GRACE_PERIOD_SECONDS: str(grace_seconds),
     }
-    if len(ranks(attempt.replicas)) > 1:
-        env[Env.TF_CONFIG] = json.dumps(
-            build_tf_config(job, spec, attempt.replicas, rank), separators=(",", ":")
-        )
+    if sum(attempt.replicas.values()) > 1:
+        env[Env.TF_CONFIG] = write_tf_config(job, rank, cluster)
     if spec.checkpoint is not None:
         env[Env.CHECKPOINT_DIR] = f"{CHECKPOINT_MOUNT}/{spec.checkpoint.path}/{job.namespace}/{job.name}"
         container["volumeMounts"] = [

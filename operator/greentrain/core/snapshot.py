@@ -6,6 +6,7 @@ into the few facts decisions rest on; whatever a server may leave out is optiona
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -448,15 +449,32 @@ def _unreachable(status: Raw) -> bool:
     return bool(marked and ready.get("reason") != "ReadinessGatesNotReady")
 
 
+def is_gpu(resource: str) -> bool:
+    """Whether a container's resource of that name is GPUs, or parts of one."""
+    return resource == names.GPU_RESOURCE or resource.startswith(names.MIG_RESOURCE_PREFIX)
+
+
+_COUNT = re.compile(r"([0-9]{1,15})(|k|M|G|T|P|E)", re.ASCII)
+
+
+def parse_count(amount: object) -> int | None:
+    """A whole number as Kubernetes writes a quantity (`8`, `"8"`, `"1k"` for 1,000); None for anything else."""
+    if isinstance(amount, bool) or not isinstance(amount, int | str):
+        return None
+    found = _COUNT.fullmatch(str(amount)) if isinstance(amount, str) or 0 <= amount < 10**15 else None
+    return int(found[1]) * 1000 ** ("", "k", "M", "G", "T", "P", "E").index(found[2]) if found else None
+
+
 def count_gpus(spec: Raw) -> int:
-    """GPUs, or parts of one, that a pod of that spec asks for."""
-    limits = ((c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or ())
-    return sum(
-        int(count)
-        for limit in limits
-        for name, count in limit.items()
-        if name == names.GPU_RESOURCE or name.startswith(names.MIG_RESOURCE_PREFIX)
-    )
+    """GPUs, or parts of one, that a pod of that spec asks for. What is no whole number asks for none: no pod is made of it."""
+    containers = spec.get("containers")
+    total = 0
+    for container in containers if isinstance(containers, list | tuple) else ():
+        resources = container.get("resources") if isinstance(container, Mapping) else None
+        limits = resources.get("limits") if isinstance(resources, Mapping) else None
+        for name, amount in limits.items() if isinstance(limits, Mapping) else ():
+            total += (parse_count(amount) or 0) if is_gpu(name) else 0
+    return total
 
 
 def _why_waiting(status: Raw, state: Raw) -> tuple[str, str]:

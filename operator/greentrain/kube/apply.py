@@ -20,7 +20,7 @@ from greentrain.core.decide import Decision, Deletion
 from greentrain.core.snapshot import BEING_REMOVED, VANISHED, Job, Obstacle, format_time
 from greentrain.core.status import Event
 from greentrain.kube.cache import Cache, controller_name, controller_uid
-from greentrain.kube.client import ApiError, Client
+from greentrain.kube.client import CONNECTIONS, ApiError, Client
 
 COMPONENT = "greentrain-operator"
 T = TypeVar("T")
@@ -33,6 +33,8 @@ class Outcome:
     changed: bool
     """Whether anything in the cluster is different now."""
     obstacles: tuple[Obstacle, ...] = ()
+    created: tuple[str, ...] = ()
+    """Names of the pods that are there now."""
 
 
 async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decision) -> Outcome:
@@ -40,28 +42,44 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
     if decision.delete_job:
         await _delete_job(client, cache, job)
         return Outcome(True)
-    deleted = await _all(_delete(client, cache, job, d) for d in decision.deletions)
+    deleted = await run_all(_delete(client, cache, job, d) for d in decision.deletions)
     changed = any(deleted)
     if decision.service is not None:
         obstacle = await _create(client, cache, job, "Service", decision.service)
         if obstacle is not None:
             return Outcome(changed, (obstacle,))
         changed = True
-    created = await _all(_create(client, cache, job, "Pod", p) for p in decision.pods)
-    obstacles = tuple(o for o in created if o is not None)
-    return Outcome(changed or len(obstacles) < len(created), obstacles)
+    # Each pod is built when its turn has come, and gone when it is posted.
+    outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in decision.pods)
+    obstacles = tuple(o for o in outcomes if isinstance(o, Obstacle))
+    created = tuple(o for o in outcomes if isinstance(o, str))
+    return Outcome(changed or bool(created), obstacles, created)
 
 
-async def _all(requests: Iterable[Awaitable[T]]) -> list[T]:
-    """Every request's outcome; raises the first error once all have ended.
+async def run_all(requests: Iterable[Awaitable[T]]) -> list[T]:
+    """Every request's outcome, so many at once as there are connections; raises the first error once all have ended.
 
-    A request left under way could land after the next pass has done the same and undone it: a pod made twice.
+    The next request is asked for when one has ended. One left under way could land after the next pass has done the same
+    and undone it: a pod made twice.
     """
-    outcomes = await asyncio.gather(*requests, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    waiting = iter(enumerate(requests))
+    outcomes: dict[int, T] = {}
+    errors: list[Exception] = []
+
+    async def work() -> None:
+        while True:
+            try:
+                place, request = next(waiting)
+                outcomes[place] = await request
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
+                errors.append(error)
+
+    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
+    if errors:
+        raise errors[0]
+    return [outcomes[place] for place in sorted(outcomes)]
 
 
 async def _delete_job(client: Client, cache: Cache, job: Job) -> None:
@@ -104,6 +122,10 @@ def _ghost(job: Job, deletion: Deletion) -> Mapping[str, Any]:
             "labels": {names.LABEL_JOB: job.name},
         }
     }
+
+
+async def _create_pod(client: Client, cache: Cache, job: Job, manifest: Mapping[str, Any]) -> str | Obstacle:
+    return await _create(client, cache, job, "Pod", manifest) or str(manifest["metadata"]["name"])
 
 
 async def _create(

@@ -7,7 +7,6 @@ and both drop fields a newer server sends.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from greentrain.api import names
+from greentrain.kube.decoding import decode, whole_lines
 from greentrain.kube.redaction import find_secrets, redact
 
 Body = Mapping[str, Any]
@@ -128,7 +128,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         response = await self._api.call_api(verb, url, headers, body, _request_timeout=_TIMEOUT)
         raw = await response.read()
         try:
-            answer = json.loads(raw) if raw else {}
+            answer = decode(raw) if raw else {}
         except ValueError:
             answer = None
         found = answer if isinstance(answer, dict) else {}
@@ -197,11 +197,9 @@ class Client(AbstractAsyncContextManager["Client"]):
         try:
             if response.status != 200:
                 raise ApiError(response.status, response.reason or "Unknown", f"GET {path}?watch")
-            pending = b""
-            async for chunk in response.content.iter_any():
-                *lines, pending = (pending + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
+            async for line in whole_lines(response.content.iter_any()):
+                if line:
+                    event = decode(line)
                     if event["type"] == "ERROR":
                         told = event["object"]
                         raise ApiError(

@@ -7,6 +7,7 @@ import aiohttp
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus
 from greentrain.core.emissions import Carbon
+from greentrain.core.limits import find_metadata_excess
 from greentrain.core.manifests import deciding_rank
 from greentrain.core.snapshot import Obstacle, Pod, PodState, Snapshot, parse_job, parse_pod
 from greentrain.kube.cache import Cache, Key
@@ -38,8 +39,9 @@ def gather(
         has_service=bool(cache.owned("Service", key, job.uid)),
         progress=progress,
         obstacles=obstacles,
-        template_problems=cache.once_per_generation(
-            key, job.uid, job.generation, job.spec, find_template_problems
+        template_problems=(
+            *cache.once_per_generation(key, job.uid, job.generation, job.spec, find_template_problems),
+            *find_metadata_excess(body["metadata"]),
         ),
         reports=node_powers.reports(key, job.uid, job.created, job.status.energy),
         fleet=node_powers.fleet(),

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -87,7 +88,7 @@ def parse_node_pod(body: Body) -> NodePod:
             (dead, "startedAt", began),
             (dead, "finishedAt", ended),
         ):
-            moment = parse_time(found.get(field)) if found else None
+            moment = _read_time(found.get(field)) if found else None
             if moment is not None:
                 times.append(moment.timestamp())
     return NodePod(
@@ -101,6 +102,14 @@ def parse_node_pod(body: Body) -> NodePod:
         ended=None if running else max(ended, default=None),
         budgeted=ours and (meta.get("annotations") or {}).get(names.ANNOTATION_BUDGETED) == "true",
     )
+
+
+def _read_time(text: str | None) -> datetime | None:
+    """A time; None where there is none, or one that Python has no day for: of the year 0, or a leap second."""
+    try:
+        return parse_time(text)
+    except ValueError:
+        return None
 
 
 def find_pause(node: Body) -> str | None:
@@ -167,6 +176,21 @@ def parse_last_words(status: Body) -> NodePowerStatus:
             count,
         )
         return NodePowerStatus(journal_id=str(status.get("journalId") or "")[:64], pods=tuple(pods))
+
+
+def one_by_one(take: Callable[[Body], None]) -> Callable[[Body], None]:
+    """The same, but that an object that cannot be read is told and left out, and the others are taken in."""
+
+    def guarded(body: Body) -> None:
+        try:
+            take(body)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            name = (body.get("metadata") or {}).get("name")
+            logger.error(
+                "%s %s cannot be read and is left out: %r", body.get("kind") or "object", name, error
+            )
+
+    return guarded
 
 
 class NodeView:
@@ -310,7 +334,15 @@ class NodeView:
         return lease_path(namespace), {"fieldSelector": f"metadata.name={name}"}
 
     def _list_pods(self, bodies: list[dict[str, Any]]) -> None:
-        self._pods = {p.uid: p for p in map(parse_node_pod, bodies)}
+        pods: dict[str, NodePod] = {}
+
+        def take(body: Body) -> None:
+            pod = parse_node_pod(body)
+            pods[pod.uid] = pod
+
+        for body in bodies:
+            one_by_one(take)(body)
+        self._pods = pods
         self._version += 1
         self._pods_known = True
 
@@ -349,7 +381,7 @@ class NodeView:
         renewed = (body.get("spec") or {}).get("renewTime")
         if not renewed or renewed == self._renewed:
             return
-        moment = parse_time(renewed) if self._renewed is None else None
+        moment = _read_time(renewed) if self._renewed is None else None
         age = 0.0 if moment is None else max(0.0, self._wall() - moment.timestamp())
         self._renewed, self._heard = renewed, self._elapsed() - age
 
@@ -368,6 +400,7 @@ class NodeView:
         drop: Callable[[Body], None],
         listed: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
+        put, drop = one_by_one(put), one_by_one(drop)
         delay = RETRY_SECONDS
         version: int | None = None
         loop = asyncio.get_running_loop()

@@ -62,8 +62,10 @@ class NodePowers:
         try:
             status = NodePowerStatus.model_validate(body.get("status") or {})
             spec = NodePowerSpec.model_validate(body.get("spec") or {})
-        except ValidationError as error:
-            logger.error("NodePower %s is not read: %d fields are wrong", name, error.error_count())
+            observed = parse_time(status.observed_at)
+        except ValueError as error:
+            count = error.error_count() if isinstance(error, ValidationError) else 1
+            logger.error("NodePower %s is not read: %d fields are wrong", name, count)
             return None
         before = self._forget(name)
         now = _jobs(status)
@@ -71,7 +73,6 @@ class NodePowers:
             self._nodes.setdefault(key, set()).add(name)
         fresh = old is None or old.uid != uid or status != old.status
         received = self._clock() if fresh or old is None else old.received
-        observed = parse_time(status.observed_at)
         first = old is None and observed is not None and observed < received
         self._known[name] = NodePower(
             name=name,

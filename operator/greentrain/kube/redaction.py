@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
+
+from greentrain.api import names
+from greentrain.api.runtime import Env
 
 SHORTEST = 6
 """Characters. Shorter values are words like `INFO` or `true`; hiding them would only garble messages."""
@@ -28,12 +32,18 @@ _SECRET_NAME = re.compile(
 
 _HARMLESS = re.compile(
     r"""
-      (?:[a-z][a-z0-9+.-]*://)?[^\s@?=:]*/[^\s@?=]*   # a path, or an address without user and query
+      (?:[a-z][a-z0-9+.-]*://)?[^\s@?=:/]*/[^\s@?=]*  # a path, or an address without user and query
     | [A-Za-z._:-]+                                  # words, module and host names: no digit
     """,
     re.VERBOSE,
 )
-"""Values that mend a program when they are quoted: a file that is not there, a module that cannot be imported."""
+"""Values that mend a program when they are quoted: a file that is not there, a module that cannot be imported.
+
+Only the first slash can end the part before it: where any could, a value of n slashes took n² steps.
+"""
+
+_OURS = frozenset(e.value for e in Env)
+"""Variables that we set ourselves: names of jobs and namespaces, and words that are in every message."""
 
 
 def find_secrets(node: Any) -> frozenset[str]:
@@ -52,19 +62,36 @@ def find_secrets(node: Any) -> frozenset[str]:
     )
 
 
+def find_pod_secrets(pods: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """The values that pods were made with; of those of one role and attempt, which are alike, one is looked at.
+
+    A pod holds what its program may print, also where the job was edited since, or the operator began anew.
+    """
+    alike = {pod_group(pod): pod for pod in pods}
+    return frozenset().union(*(find_secrets(pod.get("spec")) for pod in alike.values()))
+
+
+def pod_group(pod: Mapping[str, Any]) -> tuple[str, str]:
+    """Role and attempt of a pod: those of the same are made from one template."""
+    labels = pod["metadata"].get("labels") or {}
+    return str(labels.get(names.LABEL_REPLICA_TYPE)), str(labels.get(names.LABEL_ATTEMPT))
+
+
 def _values(node: Any) -> Iterator[tuple[str, str]]:
-    """Names and values; the name is empty where there is none."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key == "env":
-                yield from _environment(value)
-            elif key in ("args", "command"):
-                yield from _options(value)
-            else:
-                yield from _values(value)
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from _values(item)
+    """Names and values; the name is empty where there is none. How deep they lie does not matter."""
+    waiting = [node]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, Mapping):
+            for key, value in at.items():
+                if key == "env":
+                    yield from _environment(value)
+                elif key in ("args", "command"):
+                    yield from _options(value)
+                else:
+                    waiting.append(value)
+        elif isinstance(at, list | tuple):
+            waiting.extend(at)
 
 
 def _environment(variables: Any) -> Iterator[tuple[str, str]]:
@@ -73,6 +100,8 @@ def _environment(variables: Any) -> Iterator[tuple[str, str]]:
     for variable in variables if isinstance(variables, list | tuple) else ():
         named = isinstance(variable, Mapping)
         value = variable.get("value") if named else variable
+        if named and str(variable.get("name")) in _OURS:
+            continue
         if isinstance(value, str | int | float):
             yield str(variable.get("name")) if named else "", str(value)
 
@@ -96,14 +125,35 @@ def _options(words: Any) -> Iterator[tuple[str, str]]:
         after = ""
 
 
+MANY = 32
+"""Secrets from which on a text is first asked which beginnings it holds: most are then known not to be in it."""
+
+
 def redact(text: str, secrets: frozenset[str]) -> str:
-    """The text with each of these values hidden, longest first; also as JSON and Go quote them."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        for spelling in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
-            if spelling not in text:
-                continue
-            if len(secret) >= UNMISTAKABLE:
-                text = text.replace(spelling, HIDDEN)
-            else:
-                text = re.sub(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])", HIDDEN, text)
+    """The text with each of these values hidden, longest first; also as JSON and Go quote them.
+
+    Takes time in proportion to the text for each value it may hold, and hardly any for the others.
+    """
+    beginnings: set[str] | None = None
+    if len(secrets) > MANY:
+        beginnings = {text[i : i + SHORTEST] for i in range(len(text) - SHORTEST + 1)}
+    for spelling, unmistakable in _spell(secrets):
+        if beginnings is not None and spelling[:SHORTEST] not in beginnings:
+            continue
+        if spelling not in text:
+            continue
+        if unmistakable:
+            text = text.replace(spelling, HIDDEN)
+        else:
+            text = re.sub(rf"(?<![\w-]){re.escape(spelling)}(?![\w-])", HIDDEN, text)
     return text
+
+
+@lru_cache(maxsize=16)
+def _spell(secrets: frozenset[str]) -> tuple[tuple[str, bool], ...]:
+    """How each value may be written, longest value first, and whether it is hidden inside other words as well."""
+    found = []
+    for secret in sorted(secrets, key=len, reverse=True):
+        quoted = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+        found += [(spelling, len(secret) >= UNMISTAKABLE) for spelling in dict.fromkeys((secret, *quoted))]
+    return tuple(found)

@@ -14,6 +14,7 @@ from greentrain.kube.node import (
     find_caps,
     find_pause,
     find_place,
+    one_by_one,
     parse_asks,
     parse_node_pod,
 )
@@ -171,3 +172,23 @@ def test_a_node_says_by_its_labels_where_its_power_comes_from(
     if labels is not None:
         metadata["labels"] = labels
     assert find_place({"metadata": metadata}) == told
+
+
+@pytest.mark.parametrize("odd", ["0000-01-01T00:00:00Z", "2026-01-01T00:00:60Z"])
+def test_a_container_whose_time_python_has_no_day_for_leaves_its_pod_known(odd: str) -> None:
+    good = "2026-01-01T00:00:07Z"
+    statuses = [{"state": {"running": {"startedAt": moment}}} for moment in (odd, good)]
+    meta = {"namespace": "team", "name": "p", "uid": "u"}
+    pod = parse_node_pod({"metadata": meta, "status": {"containerStatuses": statuses}})
+    assert pod.began == 1767225607.0
+
+
+def test_an_object_that_cannot_be_read_is_told_and_the_others_are_taken_in(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    taken: list[str] = []
+    take = one_by_one(lambda body: taken.append(body["metadata"]["labels"]["a"]))
+    for labels in ({"a": "1"}, None, {}, {"a": "2"}):
+        take({"kind": "Pod", "metadata": {"name": "p", "labels": labels}})
+    assert taken == ["1", "2"]
+    assert [r.getMessage()[:35] for r in caplog.records] == ["Pod p cannot be read and is left out"[:35]] * 2

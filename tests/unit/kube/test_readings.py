@@ -55,3 +55,16 @@ def test_a_job_finds_the_nodes_that_tell_of_it_and_no_other(seed: int) -> None:
             reports = powers.reports(Key("team", job), f"uid-{job}", None, None)
             assert [r.node for r in reports] == sorted(n for n, js in told.items() if job in js)
             assert all([e.job for e in r.pods] == [job] for r in reports)
+
+
+@pytest.mark.parametrize(
+    "observed", ["0000-01-01T00:00:00Z", "2026-01-01T00:00:00+99:99", "2026-01-01T23:59:60Z"]
+)
+def test_a_node_whose_time_python_has_no_day_for_is_left_out_and_the_others_are_taken_in(
+    observed: str,
+) -> None:
+    powers = NodePowers(lambda: START)
+    odd = body("node-0", 0, 1, ["a"])
+    odd["status"]["observedAt"] = observed  # the CRD's format date-time lets these pass
+    assert powers.resync([odd, body("node-1", 0, 2, ["a"])], 2) == {Key("team", "a")}
+    assert [r.node for r in powers.reports(Key("team", "a"), "uid-a", None, None)] == ["node-1"]

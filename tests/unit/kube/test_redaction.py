@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from greentrain.kube.redaction import find_secrets, redact
+from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.controller.passes import secrets_of
+from greentrain.core.manifests import build_pod, replica_counts
+from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact
+from tests.support.manifests import build_job
+from tests.support.snapshots import job_of, worker
 
 
 def template(**container: Any) -> dict[str, Any]:
@@ -34,6 +39,13 @@ def template(**container: Any) -> dict[str, Any]:
         ({"args": ["--data=/data/train"]}, set()),
         ({"args": ["--password", "correcthorse"]}, {"correcthorse"}),
         ({"env": [{"name": "LEVEL", "value": "INFO"}, {"name": "PORT", "value": "8080808"}]}, set()),
+        ({"env": [{"name": "A", "value": "file:///etc/digits"}, {"name": "B", "value": "a/b:80/c"}]}, set()),
+        ({"env": [{"name": "A", "value": "http://data:80/x"}]}, {"http://data:80/x"}),
+        ({"env": [{"name": "A", "value": "QUJD/REVG/aaaa="}]}, {"QUJD/REVG/aaaa="}),
+        (
+            {"env": [{"name": ["A"], "value": "hunter22"}, {"name": {}, "value": "hunter23"}]},
+            {"hunter22", "hunter23"},
+        ),
     ],
 )
 def test_what_is_hidden(container: dict[str, Any], found: set[str]) -> None:
@@ -52,3 +64,37 @@ def test_what_is_hidden(container: dict[str, Any], found: set[str]) -> None:
 )
 def test_how_it_is_hidden(text: str, secret: str, left: str) -> None:
     assert redact(text, frozenset({secret})) == left
+
+
+def test_of_many_values_each_is_hidden_that_is_there() -> None:
+    secrets = frozenset({*(f"secret-{i:04}" for i in range(5_000)), "hunter", 'a"quoted\nword'})
+    text = 'secret-0042, secret-4999x, hunters and hunter: "a\\"quoted\\nword"'
+    assert redact(text, secrets) == '<hidden>, <hidden>x, hunters and <hidden>: "<hidden>"'
+
+
+def test_values_lie_at_any_depth() -> None:
+    node: Any = {"env": [{"name": "A", "value": "hunter22"}]}
+    for _ in range(50_000):
+        node = [node]
+    assert find_secrets(node) == {"hunter22"}
+
+
+def test_a_pod_keeps_what_its_program_may_print_after_the_job_was_edited() -> None:
+    def made(generation: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        env = [{"name": "A", "value": f"hunter-{generation}"}]
+        manifest = build_job(checkpoint={"volume": {"emptyDir": {}}})
+        manifest["spec"]["tfReplicaSpecs"]["Worker"] |= template(env=env)
+        spec = GreenTrainingJobSpec.model_validate(manifest["spec"])
+        attempt = AttemptStatus(
+            number=generation, replicas=replica_counts(spec), start_time="2026-01-01T00:00:00Z"
+        )
+        return manifest, [build_pod(job_of(manifest), spec, attempt, worker(i)) for i in (0, 1)]
+
+    _, old = made(1)
+    manifest, new = made(2)
+    job = job_of(manifest, generation=2)
+    assert secrets_of(job, [*old, *new]) == {"hunter-1", "hunter-2"}
+    # What nobody can say any more is not kept, however often the job is edited.
+    assert secrets_of(job, new) == {"hunter-2"}
+    # What we set ourselves is in every message: names, addresses, folders.
+    assert find_pod_secrets(old) == {"hunter-1"}

@@ -1,0 +1,164 @@
+"""How large a job may be: what is larger is refused by path at intake, before anything is built from it.
+
+Work on a job grows with its size and no faster, and what the operator stores of it must fit beside it into etcd
+(1.5 MiB an object, `--max-request-bytes`). `docs/limits.md` has all limits with their reasons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from greentrain.api.v1alpha1 import MAX_REPLICAS
+from greentrain.core.snapshot import TemplateProblem
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MAX_LEVELS = 64
+"""Levels of maps and lists in a template or a volume, itself the first. Kubernetes' own types need fewer than 20."""
+
+MAX_SPEC_LEVELS = MAX_LEVELS + 4
+"""Levels of a spec: a template is four below it."""
+
+MAX_TEMPLATE_BYTES = 64 * KIB
+"""Bytes of one pod template as JSON."""
+
+MAX_VOLUME_BYTES = 16 * KIB
+"""Bytes of the checkpoint volume as JSON; it is added to every pod."""
+
+MAX_PODS_BYTES = 32 * MIB
+"""Bytes of the templates of all pods of an attempt together."""
+
+MAX_SPEC_BYTES = 512 * KIB
+"""Bytes of a spec as JSON: four templates of the largest size are half of it."""
+
+MAX_ANNOTATIONS_BYTES = 256 * KIB
+"""Bytes of annotations as JSON; Kubernetes counts their keys and values and allows as many."""
+
+MAX_METADATA_BYTES = 512 * KIB
+"""Bytes of the metadata as JSON, managedFields too. With the largest spec 1 MiB: a third of an object is left for status."""
+
+MAX_GRACE_SECONDS = 86_400
+"""Longest time a pod may have between SIGTERM and SIGKILL: a day. A stop for a budget takes so long at worst."""
+
+MAX_GPUS = 1024
+"""Most GPUs, or parts of one, that one container may ask for; no node has as many."""
+
+MAX_WORD = 80
+"""Longest quotation of a key or a path, in characters."""
+
+SUGGESTIONS = 10
+"""For so many unknown fields a known one is looked for that is spelt alike; of the others it is said how many they are."""
+
+
+def find_excess(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
+    """What is too deep or too large in a job's raw spec. Takes time in proportion to its size, whatever it holds."""
+    parts = list(_parts(spec))
+    deep = tuple(p for path, part, _ in parts for p in _find_deep(path, part, MAX_LEVELS))
+    deep = deep or tuple(_find_deep("spec", spec, MAX_SPEC_LEVELS))
+    if deep:
+        return deep
+    size = count_bytes(spec)
+    if size > MAX_SPEC_BYTES:
+        return (_too_large("spec", size, MAX_SPEC_BYTES),)
+    sizes = {path: count_bytes(part) for path, part, _ in parts}
+    limits = {path: MAX_TEMPLATE_BYTES if replicas else MAX_VOLUME_BYTES for path, _, replicas in parts}
+    large = tuple(_too_large(path, size, limits[path]) for path, size in sizes.items() if size > limits[path])
+    whole = sum(replicas * sizes[path] for path, _, replicas in parts)
+    if not large and whole > MAX_PODS_BYTES:
+        count = sum(replicas for _, _, replicas in parts)
+        text = (
+            f"{count} pods from these templates are {_shown(whole)} as JSON, and at most {_shown(MAX_PODS_BYTES)} are made; "
+            "ask for fewer replicas, or move scripts and data into the image, a ConfigMap or a volume"
+        )
+        large = (TemplateProblem("spec.tfReplicaSpecs", text),)
+    return large
+
+
+def find_metadata_excess(metadata: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
+    """What is too large in a job's metadata: what is stored beside it would not fit into etcd any more."""
+    size = count_bytes(metadata.get("annotations") or {})
+    if size > MAX_ANNOTATIONS_BYTES:
+        return (_too_large("metadata.annotations", size, MAX_ANNOTATIONS_BYTES, "remove what is not needed"),)
+    size = count_bytes(metadata)
+    if size > MAX_METADATA_BYTES:
+        remedy = "remove labels, annotations, finalizers and managers that are not needed"
+        return (_too_large("metadata", size, MAX_METADATA_BYTES, remedy),)
+    return ()
+
+
+def count_bytes(node: Any) -> int:
+    """How long it is as JSON without white space, in UTF-8.
+
+    More than any limit, where it is deeper than this interpreter can write.
+    """
+    try:
+        text = json.dumps(node, separators=(",", ":"), ensure_ascii=False, default=str)
+    except RecursionError:
+        return 2 * MAX_PODS_BYTES
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
+def shorten(word: str, most: int = MAX_WORD) -> str:
+    """A key or a path as it may be quoted."""
+    return word if len(word) <= most else f"{word[: most - 1]}…"
+
+
+def _parts(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
+    """Path, value and number of pods of each template; of the checkpoint volume too, for no pod of its own."""
+    roles = spec.get("tfReplicaSpecs")
+    for name, role in roles.items() if isinstance(roles, Mapping) else ():
+        if isinstance(role, Mapping):
+            replicas = role.get("replicas")
+            count = replicas if isinstance(replicas, int) and 1 <= replicas <= MAX_REPLICAS else 1
+            yield f"spec.tfReplicaSpecs.{shorten(str(name))}.template", role.get("template"), count
+    checkpoint = spec.get("checkpoint")
+    if isinstance(checkpoint, Mapping):
+        yield "spec.checkpoint.volume", checkpoint.get("volume"), 0
+
+
+def _find_deep(path: str, part: Any, levels: int) -> Iterator[TemplateProblem]:
+    """The first map or list that is deeper than that many levels, the part itself being the first."""
+    at = [_items(part)]
+    steps: list[object] = []
+    while at:
+        step, value = next(at[-1], (None, None))
+        if step is None:
+            at.pop()
+            del steps[-1:]
+        elif isinstance(value, Mapping | list | tuple):
+            steps.append(step)
+            if len(at) == levels:
+                where = "".join(f"[{s}]" if isinstance(s, int) else f".{shorten(str(s))}" for s in steps)
+                text = (
+                    f"is more than {levels} levels deep, and no field of Kubernetes is; remove it, or pass it to the program "
+                    "as one text"
+                )
+                yield TemplateProblem(shorten(path + where, 2 * MAX_WORD), text)
+                return
+            at.append(_items(value))
+
+
+def _items(node: Any) -> Iterator[tuple[object, Any]]:
+    if isinstance(node, Mapping):
+        return iter(node.items())
+    return iter(enumerate(node)) if isinstance(node, list | tuple) else iter(())
+
+
+def _too_large(
+    path: str,
+    size: int,
+    most: int,
+    remedy: str = "move scripts and data into the image, a ConfigMap or a volume",
+) -> TemplateProblem:
+    return TemplateProblem(
+        path, f"is {_shown(size)} as JSON, and at most {_shown(most)} are allowed; {remedy}"
+    )
+
+
+def _shown(size: int) -> str:
+    """Rounded up, so that what is too large never reads as if it were allowed."""
+    unit, name = (MIB, "MiB") if size >= MIB else (KIB, "KiB")
+    return f"{-(-size * 10 // unit) / 10:g} {name}"
