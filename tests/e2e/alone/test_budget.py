@@ -249,9 +249,10 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     assert energy["usedJoules"] <= budget
     assert job["status"]["attemptCount"] == 1
     assert "Throttled" in reasons(bench, name)
-    # Each cap held. What a step costs, and how busy the card is, depends on what else the machine does, and is printed.
+    # Each cap held: what was measured is nearer to it than to the next one, a sixth higher. Steps and joules are not read at
+    # the same moment. What a step costs, and how busy the card is, depends on what else the machine does, and is printed.
     by_cap = {m["percent"]: m for m in last["measures"]}
     assert min(by_cap) < 70
     watts = {percent: m["joules"] / m["milliseconds"] * 1000 for percent, m in by_cap.items()}
-    assert {p: w for p, w in watts.items() if w > 1.02 * FULL_WATTS * p / 100} == {}
+    assert {p: w for p, w in watts.items() if w > 1.06 * FULL_WATTS * p / 100} == {}
     assert last["completionTime"]
