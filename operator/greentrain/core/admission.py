@@ -23,6 +23,7 @@ from greentrain.core.limits import (
     MAX_GRACE_SECONDS,
     MAX_WORD,
     SUGGESTIONS,
+    find_barrier,
     find_excess,
     shorten,
 )
@@ -70,18 +71,20 @@ class Refused:
 
 def decide_admission(job: Job, template_problems: tuple[TemplateProblem, ...] = ()) -> Admitted | Refused:
     """Parse and check a job's spec; one that is too deep or too large is not looked at further."""
-    excess = [Problem(e.path, e.message) for e in find_excess(job.spec)]
-    if excess:
-        return Refused((*excess, *(Problem(t.path, t.message) for t in template_problems)))
-    problems = [*check_not_built(job.spec)]
+    more = [Problem(t.path, t.message) for t in template_problems]
+    barrier = [Problem(b.path, b.message) for b in find_barrier(job.spec)]
+    if barrier:
+        return Refused((*barrier, *more))
+    missing = [*check_not_built(job.spec)]
+    problems = [*missing, *(Problem(e.path, e.message) for e in find_excess(job.spec))]
     try:
         spec = GreenTrainingJobSpec.model_validate(job.spec)
     except ValidationError as error:
-        built = [p for p in explain(error) if not any(_within(p.path, q.path) for q in problems)]
-        return Refused((*problems, *built, *(Problem(t.path, t.message) for t in template_problems)))
+        built = [p for p in explain(error) if not any(_within(p.path, q.path) for q in missing)]
+        return Refused((*problems, *built, *more))
     for check in CHECKS:
         problems.extend(check(job, spec))
-    problems.extend(Problem(t.path, t.message) for t in template_problems)
+    problems.extend(more)
     return Refused(tuple(problems)) if problems else Admitted(spec)
 
 
