@@ -79,6 +79,9 @@ REFUSED_WORDS_MAX = 600
 REPLACED_MESSAGE_MAX = 1024
 """Longest message of a replaced pod, in characters: the schema's bound."""
 
+KEPT_SECRETS = 4
+"""Sets of secrets of a job that are kept: those of its spec and its pods as they are, and as they were before three edits."""
+
 EVENT_TRIES = 5
 """How often an event is tried to be stored; it tells what the status says already."""
 
@@ -138,6 +141,8 @@ class _Memory:
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int, frozenset[tuple[str, str]]] | None = None
     """Whose secrets were looked for last: UID and generation of the job, role and attempt of its pods."""
+    told_secrets: tuple[frozenset[str], ...] = ()
+    """Those of the last few looks, the latest last: somebody may speak of a pod that is gone a moment ago."""
 
     def take_up(self, job: Job) -> None:
         """Where the job was edited, perhaps because its status was refused, the whole is tried again at once."""
@@ -404,12 +409,13 @@ class Passes:
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 
     def _find_secrets(self, key: Key, job: Job, memory: _Memory) -> None:
-        """Those of the spec, and of the pods that may still say something: an earlier generation's may be among them."""
+        """Those of the spec, of the pods that may still say something, and of the last few edits."""
         pods = [*self._cache.owned("Pod", key, job.uid), *self._cache.last_words(key, job.uid)]
         mark = (job.uid, job.generation, frozenset(map(pod_group, pods)))
         if memory.secrets_of != mark:
             memory.secrets_of = mark
-            memory.secrets = secrets_of(job, pods)
+            memory.told_secrets = remember(memory.told_secrets, secrets_of(job, pods))
+            memory.secrets = frozenset().union(*memory.told_secrets)
 
     async def _ask_namespace(self, key: Key, job: Job) -> bool:
         """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
@@ -666,6 +672,11 @@ def _has_budget(job: Job) -> bool:
 def secrets_of(job: Job, pods: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """The values of a job's spec, and of the pods that may still say something, that are kept out of messages."""
     return (find_secrets(job.spec) | find_pod_secrets(pods)) - {job.name, job.namespace}
+
+
+def remember(before: tuple[frozenset[str], ...], found: frozenset[str]) -> tuple[frozenset[str], ...]:
+    """The different sets of secrets that were found last, `KEPT_SECRETS` of them: more would be kept for ever."""
+    return (*(known for known in before if known != found), found)[-KEPT_SECRETS:]
 
 
 def without_secrets(status: GreenTrainingJobStatus, secrets: frozenset[str]) -> GreenTrainingJobStatus:

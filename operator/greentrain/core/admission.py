@@ -32,6 +32,7 @@ from greentrain.core.limits import (
     MAX_GRACE_SECONDS,
     MAX_WORD,
     SUGGESTIONS,
+    find_barrier,
     find_excess,
     shorten,
 )
@@ -88,20 +89,22 @@ def decide_admission(
 
     `privileged` where its namespace lets pods ask for more than baseline.
     """
-    excess = [Problem(e.path, e.message) for e in find_excess(job.spec)]
-    if excess:
-        return Refused((*excess, *(Problem(t.path, t.message) for t in template_problems)))
-    problems = [*check_not_built(job.spec)]
+    more = [Problem(t.path, t.message) for t in template_problems]
+    barrier = [Problem(b.path, b.message) for b in find_barrier(job.spec)]
+    if barrier:
+        return Refused((*barrier, *more))
+    missing = [*check_not_built(job.spec)]
+    problems = [*missing, *(Problem(e.path, e.message) for e in find_excess(job.spec))]
     try:
         spec = GreenTrainingJobSpec.model_validate(job.spec)
     except ValidationError as error:
-        built = [p for p in explain(error) if not any(_within(p.path, q.path) for q in problems)]
-        return Refused((*problems, *built, *(Problem(t.path, t.message) for t in template_problems)))
+        built = [p for p in explain(error) if not any(_within(p.path, q.path) for q in missing)]
+        return Refused((*problems, *built, *more))
     for check in CHECKS:
         problems.extend(check(job, spec))
     if not privileged:
         problems.extend(check_pod_security(spec))
-    problems.extend(Problem(t.path, t.message) for t in template_problems)
+    problems.extend(more)
     return Refused(tuple(problems)) if problems else Admitted(spec)
 
 

@@ -53,28 +53,35 @@ SUGGESTIONS = 10
 """For so many unknown fields a known one is looked for that is spelt alike; of the others it is said how many they are."""
 
 
-def find_excess(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
-    """What is too deep or too large in a job's raw spec. Takes time in proportion to its size, whatever it holds."""
-    parts = list(_parts(spec))
-    deep = tuple(p for path, part, _ in parts for p in _find_deep(path, part, MAX_LEVELS))
+def find_barrier(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
+    """Why a job's raw spec is not looked at any further: it is too deep or too large.
+
+    Takes time in proportion to its size, whatever it holds.
+    """
+    deep = tuple(p for path, part, _ in _parts(spec) for p in _find_deep(path, part, MAX_LEVELS))
     deep = deep or tuple(_find_deep("spec", spec, MAX_SPEC_LEVELS))
-    if deep:
-        return deep
-    size = count_bytes(spec)
-    if size > MAX_SPEC_BYTES:
-        return (_too_large("spec", size, MAX_SPEC_BYTES),)
-    sizes = {path: count_bytes(part) for path, part, _ in parts}
-    limits = {path: MAX_TEMPLATE_BYTES if replicas else MAX_VOLUME_BYTES for path, _, replicas in parts}
-    large = tuple(_too_large(path, size, limits[path]) for path, size in sizes.items() if size > limits[path])
-    whole = sum(replicas * sizes[path] for path, _, replicas in parts)
+    size = 0 if deep else count_bytes(spec)
+    return deep if size <= MAX_SPEC_BYTES else (_too_large("spec", size, MAX_SPEC_BYTES),)
+
+
+def find_excess(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
+    """Templates and volumes that are too large in a raw spec that has no barrier, each or for all pods together."""
+    large: list[TemplateProblem] = []
+    whole = count = 0
+    for path, part, replicas in _parts(spec):
+        size = count_bytes(part)
+        most = MAX_TEMPLATE_BYTES if replicas else MAX_VOLUME_BYTES
+        if size > most:
+            large.append(_too_large(path, size, most))
+        whole += replicas * size
+        count += replicas
     if not large and whole > MAX_PODS_BYTES:
-        count = sum(replicas for _, _, replicas in parts)
         text = (
             f"{count} pods from these templates are {_shown(whole)} as JSON, and at most {_shown(MAX_PODS_BYTES)} are made; "
             "ask for fewer replicas, or move scripts and data into the image, a ConfigMap or a volume"
         )
-        large = (TemplateProblem("spec.tfReplicaSpecs", text),)
-    return large
+        large.append(TemplateProblem("spec.tfReplicaSpecs", text))
+    return tuple(large)
 
 
 def find_metadata_excess(metadata: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:

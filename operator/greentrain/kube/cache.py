@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from greentrain.api import names
+from greentrain.api.runtime import Env
 
 Body = Mapping[str, Any]
 Found = TypeVar("Found")
@@ -58,6 +59,8 @@ class Cache:
             return None
         if kind == "Job":
             known.clear()  # a job of the same name that was deleted and made again
+        if kind == "Pod":
+            body = slim_pod(body)
         known[uid] = body
         if kind == "Pod" and (node := node_of(body)):
             self._on_node.setdefault(node, {})[uid] = key
@@ -80,7 +83,7 @@ class Cache:
                 self._on_node.pop(node, None)
         if kind == "Pod":
             # What it said at its end is still wanted by the next pass.
-            said = body if "status" in body else last_seen
+            said = slim_pod(body) if "status" in body else last_seen
             if said is not None:
                 self._last_words.setdefault(key, {})[uid] = said
         if not known:
@@ -149,6 +152,25 @@ class Cache:
     def forget_last_words(self, key: Key) -> None:
         """Drop the remains of pods whose attempt has been written down."""
         self._last_words.pop(key, None)
+
+
+def slim_pod(body: Body) -> Body:
+    """What decisions and redaction need of a pod: of a job of a thousand ranks each holds the addresses of all, 50 KiB."""
+    meta, spec = body["metadata"], body.get("spec") or {}
+    slim = {key: value for key, value in spec.items() if key == "nodeName"}
+    for kind in ("containers", "initContainers"):
+        if spec.get(kind):
+            slim[kind] = [_slim_container(c) for c in spec[kind]]
+    return {**body, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}, "spec": slim}
+
+
+_KEPT = ("name", "resources", "command", "args")
+_OURS = frozenset(e.value for e in Env)
+
+
+def _slim_container(container: Body) -> Body:
+    slim = {key: container[key] for key in _KEPT if key in container}
+    return {**slim, "env": [v for v in container.get("env") or () if v.get("name") not in _OURS]}
 
 
 def job_key(kind: str, body: Body) -> Key | None:

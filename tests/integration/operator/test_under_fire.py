@@ -709,6 +709,25 @@ async def test_a_log_line_hides_what_an_earlier_generation_held(
     assert SECRETS[0] not in json.dumps(process.lines())
 
 
+async def test_an_operator_that_begins_anew_hides_what_running_pods_were_made_with(
+    server: Server, namespace: str, settings: Settings
+) -> None:
+    """The spec holds it no more, and this operator has never seen the one that did."""
+    async with running(settings):
+        await server.create_job(namespace, secretive("digits"))
+        async with Kubelet(server, namespace).at_work():
+            await server.until_condition(namespace, "digits", "Running", "True")
+        await server.patch_job(namespace, "digits", {"spec": build_job()["spec"]})
+        await server.until_condition(namespace, "digits", "Admitted", "True", "AppliesAtNextAttempt")
+    async with running(settings):
+        for i in range(2):
+            await server.end_pod(namespace, f"digits-worker-{i}-1", 1, message=f"PASSWORD={SECRETS[0]}\nboom")
+        await server.until_condition(namespace, "digits", "Restarting", "True")
+    told = json.dumps([(await server.job(namespace, "digits"))["status"], await server.events(namespace)])
+    assert SECRETS[0] not in told
+    assert "boom" in told, "what the program said is told"
+
+
 async def test_log_lines_are_json_with_job_attempt_decision_and_reason(
     server: Server, namespace: str, under_fire: Settings, tmp_path: Path, plane: ControlPlane
 ) -> None:

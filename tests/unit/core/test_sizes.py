@@ -153,6 +153,15 @@ def test_metadata_that_would_leave_no_room_for_the_status_is_refused(metadata: J
     assert isinstance(verdict, Refused if path else Admitted)
 
 
+def test_what_is_too_large_is_said_beside_what_else_is_wrong() -> None:
+    message = said(with_template(padded(70_000, ports=[{"name": "progress", "containerPort": 1}]), replica=2))
+    assert f"{AT}: is 68.4 KiB" in message
+    assert "spec.tfReplicaSpecs.Worker.replica: unknown field; did you mean replicas?" in message
+    message = said(with_template(padded(70_000, ports=[{"name": "progress", "containerPort": 1}])))
+    assert f"{AT}: is 68.4 KiB" in message
+    assert f"{AT}.spec.containers[0].ports[0].containerPort: 1 is not valid" in message
+
+
 def test_of_many_unknown_fields_the_first_are_explained_and_the_others_counted() -> None:
     fields: Json = {f"field{i:05}": 1 for i in range(20_000)}
     manifest = build_job(enregy={}, **fields)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from greentrain.kube.cache import Cache, Key, Missed
+from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.core.manifests import Pods, ranks
+from greentrain.core.snapshot import parse_pod
+from greentrain.kube.cache import Cache, Key, Missed, node_of
+from greentrain.kube.redaction import find_pod_secrets
+from tests.support.manifests import build_job, build_template
+from tests.support.snapshots import job_of
 
 KEY = Key("team", "digits")
 
@@ -82,3 +88,26 @@ def test_pods_of_another_owner_are_not_the_jobs() -> None:
     stranger["metadata"]["ownerReferences"][0]["uid"] = "another job"
     cache.put("Pod", stranger)
     assert cache.owned("Pod", KEY, "job") == []
+
+
+def test_a_pod_is_kept_without_what_nobody_asks_for() -> None:
+    container = {
+        "args": ["--token", "hunter22"],
+        "env": [{"name": "KEY", "value": "hunter23"}],
+        "resources": {"limits": {"nvidia.com/gpu": "2"}},
+    }
+    manifest = build_job(workers=1000)
+    manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = build_template(**container)
+    spec = GreenTrainingJobSpec.model_validate(manifest["spec"])
+    counts = {"Worker": 1000}
+    attempt = AttemptStatus(number=1, replicas=counts, spec_hash="abc", start_time="2026-01-01T00:00:00Z")
+    whole = Pods(job_of(manifest), spec, attempt, ranks(counts))[999]
+    whole["metadata"] |= {"uid": "u", "resourceVersion": "7", "managedFields": [{"manager": "x" * 9999}]}
+    whole["spec"]["nodeName"] = "node-1"
+    whole["status"] = {"phase": "Running", "podIP": "10.0.0.1"}
+    cache = Cache()
+    cache.put("Pod", whole)
+    (kept,) = cache.owned("Pod", KEY, "uid-1")
+    assert parse_pod(kept) == parse_pod(whole)
+    assert (node_of(kept), find_pod_secrets([kept])) == (node_of(whole), find_pod_secrets([whole]))
+    assert len(str(kept)) < 2_000 < 50_000 < len(str(whole))

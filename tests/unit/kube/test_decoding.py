@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrain.core.admission import Refused, decide_admission
-from greentrain.core.limits import find_excess, find_metadata_excess
+from greentrain.core.limits import find_barrier, find_metadata_excess
 from greentrain.kube.decoding import KEPT_LEVELS, decode, flatten, is_shallow, whole_lines
 from greentrain.kube.redaction import find_secrets
 from greentrain.kube.template import find_template_problems
@@ -97,7 +97,7 @@ def test_nothing_that_walks_through_a_spec_overflows_at_the_depth_that_is_read(l
         worker = manifest["spec"]["tfReplicaSpecs"]["Worker"]
         worker["template"] = {"metadata": decode(write(levels)), "spec": decode(write(levels))}
         manifest["spec"]["energy"] = manifest["spec"]["note"] = decode(write(levels))
-        assert find_excess(manifest["spec"])[0].path.startswith("spec.tfReplicaSpecs.Worker.template.")
+        assert find_barrier(manifest["spec"])[0].path.startswith("spec.tfReplicaSpecs.Worker.template.")
         assert isinstance(
             decide_admission(job_of(manifest), find_template_problems(manifest["spec"])), Refused
         )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
-from greentrain.controller.passes import secrets_of
+from greentrain.controller.passes import KEPT_SECRETS, remember, secrets_of
 from greentrain.core.manifests import build_pod, replica_counts
 from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact
 from tests.support.manifests import build_job
@@ -94,7 +94,14 @@ def test_a_pod_keeps_what_its_program_may_print_after_the_job_was_edited() -> No
     manifest, new = made(2)
     job = job_of(manifest, generation=2)
     assert secrets_of(job, [*old, *new]) == {"hunter-1", "hunter-2"}
-    # What nobody can say any more is not kept, however often the job is edited.
     assert secrets_of(job, new) == {"hunter-2"}
     # What we set ourselves is in every message: names, addresses, folders.
     assert find_pod_secrets(old) == {"hunter-1"}
+
+
+def test_what_nobody_can_say_any_more_is_kept_for_a_few_edits_and_no_longer() -> None:
+    kept: tuple[frozenset[str], ...] = ()
+    for edit in range(100):
+        for _ in range(3):  # looked for again and again, as pods come and go
+            kept = remember(kept, frozenset({f"hunter-{edit}"}))
+    assert frozenset().union(*kept) == {f"hunter-{edit}" for edit in range(100 - KEPT_SECRETS, 100)}

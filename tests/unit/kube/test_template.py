@@ -74,3 +74,16 @@ def test_a_misspelt_volume_source_is_found() -> None:
 )
 def test_a_spec_of_the_wrong_shape_is_left_to_admission(spec: dict[str, Any]) -> None:
     assert find_template_problems(spec) == ()
+
+
+def test_of_many_problems_the_first_are_named_and_the_others_counted() -> None:
+    fields = {f"imag{i}": 1 for i in range(3_000)}
+    found = problems(build_template(**fields))
+    assert found[0] == f"{AT}.spec.containers[0].imag0: unknown field; did you mean image?"
+    assert len(found) == 11
+    assert found[-1] == "spec: and 2990 more problems in templates"
+
+
+def test_a_long_key_is_not_quoted_whole() -> None:
+    (found,) = problems(build_template(**{"x" * 10_000: 1}))
+    assert found == f"{AT}.spec.containers[0].{'x' * 79}…: unknown field; remove it"
