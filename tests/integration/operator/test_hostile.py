@@ -117,7 +117,7 @@ async def test_a_job_too_deep_to_be_read_is_refused_by_path_and_no_other_notices
             await end(server, namespace, "across")
             await begin(server, namespace, "after")
             await server.patch_job(namespace, "after", {"spec": {"runPolicy": {"suspend": True}}})
-            await server.until_condition(namespace, "after", "Suspended", "True")
+            await server.until_condition(namespace, "after", "Suspended", "False", "StoppingPods")
             assert not [name for name in await server.pods(namespace) if name.startswith("deep-")]
             await server.send("DELETE", f"{jobs}/deep", "{}")
 

@@ -120,7 +120,7 @@ GPUS = f"{AT}.spec.containers[0].resources.limits['nvidia.com/gpu']"
         (with_limit(-1), f"{GPUS}: -1 is not valid"),
         (with_limit(0.5), f"{GPUS}: 0.5 is not valid"),
         (with_limit("many"), f"{GPUS}: 'many' is not valid"),
-        (with_limit(None), f"{GPUS}: None is not valid"),
+        (with_limit(None), ""),
         (with_limit(["1"]), f"{GPUS}: a list is not valid"),
         (
             with_limit("x", "nvidia.com/mig-1g.5gb", "requests"),
