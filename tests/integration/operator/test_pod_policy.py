@@ -137,9 +137,9 @@ def token(plane: ControlPlane, crd: None) -> str:
 async def operator(plane: ControlPlane, token: str, namespace: str) -> AsyncIterator[Server]:
     """A client with that token, once the policy is in force."""
     async with Server(plane.kubeconfig, token=token) as connected:
-        for pod, said in ((build_pod("", None, {**OWNER, "kind": "Job"}), NOT_A_JOBS), (build_pod(), "")):
-            ask = partial(make, connected, namespace, pod)
-            await connected.until(ask, lambda found, said=said: said in found and bool(said) == bool(found))
+        stranger = build_pod("", None, {**OWNER, "kind": "Job"})
+        await connected.until(partial(make, connected, namespace, stranger), lambda said: NOT_A_JOBS in said)
+        await connected.until(partial(make, connected, namespace, build_pod()), lambda said: said == "")
         yield connected
 
 

@@ -72,7 +72,7 @@ NULLED = {
 
 
 def test_a_null_anywhere_in_a_template_means_that_the_field_is_not_set() -> None:
-    empty = {"resources": {"limits": {}}, "securityContext": {"capabilities": {}}}
+    empty: dict[str, Any] = {"resources": {"limits": {}}, "securityContext": {"capabilities": {}}}
     manifests = []
     for template in (build_template(**NULLED), build_template(**empty)):
         manifest = build_job(checkpoint={"volume": {"emptyDir": {}}})
