@@ -29,7 +29,7 @@ from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, begin
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.conditions import ConditionStatus, find_condition, set_condition
-from greentrain.api.nodepower import MAX_PODS, GpuStatus, NodePowerStatus
+from greentrain.api.nodepower import MAX_COUNT, MAX_PODS, GpuStatus, NodePowerStatus
 from greentrain.api.v1alpha1 import Condition
 from greentrain.core.caps import Hindrance
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
@@ -38,7 +38,7 @@ from greentrain.devices.podresources import Listing
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Window
 from greentrain.energy.intervals import CardReading
-from greentrain.energy.report import report_pods
+from greentrain.energy.report import bound_joules, report_pods
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.units import PowerCap, format_unix_time, to_joules
@@ -754,11 +754,11 @@ class Agent:
             conditions=self.conditions,
             gpus=tuple(self._build_gpu(card) for card in self.cards),
             pods=pods,
-            idle_joules=to_joules(account.idle),
-            unattributed_joules=to_joules(account.unattributed),
-            settled_joules=to_joules(account.settled),
-            other_host_joules=to_joules(account.host_others),
-            dropped_pods=account.dropped,
+            idle_joules=bound_joules(to_joules(account.idle)),
+            unattributed_joules=bound_joules(to_joules(account.unattributed)),
+            settled_joules=bound_joules(to_joules(account.settled)),
+            other_host_joules=bound_joules(to_joules(account.host_others)),
+            dropped_pods=min(account.dropped, MAX_COUNT),
             gpu_count=len(self.cards),
         )
 
@@ -780,7 +780,7 @@ class Agent:
             model=card.model,
             limits=limits,
             cap=self.caps.reports.get(card.uuid),
-            joules=counted,
+            joules=bound_joules(counted),
         )
         if isinstance(answer, CardReading):
             source = (

@@ -9,7 +9,7 @@ up to its total and the totals of a node to what its cards' counters have shown.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -25,6 +25,25 @@ KEPT_BUCKETS = 384
 
 MAX_PODS = 1024
 MAX_GPUS = 64
+
+# An agent's token may be stolen: what it can write is bounded, far above what any node is. The operator holds each report
+# against the same bounds (`core.reports`), since one may be stored under an older schema.
+MAX_MILLIWATTS = 10_000_000
+"""10 kW, which no GPU comes near."""
+MAX_DRAW_MILLIWATTS = 1_000_000_000
+"""1 MW: every GPU of a node at that limit, and its processors."""
+MAX_REPORT_SECONDS = 3600
+MAX_JOULES = 10**15
+"""More than 10,000 GPUs use in a year at 1 kW; sums over a job's pods stay within 64 bits."""
+MAX_SECONDS = 10**10
+"""Three centuries, of one GPU or many together."""
+MAX_COUNT = 10**6
+
+Uid = Annotated[str, Field(max_length=64)]
+Joules = Annotated[int, Field(ge=0, le=MAX_JOULES)]
+Milliwatts = Annotated[int, Field(ge=0, le=MAX_MILLIWATTS)]
+Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class _Lenient(BaseModel):
@@ -97,15 +116,15 @@ class NodePowerSpec(_Lenient):
 class PowerLimits(_Lenient):
     """Power limits of one GPU in milliwatts, as its driver tells them."""
 
-    min_milliwatts: int | None = Field(None, ge=0, description="Lowest limit that can be set.")
-    default_milliwatts: int | None = Field(None, ge=0, description="Limit after the driver is loaded.")
-    max_milliwatts: int | None = Field(None, ge=0, description="Highest limit that can be set.")
-    prior_milliwatts: int | None = Field(
-        None, ge=0, description="Limit that was set before the agent changed it, and will be again."
+    min_milliwatts: Milliwatts | None = Field(None, description="Lowest limit that can be set.")
+    default_milliwatts: Milliwatts | None = Field(None, description="Limit after the driver is loaded.")
+    max_milliwatts: Milliwatts | None = Field(None, description="Highest limit that can be set.")
+    prior_milliwatts: Milliwatts | None = Field(
+        None, description="Limit that was set before the agent changed it, and will be again."
     )
-    set_milliwatts: int | None = Field(None, ge=0, description="Limit that is set.")
-    enforced_milliwatts: int | None = Field(
-        None, ge=0, description="Limit in force: the lowest of all that limit the card."
+    set_milliwatts: Milliwatts | None = Field(None, description="Limit that is set.")
+    enforced_milliwatts: Milliwatts | None = Field(
+        None, description="Limit in force: the lowest of all that limit the card."
     )
 
 
@@ -135,15 +154,14 @@ class GpuCap(_Lenient):
     """What has become of the cap that is asked for one GPU."""
 
     pod_uid: str = Field(max_length=64, description="UID of the pod that holds the GPU.")
-    sharing_pod_uids: tuple[str, ...] = Field(
+    sharing_pod_uids: tuple[Uid, ...] = Field(
         (), max_length=MAX_PODS, description="UIDs of others that hold a part of it and ask for a cap."
     )
-    asked_milliwatts: int | None = Field(
-        None, ge=0, description="What is asked for this GPU; none where its default limit is not known."
+    asked_milliwatts: Milliwatts | None = Field(
+        None, description="What is asked for this GPU; none where its default limit is not known."
     )
-    target_milliwatts: int | None = Field(
+    target_milliwatts: Milliwatts | None = Field(
         None,
-        ge=0,
         description="What is due: not above the limit it had before, within the GPU's range.",
     )
     reason: CapReason = Field(
@@ -185,35 +203,33 @@ class GpuStatus(_Lenient):
     cap: GpuCap | None = Field(
         None, description="What has become of the cap its pod asks for; none where none does."
     )
-    joules: int = Field(0, ge=0, description="Energy since the agent first saw it, whoever used it.")
+    joules: Joules = Field(0, description="Energy since the agent first saw it, whoever used it.")
 
 
 class EnergyBuckets(_Lenient):
     """Energy by quarter of an hour."""
 
     start: str | None = _time("Beginning of the first bucket, UTC.")
-    joules: tuple[int, ...] = Field(
+    joules: tuple[Joules, ...] = Field(
         (),
         max_length=KEPT_BUCKETS,
         description="Joules of each quarter of an hour from `start` on, of all devices.",
     )
-    earlier_joules: int = Field(0, ge=0, description="Joules of all quarters before `start`.")
-    host_joules: tuple[int, ...] = Field(
+    earlier_joules: Joules = Field(0, description="Joules of all quarters before `start`.")
+    host_joules: tuple[Joules, ...] = Field(
         (),
         max_length=KEPT_BUCKETS,
         description="Of `joules`, those of processors and memory; nothing where there are none.",
     )
-    earlier_host_joules: int = Field(
-        0, ge=0, description="Of `earlierJoules`, those of processors and memory."
-    )
+    earlier_host_joules: Joules = Field(0, description="Of `earlierJoules`, those of processors and memory.")
 
 
 class GpuTime(_Lenient):
     """How long a pod has held GPUs of one model."""
 
     model: str = Field("", max_length=96, description="Product name; nothing where the GPU never told it.")
-    seconds: int = Field(
-        0, ge=0, description="Seconds, added up over the GPUs; a shared GPU counts by its share."
+    seconds: Seconds = Field(
+        0, description="Seconds, added up over the GPUs; a shared GPU counts by its share."
     )
 
 
@@ -221,8 +237,8 @@ class PodEnergy(_Lenient):
     """Energy of one pod on this node."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
-    segment: int = Field(
-        0, ge=0, description="0, or how often the pod was reported as settled and went on using energy."
+    segment: Count = Field(
+        0, description="0, or how often the pod was reported as settled and went on using energy."
     )
     namespace: str = Field(max_length=63, description="Namespace of the pod.")
     name: str = Field(max_length=253, description="Name of the pod.")
@@ -232,28 +248,27 @@ class PodEnergy(_Lenient):
         False,
         description="Whether the API server has told whose pod it is; where not, its name alone can say so.",
     )
-    gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs it held.")
-    cpu_joules: int = Field(
-        0, ge=0, description="Its share of the processors' energy (RAPL package domains)."
-    )
-    dram_joules: int = Field(0, ge=0, description="Its share of the memory's energy (RAPL dram domains).")
-    estimated_joules: int = Field(
+    gpu_joules: Joules = Field(0, description="Energy of the GPUs it held.")
+    cpu_joules: Joules = Field(0, description="Its share of the processors' energy (RAPL package domains).")
+    dram_joules: Joules = Field(0, description="Its share of the memory's energy (RAPL dram domains).")
+    estimated_joules: Joules = Field(
         0,
-        ge=0,
         description="How much of all this is an estimate: added-up power, shared cards, shares of CPU time.",
     )
-    error_joules: int = Field(
-        0, ge=0, description="By how much all this may be wrong: 19 times of 20 it is not more."
+    error_joules: Joules = Field(
+        0, description="By how much all this may be wrong: 19 times of 20 it is not more."
     )
-    missing_seconds: int = Field(
+    missing_seconds: Seconds = Field(
         0,
-        ge=0,
         description="Seconds it held a GPU of which nothing is known, neither measured nor estimated.",
     )
     first_reading: str | None = _time("First reading it has a part in.")
     last_reading: str | None = _time("Last reading it has a part in.")
     draw_milliwatts: int | None = Field(
-        None, ge=0, description="Power over the last seconds; none where it was not read twice yet."
+        None,
+        ge=0,
+        le=MAX_DRAW_MILLIWATTS,
+        description="Power over the last seconds; none where it was not read twice yet.",
     )
     gpu_time: tuple[GpuTime, ...] = Field(
         (), max_length=MAX_GPUS, description="How long it has held GPUs, by model."
@@ -285,7 +300,7 @@ class NodePowerStatus(_Lenient):
 
     observed_at: str | None = _time("When this was observed, by the node's clock.")
     report_interval_seconds: int | None = Field(
-        None, ge=1, description="Seconds between two reports, give or take a tenth."
+        None, ge=1, le=MAX_REPORT_SECONDS, description="Seconds between two reports, give or take a tenth."
     )
     region: str = Field(
         "",
@@ -314,20 +329,19 @@ class NodePowerStatus(_Lenient):
     pods: tuple[PodEnergy, ...] = Field(
         (), max_length=MAX_PODS, description="Pods that use energy, or have and are not settled yet."
     )
-    idle_joules: int = Field(0, ge=0, description="Energy of GPUs that nobody held and that did nothing.")
-    unattributed_joules: int = Field(
-        0, ge=0, description="Energy of GPUs that worked although no pod held them."
+    idle_joules: Joules = Field(0, description="Energy of GPUs that nobody held and that did nothing.")
+    unattributed_joules: Joules = Field(
+        0, description="Energy of GPUs that worked although no pod held them."
     )
-    settled_joules: int = Field(0, ge=0, description="GPU energy of pods that are not listed any more.")
-    other_host_joules: int = Field(
-        0, ge=0, description="Energy of processors and memory that none of the listed pods had a share in."
+    settled_joules: Joules = Field(0, description="GPU energy of pods that are not listed any more.")
+    other_host_joules: Joules = Field(
+        0, description="Energy of processors and memory that none of the listed pods had a share in."
     )
-    dropped_pods: int = Field(
+    dropped_pods: Count = Field(
         0,
-        ge=0,
         description="Pods that fell out of this list unsettled, after 24 hours: their energy is missing.",
     )
-    gpu_count: int = Field(0, ge=0, description="How many GPUs the node has; for the column.")
+    gpu_count: Count = Field(0, description="How many GPUs the node has; for the column.")
 
 
 class NodePowerObject(_Lenient):

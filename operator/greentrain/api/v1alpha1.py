@@ -590,7 +590,11 @@ class AttemptStatus(_Status):
     gpu_limit_milliwatts: int | None = Field(
         None,
         ge=0,
-        description="The highest power limit one of them could have, over the cluster's GPUs, when it was started.",
+        description="The highest power limit one of them can have: before they were on nodes, the highest that two nodes of the "
+        "cluster report; then also that of their own nodes.",
+    )
+    report_seconds: int | None = Field(
+        None, ge=1, description="The longest interval between reports of its nodes, found in the same way."
     )
     pue_thousandths: int | None = Field(
         None, ge=1000, description="Power usage effectiveness its emissions are counted with, in thousandths."
@@ -611,7 +615,8 @@ class AttemptStatus(_Status):
         None,
         ge=0,
         description="By how much it could exceed its budget: the limits of all its GPUs over that time. Said before it "
-        "started; none where no node had reported.",
+        "started, and raised where its pods came to nodes with higher limits or longer intervals; none where no node has "
+        "reported.",
     )
     overshoot_bound_micrograms: int | None = Field(
         None,

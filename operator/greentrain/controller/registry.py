@@ -19,7 +19,7 @@ import kopf
 
 from greentrain.api import names
 from greentrain.controller.settings import Settings
-from greentrain.kube.client import Connection, read_connection
+from greentrain.kube.client import WATCH_SECONDS, WATCH_SILENCE_SECONDS, Connection, read_connection
 from greentrain.kube.decoding import decode, is_shallow, whole_lines
 
 logger = logging.getLogger("greentrain.controller")
@@ -235,11 +235,11 @@ class _Backoffs(Iterable[float]):
             yield min(0.5 * (1 << min(power, 10)), LONGEST_BACKOFF_SECONDS) * (0.75 + 0.5 * random.random())
 
 
-def build_kopf_settings(*, inactivity: float = 70.0) -> kopf.OperatorSettings:
+def build_kopf_settings(*, inactivity: float = WATCH_SILENCE_SECONDS) -> kopf.OperatorSettings:
     """Kopf as a bringer of events: no posting, no peering, no scanning rights, server-side selectors.
 
-    A watch that brings nothing, not even a bookmark, for `inactivity` seconds is opened again from where it was; the
-    API server sends a bookmark every minute.
+    A watch that brings nothing, not even a bookmark, for `inactivity` seconds is opened again from where it was, without
+    a new list and without a warning: an API server sends bookmarks about once a minute, but need not.
     """
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -247,7 +247,7 @@ def build_kopf_settings(*, inactivity: float = 70.0) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
-    settings.watching.server_timeout = 300
+    settings.watching.server_timeout = int(WATCH_SECONDS)
     settings.watching.inactivity_timeout = inactivity
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 60

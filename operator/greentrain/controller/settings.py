@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from greentrain.grid.settings import EmissionsSettings, SettingsError, load_settings
+from greentrain.kube.client import WATCH_SILENCE_SECONDS
 from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments
 
 
@@ -23,8 +24,8 @@ class Settings:
     """How often the caches are compared with a fresh list."""
     stale_after: float = 30.0
     """How long a watch may owe a change that a list has shown before it is stale and opened again."""
-    watch_inactivity: float = 70.0
-    """How long a watch may bring nothing, not even a bookmark (the server sends one a minute)."""
+    watch_inactivity: float = WATCH_SILENCE_SECONDS
+    """How long a watch may bring nothing, not even a bookmark, before it is opened again from where it was."""
     pass_limit: float = 600.0
     """How long one pass may take before the process counts as hung. Requests end after 30 s."""
     lease: tuple[str, str] | None = None

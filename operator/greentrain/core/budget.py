@@ -38,7 +38,13 @@ from greentrain.api.v1alpha1 import (
     Scope,
 )
 from greentrain.core.allowance import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
-from greentrain.core.charges import Charges, energy_of, keep_charges, overdue_seconds
+from greentrain.core.charges import (
+    DEFAULT_REPORT_SECONDS,
+    Charges,
+    energy_of,
+    keep_charges,
+    overdue_seconds,
+)
 from greentrain.core.emissions import (
     ALLOWANCE_SECONDS,
     begin_emissions,
@@ -113,9 +119,37 @@ def announce(
             "gpus": gpus,
             "pue_thousandths": pue,
             "gpu_limit_milliwatts": limit,
+            "report_seconds": fleet.report_seconds or DEFAULT_REPORT_SECONDS,
             "stop_seconds": stop_seconds(fleet.report_seconds, grace_seconds),
             "worst_seconds": worst,
             "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, worst),
+        }
+    )
+
+
+def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
+    """The attempt with a higher bound, where its pods have come to nodes with higher figures than it was said by.
+
+    It was said before anybody knew on which nodes they would run, and it is never lowered.
+    """
+    if (
+        not attempt.gpus or attempt.report_seconds is None
+    ):  # one that an older operator began stays as it was said
+        return attempt
+    known = [x for x in (attempt.gpu_limit_milliwatts, fleet.limit_milliwatts) if x is not None]
+    limit = max(known, default=None)
+    every = max(attempt.report_seconds, fleet.report_seconds or 0)
+    if (limit, every) == (attempt.gpu_limit_milliwatts, attempt.report_seconds):
+        return attempt
+    later = overdue_seconds(every) - overdue_seconds(attempt.report_seconds)
+    worst = (attempt.worst_seconds or 0) + later
+    return attempt.model_copy(
+        update={
+            "gpu_limit_milliwatts": limit,
+            "report_seconds": every,
+            "stop_seconds": (attempt.stop_seconds or 0) + later,
+            "worst_seconds": worst,
+            "overshoot_bound_joules": None if limit is None else energy_of(limit * attempt.gpus, worst),
         }
     )
 

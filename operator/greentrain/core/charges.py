@@ -29,8 +29,11 @@ MILLIJOULES = 1000
 
 
 def overdue_seconds(report_seconds: int | None) -> int:
-    """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server."""
-    return ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1
+    """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server.
+
+    Never later than the node counts as silent, whatever interval it tells: from then on each GPU is charged at its limit.
+    """
+    return min(ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1, SILENT_AFTER.seconds)
 
 
 def energy_of(milliwatts: int, seconds: float) -> int:

@@ -36,6 +36,7 @@ from greentrain.core.budget import (
     burnt_again,
     grace_of,
     keep_books,
+    raise_bound,
     spec_in_force,
 )
 from greentrain.core.emissions import find_zone_problem, pue_of
@@ -124,7 +125,7 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
     attempt = current_attempt(seen)
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:
-        attempt = status.fold_finished(attempt, seen)
+        attempt = raise_bound(status.fold_finished(attempt, seen), seen.fleet)
     if isinstance(verdict, Admitted):
         limits = BudgetSpec(verdict.spec.energy, verdict.spec.emissions)
     else:

@@ -20,6 +20,9 @@ from greentrain.units import format_energy
 SILENT_AFTER = timedelta(seconds=95)
 """A node that has not reported for so long gives no readings: three intervals of 30 s and their jitter."""
 
+MOST_SQUARED = 2**63 - 1
+"""The most that the status can hold of squared joules: of an error bound of 800 kWh."""
+
 ABANDONED_AFTER = timedelta(hours=1)
 """A NodePower that nobody has written for so long, all of it settled, is removed."""
 
@@ -163,7 +166,7 @@ def _sum_up(
     whole = base
     for pod in folded:
         whole = _add(whole, pod)
-    squared = before.folded_error_squared + sum(p.error_joules**2 for p in folded)
+    squared = min(before.folded_error_squared + sum(p.error_joules**2 for p in folded), MOST_SQUARED)
     total = whole
     for pod in kept:
         total = _add(total, pod)

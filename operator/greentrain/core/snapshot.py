@@ -206,7 +206,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What is known of the cluster's GPUs, from the nodes that report."""
+    """What is known of the GPUs that a job's pods are on, or may come to be on, from the nodes that report (`core.fleet`)."""
 
     limit_milliwatts: int | None = None
     """The highest power limit one of them has, or gets back when a cap ends; None where no node reports one."""

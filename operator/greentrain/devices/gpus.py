@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from greentrain.api.nodepower import PowerLimits
+from greentrain.api.nodepower import MAX_MILLIWATTS, PowerLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +52,8 @@ class Card:
     limits: PowerLimits = field(default_factory=PowerLimits)
     persistence: bool | None = None
     """Whether the driver keeps it initialised when nobody uses it; None where that mode does not exist."""
+
+
+def known_limit(milliwatts: int | None) -> int | None:
+    """A power limit as a card told it; one that no card can have is as good as none, and NodePower does not take it."""
+    return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts

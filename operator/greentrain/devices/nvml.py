@@ -37,7 +37,7 @@ from greentrain.devices.errors import (
     Unavailable,
     Unsupported,
 )
-from greentrain.devices.gpus import Card, CurrentLimits, MigDevice
+from greentrain.devices.gpus import Card, CurrentLimits, MigDevice, known_limit
 from greentrain.energy.intervals import CardReading
 from greentrain.units import format_power
 
@@ -620,8 +620,8 @@ def _is_busy(slot: _Slot) -> bool:
 
 def _read_current_limits(slot: _Slot) -> CurrentLimits:
     return CurrentLimits(
-        set_milliwatts=_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimit),
-        enforced_milliwatts=_ask_optional(slot, pynvml.nvmlDeviceGetEnforcedPowerLimit),
+        set_milliwatts=known_limit(_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimit)),
+        enforced_milliwatts=known_limit(_ask_optional(slot, pynvml.nvmlDeviceGetEnforcedPowerLimit)),
         binding=_is_binding(slot),
     )
 
@@ -653,9 +653,9 @@ def _read_limits(slot: _Slot) -> PowerLimits:
     least, most = _ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimitConstraints) or (None, None)
     current = _read_current_limits(slot)
     return PowerLimits(
-        min_milliwatts=least,
-        default_milliwatts=_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementDefaultLimit),
-        max_milliwatts=most,
+        min_milliwatts=known_limit(least),
+        default_milliwatts=known_limit(_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementDefaultLimit)),
+        max_milliwatts=known_limit(most),
         set_milliwatts=current.set_milliwatts,
         enforced_milliwatts=current.enforced_milliwatts,
     )

@@ -436,7 +436,11 @@ class NodeAccount:
         for i, share in enumerate(shares):
             pod = self.pods[share.pod]
             amount = measured[i] + estimated[i]
-            pod.add(amount, begin=since, end=wall, estimated=estimated[i] if share.alone else amount)
+            # What a pod used is dated from its containers' start, not from a last look hours before it was made.
+            window = windows.get(share.pod)
+            begun = since if window is None or window.begin is None else wall - (at - window.begin)
+            begin = min(max(since, begun), wall)
+            pod.add(amount, begin=begin, end=wall, estimated=estimated[i] if share.alone else amount)
             pod.missing_seconds += interval.missing_seconds * found[i].weight
             pod.guessed += share.guessed
             if share.doubt:

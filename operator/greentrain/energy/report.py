@@ -5,9 +5,21 @@ from __future__ import annotations
 from itertools import pairwise
 from math import ceil
 
-from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, GpuTime, PodEnergy
+from greentrain.api.nodepower import (
+    BUCKET_SECONDS,
+    MAX_DRAW_MILLIWATTS,
+    MAX_JOULES,
+    EnergyBuckets,
+    GpuTime,
+    PodEnergy,
+)
 from greentrain.energy.account import NodeAccount, PodAccount
 from greentrain.units import format_unix_time, to_joules
+
+
+def bound_joules(joules: int) -> int:
+    """As much as a report may say: a counter gone mad must not keep the rest of the node from being reported."""
+    return min(joules, MAX_JOULES)
 
 
 def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | None = None) -> PodEnergy:
@@ -24,15 +36,15 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | Non
         job=pod.job,
         owner_known=pod.owner_known,
         job_uid=pod.job_uid,
-        gpu_joules=gpu,
-        cpu_joules=with_cpu - gpu,
-        dram_joules=total - with_cpu,
-        estimated_joules=to_joules(pod.estimated),
-        error_joules=ceil(pod.error / 1000),
+        gpu_joules=bound_joules(gpu),
+        cpu_joules=bound_joules(with_cpu - gpu),
+        dram_joules=bound_joules(total - with_cpu),
+        estimated_joules=bound_joules(to_joules(pod.estimated)),
+        error_joules=bound_joules(ceil(pod.error / 1000)),
         missing_seconds=ceil(pod.missing_seconds),
         first_reading=None if pod.first is None else format_unix_time(pod.first),
         last_reading=None if pod.last is None else format_unix_time(pod.last),
-        draw_milliwatts=None if draw is None else round(draw),
+        draw_milliwatts=None if draw is None else min(round(draw), MAX_DRAW_MILLIWATTS),
         gpu_time=tuple(GpuTime(model=m, seconds=t // 1000) for m, t in sorted(pod.held.items())),
         closed=pod.closed is not None if closed is None else closed,
         buckets=_report_buckets(pod),
@@ -50,10 +62,10 @@ def _report_buckets(pod: PodAccount) -> EnergyBuckets:
     host_sums = _report_host(sums, amounts, hosts, host, sums[-1] - to_joules(pod.gpu)) if host else [0]
     return EnergyBuckets(
         start=format_unix_time(first) if pod.buckets else None,
-        joules=tuple(after - before for before, after in pairwise(sums)),
-        earlier_joules=sums[0],
-        host_joules=tuple(after - before for before, after in pairwise(host_sums)),
-        earlier_host_joules=host_sums[0],
+        joules=tuple(bound_joules(after - before) for before, after in pairwise(sums)),
+        earlier_joules=bound_joules(sums[0]),
+        host_joules=tuple(bound_joules(after - before) for before, after in pairwise(host_sums)),
+        earlier_host_joules=bound_joules(host_sums[0]),
     )
 
 

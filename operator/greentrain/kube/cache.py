@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from greentrain.api import names
 from greentrain.api.runtime import Env
+from greentrain.core.reports import Binding
+from greentrain.core.snapshot import parse_time
 
 Body = Mapping[str, Any]
 Found = TypeVar("Found")
@@ -47,6 +49,9 @@ class Cache:
         self._found: dict[Key, tuple[tuple[str, int], Any]] = {}
         self._on_node: dict[str, dict[str, Key]] = {}
         """UIDs of the pods bound to a node, and whose they are."""
+        self._gone: OrderedDict[str, tuple[Key, str | None, Binding]] = OrderedDict()
+        """Pods that are gone, by UID: their job, its UID, and where they were."""
+        self._gone_of: dict[Key, set[str]] = {}
 
     def put(self, kind: str, body: Body) -> Key | None:
         """Take in an object; the key of the job it concerns, or None if it says nothing new."""
@@ -86,12 +91,28 @@ class Cache:
             said = slim_pod(body) if "status" in body else last_seen
             if said is not None:
                 self._last_words.setdefault(key, {})[uid] = said
+            self._remember(key, uid, body if node_of(body) else last_seen or body)
         if not known:
             self._objects[kind].pop(key, None)
         if kind == "Job":
             self._last_words.pop(key, None)
             self._found.pop(key, None)
+            for gone in self._gone_of.pop(key, ()):
+                self._gone.pop(gone, None)
         return key
+
+    def _remember(self, key: Key, uid: str, body: Body) -> None:
+        """Keep where a pod was that is gone: its node may report of it later."""
+        if not node_of(body):
+            return
+        self._gone[uid] = (key, controller_uid(body), binding_of(body))
+        self._gone_of.setdefault(key, set()).add(uid)
+        while len(self._gone) > REMEMBERED_DELETIONS:
+            oldest, (of, *_) = self._gone.popitem(last=False)
+            left = self._gone_of[of]
+            left.discard(oldest)
+            if not left:
+                del self._gone_of[of]
 
     def resync(self, kind: str, bodies: Iterable[Body], version: int) -> list[Missed]:
         """Compare with a list made at that resourceVersion; what it shows that the cache did not know."""
@@ -125,6 +146,12 @@ class Cache:
     def owned(self, kind: str, key: Key, uid: str) -> list[Body]:
         """The pods or Services this very job controls."""
         return [b for b in self._objects[kind].get(key, {}).values() if controller_uid(b) == uid]
+
+    def bindings(self, key: Key, uid: str) -> dict[str, Binding]:
+        """Where the pods of this very job are, or were, by their UIDs."""
+        gone = ((pod, self._gone[pod]) for pod in self._gone_of.get(key, ()))
+        found = {pod: binding for pod, (_, owner, binding) in gone if owner == uid}
+        return found | {b["metadata"]["uid"]: binding_of(b) for b in self.owned("Pod", key, uid)}
 
     def pods_of(self, key: Key) -> list[Body]:
         """The pods that carry the name of this job."""
@@ -183,6 +210,12 @@ def job_key(kind: str, body: Body) -> Key | None:
 def node_of(body: Body) -> str:
     """The node a pod is bound to; nothing for one that is not, and for other objects."""
     return str((body.get("spec") or {}).get("nodeName") or "")
+
+
+def binding_of(body: Body) -> Binding:
+    """The node a pod is bound to and when it was made."""
+    meta = body["metadata"]
+    return Binding(node_of(body), parse_time(meta.get("creationTimestamp")), meta["name"])
 
 
 def controller_uid(body: Body) -> str | None:

@@ -7,6 +7,7 @@ and both drop fields a newer server sends.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ CONNECTIONS = 32
 WATCH_SECONDS = 300.0
 """After so long the server ends a watch, and it is opened again from where it was."""
 
-WATCH_SILENCE_SECONDS = 90.0
-"""A watch that brings nothing for so long, not even the bookmark the server sends each minute, is dead."""
+WATCH_SILENCE_SECONDS = 150.0
+"""A watch that brings nothing for so long, not even a bookmark, is opened again from where it was, since its connection
+may be dead. It need not be: an API server sends bookmarks about once a minute (`defaultBookmarkFrequency` of its watch
+cache), but need not, and one that was restarted sends none of a kind of which nothing has changed since."""
 
 LIST_PAGE = 500
 """Objects in one answer to a list."""
@@ -95,12 +98,19 @@ _OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}"
 class Client(AbstractAsyncContextManager["Client"]):
     """Connection to one API server; use as an async context manager."""
 
-    def __init__(self, configuration: client.Configuration, *, page: int = LIST_PAGE) -> None:
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        *,
+        page: int = LIST_PAGE,
+        silence: float = WATCH_SILENCE_SECONDS,
+    ) -> None:
         configuration.connection_pool_maxsize = CONNECTIONS
         # Else aiohttp reads ~/.netrc in a thread before every request, a third of a pod creation's CPU time (measured),
         # and goes through HTTPS_PROXY, which Kopf's watches do not.
         configuration.client_session_kwargs = {"trust_env": False}
         self._page = page
+        self._watch = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence)
         self._api = client.ApiClient(configuration)
 
     async def __aexit__(
@@ -175,10 +185,14 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def watch(
         self, path: str, query: Mapping[str, str], version: int
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Event types and objects of a list from a resourceVersion on, bookmarks included, until the server ends it.
+        """Event types and objects of a list from a resourceVersion on, bookmarks included, until it ends.
+
+        It ends when the server ends it, when its connection breaks, and after `silence` seconds without a byte. Each is
+        allowed: nothing is lost, and the next watch goes on from the last resourceVersion.
 
         Raises:
             ApiError: the server refused it, or ended it with an error: 410 asks for a fresh list.
+            TimeoutError, aiohttp.ClientError, OSError: it could not be opened.
         """
         verb, url, headers, _, __ = await self._api.param_serialize(
             "GET",
@@ -193,11 +207,14 @@ class Client(AbstractAsyncContextManager["Client"]):
             header_params={"Accept": "application/json"},
             auth_settings=["BearerToken"],
         )
-        response = (await self._api.call_api(verb, url, headers, None, _request_timeout=_WATCH)).response
+        async with asyncio.timeout(REQUEST_SECONDS):  # the server sends the headers of a watch at once
+            answer = await self._api.call_api(verb, url, headers, None, _request_timeout=self._watch)
+        response = answer.response
         try:
             if response.status != 200:
-                raise ApiError(response.status, response.reason or "Unknown", f"GET {path}?watch")
-            async for line in whole_lines(response.content.iter_any()):
+                wait = _retry_after(response.headers.get("Retry-After"), {})
+                raise ApiError(response.status, response.reason or "Unknown", f"GET {path}?watch", wait)
+            async for line in whole_lines(_read_until_end(response)):
                 if line:
                     event = decode(line)
                     if event["type"] == "ERROR":
@@ -448,7 +465,15 @@ def node_query(node: str) -> dict[str, str]:
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
 
 
-_WATCH = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=WATCH_SILENCE_SECONDS)
+async def _read_until_end(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """What a stream brings until it ends, breaks or is silent for too long."""
+    chunks = response.content.iter_any()
+    while True:
+        try:
+            chunk = await anext(chunks)
+        except (StopAsyncIteration, aiohttp.ClientError, OSError):  # TimeoutError is an OSError
+            return
+        yield chunk
 
 
 def _refuse_if_same(body: Body | None, uid: str, error: ApiError) -> None:
@@ -497,10 +522,17 @@ async def read_configuration(kubeconfig: str | None, context: str | None) -> cli
 
 
 async def connect(
-    kubeconfig: str | None = None, context: str | None = None, *, page: int = LIST_PAGE
+    kubeconfig: str | None = None,
+    context: str | None = None,
+    *,
+    page: int = LIST_PAGE,
+    silence: float = WATCH_SILENCE_SECONDS,
 ) -> Client:
-    """Connect as the pod's service account, or by a kubeconfig where one is named; lists come in pages."""
-    return Client(await read_configuration(kubeconfig, context), page=page)
+    """Connect as the pod's service account, or by a kubeconfig where one is named.
+
+    Lists come in pages; a watch that brings nothing for `silence` seconds ends.
+    """
+    return Client(await read_configuration(kubeconfig, context), page=page, silence=silence)
 
 
 async def read_connection(kubeconfig: str | None, context: str | None) -> Connection:

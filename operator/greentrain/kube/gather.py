@@ -30,11 +30,11 @@ def gather(
     if body is None:
         return None
     job = parse_job(body)
-    pods = (parse_pod(b) for b in cache.owned("Pod", key, job.uid))
+    pods = tuple(p for p in map(parse_pod, cache.owned("Pod", key, job.uid)) if p is not None)
     gone = (parse_pod(b) for b in cache.last_words(key, job.uid))
     return Snapshot(
         job=job,
-        pods=tuple(p for p in pods if p is not None),
+        pods=pods,
         last_words=tuple(p for p in gone if p is not None and p.ended),
         has_service=bool(cache.owned("Service", key, job.uid)),
         progress=progress,
@@ -43,8 +43,10 @@ def gather(
             *cache.once_per_generation(key, job.uid, job.generation, job.spec, find_template_problems),
             *find_metadata_excess(body["metadata"]),
         ),
-        reports=node_powers.reports(key, job.uid, job.created, job.status.energy),
-        fleet=node_powers.fleet(),
+        reports=node_powers.reports(
+            key, job.uid, job.created, job.status.energy, cache.bindings(key, job.uid)
+        ),
+        fleet=node_powers.fleet([p.node for p in pods if not p.ended]),
         carbon=carbon,
     )
 

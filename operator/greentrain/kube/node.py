@@ -41,6 +41,9 @@ LONGEST_LABEL = 63
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
 
+SHORT_WATCHES = 3
+"""So many watches in a row that end within `RETRY_SECONDS` and bring nothing are an error: nothing would ever come."""
+
 _AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 
@@ -204,13 +207,18 @@ class NodeView:
         lease: tuple[str, str] | None = None,
         elapsed: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        retry: float = RETRY_SECONDS,
     ) -> None:
-        """`lease` is namespace and name of the one the operator renews, `elapsed` the clock that only goes on."""
+        """`lease` is namespace and name of the one the operator renews, `elapsed` the clock that only goes on.
+
+        `retry` is the first wait in seconds after an error; it doubles from one to the next.
+        """
         self._client = client
         self._node = node
         self._lease = lease
         self._elapsed = elapsed
         self._wall = wall
+        self._retry = retry
         self._renewed: str | None = None
         """When the operator renewed its lease last, as it says itself."""
         self._heard: float | None = None
@@ -400,12 +408,18 @@ class NodeView:
         drop: Callable[[Body], None],
         listed: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
+        """List once, then watch for ever. A watch may end or say nothing: the next one goes on from where it was.
+
+        Only an error makes the picture old, asks for a new list and waits, longer each time. A 410 asks for a new list
+        alone: the server has forgotten the version, which says nothing against what is known.
+        """
         put, drop = one_by_one(put), one_by_one(drop)
-        delay = RETRY_SECONDS
+        delay = self._retry
         version: int | None = None
+        short = 0
         loop = asyncio.get_running_loop()
         while True:
-            begun = loop.time()
+            resumed, opened = version is not None, float("inf")
             try:
                 if version is None:
                     bodies, version = await self._client.list_any(path, query)
@@ -414,28 +428,39 @@ class NodeView:
                     else:
                         for body in bodies:
                             put(body)
+                opened, brought = loop.time(), False
                 async for kind, body in self._client.watch(path, query, version):
-                    delay = RETRY_SECONDS
+                    brought, delay = True, self._retry
                     version = max(version, version_of(body))
                     if kind == "DELETED":
                         drop(body)
                     elif kind != "BOOKMARK":
                         put(body)
-                if loop.time() - begun < RETRY_SECONDS:
-                    # A server that ends watches at once is not to be asked again and again.
-                    await asyncio.sleep(RETRY_SECONDS * random.uniform(0.75, 1.25))
+                if loop.time() - opened >= self._retry:
+                    short, delay = 0, self._retry
+                    continue
+                short = 0 if brought else short + 1
+                if short >= SHORT_WATCHES:
+                    short = 0
+                    raise ApiError(502, "WatchEnds", f"{SHORT_WATCHES} watches in a row ended at once")
+                # A server that ends watches at once is not to be asked again and again.
+                await asyncio.sleep(self._retry * random.uniform(0.75, 1.25))
             except _AWAY as error:
                 version = None
+                refused = error if isinstance(error, ApiError) else None
+                # Of a version that was listed just now a 410 is an error like others.
                 if (
-                    isinstance(error, ApiError)
-                    and error.status == 410
-                    and loop.time() - begun >= RETRY_SECONDS
+                    refused is not None
+                    and refused.status == 410
+                    and (resumed or loop.time() - opened >= self._retry)
                 ):
                     continue
                 if listed is not None:
                     self._pods_known = False
+                asked = (refused.retry_after if refused is not None else None) or 0.0
+                wait = max(delay * random.uniform(0.75, 1.25), min(asked, LONGEST_RETRY_SECONDS))
                 logger.warning(
-                    "the API server cannot be followed on %s: %r; again in %.0f s", path, error, delay
+                    "the API server cannot be followed on %s: %r; again in %.0f s", path, error, wait
                 )
-                await asyncio.sleep(delay * random.uniform(0.75, 1.25))
+                await asyncio.sleep(wait)
                 delay = min(delay * 2, LONGEST_RETRY_SECONDS)

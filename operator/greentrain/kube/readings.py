@@ -1,20 +1,24 @@
-"""What nodes' agents have reported, as the watch on NodePowers has shown it, and which jobs it concerns."""
+"""What nodes' agents have reported, as the watch on NodePowers has shown it, and which jobs it concerns.
+
+An agent's word counts for pods on its own node alone: those that the operator knows to be there, or to have been there, by the
+pods it has seen or by what a job's stored status says of them. Whatever else a node reports of a job is left out here, once.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from greentrain.api.conditions import is_true
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
+from greentrain.core.fleet import describe_node, find_typical, join
 from greentrain.core.ledger import NodeReport
-from greentrain.core.projection import lowest_percent
+from greentrain.core.reports import Binding, find_false_date, read_report, show
 from greentrain.core.snapshot import Fleet, parse_time
 from greentrain.kube.cache import Key, version_of
 
@@ -37,6 +41,10 @@ class NodePower:
     """When its agent's half last changed, by the operator's clock."""
     seen: datetime
     """When it was observed, by that clock: of a report that was there before the operator, by the node's clock."""
+    fleet: Fleet | None = None
+    """What it tells of its GPUs; None where it has none."""
+    doubts: tuple[str, ...] = ()
+    """What of its report is not believed, and why."""
 
 
 class NodePowers:
@@ -48,7 +56,9 @@ class NodePowers:
         self._nodes: dict[Key, set[str]] = {}
         """The nodes that tell of a job: a pass over one job must not go through every pod of the cluster."""
         self._deleted: set[str] = set()
-        self._fleet: Fleet | None = None
+        self._typical: Fleet | None = None
+        self._foreign: dict[tuple[str, Key], int] = {}
+        """By node and job: how many entries were not believed of it."""
 
     def put(self, body: Body) -> set[Key] | None:
         """Take in an object; the jobs it tells of, now or before, or None if it says nothing new."""
@@ -60,19 +70,30 @@ class NodePowers:
         ):
             return None
         try:
-            status = NodePowerStatus.model_validate(body.get("status") or {})
             spec = NodePowerSpec.model_validate(body.get("spec") or {})
-            observed = parse_time(status.observed_at)
-        except ValueError as error:
-            count = error.error_count() if isinstance(error, ValidationError) else 1
-            logger.error("NodePower %s is not read: %d fields are wrong", name, count)
+        except ValidationError as error:
+            logger.error("NodePower %s is not read: %d fields are wrong", name, error.error_count())
             return None
+        believed = read_report(body.get("status"), now=self._clock())
+        status = believed.status
+        if status is None:  # as if it had not come: the node is silent
+            status = old.status if old is not None and old.uid == uid else NodePowerStatus()
+        if len(believed.doubts) > (len(old.doubts) if old is not None else 0):
+            logger.warning(
+                "NodePower %s: %d things its agent reports are not believed and do not count, such as %s",
+                name,
+                len(believed.doubts),
+                believed.doubts[0],
+            )
         before = self._forget(name)
         now = _jobs(status)
+        for key in before - now:
+            self._foreign.pop((name, key), None)
         for key in now:
             self._nodes.setdefault(key, set()).add(name)
         fresh = old is None or old.uid != uid or status != old.status
         received = self._clock() if fresh or old is None else old.received
+        observed = parse_time(status.observed_at)
         first = old is None and observed is not None and observed < received
         self._known[name] = NodePower(
             name=name,
@@ -87,8 +108,10 @@ class NodePowers:
             else received
             if fresh or old is None
             else old.seen,
+            fleet=describe_node(name, status, received),
+            doubts=believed.doubts,
         )
-        self._fleet = None
+        self._typical = None
         return now | before
 
     def _forget(self, name: str) -> set[Key]:
@@ -110,7 +133,9 @@ class NodePowers:
             return set()
         keys = self._forget(meta["name"])
         del self._known[meta["name"]]
-        self._fleet = None
+        for key in keys:
+            self._foreign.pop((meta["name"], key), None)
+        self._typical = None
         return keys
 
     def resync(self, bodies: Iterable[Body], version: int) -> set[Key]:
@@ -132,16 +157,83 @@ class NodePowers:
         """The NodePower of a node."""
         return self._known.get(name)
 
-    def fleet(self) -> Fleet:
-        """What all nodes tell of their GPUs together."""
-        if self._fleet is None:
-            self._fleet = _sum_up(self._known.values())
-        return self._fleet
+    def fleet(self, nodes: Collection[str] = ()) -> Fleet:
+        """What a job is reckoned with whose pods are on these nodes, "" standing for none.
+
+        As long as one of them is on none, or on one that reports no GPUs, it may be any node of the cluster.
+        """
+        if self._typical is None:
+            self._typical = find_typical([p.fleet for p in self._known.values() if p.fleet is not None])
+        found = [self._known[n].fleet if n in self._known else None for n in dict.fromkeys(nodes)]
+        there = [figures for figures in found if figures is not None]
+        return join(there) if found and len(there) == len(found) else join([*there, self._typical])
+
+    def refused(self) -> dict[str, int]:
+        """By node: how much of what its agent reports is not believed, now."""
+        counts = {name: len(known.doubts) for name, known in self._known.items()}
+        for (name, _), foreign in self._foreign.items():
+            counts[name] = counts.get(name, 0) + foreign
+        return counts
+
+    def _believe(
+        self,
+        node: str,
+        key: Key,
+        entries: Iterable[PodEnergy],
+        bindings: Mapping[str, Binding],
+        named: Mapping[str, Binding],
+    ) -> tuple[PodEnergy, ...]:
+        """The entries of pods that are, or were, on this node, as old as their pods at most.
+
+        `bindings` are by the pods' UIDs, `named` the same by their names.
+        """
+        found, foreign = [], {}
+        for entry in entries:
+            binding = bindings.get(entry.uid)
+            if binding is None and not entry.owner_known:
+                # Of a pod that ended before the API server told its UID the agent knows the name alone.
+                binding = named.get(entry.name)
+            if binding is None:
+                foreign[entry.key] = "the operator has not seen that pod on any node"
+            elif binding.node != node:
+                # A pod that is not bound yet is one whose next event is on its way.
+                if binding.node:
+                    foreign[entry.key] = f"the pod is on node {binding.node}"
+            elif (false := find_false_date(entry, binding)) is not None:
+                foreign[entry.key] = false
+            else:
+                found.append(entry)
+        if foreign and (node, key) not in self._foreign:
+            one = min(foreign)
+            logger.warning(
+                "NodePower %s: what it reports of %d pods of job %s/%s is not believed and does not count, such as %s: %s",
+                node,
+                len(foreign),
+                *key,
+                show(one),
+                foreign[one],
+            )
+        if foreign:
+            self._foreign[node, key] = len(foreign)
+        else:
+            self._foreign.pop((node, key), None)
+        return tuple(found)
 
     def reports(
-        self, key: Key, uid: str, created: datetime | None, energy: EnergyStatus | None
+        self,
+        key: Key,
+        uid: str,
+        created: datetime | None,
+        energy: EnergyStatus | None,
+        bindings: Mapping[str, Binding],
     ) -> tuple[NodeReport, ...]:
-        """What is told of a job, and by nodes that told of it before, which say something by their silence too."""
+        """What is told of a job, and by nodes that told of it before, which say something by their silence too.
+
+        `bindings` says of the job's pods, by UID, where the API server has shown them; where it has not, the stored status
+        (`energy`) says it.
+        """
+        bindings = {**_find_stored(energy, created), **bindings}
+        named = {b.name: b for b in bindings.values()}
         before = {p.node for p in energy.pods} if energy is not None else set()
         if energy is not None and energy.budget is not None:
             before |= {*energy.budget.unread_nodes, *(c.node for c in energy.budget.charges)} - {""}
@@ -150,7 +242,8 @@ class NodePowers:
             known = self._known.get(name)
             if known is None:
                 continue
-            entries = tuple(e for e in known.status.pods if is_of_job(e, key, uid, created))
+            of_job = (e for e in known.status.pods if is_of_job(e, key, uid, created))
+            entries = self._believe(name, key, of_job, bindings, named)
             if entries or name in before:
                 observed = parse_time(known.status.observed_at)
                 gpus = tuple(g for g in known.status.gpus if g.cap is not None)
@@ -171,28 +264,15 @@ class NodePowers:
         return tuple(found)
 
 
-def _sum_up(powers: Iterable[NodePower]) -> Fleet:
-    """Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins."""
-    with_gpus = [p for p in powers if p.status.gpus]
-    cards = [g.limits for p in with_gpus for g in p.status.gpus]
-    standing = (
-        x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts for x in cards
-    )
-    ranges = [
-        lowest_percent(x.min_milliwatts, x.default_milliwatts)
-        for x in cards
-        if x.min_milliwatts and x.default_milliwatts
-    ]
-    intervals = (p.status.report_interval_seconds for p in with_gpus)
-    return Fleet(
-        limit_milliwatts=max((x for x in standing if x), default=None),
-        report_seconds=max((x for x in intervals if x), default=None),
-        default_milliwatts=max((x.default_milliwatts for x in cards if x.default_milliwatts), default=None),
-        lowest_percent=max(ranges, default=None),
-        heard=max((p.received for p in with_gpus), default=None),
-        without_host=tuple(p.name for p in with_gpus if not is_true(p.status.conditions, "HostReadable")),
-        models=tuple(sorted({g.model for p in with_gpus for g in p.status.gpus if g.model})),
-    )
+def _find_stored(energy: EnergyStatus | None, created: datetime | None) -> dict[str, Binding]:
+    """Where a job's pods were, as its stored status says."""
+    if energy is None:
+        return {}
+    charges = energy.budget.charges if energy.budget is not None else ()
+    return {
+        **{c.uid: Binding(c.node, created) for c in charges if c.node},
+        **{p.uid: Binding(p.node, created, p.name) for p in energy.pods},
+    }
 
 
 def _jobs(status: NodePowerStatus) -> set[Key]:

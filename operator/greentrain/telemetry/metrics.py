@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from greentrain.telemetry.jobs import JobCollector, JobMeasures
+from greentrain.telemetry.nodes import NodeCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -90,6 +91,10 @@ class Telemetry:
     def tell_jobs(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
         """Tell of each job what this gives at each scrape."""
         self._registry.register(JobCollector(measures))
+
+    def tell_nodes(self, refused: Callable[[], Mapping[str, int]]) -> None:
+        """Tell of each node what this gives at each scrape."""
+        self._registry.register(NodeCollector(refused))
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

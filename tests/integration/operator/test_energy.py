@@ -95,7 +95,7 @@ async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
     async with running(settings):
         pods = await server.until_pods(namespace, wanted)
         for name in pods:
-            await server.run_pod(namespace, name)
+            await server.run_pod(namespace, name, node=agent.node)
         job = await server.until_condition(namespace, "digits", "EnergyMetered", "Unknown")
         assert condition(job, "EnergyMetered")["reason"] == "NoReadings"
         for i, pod in enumerate(pods.values()):
@@ -159,15 +159,16 @@ async def test_a_report_that_cannot_be_read_is_passed_over_and_the_next_one_coun
     await server.create_job(namespace, gpu_job(workers=1))
     async with running(settings):
         pods = await server.until_pods(namespace, {"digits-worker-0-1"})
-        await server.run_pod(namespace, "digits-worker-0-1")
+        await server.run_pod(namespace, "digits-worker-0-1", node=agent.node)
         (pod,) = pods.values()
         agent.tell(pod, 7)
         (entry,) = agent.pods.values()
-        entry["segment"] = 2**40
+        entry["lastReading"] = "2099-01-01T00:00:00Z"
         await agent.report()
         agent.tell(pod, 9)
         await agent.report()
-        await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+        job = await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+    assert job["status"]["energy"]["usedJoules"] == 9
 
 
 async def test_a_nodepower_is_removed_an_hour_after_its_agents_last_word_once_all_is_settled(
@@ -187,7 +188,7 @@ async def test_a_nodepower_is_removed_an_hour_after_its_agents_last_word_once_al
 
     async with running(settings, clock=lambda: steady() + ahead):
         pods = await server.until_pods(namespace, {"digits-worker-0-1"})
-        await server.run_pod(namespace, "digits-worker-0-1")
+        await server.run_pod(namespace, "digits-worker-0-1", node=agent.node)
         (pod,) = pods.values()
         agent.tell(pod, 7)
         await agent.report()

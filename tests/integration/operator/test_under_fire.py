@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from greentrain.controller.run import FINISH_SECONDS, FIRST_RESYNCS_SECONDS, Operator, running
 from greentrain.controller.settings import Settings
@@ -343,6 +345,36 @@ async def test_a_frozen_watch_is_noticed_and_opened_again(
             await server.until_condition(namespace, "digits", "Succeeded", "True", seconds=PATIENCE)
         assert operator.unhealthy() is None
     assert frozen.hits == 1
+
+
+async def test_a_watch_that_brings_nothing_is_opened_again_from_where_it_was_without_a_word(
+    server: Server, namespace: str, under_fire: Settings, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cluster where nothing changes: Kopf lists once, and then only watches."""
+    kinds = (rf"{JOBS}(\?|$)", PODS, r"/services\?", r"/nodepowers(\?|$)")
+    for kind in kinds:
+        proxy.script("GET", kind, Frozen(), times=2, watch=True)
+    quiet = replace(under_fire, resync_interval=NEVER, stale_after=NEVER, watch_inactivity=0.5)
+    async with running(quiet) as operator, Kubelet(server, namespace).at_work():
+        await server.until(
+            lambda: _value([len(watched(proxy, kind)) for kind in kinds]),
+            lambda seen: min(seen) >= 3,
+            what="a third watch of each kind",
+        )
+        await start(server, namespace)
+        assert (openings(operator, "stale"), openings(operator, "ended")) == (0, 0)
+    for kind in kinds:
+        # The lists that the operator makes by itself come in pages.
+        listed = [
+            r.path for r in proxy.requests if re.search(kind, r.path) and r.method == "GET" and not r.watch
+        ]
+        assert len([path for path in listed if "limit=" not in path]) == 1, kind
+        assert len({URL(path).query["resourceVersion"] for path in watched(proxy, kind)[:3]}) == 1, kind
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def watched(proxy: Proxy, kind: str) -> list[str]:
+    return [r.path for r in proxy.requests if r.watch and re.search(kind, r.path)]
 
 
 async def fetch(port: int, path: str) -> tuple[int, str]:

@@ -594,6 +594,64 @@ def test_a_stop_for_a_charge_is_not_begun_again_while_its_last_word_is_missing()
         assert story.step(1).pods == ()
 
 
+@pytest.mark.parametrize(
+    ("there", "limit", "worst"),
+    [
+        (FLEET, GPU_LIMIT, 80),
+        (replace(FLEET, limit_milliwatts=250_000, report_seconds=10), GPU_LIMIT, 80),
+        (Fleet(), GPU_LIMIT, 80),
+        (replace(FLEET, limit_milliwatts=700_000), 700_000, 80),
+        (replace(FLEET, report_seconds=60), GPU_LIMIT, 80 + 33),
+        (replace(FLEET, report_seconds=3600), GPU_LIMIT, 80 + 61),
+        (replace(FLEET, limit_milliwatts=700_000, report_seconds=60), 700_000, 80 + 33),
+    ],
+    ids=[
+        "the same",
+        "lower",
+        "not known",
+        "higher limit",
+        "longer interval",
+        "longest interval",
+        "both higher",
+    ],
+)
+def test_a_bound_is_raised_where_pods_come_to_nodes_with_higher_figures_and_never_lowered(
+    there: Fleet, limit: int, worst: int
+) -> None:
+    story = Story(budgeted(workers=2))
+    story.step()
+    story.run()
+    story.fleet = there
+    story.tell(0, 0)
+    story.step(1)
+    story.fleet = FLEET
+    (attempt,) = story.step(1).status.attempts
+    assert attempt.gpu_limit_milliwatts == limit
+    assert attempt.worst_seconds == worst
+    assert attempt.overshoot_bound_joules == 2 * limit * worst // 1000
+    assert attempt.stop_seconds == worst - 31
+
+
+def test_a_bound_that_nobody_could_say_is_said_when_the_pods_nodes_report() -> None:
+    story = Story(budgeted(onUnknown="Continue"))
+    story.fleet = Fleet()
+    story.step()
+    story.run()
+    assert story.status.attempts[0].overshoot_bound_joules is None
+    story.fleet = FLEET
+    story.tell(0)
+    assert story.step(1).status.attempts[0].overshoot_bound_joules == GPU_LIMIT * 80 // 1000
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds"), [(None, 34), (1, 3), (30, 34), (60, 67), (85, 95), (86, 95), (3600, 95)]
+)
+def test_a_report_is_overdue_when_its_node_counts_as_silent_at_the_latest(
+    every: int | None, seconds: int
+) -> None:
+    assert overdue_seconds(every) == seconds
+
+
 def test_a_report_that_is_overdue_is_looked_for() -> None:
     story = running()
     story.tell(500_000)

@@ -94,6 +94,21 @@ def test_a_gap_is_bridged_by_the_counter_and_divided_by_the_pods_own_times(
     assert account.pods["b"].error > 0
 
 
+@pytest.mark.parametrize(
+    ("windows", "first"),
+    [({"b": Window(begin=8000.0)}, 8000), ({"b": Window(begin=9500.0)}, 9000), ({}, 100)],
+    ids=["it began in the gap", "it began after it was seen", "it is not known when it began"],
+)
+def test_what_a_pod_used_in_a_gap_is_dated_from_its_beginning(windows: dict[str, Window], first: int) -> None:
+    """A reading older than its pod would not be believed."""
+    account = account_of("b")
+    look(account, 100, 0)
+    look(account, 9000, 100_000, B, windows=windows)
+    pod = account.pods["b"]
+    assert pod.first == WALL + first
+    assert sum(pod.buckets.values()) == pod.gpu
+
+
 def test_a_gap_of_the_holders_leaves_the_card_where_it_was() -> None:
     account = account_of("a")
     look(account, 0, 0, A)

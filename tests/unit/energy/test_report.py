@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
+from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, MAX_DRAW_MILLIWATTS, MAX_JOULES
 from greentrain.energy.account import NodeAccount, PodAccount
 from greentrain.energy.report import report_pod
 
@@ -87,3 +87,15 @@ def test_a_pod_that_was_counted_under_two_keys_has_both() -> None:
     pod.absorb(pod_of((0, 1000, 1000, 0), (1, 0, 1000, 1000)))
     told = report_pod(pod).buckets
     assert (told.joules, told.host_joules) == ((4, 2), (3, 2))
+
+
+def test_a_counter_gone_mad_is_reported_with_the_most_that_a_report_takes() -> None:
+    pod = pod_of((0, 2**63, 2**64, 2**64), (KEPT_BUCKETS, 2**63, 2**64, 2**64))
+    pod.guessed = 1e22
+    told = report_pod(pod, draw=1e12)
+    assert {told.gpu_joules, told.cpu_joules, told.dram_joules, told.estimated_joules, told.error_joules} == {
+        MAX_JOULES
+    }
+    assert told.draw_milliwatts == MAX_DRAW_MILLIWATTS
+    assert told.buckets.earlier_joules == told.buckets.joules[-1] == MAX_JOULES
+    assert told.buckets.earlier_host_joules == told.buckets.host_joules[-1] == MAX_JOULES

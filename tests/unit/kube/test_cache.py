@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
 from greentrain.core.manifests import Pods, ranks
 from greentrain.core.snapshot import parse_pod
-from greentrain.kube.cache import Cache, Key, Missed, node_of
+from greentrain.kube.cache import REMEMBERED_DELETIONS, Cache, Key, Missed, node_of
 from greentrain.kube.redaction import find_pod_secrets
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
@@ -54,6 +55,47 @@ def test_a_deleted_object_stays_deleted_but_its_last_words_are_kept() -> None:
     assert [b["status"]["phase"] for b in cache.last_words(KEY, "job")] == ["Failed"]
     cache.forget_last_words(KEY)
     assert cache.last_words(KEY, "job") == []
+
+
+def bound(uid: str, version: int, node: str, owner: str = "job") -> dict[str, Any]:
+    found = body("Pod", uid, version, spec={"nodeName": node} if node else {})
+    found["metadata"]["ownerReferences"][0]["uid"] = owner
+    found["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    return found
+
+
+def nodes(cache: Cache, owner: str = "job") -> dict[str, str]:
+    return {uid: binding.node for uid, binding in cache.bindings(KEY, owner).items()}
+
+
+def test_it_knows_where_a_jobs_pods_are_and_were_until_the_job_is_gone() -> None:
+    cache = Cache()
+    cache.put("Job", body("Job", "job", 1))
+    for uid, node in (("a", "node-1"), ("b", "node-2"), ("c", "")):
+        cache.put("Pod", bound(uid, 2, node))
+    cache.put("Pod", bound("other", 2, "node-3", owner="another job"))
+    assert nodes(cache) == {"a": "node-1", "b": "node-2", "c": ""}
+    assert cache.bindings(KEY, "job")["a"].created == datetime(2026, 1, 1, tzinfo=UTC)
+    cache.drop("Pod", bound("a", 3, "node-1"))
+    cache.drop("Pod", bound("c", 3, "node-4"))  # its binding and its end came together
+    cache.resync("Pod", [], 9)
+    cache.forget_last_words(KEY)
+    assert nodes(cache) == {"a": "node-1", "b": "node-2", "c": "node-4"}
+    assert nodes(cache, "another job") == {"other": "node-3"}
+    cache.drop("Job", body("Job", "job", 4))
+    assert nodes(cache) == nodes(cache, "another job") == {}
+
+
+def test_of_pods_that_are_gone_it_remembers_the_last_twenty_thousand() -> None:
+    cache = Cache()
+    for i in range(REMEMBERED_DELETIONS + 1):
+        cache.drop("Pod", bound(str(i), 2, "node-1"))
+    found = nodes(cache)
+    assert (len(found), "0" in found, str(REMEMBERED_DELETIONS) in found) == (
+        REMEMBERED_DELETIONS,
+        False,
+        True,
+    )
 
 
 def test_a_fresh_list_finds_what_no_watch_told() -> None:
