@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from greentrain.api.names import LABEL_POD_SECURITY, POD_SECURITY_PRIVILEGED
 from sandbox.images import ROOT
 from tests.e2e.conftest import Bench
 from tests.e2e.jobs import PLAIN_IMAGE, condition
@@ -61,6 +62,9 @@ def converted(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Json]:
         if (name := role["template"]["spec"].get("serviceAccountName"))
     ]
     rest += accounts
+    if accounts:  # what an administrator does where jobs may have service accounts of their own
+        label = f"{LABEL_POD_SECURITY}={POD_SECURITY_PRIVILEGED}"
+        bench.cluster.run_kubectl("label", "namespace", bench.namespace, label, "--overwrite")
     if rest:
         bench.apply(*rest)
     yield job
