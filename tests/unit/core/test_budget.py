@@ -597,13 +597,13 @@ def test_a_stop_for_a_charge_is_not_begun_again_while_its_last_word_is_missing()
 @pytest.mark.parametrize(
     ("there", "limit", "worst"),
     [
-        (FLEET, GPU_LIMIT, 80),
-        (replace(FLEET, limit_milliwatts=250_000, report_seconds=10), GPU_LIMIT, 80),
-        (Fleet(), GPU_LIMIT, 80),
-        (replace(FLEET, limit_milliwatts=700_000), 700_000, 80),
-        (replace(FLEET, report_seconds=60), GPU_LIMIT, 80 + 33),
-        (replace(FLEET, report_seconds=3600), GPU_LIMIT, 80 + 61),
-        (replace(FLEET, limit_milliwatts=700_000, report_seconds=60), 700_000, 80 + 33),
+        (FLEET, GPU_LIMIT, 110),
+        (replace(FLEET, limit_milliwatts=250_000, report_seconds=10), GPU_LIMIT, 110),
+        (Fleet(), GPU_LIMIT, 110),
+        (replace(FLEET, limit_milliwatts=700_000), 700_000, 110),
+        (replace(FLEET, report_seconds=60), GPU_LIMIT, 110 + 33),
+        (replace(FLEET, report_seconds=3600), GPU_LIMIT, 110 + 61),
+        (replace(FLEET, limit_milliwatts=700_000, report_seconds=60), 700_000, 110 + 33),
     ],
     ids=[
         "the same",
@@ -629,7 +629,7 @@ def test_a_bound_is_raised_where_pods_come_to_nodes_with_higher_figures_and_neve
     assert attempt.gpu_limit_milliwatts == limit
     assert attempt.worst_seconds == worst
     assert attempt.overshoot_bound_joules == 2 * limit * worst // 1000
-    assert attempt.stop_seconds == worst - 31
+    assert attempt.stop_seconds == worst - 61
 
 
 def test_a_bound_that_nobody_could_say_is_said_when_the_pods_nodes_report() -> None:
@@ -640,7 +640,7 @@ def test_a_bound_that_nobody_could_say_is_said_when_the_pods_nodes_report() -> N
     assert story.status.attempts[0].overshoot_bound_joules is None
     story.fleet = FLEET
     story.tell(0)
-    assert story.step(1).status.attempts[0].overshoot_bound_joules == GPU_LIMIT * 80 // 1000
+    assert story.step(1).status.attempts[0].overshoot_bound_joules == GPU_LIMIT * 110 // 1000
 
 
 @pytest.mark.parametrize(

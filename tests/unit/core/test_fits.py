@@ -89,7 +89,7 @@ progresses = st.builds(
 reports = st.tuples(
     st.integers(1, 40),
     st.one_of(st.integers(0, 10_000), st.just(MOST_JOULES)),
-    st.one_of(st.integers(0, 400_000), st.just(10**10)),
+    st.one_of(st.integers(0, 400_000), st.just(10**9)),
 )
 
 
