@@ -160,11 +160,12 @@ def test_a_steady_program_is_stopped_below_its_budget() -> None:
 @pytest.mark.all_lives
 @pytest.mark.parametrize("gpus", SIZES)
 def test_the_bound_is_not_much_more_than_what_happens(gpus: int) -> None:
+    """Half a minute of it is for a pass over one job that hangs before its operator dies, which no life has."""
     ends = [end for life in LIVES.play_all().values() if life.traits.gpus == gpus for end in life.ends]
     bounds = [bound for bound, _ in ends]
     worst = max(over for _, over in ends)
     assert len(ends) >= 30
-    assert median(bounds) <= 2 * worst, (median(bounds), worst)
+    assert median(bounds) <= 3 * worst, (median(bounds), worst)
 
 
 def test_without_allowances_the_bound_would_not_hold() -> None:

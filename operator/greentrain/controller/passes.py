@@ -21,7 +21,7 @@ import aiohttp
 from prometheus_client import Gauge
 from pydantic import ValidationError
 
-from greentrain.api.conditions import MESSAGE_MAX, Reason, Type
+from greentrain.api.conditions import MESSAGE_MAX, Reason, Type, is_true
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
@@ -354,8 +354,9 @@ class Passes:
         self._find_secrets(key, seen.job, memory)
         memory.take_up(seen.job)
         if seen.job.unreadable and not seen.job.deleting:
-            await self._hold(key, seen)
-            return
+            if not any(is_true(seen.job.status.conditions, t) for t in (Type.SUCCEEDED, Type.FAILED)):
+                await self._hold(key, seen)
+            return  # one that has finished stays as it is stored
         if key in self._held:
             self._held.discard(key)
             _mark(self._telemetry.reconcile_failing, key, on=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from dataclasses import replace
 from typing import Any
@@ -220,6 +221,22 @@ async def test_a_ledger_of_another_version_is_held_and_not_overwritten(
         assert condition(stored, "Stalled")["status"] == "False"
         assert stored["status"]["energy"]["usedJoules"] == 202_000
         assert stored["status"]["attemptCount"] == 1
+
+
+async def test_a_finished_job_of_another_version_stays_as_it_is_stored(
+    server: Server, namespace: str, settings: Settings, meter: Meter, newer: Any
+) -> None:
+    async with running(settings):
+        pods = await begin(server, namespace, meter, 100_000)
+        for name in sorted(pods, reverse=True):
+            await server.end_pod(namespace, name, 0)
+        await server.until_condition(namespace, "digits", "Succeeded", "True")
+    await newer(namespace, {"energy": {"budget": {"onExhausted": "Checkpoint"}}})
+    before = await server.job(namespace, "digits")
+    async with running(settings) as operator:
+        await asyncio.sleep(2)
+        assert await server.job(namespace, "digits") == before
+        assert not says(operator, "greentrain_reconcile_failing", namespace)
 
 
 async def test_a_pass_that_fails_twice_stalls_its_job_alone_and_is_named_in_the_lease(
