@@ -110,6 +110,17 @@ class _Untold:
     tries: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Unstored:
+    """A status that should be stored and is refused: passes go on by it, so that a stop is carried out as a whole."""
+
+    uid: str
+    """Of its job."""
+    status: GreenTrainingJobStatus
+    stored: GreenTrainingJobStatus
+    """What is stored instead: events and log lines say how that changes, once it can."""
+
+
 @dataclass(slots=True)
 class _Memory:
     """What may be lost with the process: it spaces out requests, and holds events that were not stored at once."""
@@ -127,6 +138,8 @@ class _Memory:
     untold: list[_Untold] = field(default_factory=list)
     refused: tuple[str, int, float] | None = None
     """UID and generation of the job whose status was refused, and when an event last said so; None once one is stored."""
+    stalled: tuple[str, int, float] | None = None
+    """The same of the last event that said that the job is stalled."""
     least_until: float = float("-inf")
     """Until when only the least of the status is stored."""
     refusal: ApiError | None = None
@@ -136,12 +149,11 @@ class _Memory:
     refusals: int = 0
     """How often in a row."""
     next_store: float = float("-inf")
-    unstored: tuple[str, GreenTrainingJobStatus] | None = None
-    """UID of the job and the status that should be stored: passes go on by it, so that a stop is carried out as a whole."""
+    unstored: _Unstored | None = None
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int, frozenset[tuple[str, str]]] | None = None
     """Whose secrets were looked for last: UID and generation of the job, role and attempt of its pods."""
-    told_secrets: tuple[frozenset[str], ...] = ()
+    earlier_secrets: tuple[frozenset[str], ...] = ()
     """Those of the last few looks, the latest last: somebody may speak of a pod that is gone a moment ago."""
 
     def take_up(self, job: Job) -> None:
@@ -150,6 +162,12 @@ class _Memory:
             self.refused_of = (job.uid, job.generation)
             self.least_until = self.next_store = float("-inf")
             self.refusals = 0
+
+    def keep_unstored(self, job: Job, status: GreenTrainingJobStatus) -> None:
+        """Go on by a status that was refused; `job` is as the pass saw it."""
+        before = self.unstored
+        stored = before.stored if before is not None and before.uid == job.uid else job.status
+        self.unstored = _Unstored(job.uid, status, stored)
 
 
 class Passes:
@@ -270,7 +288,7 @@ class Passes:
             count == FAILURES_BEFORE_STALLED or count % FAILURES_BETWEEN_WORDS == 0
         ):
             secrets = self._memory[key].secrets if key in self._memory else frozenset()
-            await self._say_stalled(
+            await self._report_stalled(
                 key,
                 Reason.RECONCILE_FAILING,
                 f"the last {count} passes over this job failed ({redact(_said(failure), secrets)[:REFUSED_WORDS_MAX]}). The "
@@ -278,7 +296,7 @@ class Passes:
                 "correct what it names, or report it",
             )
 
-    async def _say_stalled(self, key: Key, reason: Reason, message: str, **more: Any) -> None:
+    async def _report_stalled(self, key: Key, reason: Reason, message: str, **more: Any) -> None:
         """Store the condition Stalled and an event, and nothing else of the status; what fails is logged alone."""
         body = self._cache.job(key)
         if body is None:
@@ -300,14 +318,17 @@ class Passes:
         }
         changed = {**more, "conditions": [*conditions, condition]}
         memory = self._memory.setdefault(key, _Memory())
-        memory.untold.append(_Untold(job, Event(EventType.WARNING, reason, message), self._clock()))
+        now = asyncio.get_running_loop().time()
+        if is_event_due(memory.stalled, job, now):
+            memory.stalled = (job.uid, job.generation, now)
+            memory.untold.append(_Untold(job, Event(EventType.WARNING, reason, message), self._clock()))
+            self._log(logging.WARNING, key, message, reason=reason.value)
         try:
             self._cache.put(
                 "Job", await self._client.patch_status(job.namespace, job.name, job.resource_version, changed)
             )
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             self._log(logging.WARNING, key, f"the condition Stalled was not stored: {error}")
-        self._log(logging.WARNING, key, message, reason=reason.value)
         await self._tell(key, memory)
 
     async def _hold(self, key: Key, seen: Snapshot) -> None:
@@ -318,7 +339,7 @@ class Passes:
         job = seen.job
         self._held.add(key)
         _mark(self._telemetry.reconcile_failing, key, on=True)
-        await self._say_stalled(
+        await self._report_stalled(
             key,
             Reason.LEDGER_UNREADABLE,
             f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is held: "
@@ -378,7 +399,8 @@ class Passes:
             try:
                 await self._record(key, seen, decision.status, memory)
             except ApiError as error:
-                if error.refuses_content:
+                again = not error.passing or self._failing.get(key, 0) > 0
+                if error.refuses_content or (again and error.status not in (404, 409)):
                     await self._stop_all_the_same(key, seen, decision, memory)
                 raise
             # Effects belong to the job as it is now stored; a conflict has ended this pass already.
@@ -415,8 +437,8 @@ class Passes:
         mark = (job.uid, job.generation, frozenset(map(pod_group, pods)))
         if memory.secrets_of != mark:
             memory.secrets_of = mark
-            memory.told_secrets = remember(memory.told_secrets, secrets_of(job, pods))
-            memory.secrets = frozenset().union(*memory.told_secrets)
+            memory.earlier_secrets = remember(memory.earlier_secrets, secrets_of(job, pods))
+            memory.secrets = frozenset().union(*memory.earlier_secrets)
 
     async def _ask_namespace(self, key: Key, job: Job) -> bool:
         """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
@@ -490,21 +512,22 @@ class Passes:
         Raises:
             ApiError: it was not stored. `refuses_content` says that the server will have none of it; the next try waits then.
         """
-        job = seen.job
+        job, unstored = seen.job, memory.unstored
+        before = unstored.stored if unstored is not None and unstored.uid == job.uid else job.status
         status = await self._store(key, job, status, memory)
         memory.written = asyncio.get_running_loop().time()
         memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
         self._stored(key, status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
-        for told in told_by(job.status, status):
+        for told in told_by(before, status):
             self._log(told.level, key, told.message, **attempt, decision=told.decision, reason=told.reason)
         if status.attempts and status.attempts[-1].end_time is not None and not seen.pods:
             self._cache.forget_last_words(key)
         now = self._clock()
         memory.untold += [
             _Untold(job, event, now + timedelta(microseconds=i))
-            for i, event in enumerate(transition_events(job.status, status))
+            for i, event in enumerate(transition_events(before, status))
         ]
         await self._tell(key, memory)
 
@@ -515,7 +538,7 @@ class Passes:
         now = asyncio.get_running_loop().time()
         if memory.refusal is not None and now < memory.next_store:
             self._queue.add_after(key, memory.next_store - now)
-            raise memory.refusal
+            raise memory.refusal.with_traceback(None)  # else it would grow each time
         if now >= memory.least_until:
             try:
                 await apply_status(self._client, self._cache, job, status)
@@ -549,12 +572,13 @@ class Passes:
     async def _stop_all_the_same(self, key: Key, seen: Snapshot, decision: Decision, memory: _Memory) -> None:
         """Carry out a stop that could not be recorded: what a job uses must not hang on what can be stored of it.
 
+        Where the server is only in trouble for a moment the record is tried a second time first (`_pass`).
         A start is not carried out: its pods would be made again and again. What was decided is kept in memory, so that the
         passes to come, and the record once it can be stored, know why the pods are gone.
         """
         if decision.pods or decision.delete_job:
             return
-        memory.unstored = (seen.job.uid, decision.status)
+        memory.keep_unstored(seen.job, decision.status)
         outcome = await apply_effects(self._client, self._cache, seen.job, decision)
         self._log_effects(key, decision, outcome)
 
@@ -610,7 +634,7 @@ class Passes:
             await self._record(key, seen, new, memory)
         except ApiError as error:
             if error.refuses_content:
-                memory.unstored = (seen.job.uid, new)
+                memory.keep_unstored(seen.job, new)
             raise
         # The watch brings our own write back and says nothing new by it, but the next pass may conclude from it.
         self._queue.add(key)
@@ -661,9 +685,9 @@ def _mark(gauge: Gauge, key: Key, *, on: bool) -> None:
 
 def _with_unstored(seen: Snapshot, memory: _Memory) -> Snapshot:
     """The snapshot with the status that could not be stored, where there is one of this very job."""
-    if memory.unstored is None or memory.unstored[0] != seen.job.uid:
+    if memory.unstored is None or memory.unstored.uid != seen.job.uid:
         return seen
-    return replace(seen, job=replace(seen.job, status=memory.unstored[1]))
+    return replace(seen, job=replace(seen.job, status=memory.unstored.status))
 
 
 def _has_budget(job: Job) -> bool:
