@@ -21,7 +21,7 @@ import aiohttp
 from prometheus_client import Gauge
 from pydantic import ValidationError
 
-from greentrain.api.conditions import MESSAGE_MAX, Reason, Type, is_true
+from greentrain.api.conditions import MESSAGE_MAX, Reason, Type, find_condition, is_true
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
@@ -32,7 +32,7 @@ from greentrain.core.budget import spec_in_force
 from greentrain.core.decide import Decision, Deletion, decide, run_policy_in_force
 from greentrain.core.emissions import Carbon
 from greentrain.core.pod_security import asks_for_privileges
-from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot, format_time, parse_job
+from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot, format_time, parse_job, parse_time
 from greentrain.core.status import (
     Event,
     EventType,
@@ -92,6 +92,9 @@ FAILURES_BEFORE_STALLED = 2
 FAILURES_BETWEEN_WORDS = 20
 """How many failures in a row after which the condition Stalled is looked at again, in case it could not be stored."""
 
+LONGEST_LOOK_SECONDS = 300.0
+"""How rarely at most it is looked whether the namespace of a refused job was opened."""
+
 LEAST_SECONDS = 60.0
 """How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
 
@@ -150,6 +153,10 @@ class _Memory:
     """How often in a row."""
     next_store: float = float("-inf")
     unstored: _Unstored | None = None
+    asks: bool = False
+    """Whether its spec asks for more than Pod Security's baseline."""
+    asks_of: tuple[str, int] | None = None
+    """UID and generation of the job of which that is known."""
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int, frozenset[tuple[str, str]]] | None = None
     """Whose secrets were looked for last: UID and generation of the job, role and attempt of its pods."""
@@ -384,7 +391,7 @@ class Passes:
         seen = _with_unstored(seen, memory)
         await self._tell(key, memory)
         progress = await self._ask_progress(key, seen, memory)
-        privileged = await self._ask_namespace(key, seen.job)
+        privileged = await self._ask_namespace(key, seen.job, memory)
         seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
         seen = replace(seen, privileged=privileged)
         decision = self._decide(seen, memory)
@@ -440,14 +447,17 @@ class Passes:
             memory.earlier_secrets = remember(memory.earlier_secrets, secrets_of(job, pods))
             memory.secrets = frozenset().union(*memory.earlier_secrets)
 
-    async def _ask_namespace(self, key: Key, job: Job) -> bool:
+    async def _ask_namespace(self, key: Key, job: Job, memory: _Memory) -> bool:
         """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
         over = job.deleting or job.status.completion_time is not None
-        if over or not asks_for_privileges(job.spec):
+        if memory.asks_of != (job.uid, job.generation):
+            memory.asks_of, memory.asks = (job.uid, job.generation), asks_for_privileges(job.spec)
+        if over or not memory.asks:
             return False
         found = await self._namespaces.is_privileged(job.namespace)
         if not found:
-            self._queue.add_after(key, REMEMBERED_SECONDS)  # no watch tells of a label that is set
+            # No watch brings a label that is set. The longer a job has waited the more rarely it is looked at.
+            self._queue.add_after(key, decide_next_look(job, now=self._clock()))
         return found
 
     async def _look(self, key: Key) -> None:
@@ -647,6 +657,17 @@ class Passes:
             self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
         elif decision.pods or decision.deletions:
             self._queue.add(key)
+
+
+def decide_next_look(job: Job, *, now: datetime) -> float:
+    """In how many seconds to look again whether the namespace of a refused job was opened: a third of its wait so far.
+
+    From 5 s to 5 min: a tenant may have any number of such jobs, and each look is a pass.
+    """
+    refused = find_condition(job.status.conditions, Type.ADMITTED)
+    since = parse_time(refused.last_transition_time) if refused is not None else None
+    waited = 0.0 if since is None else (now - since).total_seconds()
+    return min(max(REMEMBERED_SECONDS, waited / 3), LONGEST_LOOK_SECONDS)
 
 
 def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> bool:

@@ -9,8 +9,9 @@ opens it there; docs/install.md says who that makes an administrator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from greentrain.api.names import LABEL_POD_SECURITY, POD_SECURITY_PRIVILEGED
@@ -20,7 +21,7 @@ _ANY_CONTAINER = "{containers}"
 _HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle.postStart", "lifecycle.preStop")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """One field of a template, and what may stand there beside nothing."""
 
@@ -34,6 +35,11 @@ class Rule:
     """Texts that may stand there by how they begin."""
     unless: Callable[[Mapping[str, Any]], bool] = lambda _: False
     """Of a pod spec: whether the rule does not hold for it."""
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """The path, taken apart once."""
+        return tuple(self.path.split("."))
 
     @property
     def remedy(self) -> str:
@@ -139,7 +145,7 @@ def find_privileges(template: Mapping[str, Any], at: str) -> Iterator[Privilege]
         return
     for source, rules in (("Pod Security's baseline, ", BASELINE), ("", OWN)):
         for rule in rules:
-            for path, value in _look_up(template, rule.path.split("."), at):
+            for path, value in _look_up(template, rule.parts, at):
                 if not rule.allows(value) and not rule.unless(pod_spec):
                     yield _tell(path, value, f"{source}{rule.control}", rule.remedy)
     priority = pod_spec.get("priorityClassName")
@@ -174,7 +180,7 @@ def _tell(path: str, value: object, why: str, remedy: str) -> Privilege:
     )
 
 
-def _look_up(node: Any, parts: list[str], path: str) -> Iterator[tuple[str, Any]]:
+def _look_up(node: Any, parts: Sequence[str], path: str) -> Iterator[tuple[str, Any]]:
     """Every value at a rule's path, with its own path; what is of another shape than Kubernetes' has none."""
     if not parts:
         yield path, node

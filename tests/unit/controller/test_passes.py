@@ -6,10 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from greentrain.controller.passes import REFUSED_STATUS_SECONDS, build_refused_event, is_event_due
+from greentrain.api.conditions import Type, set_condition
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.controller.passes import (
+    REFUSED_STATUS_SECONDS,
+    build_refused_event,
+    decide_next_look,
+    is_event_due,
+)
+from greentrain.core.snapshot import format_time
 from greentrain.core.status import EventType
 from tests.support.manifests import build_job
-from tests.support.snapshots import job_of
+from tests.support.snapshots import at, job_of
 
 JOB = replace(job_of(build_job()), uid="u", generation=3)
 
@@ -38,3 +46,17 @@ def test_it_says_what_to_do_and_quotes_the_server_within_the_bounds_of_an_event(
     assert len(event.message) <= 1024
     assert "correct the field with kubectl edit, or delete the job" in event.message
     assert event.message.endswith(words if len(words) < 600 else "x…")
+
+
+@pytest.mark.parametrize(
+    ("waited", "seconds"), [(None, 5), (0, 5), (15, 5), (60, 20), (900, 300), (86_400, 300)]
+)
+def test_a_job_that_waits_for_its_namespaces_label_is_looked_at_ever_more_rarely(
+    waited: int | None, seconds: float
+) -> None:
+    """Any number of such jobs may wait: they must not keep the operator from the others."""
+    conditions = set_condition(
+        (), Type.ADMITTED, "False", "InvalidSpec", "", now=format_time(at(0)), generation=1
+    )
+    status = GreenTrainingJobStatus(conditions=() if waited is None else conditions)
+    assert decide_next_look(job_of(status=status), now=at(waited or 0)) == seconds
