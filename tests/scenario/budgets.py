@@ -67,6 +67,8 @@ PROGRESS_SECONDS = 60.0
 STOPPING_SECONDS = 1.0
 COALESCE_SECONDS = 1.0
 RENEW_SECONDS = 10.0
+HUNG_SECONDS = 20.0 + RENEW_SECONDS
+"""For how long a pass over one job hangs at most until a renewal names that job."""
 NEAR_SECONDS = 5.0
 EVICT_RETRY_SECONDS = 5.0
 MARK_SECONDS = 5.0
@@ -774,6 +776,8 @@ class World:
         self.histories: dict[str, list[int]] = {}
         self.ends: list[tuple[int, int]] = []
         """Of each attempt that was stopped for its budget: its bound, and by how much the budget is exceeded at its end."""
+        self.hung: list[int] = []
+        """What of each of these bounds is for a pass that hangs before its operator dies, which happens in no life."""
         self.stated: dict[int, int] = {}
         """The bound that was said of each attempt first, in joules or milligrams."""
         self.weighed = 0
@@ -1013,6 +1017,7 @@ class World:
             ):
                 bound = self.stated.get(attempt.number, 0)
                 self.ends.append((bound, (true - self.ceiling - self.remainders.total()) // JOULE))
+                self.hung.append(int(bound * HUNG_SECONDS / (attempt.worst_seconds or 1)))
 
     def _note_bound(self, new: GreenTrainingJobStatus) -> None:
         """What is said of an attempt first is what it is judged by."""
