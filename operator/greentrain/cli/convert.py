@@ -309,7 +309,7 @@ def find_problems(job: dict[str, Any]) -> tuple[Problem, ...]:
             spec=mapping(job.get("spec")),
             status=GreenTrainingJobStatus(),
         ),
-        privileged=True,  # for its namespace to say: told as a difference
+        privileged=True,  # for its namespace to say: reported as a difference
     )
     if not isinstance(verdict, Refused):
         return ()

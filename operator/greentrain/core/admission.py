@@ -46,7 +46,7 @@ CHECKPOINT_VOLUME = "greentrain-checkpoint"
 MOST_PRIVILEGES = 10
 """How many fields beyond baseline are named at once: a condition holds no more, and a list may have thousands."""
 
-TOLD_PROBLEMS = 20
+MOST_PROBLEMS = 20
 """How many problems a message names; a condition holds 2,048 characters."""
 
 
@@ -77,9 +77,9 @@ class Refused:
     @property
     def message(self) -> str:
         """The problems as one text for a condition, and how many there are beside those it has room for."""
-        told = "; ".join(str(p) for p in self.problems[:TOLD_PROBLEMS])
-        more = len(self.problems) - TOLD_PROBLEMS
-        return told if more <= 0 else f"{told}; and {more} more problems"
+        named = "; ".join(str(p) for p in self.problems[:MOST_PROBLEMS])
+        more = len(self.problems) - MOST_PROBLEMS
+        return named if more <= 0 else f"{named}; and {more} more problems"
 
 
 def decide_admission(
@@ -324,7 +324,7 @@ def check_template(path: str, role: ReplicaSpec, *, checkpointed: bool) -> Itera
 
 
 def _check_amounts(path: str, pod_spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Numbers that the operator itself reckons with."""
+    """Numbers that the operator itself computes with."""
     grace = pod_spec.get("terminationGracePeriodSeconds")
     if grace is not None and not (type(grace) is int and 0 <= grace <= MAX_GRACE_SECONDS):
         yield Problem(

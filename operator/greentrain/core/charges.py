@@ -31,7 +31,7 @@ MILLIJOULES = 1000
 def overdue_seconds(report_seconds: int | None) -> int:
     """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server.
 
-    Never later than the node counts as silent, whatever interval it tells: from then on each GPU is charged at its limit.
+    Never later than the node counts as silent, whatever interval it reports: from then on each GPU is charged at its limit.
     """
     return min(ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1, SILENT_AFTER.seconds)
 

@@ -445,7 +445,7 @@ def find_highest(
     now: datetime,
     seconds: int,
 ) -> int | None:
-    """The highest intensity from now on for so long, where a source tells (mg/kWh); None where none does.
+    """The highest intensity from now on for so long, where a source has one (mg/kWh); None where none does.
 
     Never further ahead than an hour (`LOOK_AHEAD_SECONDS`).
     """

@@ -1,6 +1,6 @@
-"""What is known of GPUs, node by node, and what of it one job is reckoned with.
+"""What is known of GPUs, node by node, and what of it counts for one job.
 
-A job's pods may land on any node, and a node may say what it likes. So a job is reckoned with the figures of the nodes its
+A job's pods may land on any node, and a node may report anything. So for a job count the figures of the nodes its
 pods are on. As long as one of them is on none, the cluster's typical figures count too: the highest that two nodes say, or
 the only one that says anything. What one node alone says so never counts for a job that has nothing to do with it; where a
 pod does land on a node with higher figures, they count from then on (`core.budget.raise_bound`).
@@ -19,7 +19,7 @@ from greentrain.core.snapshot import Fleet
 
 
 def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet | None:
-    """What one node tells of its GPUs; None where it has none.
+    """What one node reports of its GPUs; None where it has none.
 
     Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins.
     """

@@ -30,7 +30,7 @@ LAST_RANKS = timedelta(seconds=2)
 """How long success waits for the other ranks' exits, which usually follow within a second: told once, told whole."""
 
 STOP_ROOM = timedelta(seconds=1)
-"""By how much a program must have ended before a stop was asked for to have ended by itself: Kubernetes tells both in whole
+"""By how much a program must have ended before a stop was asked for to have ended by itself: Kubernetes reports both in whole
 seconds, one by the node's clock."""
 
 FINISH_GRACE = timedelta(seconds=5)

@@ -144,7 +144,7 @@ def build_service(job: Job) -> Manifest:
 
 
 class Pods(Sequence[Manifest]):
-    """Pods of an attempt, each built when it is asked for and kept by nobody: a thousand at once would be a gigabyte."""
+    """Pods of an attempt, each built when it is asked for and not kept: a thousand at once would be a gigabyte."""
 
     def __init__(
         self, job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, seats: Sequence[Rank]

@@ -112,7 +112,7 @@ class Pod:
     terminating: bool = False
     exit_code: int | None = None
     init_container: str = ""
-    """The init container that failed, whose exit the fields here tell; nothing where it was the program itself."""
+    """The init container that failed, whose exit the fields here are; nothing where it was the program itself."""
     exit_reason: str = ""
     """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`, `DeadlineExceeded`)."""
     finished: datetime | None = None

@@ -55,5 +55,5 @@ class Card:
 
 
 def known_limit(milliwatts: int | None) -> int | None:
-    """A power limit as a card told it; one that no card can have is as good as none, and NodePower does not take it."""
+    """A power limit as a card reported it; one that no card can have is as good as none, and NodePower does not take it."""
     return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts

@@ -182,7 +182,7 @@ def parse_last_words(status: Body) -> NodePowerStatus:
 
 
 def one_by_one(take: Callable[[Body], None]) -> Callable[[Body], None]:
-    """The same, but that an object that cannot be read is told and left out, and the others are taken in."""
+    """The same, but that an object that cannot be read is logged and left out, and the others are taken in."""
 
     def guarded(body: Body) -> None:
         try:

@@ -42,7 +42,7 @@ class NodePower:
     seen: datetime
     """When it was observed, by that clock: of a report that was there before the operator, by the node's clock."""
     fleet: Fleet | None = None
-    """What it tells of its GPUs; None where it has none."""
+    """What it reports of its GPUs; None where it has none."""
     doubts: tuple[str, ...] = ()
     """What of its report is not believed, and why."""
 
@@ -158,7 +158,7 @@ class NodePowers:
         return self._known.get(name)
 
     def fleet(self, nodes: Collection[str] = ()) -> Fleet:
-        """What a job is reckoned with whose pods are on these nodes, "" standing for none.
+        """The figures for a job whose pods are on these nodes, "" standing for none.
 
         As long as one of them is on none, or on one that reports no GPUs, it may be any node of the cluster.
         """
@@ -191,7 +191,7 @@ class NodePowers:
         for entry in entries:
             binding = bindings.get(entry.uid)
             if binding is None and not entry.owner_known:
-                # Of a pod that ended before the API server told its UID the agent knows the name alone.
+                # Of a pod that ended before the API server had shown its UID the agent knows the name alone.
                 binding = named.get(entry.name)
             if binding is None:
                 foreign[entry.key] = "the operator has not seen that pod on any node"

@@ -93,7 +93,7 @@ class Telemetry:
         self._registry.register(JobCollector(measures))
 
     def tell_nodes(self, refused: Callable[[], Mapping[str, int]]) -> None:
-        """Tell of each node what this gives at each scrape."""
+        """Report of each node what this gives at each scrape."""
         self._registry.register(NodeCollector(refused))
 
     def render(self) -> bytes:

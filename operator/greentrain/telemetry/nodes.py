@@ -1,4 +1,4 @@
-"""What metrics tell of each node's reports, read at each scrape: the series of a node that is gone end with it."""
+"""Metrics of each node's reports, read at each scrape: the series of a node that is gone end with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 
 class NodeCollector(Collector):
-    """Tells of every node with a NodePower at each scrape."""
+    """Reports every node with a NodePower at each scrape."""
 
     def __init__(self, refused: Callable[[], Mapping[str, int]]) -> None:
         self._refused = refused
