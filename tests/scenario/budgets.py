@@ -41,7 +41,7 @@ from greentrain.core.allowance import (
     is_spent,
 )
 from greentrain.core.decide import Decision, decide
-from greentrain.core.emissions import Carbon
+from greentrain.core.intensities import CarbonSource
 from greentrain.core.ledger import NodeReport, decide_settled
 from greentrain.core.power import PodTerms, decide_asks
 from greentrain.core.snapshot import (
@@ -55,6 +55,7 @@ from greentrain.core.snapshot import (
     format_time,
 )
 from greentrain.core.status import differs_in_measures_alone, essence
+from greentrain.core.taking import with_intensities
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import START, worker
 
@@ -610,9 +611,8 @@ class Operator:
             models=(MODEL,) if known else (),
         )
         pods = tuple(self.pods.values())
-        return Snapshot(
-            job=job, pods=pods, has_service=True, reports=reports, fleet=fleet, carbon=world.carbon
-        )
+        seen = Snapshot(job=job, pods=pods, has_service=True, reports=reports, fleet=fleet)
+        return with_intensities(seen, world.carbon, now=self.now)
 
     def _pass(self) -> None:
         """As `controller.passes` does it."""
@@ -740,7 +740,7 @@ class World:
         self.operator_back = 0.0
         self.source_back = 0.0
         making = t.embodied * LIFETIME_SECONDS // 1_000_000
-        self.carbon = Carbon(
+        self.carbon = CarbonSource(
             at=self.look_up,
             zone_of=lambda _region, _zone: "ALL",
             embodied=lambda _: Embodied(making, making, making, "made up"),

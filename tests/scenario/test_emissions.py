@@ -20,11 +20,12 @@ import pytest
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, PodEnergy
 from greentrain.api.v1alpha1 import Basis, EmissionsSpec, EmissionsStatus, EnergyStatus
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.core.emissions import Carbon, count_emissions
+from greentrain.core.emissions import count_emissions
+from greentrain.core.intensities import CarbonSource
 from greentrain.core.ledger import NodeReport, fold
 from greentrain.core.snapshot import format_time
 from tests.support.lives import Suite
-from tests.support.snapshots import START, at
+from tests.support.snapshots import START, at, take
 
 TICK = 30
 HOURS = 6
@@ -82,7 +83,7 @@ class World:
         gaps = self.chance.choice([0.0, 0.0, 0.1, 0.4])
         self.known = {z: [self.chance.random() >= gaps for _ in range(QUARTERS)] for z in zones}
 
-    def carbon(self) -> Carbon:
+    def carbon(self) -> CarbonSource:
         """The source as it is now."""
 
         def look(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
@@ -95,7 +96,9 @@ class World:
                 self.truth[zone][quarter] * 1000, "tso", basis, begin, begin + BUCKET_SECONDS, begin
             )
 
-        return Carbon(at=look, zone_of=lambda _region, zone: zone or None, pue=PUE, include_embodied=False)
+        return CarbonSource(
+            at=look, zone_of=lambda _region, zone: zone or None, pue=PUE, include_embodied=False
+        )
 
     def step(self) -> None:
         """Half a minute."""
@@ -171,7 +174,13 @@ class World:
             reports,
             spec=EmissionsSpec(),
             attempts=(),
-            carbon=self.carbon(),
+            carbon=take(
+                self.carbon(),
+                reports,
+                energy=self.energy,
+                emissions=self.emissions,
+                now=at(self.now),
+            ),
             progress=None,
             now=at(self.now),
         )

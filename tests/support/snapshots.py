@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus, ReplicaType
-from greentrain.core.snapshot import Job, Pod, PodState, Rank, Snapshot
+from greentrain.api.v1alpha1 import (
+    EmissionsSpec,
+    EmissionsStatus,
+    EnergyStatus,
+    GreenTrainingJobStatus,
+    ReplicaType,
+)
+from greentrain.core.intensities import CarbonSource, Intensities
+from greentrain.core.ledger import NodeReport
+from greentrain.core.snapshot import Fleet, Job, Pod, PodState, Rank, Snapshot
+from greentrain.core.taking import take_intensities
 from tests.support.manifests import build_job
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,6 +45,25 @@ def job_of(
         status=status or GreenTrainingJobStatus(),
         created=START,
     )
+
+
+def take(
+    source: CarbonSource,
+    reports: Iterable[NodeReport] = (),
+    *,
+    spec: EmissionsSpec | None = None,
+    energy: EnergyStatus | None = None,
+    emissions: EmissionsStatus | None = None,
+    models: tuple[str, ...] = (),
+    now: datetime = START,
+) -> Intensities:
+    """What a pass over a job with these takes from the source."""
+    manifest = build_job()
+    section = spec.model_dump(mode="json", by_alias=True, exclude_none=True) if spec is not None else {}
+    manifest["spec"] = {**manifest["spec"], "emissions": section}
+    job = job_of(manifest, status=GreenTrainingJobStatus(energy=energy, emissions=emissions))
+    seen = Snapshot(job=job, reports=tuple(reports), fleet=Fleet(models=models))
+    return take_intensities(source, seen, now=now)
 
 
 def worker(index: int) -> Rank:

@@ -12,18 +12,20 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, EmissionsSpec, GreenTrainingJobSpec
+from greentrain.api.v1alpha1 import AttemptStatus, Basis, EmissionsSpec, GreenTrainingJobSpec
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.admission import decide_admission
 from greentrain.core.decide import decide
-from greentrain.core.emissions import Carbon, find_highest
+from greentrain.core.emissions import find_highest
+from greentrain.core.intensities import CarbonSource
 from greentrain.core.judge import judge
 from greentrain.core.manifests import Pods, ranks, replica_counts
+from greentrain.core.taking import MOST_STEPS
 from greentrain.kube.decoding import decode
 from greentrain.kube.redaction import find_secrets, redact
 from greentrain.kube.template import find_template_problems
 from tests.support.manifests import build_job, build_template
-from tests.support.snapshots import START, at, job_of, seen
+from tests.support.snapshots import START, at, job_of, seen, take
 
 Json = dict[str, Any]
 Work = Callable[[], object]
@@ -176,12 +178,28 @@ def test_pods_are_built_one_at_a_time() -> None:
 def test_a_grid_is_looked_at_an_hour_ahead_however_long_a_stop_takes(seconds: int) -> None:
     asked: list[float] = []
 
-    def look(_zone: str, _basis: str, moment: float) -> Intensity | Absent:
+    def look(_zone: str, basis: Basis, moment: float) -> Intensity | Absent:
         asked.append(moment)
-        return Intensity(milligrams=len(asked), source="test", basis="Lifecycle")
+        begin = moment // 900 * 900
+        return Intensity(len(asked), "test", basis, begin, begin + 900)
 
-    carbon = Carbon(at=look, zone_of=lambda *_: "DE")
-    find_highest("Lifecycle", EmissionsSpec(), carbon, (), now=START, seconds=seconds)
-    assert 1 <= len(asked) <= 5
-    hour = timedelta(hours=1)
-    assert START.timestamp() <= min(asked) <= max(asked) <= (START + hour).timestamp()
+    taken = take(CarbonSource(at=look, zone_of=lambda *_: "DE"))
+    # It would be a LookupError beyond what was taken.
+    assert find_highest("Lifecycle", EmissionsSpec(), taken, (), now=START, seconds=seconds)
+    assert len(asked) == 5
+    assert START.timestamp() <= min(asked) <= max(asked) <= (START + timedelta(hours=1)).timestamp()
+
+
+def test_a_source_that_changes_too_often_costs_its_own_answer() -> None:
+    asked = 0
+
+    def look(_zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        nonlocal asked
+        asked += 1
+        return Intensity(1, "test", basis, moment, moment + 0.001)
+
+    taken = take(CarbonSource(at=look, zone_of=lambda *_: "DE"))
+    assert asked == MOST_STEPS
+    last = taken.at("DE", "Lifecycle", START.timestamp() + 3600)
+    assert isinstance(last, Absent)
+    assert "changes more than 20000 times" in last.reason

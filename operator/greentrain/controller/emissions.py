@@ -1,7 +1,4 @@
-"""What emissions are counted with: the sources of the operator's settings, read again as their files change.
-
-Passes look values up in memory; files are read in a thread, since a year of a grid's values takes seconds to parse.
-"""
+"""What emissions are counted with: the sources of the operator's settings, read again as their files change."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from greentrain.core.emissions import Carbon
-from greentrain.grid.chain import Grid
+from greentrain.core.intensities import CarbonSource
+from greentrain.grid.chain import Sources
 from greentrain.grid.embodied import EmbodiedTable
 from greentrain.grid.settings import EmissionsSettings
 
@@ -21,28 +18,33 @@ REFRESH_SECONDS = 30.0
 
 
 class Emissions:
-    """The sources, refreshed, and what they amount to for a pass."""
+    """The sources, refreshed, and what a pass takes from them."""
 
     def __init__(self, settings: EmissionsSettings, *, told: Callable[[int], None]) -> None:
         """As the settings say; `told` is given how many problems the sources have."""
-        self._grid = Grid(settings)
+        self._settings = settings
+        self._sources = Sources(settings)
+        self._figures = EmbodiedTable(settings.embodied.models)
         self._told = told
         self._problems: tuple[str, ...] = ()
-        self.carbon = Carbon(
-            at=self._grid.at,
-            zone_of=self._grid.zone_of,
-            is_known=self._grid.is_known,
-            suggest=self._grid.suggest,
-            embodied=EmbodiedTable(settings.embodied.models).find,
-            lifetime_seconds=settings.embodied.lifetime_seconds,
-            pue=settings.pue,
-            basis=settings.basis,
-            include_embodied=settings.include_embodied,
-        )
+        self.source: CarbonSource | None = None
+        """What is known now; None before the first `refresh`. It is exchanged whole, so that a pass may keep the one it began
+        with."""
 
     async def refresh(self) -> None:
         """Read what has changed; each problem is logged when it is new."""
-        problems = await asyncio.to_thread(self._grid.refresh)
+        grid, problems = await self._sources.refresh()
+        self.source = CarbonSource(
+            at=grid.at,
+            zone_of=grid.zone_of,
+            is_known=grid.is_known,
+            suggest=grid.suggest,
+            embodied=self._figures.find,
+            lifetime_seconds=self._settings.embodied.lifetime_seconds,
+            pue=self._settings.pue,
+            basis=self._settings.basis,
+            include_embodied=self._settings.include_embodied,
+        )
         for problem in problems:
             if problem not in self._problems:
                 logger.warning("emissions: %s", problem)

@@ -30,7 +30,7 @@ from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.allowance import UNATTENDED_SECONDS
 from greentrain.core.budget import spec_in_force
 from greentrain.core.decide import Decision, Deletion, decide, run_policy_in_force
-from greentrain.core.emissions import Carbon
+from greentrain.core.intensities import CarbonSource
 from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot, format_time, parse_job, parse_time
 from greentrain.core.status import (
@@ -41,6 +41,7 @@ from greentrain.core.status import (
     reduce_to_least,
     transition_events,
 )
+from greentrain.core.taking import with_intensities
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -192,7 +193,7 @@ class Passes:
         telemetry: Telemetry,
         settings: Settings,
         clock: Callable[[], datetime],
-        carbon: Carbon | None = None,
+        carbon: Callable[[], CarbonSource | None] = lambda: None,
     ) -> None:
         self._client = client
         self._namespaces = Namespaces(client)
@@ -369,7 +370,7 @@ class Passes:
     async def _pass(self, key: Key) -> None:
         if self._queue.failures(key) >= CONFLICTS_BEFORE_LOOKING:
             await self._look(key)
-        seen = gather(self._cache, self._node_powers, key, carbon=self._carbon)
+        seen = gather(self._cache, self._node_powers, key)
         if seen is None:
             self._memory.pop(key, None)
             self._failing.pop(key, None)
@@ -394,7 +395,8 @@ class Passes:
         privileged = await self._ask_namespace(key, seen.job, memory)
         seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
         seen = replace(seen, privileged=privileged)
-        decision = self._decide(seen, memory)
+        source = self._carbon()
+        decision = self._decide(seen, source, memory)
         if memory.sampled is not None and memory.sampled_joules is None:
             # Steps and joules of one moment belong together, also where they are stored by a later pass.
             energy = decision.status.energy
@@ -418,7 +420,6 @@ class Passes:
                 self._cache,
                 self._node_powers,
                 key,
-                carbon=self._carbon,
                 progress=progress,
                 obstacles=outcome.obstacles,
             )
@@ -427,15 +428,17 @@ class Passes:
             after = _with_unstored(after, memory)
             after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
             after = replace(after, privileged=privileged)
-            seen, decision = after, self._decide(after, memory)
+            seen, decision = after, self._decide(after, source, memory)
             if decision.record_first:
                 self._queue.add(key)
                 return
         await self._record_rest(key, seen, decision, memory)
         self._look_again(key, decision, outcome)
 
-    def _decide(self, seen: Snapshot, memory: _Memory) -> Decision:
-        decision = decide(seen, now=self._clock())
+    def _decide(self, seen: Snapshot, source: CarbonSource | None, memory: _Memory) -> Decision:
+        """What to do; `source` is the same for all decisions of one pass."""
+        now = self._clock()
+        decision = decide(with_intensities(seen, source, now=now), now=now)
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 
     def _find_secrets(self, key: Key, job: Job, memory: _Memory) -> None:

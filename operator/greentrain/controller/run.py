@@ -155,7 +155,7 @@ class Operator:
                 telemetry=self.telemetry,
                 settings=self.settings,
                 clock=self._clock,
-                carbon=emissions.carbon,
+                carbon=lambda: emissions.source,
             )
             watches = self._watches = Watches(
                 self.settings,

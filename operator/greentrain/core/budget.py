@@ -46,7 +46,6 @@ from greentrain.core.charges import (
     overdue_seconds,
 )
 from greentrain.core.emissions import (
-    ALLOWANCE_SECONDS,
     begin_emissions,
     count_emissions,
     embodied_of,
@@ -55,6 +54,7 @@ from greentrain.core.emissions import (
     find_highest,
     pue_of,
 )
+from greentrain.core.intensities import ALLOWANCE_SECONDS
 from greentrain.core.ledger import ABANDONED_AFTER, NodeReport, fold
 from greentrain.core.snapshot import Fleet, Pod, Snapshot, parse_time
 from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS, format_emissions, format_energy
@@ -163,7 +163,7 @@ def announce_emissions(
     now: datetime,
 ) -> AttemptStatus:
     """The attempt that was announced, with its bound in emissions; as it is where no intensity is known."""
-    joules, carbon = attempt.overshoot_bound_joules, seen.carbon
+    joules, carbon = attempt.overshoot_bound_joules, seen.intensities
     if carbon is None or joules is None:
         return attempt
     emissions = emissions or begin_emissions(spec, carbon)
@@ -649,7 +649,7 @@ def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, 
         seen.reports,
         spec=spec.emissions,
         attempts=attempts,
-        carbon=seen.carbon,
+        carbon=seen.intensities,
         progress=known.progress,
         now=now,
     )
@@ -709,18 +709,18 @@ def _weigh(
     standings: list[Standing] = []
     unpriced = ""
     pue = attempt.pue_thousandths if attempt is not None else None
-    pue = pue or pue_of(spec.emissions, seen.carbon)
+    pue = pue or pue_of(spec.emissions, seen.intensities)
     last = attempt or next(reversed(seen.job.status.attempts), None)
     stopping = last is not None and last.reason in STOPPED_FOR_BUDGET
     weighed = weigh_energy(spec.energy, energy, attempt, stage, charged=charges.joules, stopping=stopping)
     budget = None if weighed is None else weighed[1]
     standings += [] if weighed is None else [weighed[0]]
     highest: int | None = None
-    if seen.carbon is not None and spec.emissions.budget is not None:
-        base = emissions or begin_emissions(spec.emissions, seen.carbon)
+    if seen.intensities is not None and spec.emissions.budget is not None:
+        base = emissions or begin_emissions(spec.emissions, seen.intensities)
         until_stopped = (attempt.stop_seconds if attempt is not None else None) or 0
         highest = find_highest(
-            base.basis, spec.emissions, seen.carbon, seen.reports, now=now, seconds=until_stopped
+            base.basis, spec.emissions, seen.intensities, seen.reports, now=now, seconds=until_stopped
         )
         limit = (last.gpu_limit_milliwatts if last is not None else None) or seen.fleet.limit_milliwatts
         found = weigh_emissions(
@@ -735,14 +735,14 @@ def _weigh(
             charged_joules=charges.joules,
             # What is charged is the limit over a time.
             charged_gpu_seconds=ceil(charges.joules * 1000 / limit) if limit else 0,
-            embodied=partial(embodied_of, base, seen.carbon, seen.fleet.models),
+            embodied=partial(embodied_of, base, seen.intensities, seen.fleet.models),
             stopping=stopping,
         )
         assert found is not None
         standings.append(found[0])
         emissions = base.model_copy(update={"budget": found[1]})
         if base.intensity_milligrams_per_kilowatt_hour is None:
-            unpriced = find_absence(spec.emissions, seen.carbon, base.basis, seen.reports, now=now)
+            unpriced = find_absence(spec.emissions, seen.intensities, base.basis, seen.reports, now=now)
     elif emissions is not None and emissions.budget is not None:
         emissions = emissions.model_copy(update={"budget": None})
     if energy is None or not spec.has_budget:
@@ -768,11 +768,11 @@ def _weigh(
     )
     nodes = {"unread_nodes": tuple(sorted({*waiting, *(p.node for p in charges.unread)}))[:64]}
     dirtiest = None
-    if seen.carbon is not None and books.emissions is not None:
+    if seen.intensities is not None and books.emissions is not None:
         dirtiest = find_highest(
             books.emissions.basis,
             spec.emissions,
-            seen.carbon,
+            seen.intensities,
             seen.reports,
             now=now,
             seconds=ALLOWANCE_SECONDS,
@@ -836,7 +836,7 @@ def _allow(
     seconds: int | None = None
     if spec.emissions.is_enforced and books.emissions is not None and highest:
         gpus = sum(p.gpus for p in seen.pods if p.uid in living)
-        embodied = partial(embodied_of, books.emissions, seen.carbon, seen.fleet.models)
+        embodied = partial(embodied_of, books.emissions, seen.intensities, seen.fleet.models)
         # What nodes have told is so old at most, and as much later it is looked at again.
         late = overdue_seconds(seen.fleet.report_seconds)
         seconds = _hold_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))

@@ -140,7 +140,7 @@ def _decide(seen: Snapshot, *, now: datetime) -> Decision:
 
 
 def _zone_problems(seen: Snapshot) -> Iterator[TemplateProblem]:
-    problem = find_zone_problem(seen.job.spec, seen.carbon)
+    problem = find_zone_problem(seen.job.spec, seen.intensities)
     if problem is not None:
         yield TemplateProblem("spec.emissions.zone", problem)
 
@@ -375,7 +375,7 @@ def _between_attempts(
             (r.template for _, r in roles),
         ),
         fleet=seen.fleet,
-        pue=pue_of(spec.emissions, seen.carbon),
+        pue=pue_of(spec.emissions, seen.intensities),
     )
     attempt = announce_emissions(attempt, books.emissions, spec.emissions, seen, now=now)
     again = burnt_again(last, seen.job.status.progress)

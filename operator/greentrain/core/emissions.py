@@ -9,7 +9,7 @@ The highest intensity seen stands in for values that are missing where a budget 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil, inf
@@ -29,10 +29,11 @@ from greentrain.api.v1alpha1 import (
     ProgressStatus,
     Scope,
 )
-from greentrain.carbon.embodied import Embodied, amortise
+from greentrain.carbon.embodied import amortise
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
 from greentrain.carbon.operational import Bucket, Priced, SourceShare, merge, price
 from greentrain.carbon.sci import score
+from greentrain.core.intensities import LOOK_AHEAD_SECONDS, Intensities
 from greentrain.core.ledger import NodeReport
 from greentrain.units import (
     JOULES_PER_KILOWATT_HOUR,
@@ -48,55 +49,30 @@ from greentrain.units import (
 WAIT_FOR_INTENSITY = timedelta(days=1)
 """How long a quarter of an hour waits for a source that has no value for it yet; nodes tell it for four days."""
 
-ALLOWANCE_SECONDS = 3600
-"""How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
-
-LOOK_AHEAD_SECONDS = ALLOWANCE_SECONDS
-"""The furthest that a grid is looked at ahead, however long a stop may take: one look is then a handful of moments."""
-
 NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
     "chart's values)"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Carbon:
-    """What emissions are counted with in this cluster, where a job does not say otherwise."""
-
-    at: Callable[[str, Basis, float], Intensity | Absent]
-    """Zone, basis and Unix time → what held then."""
-    zone_of: Callable[[str, str], str | None]
-    """A node's region and zone → its grid zone; of no node ("", "") the cluster's own."""
-    is_known: Callable[[str], bool] = lambda _: True
-    suggest: Callable[[str], tuple[str, ...]] = lambda _: ()
-    embodied: Callable[[str], Embodied | None] = lambda _: None
-    """A GPU's product name → what making one emitted."""
-    lifetime_seconds: int = 4 * 365 * 24 * 3600
-    pue: int | None = None
-    """Thousandths; None where nobody said."""
-    basis: Basis = "Lifecycle"
-    include_embodied: bool = True
-
-
-def pue_of(spec: EmissionsSpec, carbon: Carbon | None) -> int:
+def pue_of(spec: EmissionsSpec, carbon: Intensities | None) -> int:
     """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nobody said."""
     if spec.pue is not None:
         return parse_pue(spec.pue)
     return carbon.pue if carbon is not None and carbon.pue is not None else THOUSANDTHS
 
 
-def includes_embodied(spec: EmissionsSpec, carbon: Carbon) -> bool:
+def includes_embodied(spec: EmissionsSpec, carbon: Intensities) -> bool:
     """Whether the embodied share counts: as the job says, else as the cluster does."""
     return carbon.include_embodied if spec.include_embodied is None else spec.include_embodied
 
 
-def begin_emissions(spec: EmissionsSpec, carbon: Carbon) -> EmissionsStatus:
+def begin_emissions(spec: EmissionsSpec, carbon: Intensities) -> EmissionsStatus:
     """The emissions of a job of which nothing was counted yet."""
     return EmissionsStatus(basis=spec.basis or carbon.basis, include_embodied=includes_embodied(spec, carbon))
 
 
-def find_zone_problem(spec: Mapping[str, object], carbon: Carbon | None) -> str | None:
+def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) -> str | None:
     """What is wrong with `spec.emissions.zone`, for people; `spec` is unparsed."""
     section = spec.get("emissions")
     zone = section.get("zone") if isinstance(section, Mapping) else None
@@ -125,7 +101,7 @@ def count_emissions(
     *,
     spec: EmissionsSpec,
     attempts: Iterable[AttemptStatus],
-    carbon: Carbon | None,
+    carbon: Intensities | None,
     progress: ProgressStatus | None,
     now: datetime,
 ) -> Counted:
@@ -192,7 +168,7 @@ def count_emissions(
     return Counted(emissions, energy)
 
 
-def _lookup(carbon: Carbon, zone: str | None, basis: Basis) -> Lookup:
+def _lookup(carbon: Intensities, zone: str | None, basis: Basis) -> Lookup:
     if zone is None:
         return lambda _: Absent(NO_ZONE)
     known = zone
@@ -236,7 +212,7 @@ class _Embodied:
         )
 
 
-def _embody(times: Iterable[tuple[str, int]], carbon: Carbon) -> _Embodied:
+def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
     """The share of making GPUs of these models that falls to so many seconds each."""
     seconds: dict[str, int] = {}
     for model, amount in times:
@@ -256,7 +232,7 @@ def _embody(times: Iterable[tuple[str, int]], carbon: Carbon) -> _Embodied:
 
 
 def embodied_of(
-    emissions: EmissionsStatus, carbon: Carbon | None, models: Iterable[str], gpu_seconds: int
+    emissions: EmissionsStatus, carbon: Intensities | None, models: Iterable[str], gpu_seconds: int
 ) -> int:
     """Micrograms of embodied share for so many GPU-seconds to come, by the dearest of these GPU models.
 
@@ -270,7 +246,7 @@ def embodied_of(
 
 
 def _fix_gone(
-    fixed: _Fixed, stored: EnergyStatus | None, energy: EnergyStatus | None, scope: Scope, carbon: Carbon
+    fixed: _Fixed, stored: EnergyStatus | None, energy: EnergyStatus | None, scope: Scope, carbon: Intensities
 ) -> None:
     """What is known of pods that the fold has just taken off the list: nobody will tell when the rest was used."""
     there = {p.key for p in energy.pods} if energy is not None else set()
@@ -439,7 +415,7 @@ def emissions_of(joules: int, pue: int, milligrams: int) -> int:
 def find_highest(
     basis: Basis,
     spec: EmissionsSpec,
-    carbon: Carbon,
+    carbon: Intensities,
     reports: Iterable[NodeReport],
     *,
     now: datetime,
@@ -459,7 +435,7 @@ def find_highest(
 
 
 def find_absence(
-    spec: EmissionsSpec, carbon: Carbon, basis: Basis, reports: Iterable[NodeReport], *, now: datetime
+    spec: EmissionsSpec, carbon: Intensities, basis: Basis, reports: Iterable[NodeReport], *, now: datetime
 ) -> str:
     """Why there is no intensity now, for people; empty where there is one."""
     zones = sorted(_zones(spec, carbon, reports), key=str)
@@ -467,7 +443,7 @@ def find_absence(
     return next((f.reason for f in found if isinstance(f, Absent)), "")
 
 
-def _zones(spec: EmissionsSpec, carbon: Carbon, reports: Iterable[NodeReport]) -> set[str | None]:
+def _zones(spec: EmissionsSpec, carbon: Intensities, reports: Iterable[NodeReport]) -> set[str | None]:
     """The zones a job's energy comes from now; before it has any, the cluster's own."""
     zones = {spec.zone or carbon.zone_of(r.region, r.zone) for r in reports}
     return zones or {spec.zone or carbon.zone_of("", "")}

@@ -25,7 +25,7 @@ from greentrain.api.runtime import (
     parse_termination_message,
 )
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus, ReplicaType
-from greentrain.core.emissions import Carbon
+from greentrain.core.intensities import Intensities
 from greentrain.core.ledger import NodeReport
 
 Raw = Mapping[str, Any]
@@ -246,7 +246,7 @@ class Snapshot:
     fleet: Fleet = Fleet()
     privileged: bool = False
     """Whether the namespace's label lets pods ask for more than Pod Security's baseline; asked only for a job that does."""
-    carbon: Carbon | None = None
+    intensities: Intensities | None = None
     """What emissions are counted with; None where nothing is set up for it."""
 
     def pods_of(self, attempt: int) -> dict[Rank, Pod]:

@@ -221,7 +221,7 @@ def _embodied_to_come(
     if emissions is None:
         return 0
     seconds = (milliseconds or 0) // 1000
-    return embodied_of(emissions, seen.carbon, seen.fleet.models, attempt.gpus * seconds)
+    return embodied_of(emissions, seen.intensities, seen.fleet.models, attempt.gpus * seconds)
 
 
 _MEASURED = ("percent", "steps", "joules", "milliseconds", "windows", "spread", "lagged", "latest")

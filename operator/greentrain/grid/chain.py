@@ -6,37 +6,37 @@ the year's average instead of not at all; each source's share of the energy is t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from math import inf
+from typing import assert_never
 
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.grid.files import File
-from greentrain.grid.fixed import Fixed
-from greentrain.grid.settings import EmissionsSettings, FileSource, FixedSource, SourceSettings
-from greentrain.grid.source import Source
-from greentrain.grid.table import NEAR, Table, suggest
+from greentrain.grid.settings import EmissionsSettings, FileSource, FixedSource, SourceSettings, TableSource
+from greentrain.grid.source import Source, Values
+from greentrain.grid.sources.file import File
+from greentrain.grid.sources.fixed import Fixed
+from greentrain.grid.sources.table import NEAR, Table, suggest
 
 MAX_REASON_LENGTH = 600
 """Characters of a reason that sums up what several sources said."""
 
 
+@dataclass(frozen=True, slots=True)
 class Chain:
-    """Sources in the order in which they are asked; itself one."""
+    """The values of several sources in the order in which they are asked; themselves `Values`."""
 
-    def __init__(self, sources: Sequence[Source], name: str = "sources") -> None:
-        """Of these sources."""
-        self.name = name
-        self._sources = tuple(sources)
+    parts: tuple[Values, ...]
+    name: str = "sources"
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
         """The first value; it ends where an earlier source may have one again. Else what each of them said."""
         begin, end, said = -inf, inf, list[str]()
-        for source in self._sources:
-            found = source.at(zone, basis, moment)
+        for part in self.parts:
+            found = part.at(zone, basis, moment)
             if not found.covers(moment):
-                said.append(f"{source.name} answered with a value of another time")
+                said.append(f"{part.name} answered with a value of another time")
                 continue
             begin, end = max(begin, found.begin), min(end, found.end)
             if isinstance(found, Intensity):
@@ -51,33 +51,25 @@ class Chain:
 
     def zones(self) -> Collection[str]:
         """The zones that any of them names."""
-        return {zone for source in self._sources for zone in source.zones()}
+        return {zone for part in self.parts for zone in part.zones()}
 
     def serves(self, zone: str) -> bool:
         """Whether one of them has it."""
-        return any(source.serves(zone) for source in self._sources)
-
-    def refresh(self) -> tuple[str, ...]:
-        """Refresh each; all that is wrong."""
-        return tuple(problem for source in self._sources for problem in source.refresh())
+        return any(part.serves(zone) for part in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
 class Grid:
-    """The sources of the operator's settings, and which grid zone a node stands in. Empty of files until `refresh`."""
+    """What the sources of the operator's settings know, and which grid zone a node stands in; frozen."""
 
-    def __init__(self, settings: EmissionsSettings) -> None:
-        """As the settings say; nothing is read from disk yet."""
-        self._settings = settings
-        self._table = Table()
-        self._chain = Chain([self._build(s) for s in settings.sources])
+    settings: EmissionsSettings
+    values: Chain
+    labels: Table
+    """Names zones."""
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
         """What held in this zone at this Unix time, from the first source that knows."""
-        return self._chain.at(zone, basis, moment)
-
-    def refresh(self) -> tuple[str, ...]:
-        """Read again what changed on disk, which waits for it; all that is wrong, zones in the settings included."""
-        return (*self._chain.refresh(), *self._unknown_zones())
+        return self.values.at(zone, basis, moment)
 
     def zone_of(self, region: str, zone: str) -> str | None:
         """The grid zone of a node by its labels topology.kubernetes.io/region and /zone ('' where it has none).
@@ -86,39 +78,33 @@ class Grid:
         and only then a label that is itself the name of a known zone. Labels come last because a region called CA may be
         California and not Canada. None where nothing says.
         """
-        mapped = self._settings.zones
+        mapped = self.settings.zones
         for label in (zone, region):
             if label in mapped:
                 return mapped[label]
-        if self._settings.zone is not None:
-            return self._settings.zone
-        known = self._chain.zones()
+        if self.settings.zone is not None:
+            return self.settings.zone
+        known = self.values.zones()
         return next((label for label in (zone, region) if label in known), None)
 
     def is_known(self, zone: str) -> bool:
         """Whether a source has values for the zone; a file that was never read is known by its settings only."""
-        return self._chain.serves(zone)
+        return self.values.serves(zone)
 
     def suggest(self, zone: str) -> tuple[str, ...]:
         """Up to three known zones that may have been meant, the likeliest first."""
-        known = self._chain.zones()
-        return suggest(zone, {z: self._table.label(z) or z for z in known})[:NEAR]
+        known = self.values.zones()
+        return suggest(zone, {z: self.label(z) or z for z in known})[:NEAR]
 
     def label(self, zone: str) -> str | None:
-        """A zone's name for people, where the table that ships has it."""
-        return self._table.label(zone)
+        """A zone's name in plain words, where the table that ships has it."""
+        return self.labels.label(zone)
 
-    def _build(self, source: SourceSettings) -> Source:
-        if isinstance(source, FileSource):
-            return File(source.name, source.path, source.basis, source.zone)
-        if isinstance(source, FixedSource):
-            return Fixed(source.name, source.intensity, source.basis, source.zone)
-        return self._table
-
-    def _unknown_zones(self) -> tuple[str, ...]:
-        own = self._settings.zone
+    def find_unknown_zones(self) -> tuple[str, ...]:
+        """The zones of the settings that no source has, a sentence each."""
+        own = self.settings.zone
         named = {"zone": own} if own is not None else {}
-        named |= {f"zones.{label}": zone for label, zone in self._settings.zones.items()}
+        named |= {f"zones.{label}": zone for label, zone in self.settings.zones.items()}
         return tuple(
             f"{path}: no source has zone {zone}{self._hint(zone)}"
             for path, zone in named.items()
@@ -128,3 +114,30 @@ class Grid:
     def _hint(self, zone: str) -> str:
         near = self.suggest(zone)
         return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+class Sources:
+    """The sources of the operator's settings. Of files nothing is known before the first `refresh`."""
+
+    def __init__(self, settings: EmissionsSettings) -> None:
+        """As the settings say; nothing is read from disk yet."""
+        self._settings = settings
+        self._table = Table()
+        self._sources = [self._build(s) for s in settings.sources]
+
+    async def refresh(self) -> tuple[Grid, tuple[str, ...]]:
+        """What is known now, and all that is wrong, zones in the settings included."""
+        found = [await source.refresh() for source in self._sources]
+        grid = Grid(self._settings, Chain(tuple(f.values for f in found)), self._table)
+        return grid, (*(p for f in found for p in f.problems), *grid.find_unknown_zones())
+
+    def _build(self, source: SourceSettings) -> Source:
+        match source:
+            case FileSource():
+                return File(source.name, source.path, source.basis, source.zone)
+            case FixedSource():
+                return Fixed(source.name, source.intensity, source.basis, source.zone)
+            case TableSource():
+                return self._table
+            case _:
+                assert_never(source)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from greentrain.carbon.embodied import Embodied
-from greentrain.grid.table import read_packaged
+from greentrain.grid.sources.table import read_packaged
 from greentrain.units import MICROGRAMS_PER_GRAM
 
 BRANDS = frozenset({"NVIDIA", "TESLA"})

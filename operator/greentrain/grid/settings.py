@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 
 from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.intensity import MAX_SOURCE_LENGTH
-from greentrain.grid.series import RepeatedKeyError, refuse_twice
+from greentrain.grid.formats.series import RepeatedKeyError, refuse_twice
 from greentrain.grid.source import ZONE_FORM
 from greentrain.units import parse_emissions, parse_intensity, parse_pue
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from greentrain.api.v1alpha1 import Basis
@@ -13,16 +14,16 @@ ZONE_FORM = (
 )
 
 
-class Source(Protocol):
-    """Carbon intensity by zone, basis and time."""
+class Values(Protocol):
+    """Carbon intensity by zone, basis and time, as a source knew it at one moment: frozen, and asked without waiting."""
 
     @property
     def name(self) -> str:
-        """What it is called in settings, messages and statuses; at most 64 characters."""
+        """What the source is called in settings, messages and statuses; at most 64 characters."""
         ...
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
-        """What held in this zone at this Unix time, or why nothing is known; from memory, without waiting.
+        """What held in this zone at this Unix time, or why nothing is known.
 
         A source whose values are of the other basis is `Absent`.
         """
@@ -36,11 +37,23 @@ class Source(Protocol):
         """Whether it has values for this zone, of whatever basis and time."""
         ...
 
-    def refresh(self) -> tuple[str, ...]:
-        """Read again what changed on disk; what is wrong now, for people.
 
-        It waits for the disk and may parse megabytes: call it in a thread. Values are exchanged at once, so `at` may go on
-        meanwhile. What became bad keeps its last good values.
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a source knows now."""
+
+    values: Values
+    problems: tuple[str, ...] = ()
+    """What is wrong now, one sentence each."""
+
+
+class Source(Protocol):
+    """Where carbon intensities come from."""
+
+    async def refresh(self) -> Refreshed:
+        """Look again for what has changed.
+
+        What became bad keeps its last good values. Values that were given out before stay as they were.
         """
         ...
 

@@ -6,7 +6,6 @@ import aiohttp
 
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus
-from greentrain.core.emissions import Carbon
 from greentrain.core.limits import find_metadata_excess
 from greentrain.core.manifests import deciding_rank
 from greentrain.core.snapshot import Obstacle, Pod, PodState, Snapshot, parse_job, parse_pod
@@ -21,7 +20,6 @@ def gather(
     node_powers: NodePowers,
     key: Key,
     *,
-    carbon: Carbon | None = None,
     progress: Progress | None = None,
     obstacles: tuple[Obstacle, ...] = (),
 ) -> Snapshot | None:
@@ -47,7 +45,6 @@ def gather(
             key, job.uid, job.created, job.status.energy, cache.bindings(key, job.uid)
         ),
         fleet=node_powers.fleet([p.node for p in pods if not p.ended]),
-        carbon=carbon,
     )
 
 

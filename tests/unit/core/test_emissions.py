@@ -24,10 +24,12 @@ from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.budget import BudgetSpec, keep_books, spec_in_force
 from greentrain.core.decide import decide
-from greentrain.core.emissions import Carbon, count_emissions, embodied_of, emissions_of
+from greentrain.core.emissions import count_emissions, embodied_of, emissions_of
+from greentrain.core.intensities import CarbonSource
 from greentrain.core.ledger import NodeReport, fold
 from greentrain.core.snapshot import Snapshot, format_time
-from tests.support.snapshots import START, at, job_of
+from greentrain.core.taking import with_intensities
+from tests.support.snapshots import START, at, job_of, take
 from tests.unit.core.test_budget import FLEET, Story, budgeted
 
 KWH = 3_600_000
@@ -35,14 +37,14 @@ QUARTER = BUCKET_SECONDS
 V100 = "Tesla V100"
 
 
-def steady(grams: int) -> Carbon:
+def steady(grams: int) -> CarbonSource:
     """A grid that never changes."""
-    return Carbon(
+    return CarbonSource(
         at=lambda _z, basis, _t: Intensity(grams * 1000, "fixed", basis), zone_of=lambda _r, _z: "DE"
     )
 
 
-def hourly(*grams: int | None, source: str = "file") -> Carbon:
+def hourly(*grams: int | None, source: str = "file") -> CarbonSource:
     """A grid with a value for each quarter of an hour; None: there is none."""
 
     def look(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
@@ -53,7 +55,7 @@ def hourly(*grams: int | None, source: str = "file") -> Carbon:
             return Absent(f"no value for {zone}", begin, begin + QUARTER)
         return Intensity(value * 1000, source, basis, begin, begin + QUARTER, begin)
 
-    return Carbon(at=look, zone_of=lambda _r, _z: "DE")
+    return CarbonSource(at=look, zone_of=lambda _r, _z: "DE")
 
 
 def entry(
@@ -81,7 +83,7 @@ def entry(
 class Ledger:
     """A job's energy and emissions as they are stored, told by one node."""
 
-    def __init__(self, carbon: Carbon, *, scope: Scope = "GPU", **spec: Any) -> None:
+    def __init__(self, carbon: CarbonSource, *, scope: Scope = "GPU", **spec: Any) -> None:
         self.carbon = carbon
         self.scope = scope
         self.spec = EmissionsSpec(**spec)
@@ -101,7 +103,14 @@ class Ledger:
             (report,),
             spec=self.spec,
             attempts=(),
-            carbon=self.carbon,
+            carbon=take(
+                self.carbon,
+                (report,),
+                spec=self.spec,
+                energy=self.energy,
+                emissions=self.emissions,
+                now=at(second),
+            ),
             progress=None,
             now=at(second),
         )
@@ -193,13 +202,13 @@ def test_energy_of_another_basis_is_a_share_without_intensity() -> None:
             Intensity(1, "stack", "Direct") if basis == "Direct" else Absent(f"{zone} has Direct values only")
         )
 
-    ledger = Ledger(Carbon(at=direct, zone_of=lambda _r, _z: "DE"))
+    ledger = Ledger(CarbonSource(at=direct, zone_of=lambda _r, _z: "DE"))
     status = ledger.tell(entry([KWH], second=900, closed=True), second=900)
     assert (status.basis, status.total, status.without_percent) == ("Lifecycle", "", 100)
 
 
 def test_without_a_zone_it_says_what_to_set() -> None:
-    ledger = Ledger(Carbon(at=steady(1).at, zone_of=lambda _r, _z: None))
+    ledger = Ledger(CarbonSource(at=steady(1).at, zone_of=lambda _r, _z: None))
     assert "spec.emissions.zone" in ledger.tell(entry([KWH], second=900), second=900).without_reason
 
 
@@ -217,7 +226,7 @@ def held(seconds: int, model: str = V100) -> tuple[GpuTime, ...]:
 )
 def test_the_embodied_share_is_by_time(include: bool | None, model: str, expected: tuple[Any, ...]) -> None:
     figures = {V100: Embodied(100, 150, 200, "a study")}
-    carbon = Carbon(
+    carbon = CarbonSource(
         at=steady(50).at, zone_of=lambda _r, _z: "DE", embodied=figures.get, lifetime_seconds=900_000
     )
     ledger = Ledger(carbon, include_embodied=include)
@@ -275,21 +284,17 @@ def test_every_joule_is_priced_once_or_without_whatever_is_lost_and_told_twice()
 class CarbonStory(Story):
     """A job with a budget of emissions on a grid of its own."""
 
-    def __init__(self, carbon: Carbon | None = None, **emissions: Any) -> None:
+    def __init__(self, carbon: CarbonSource | None = None, **emissions: Any) -> None:
         manifest = budgeted(None)
         super().__init__({**manifest, "spec": {**manifest["spec"], "emissions": emissions}})
         self.carbon = carbon or steady(360)
 
     def seen(self) -> Snapshot:
         seen = super().seen()
-        return Snapshot(
-            job=seen.job,
-            pods=seen.pods,
-            has_service=True,
-            reports=seen.reports,
-            fleet=seen.fleet,
-            carbon=self.carbon,
+        seen = Snapshot(
+            job=seen.job, pods=seen.pods, has_service=True, reports=seen.reports, fleet=seen.fleet
         )
+        return with_intensities(seen, self.carbon, now=at(self.second))
 
     def amend(self, **emissions: Any) -> None:
         """The user edits spec.emissions."""
@@ -302,7 +307,7 @@ class CarbonStory(Story):
         self.tell(joules, buckets=buckets, first_reading=format_time(START), **facts)
 
 
-def started(carbon: Carbon | None = None, **emissions: Any) -> CarbonStory:
+def started(carbon: CarbonSource | None = None, **emissions: Any) -> CarbonStory:
     """A job whose first attempt runs."""
     story = CarbonStory(carbon, **emissions)
     story.step()
@@ -466,7 +471,7 @@ def test_with_no_embodied_share_allowances_hold_for_an_hour_and_stay() -> None:
 
 def test_where_the_share_does_not_count_nothing_is_kept_free_for_it() -> None:
     emissions = EmissionsStatus(include_embodied=False)
-    carbon = making(1).carbon
+    carbon = take(making(1).carbon, models=("unknown", V100))
     assert embodied_of(emissions, carbon, (V100,), 900) == 0
     assert embodied_of(EmissionsStatus(), carbon, ("unknown",), 900) == 0
     assert embodied_of(EmissionsStatus(), None, (V100,), 900) == 0
@@ -549,7 +554,7 @@ def test_an_intensity_that_is_missing_is_charged_at_the_highest_seen() -> None:
     ],
 )
 def test_what_is_wrong_is_named(field: str, value: str, message: str) -> None:
-    carbon = Carbon(
+    carbon = CarbonSource(
         at=steady(1).at, zone_of=lambda _r, _z: "DE", is_known=lambda z: z == "DE", suggest=lambda _: ("DE",)
     )
     story = CarbonStory(carbon, **{field: value})
@@ -558,7 +563,7 @@ def test_what_is_wrong_is_named(field: str, value: str, message: str) -> None:
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
-    carbon = Carbon(at=steady(1).at, zone_of=lambda _r, _z: "DE", is_known=lambda z: z == "DE")
+    carbon = CarbonSource(at=steady(1).at, zone_of=lambda _r, _z: "DE", is_known=lambda z: z == "DE")
     story = CarbonStory(carbon, zone="DDE", pue="0.9")
     story.step()
     message = story.condition(Type.ADMITTED)[2]
@@ -604,7 +609,7 @@ def test_books_kept_twice_are_the_same() -> None:
             pods=seen.pods,
             reports=seen.reports,
             fleet=FLEET,
-            carbon=story.carbon,
+            intensities=seen.intensities,
         ),
         BudgetSpec(*_in_force(stored)),
         stored.attempts[-1],

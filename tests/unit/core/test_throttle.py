@@ -13,9 +13,10 @@ from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import PowerSpec
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Intensity
-from greentrain.core.emissions import Carbon
+from greentrain.core.intensities import CarbonSource
 from greentrain.core.ledger import NodeReport
 from greentrain.core.snapshot import Fleet, Snapshot, format_time
+from greentrain.core.taking import with_intensities
 from greentrain.core.throttle import ceiling_of
 from greentrain.units import parse_power_cap
 from tests.support.snapshots import at
@@ -127,14 +128,14 @@ class OnCleanGrid(Throttled):
         spec = {**spec, "energy": {}, "emissions": {"budget": f"{grams:.3f}gCO2e"}}
         self.manifest = {**self.manifest, "spec": spec}
         self.fleet = replace(self.fleet, models=(self.MODEL,))
-        self.carbon = Carbon(
+        self.carbon = CarbonSource(
             at=lambda _zone, basis, _moment: Intensity(10_000, "fixed", basis),
             zone_of=lambda _region, _zone: "DE",
             embodied=lambda _model: Embodied(1, 100_000, 100_000, "test"),
         )
 
     def seen(self) -> Snapshot:
-        return replace(super().seen(), carbon=self.carbon)
+        return with_intensities(super().seen(), self.carbon, now=at(self.second))
 
     def tell(self, *joules: int, **facts: Any) -> None:
         start = format_time(at(0))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from greentrain.grid.embodied import read_figures
-from greentrain.grid.series import parse
+from greentrain.grid.formats.series import parse
 from greentrain.grid.settings import parse_settings
-from greentrain.grid.table import read_rows
+from greentrain.grid.sources.table import read_rows
 
 PAGE = (Path(__file__).parents[3] / "docs/emissions.md").read_text(encoding="utf-8")
 

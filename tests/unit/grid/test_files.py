@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.grid.files import File
-from greentrain.grid.series import MAX_BYTES
+from greentrain.grid.formats.series import MAX_BYTES
+from greentrain.grid.sources.file import File
 
 START = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 GOOD = "time,intensity\n2026-01-01T00:00:00Z,200\n2026-01-01T01:00:00Z,300\n"
@@ -19,8 +19,12 @@ ZONED = "zone,time,intensity\nDE,2026-01-01T00:00:00Z,200\nFR,2026-01-01T00:00:0
 
 
 def now(file: File, zone: str = "DE") -> int | str:
-    found = file.at(zone, "Lifecycle", START)
+    found = file.values.at(zone, "Lifecycle", START)
     return found.milligrams if isinstance(found, Intensity) else found.reason
+
+
+async def problems(file: File) -> tuple[str, ...]:
+    return (await file.refresh()).problems
 
 
 def mount(folder: Path, version: str, text: str) -> Path:
@@ -38,17 +42,17 @@ def mount(folder: Path, version: str, text: str) -> Path:
 def test_before_it_was_read_it_has_nothing(tmp_path: Path) -> None:
     file = File("tso", tmp_path / "de.csv", "Lifecycle", "DE")
     assert now(file) == f"tso could not be read: mend {tmp_path}/de.csv"
-    assert (file.serves("DE"), file.serves("FR")) == (True, False)
+    assert (file.values.serves("DE"), file.values.serves("FR")) == (True, False)
 
 
-def test_a_mounted_config_map_is_read_again_when_it_is_exchanged(tmp_path: Path) -> None:
+async def test_a_mounted_config_map_is_read_again_when_it_is_exchanged(tmp_path: Path) -> None:
     file = File("tso", mount(tmp_path, "..v1", GOOD), "Lifecycle", "DE")
-    assert (file.refresh(), now(file)) == ((), 200_000)
+    assert (await problems(file), now(file)) == ((), 200_000)
     # Same size and same time: only the file at the end of the links is another one.
     stamp = (tmp_path / "..v1/de.csv").stat().st_mtime_ns
     mount(tmp_path, "..v2", BETTER)
     os.utime(tmp_path / "..v2/de.csv", ns=(stamp, stamp))
-    assert (file.refresh(), now(file)) == ((), 250_000)
+    assert (await problems(file), now(file)) == ((), 250_000)
 
 
 @pytest.mark.parametrize(
@@ -64,38 +68,38 @@ def test_a_mounted_config_map_is_read_again_when_it_is_exchanged(tmp_path: Path)
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_what_became_bad_keeps_its_last_good_values_and_says_so(
+async def test_what_became_bad_keeps_its_last_good_values_and_says_so(
     tmp_path: Path, bad: str | None, words: str
 ) -> None:
     path = tmp_path / "de.csv"
     path.write_text(GOOD)
     file = File("tso", path, "Lifecycle", "DE")
-    file.refresh()
+    await file.refresh()
     path.unlink()
     if bad is not None:
         path.write_text(bad)
     for _ in range(2):
-        (problem,) = file.refresh()
+        (problem,) = await problems(file)
         assert problem.startswith(f"tso: {path}")
         assert words in problem
         assert problem.endswith("; the values read before are kept")
         assert now(file) == 200_000
     path.write_text(BETTER)
-    assert (file.refresh(), now(file)) == ((), 250_000)
+    assert (await problems(file), now(file)) == ((), 250_000)
 
 
-def test_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
+async def test_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        assert File("tso", path, "Direct").refresh() == (f"tso: {path} cannot be read: it is no file",)
+        assert await problems(File("tso", path, "Direct")) == (f"tso: {path} cannot be read: it is no file",)
 
 
-def test_a_warning_is_told_while_it_stands(tmp_path: Path) -> None:
+async def test_a_warning_is_told_while_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "de.csv"
     path.write_text(GOOD.replace("intensity\n", "intensity,note\n").replace("0\n", "0,x\n"))
     file = File("tso", path, "Lifecycle", "DE")
     told = (f"tso: {path} line 1: columns that are not read: note",)
-    assert (file.refresh(), file.refresh(), now(file)) == (told, told, 200_000)
+    assert (await problems(file), await problems(file), now(file)) == (told, told, 200_000)
 
 
 @pytest.mark.parametrize(
@@ -109,37 +113,39 @@ def test_a_warning_is_told_while_it_stands(tmp_path: Path) -> None:
         (ZONED, "FR", "DE", "tso has values for FR only, not for DE"),
     ],
 )
-def test_a_file_is_for_the_zones_it_names_or_the_one_it_is_for(
+async def test_a_file_is_for_the_zones_it_names_or_the_one_it_is_for(
     tmp_path: Path, text: str, own: str | None, zone: str, expected: int | str
 ) -> None:
     (tmp_path / "f.csv").write_text(text)
     file = File("tso", tmp_path / "f.csv", "Lifecycle", own)
-    assert file.refresh() == ()
+    assert await problems(file) == ()
     assert now(file, zone) == expected
-    assert file.serves(zone) is isinstance(expected, int)
+    assert file.values.serves(zone) is isinstance(expected, int)
 
 
-def test_a_file_without_zones_needs_one(tmp_path: Path) -> None:
+async def test_a_file_without_zones_needs_one(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_text(GOOD)
     file = File("tso", tmp_path / "f.csv", "Lifecycle")
-    (problem,) = file.refresh()
+    (problem,) = await problems(file)
     assert problem.endswith(
         "has no column zone and its source names none: set the source's zone, or add the column"
     )
-    assert not file.zones()
+    assert not file.values.zones()
 
 
 @pytest.mark.parametrize(
     ("hour", "milligrams", "begin", "end"),
     [(0.5, 200_000, 0, 1), (1.0, 300_000, 1, 2)],
 )
-def test_a_value_is_of_its_period(tmp_path: Path, hour: float, milligrams: int, begin: int, end: int) -> None:
+async def test_a_value_is_of_its_period(
+    tmp_path: Path, hour: float, milligrams: int, begin: int, end: int
+) -> None:
     (tmp_path / "f.csv").write_text(GOOD)
     file = File("tso", tmp_path / "f.csv", "Lifecycle", "DE")
-    file.refresh()
+    await file.refresh()
     begins, ends = START + begin * 3600, START + end * 3600
     expected = Intensity(milligrams, "tso", "Lifecycle", begins, ends, as_of=begins)
-    assert file.at("DE", "Lifecycle", START + hour * 3600) == expected
+    assert file.values.at("DE", "Lifecycle", START + hour * 3600) == expected
 
 
 @pytest.mark.parametrize(
@@ -150,13 +156,13 @@ def test_a_value_is_of_its_period(tmp_path: Path, hour: float, milligrams: int, 
         ("Direct", 0.0, "tso has Lifecycle values only"),
     ],
 )
-def test_outside_its_rows_and_in_the_other_basis_it_has_nothing(
+async def test_outside_its_rows_and_in_the_other_basis_it_has_nothing(
     tmp_path: Path, basis: str, hour: float, words: str
 ) -> None:
     (tmp_path / "f.csv").write_text(GOOD)
     file = File("tso", tmp_path / "f.csv", "Lifecycle", "DE")
-    file.refresh()
-    found = file.at("DE", "Direct" if basis == "Direct" else "Lifecycle", START + hour * 3600)
+    await file.refresh()
+    found = file.values.at("DE", "Direct" if basis == "Direct" else "Lifecycle", START + hour * 3600)
     assert isinstance(found, Absent)
     assert found.covers(START + hour * 3600)
     assert found.reason.startswith(words)

@@ -6,7 +6,8 @@ import pytest
 
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity
-from greentrain.grid.fixed import Fixed
+from greentrain.grid.source import Refreshed
+from greentrain.grid.sources.fixed import Fixed
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from greentrain.grid.fixed import Fixed
         (None, "DE", "Direct", "contract has Lifecycle values only"),
     ],
 )
-def test_it_has_its_value_for_its_zone_and_basis(
+async def test_it_has_its_value_for_its_zone_and_basis(
     own_zone: str | None, zone: str, basis: Basis, reason: str | None
 ) -> None:
     source = Fixed("contract", 50_000, "Lifecycle", own_zone)
@@ -31,4 +32,4 @@ def test_it_has_its_value_for_its_zone_and_basis(
         assert found.reason.startswith(reason)
     assert source.serves(zone) is (own_zone in (None, zone))
     assert list(source.zones()) == ([own_zone] if own_zone else [])
-    assert source.refresh() == ()
+    assert await source.refresh() == Refreshed(source)

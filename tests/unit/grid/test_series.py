@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from greentrain.grid.series import (
+from greentrain.grid.formats.series import (
     ANY_ZONE,
     MAX_BYTES,
     Period,

@@ -11,7 +11,8 @@ from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.embodied import read_figures
-from greentrain.grid.table import Row, Table, read_rows
+from greentrain.grid.source import Refreshed
+from greentrain.grid.sources.table import Row, Table, read_rows
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
 
@@ -85,7 +86,11 @@ def test_what_is_not_there_says_what_would_be(zone: str, basis: Basis, words: st
     assert words in found.reason
 
 
-def test_it_names_its_zones_and_never_changes() -> None:
+async def test_it_names_its_zones_and_never_changes() -> None:
     table = Table([Row("XX", "Nowhere", "Direct", 1, 2024, "Own", "none")])
     assert (list(table.zones()), table.serves("XX"), table.serves("DE")) == (["XX"], True, False)
-    assert (table.label("XX"), table.label("DE"), table.refresh()) == ("Nowhere", None, ())
+    assert (table.label("XX"), table.label("DE"), await table.refresh()) == (
+        "Nowhere",
+        None,
+        Refreshed(table),
+    )

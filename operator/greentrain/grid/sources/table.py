@@ -19,7 +19,7 @@ from typing import cast
 
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.grid.source import other_basis
+from greentrain.grid.source import Refreshed, other_basis
 from greentrain.units import MILLIGRAMS_PER_GRAM
 
 NEAR = 3
@@ -87,9 +87,9 @@ class Table:
         """Zones that may have been meant: by code, by name, by the country a longer name begins with."""
         return suggest(zone, self._labels)
 
-    def refresh(self) -> tuple[str, ...]:
-        """It is part of the program."""
-        return ()
+    async def refresh(self) -> Refreshed:
+        """It is part of the program, and never changes."""
+        return Refreshed(self)
 
 
 def suggest(zone: str, labels: dict[str, str]) -> tuple[str, ...]:

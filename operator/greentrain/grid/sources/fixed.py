@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.grid.source import other_basis
+from greentrain.grid.source import Refreshed, other_basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,6 @@ class Fixed:
         """Its one zone, or any."""
         return self.zone is None or zone == self.zone
 
-    def refresh(self) -> tuple[str, ...]:
-        """Nothing changes on disk."""
-        return ()
+    async def refresh(self) -> Refreshed:
+        """It never changes."""
+        return Refreshed(self)

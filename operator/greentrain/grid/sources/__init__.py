@@ -1,0 +1,1 @@
+"""Where intensities come from, each behind the port of `grid.source`."""
