@@ -13,7 +13,7 @@ TIERS := tests/integration tests/contract tests/scenario tests/guard tests/unit
 LIVES := tests/scenario tests/integration/agent
 
 .DEFAULT_GOAL := help
-.PHONY: help python venv requirements crds fmt style types test seeds long choose demo e2e check bench sandbox-up sandbox-down images clean
+.PHONY: help python venv requirements crds fmt style types test seeds long choose demo e2e check replay bench sandbox-up sandbox-down images clean
 
 help: ## Show what there is to make.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ e2e: python ## Run the end-to-end tests in a sandbox of two nodes: quiet ones si
 
 check: python ## Everything that must hold: style, types, test, seeds, demo, e2e, in that order; minutes and slowest tests.
 	@$(PYTHON) -B -m sandbox.checks $(MAKE)
+
+replay: venv ## Decide a pass again by a stored snapshot, as in: make replay FILE=team.digits.json
+	@$(BIN)/greentrain replay $(FILE)
 
 bench: python ## Run the benchmarks of docs/benchmarks.md in the sandbox.
 	@$(SANDBOX) demo --without-job

@@ -27,6 +27,12 @@ Comments, key order and other documents of the files stay as they are; status an
 Each difference the manifest meets is told on standard error, as FILE: PATH: what differs; what to do.
 docs/tfjob.md lists all of them."""
 
+_REPLAY = """\
+Decide a pass again, by a snapshot that an operator of the same version kept (--snapshots), and print the decision as JSON.
+
+Nothing is asked of a cluster and nothing is changed: the same file always gives the same decision.
+docs/operations.md tells how to keep snapshots."""
+
 _EXIT_CODES = """\
 exit codes:
   0  converted; there may be differences to look at
@@ -73,6 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "files", nargs="+", metavar="FILE", help="manifests in YAML or JSON; - is standard input"
     )
+    replay = commands.add_parser(
+        "replay",
+        help="decide a stored pass again and print the decision",
+        description=_REPLAY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    replay.add_argument("file", metavar="FILE", help="what the operator kept; - is standard input")
     convert.add_argument("-o", "--output", metavar="FILE", help="write here instead of to standard output")
     return parser
 
@@ -81,7 +94,11 @@ def main(arguments: Sequence[str], streams: Streams) -> int:
     """Run one command; returns its exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        return convert_files(options.files, options.output, streams)
+        match options.command:
+            case "convert":
+                return convert_files(options.files, options.output, streams)
+            case _:
+                return replay_file(options.file, streams)
     except CommandError as error:
         streams.say(str(error))
         return UNREADABLE
@@ -111,6 +128,24 @@ def convert_files(files: Sequence[str], output: str | None, streams: Streams) ->
         streams.say(*line)
     _write(outcome.text, output, streams)
     return CANNOT_RUN if outcome.refused else CONVERTED
+
+
+def replay_file(file: str, streams: Streams) -> int:
+    """Print what a pass decides by a stored snapshot.
+
+    Raises:
+        CommandError: the file cannot be read, or is no snapshot of this version.
+    """
+    from greentrain.cli.replay import replay
+
+    content = _read(file, streams)
+    try:
+        text = replay(content)
+    except ValueError as error:
+        raise CommandError(f"{file} {error}") from None
+    streams.stdout.write(text)
+    streams.stdout.flush()
+    return CONVERTED
 
 
 def _read(file: str, streams: Streams) -> bytes:

@@ -26,6 +26,7 @@ from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
 from greentrain.controller.settings import Settings
+from greentrain.controller.snapshots import keep_snapshot
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.allowance import UNATTENDED_SECONDS
 from greentrain.core.budget import spec_in_force
@@ -438,7 +439,17 @@ class Passes:
     def _decide(self, seen: Snapshot, source: CarbonSource | None, memory: _Memory) -> Decision:
         """What to do; `source` is the same for all decisions of one pass."""
         now = self._clock()
-        decision = decide(with_intensities(seen, source, now=now), now=now)
+        seen = with_intensities(seen, source, now=now)
+        if self._settings.snapshots is not None:
+            try:
+                keep_snapshot(self._settings.snapshots, seen, now=now)
+            except OSError as error:
+                self._log(
+                    logging.WARNING,
+                    Key(seen.job.namespace, seen.job.name),
+                    f"its snapshot was not kept: {error}",
+                )
+        decision = decide(seen, now=now)
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 
     def _find_secrets(self, key: Key, job: Job, memory: _Memory) -> None:

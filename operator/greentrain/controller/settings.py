@@ -38,6 +38,8 @@ class Settings:
     log_level: str = DEFAULT_LEVEL
     log_format: LogFormat | None = None
     """None: text at a terminal, else JSON."""
+    snapshots: Path | None = None
+    """Where what each job's last pass saw is kept; None: nowhere."""
     kubeconfig: str | None = None
     context: str | None = None
 
@@ -93,6 +95,13 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     )
     parser.add_argument("--workers", type=_count, default=defaults.workers)
     parser.add_argument("--http-port", type=int, default=defaults.http_port, help="health and metrics")
+    parser.add_argument(
+        "--snapshots",
+        type=_directory,
+        metavar="DIRECTORY",
+        help="keep there what the last pass over each job saw, to decide it again with `greentrain replay` (default: nowhere). "
+        "The files hold whole specs, passwords in them included",
+    )
     add_log_arguments(parser)
     parser.add_argument("--kubeconfig", help="default: the pod's service account")
     parser.add_argument("--context", help="context in that kubeconfig")
@@ -114,6 +123,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         http_port=args.http_port,
         log_level=args.log_level,
         log_format=args.log_format,
+        snapshots=args.snapshots,
         kubeconfig=args.kubeconfig,
         context=args.context,
     )
@@ -124,6 +134,13 @@ def _named(text: str) -> tuple[str, str]:
     if not (namespace and slash and name) or "/" in name:
         raise argparse.ArgumentTypeError(f"{text} is not NAMESPACE/NAME")
     return namespace, name
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no directory: make it first")
+    return path
 
 
 def _seconds(text: str) -> float:

@@ -1,85 +1,82 @@
-"""A stored status is read by sections, and a ledger that cannot be read is never taken for an empty one."""
+"""A stored snapshot gives the same decision again."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import pytest
 
-from greentrain.core.snapshot import parse_job, parse_status
-from greentrain.kube.apply import dump_status
-from tests.support.manifests import build_job
-from tests.unit.core.test_throttle import Throttled
+from greentrain.core.decide import decide
+from greentrain.core.snapshot import Snapshot
+from greentrain.core.stored import dump_snapshot, load_snapshot
+from tests.support.snapshots import START, at, exited, job_of, pod, seen
+from tests.unit.core.test_emissions import CarbonStory, hourly, making, started, steady
+from tests.unit.core.test_throttle import OnCleanGrid, Throttled
 
-Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def stored() -> Json:
-    """The status of a job that has run for a while, as it is stored."""
-    job = Throttled("1MWh")
-    job.begin()
-    job.train(most_seconds=300)
-    return dump_status(job.status)
+Seen = Iterator[tuple[Snapshot, datetime]]
+"""What passes see, and when."""
 
 
-def change(status: Any, path: str, value: Any) -> Any:
-    """The status with another value at a path of keys and positions."""
-    here, _, rest = path.partition(".")
-    if isinstance(status, list):
-        return [change(v, rest, value) if str(i) == here and rest else v for i, v in enumerate(status)]
-    return {**status, here: change(status[here], rest, value) if rest else value}
+def new() -> Seen:
+    yield seen(job_of()), at(0)
+    yield seen(job_of(), pod(0), exited(1, 137, 3, log_tail="Killed\n")), at(10)
+
+
+def emissions(story: CarbonStory) -> Seen:
+    for second in range(1, 5):
+        story.told(40_000 * second)
+        story.step(30)
+        yield story.seen(), at(story.second)
+
+
+def throttled(story: Throttled) -> Seen:
+    story.begin()
+    yield story.seen(), at(story.second)
+    story.train()
+    yield story.seen(), at(story.second)
+
+
+LIVES: dict[str, Callable[[], Seen]] = {
+    "new": new,
+    "a grid that never changes": lambda: emissions(started(steady(360), budget="100gCO2e")),
+    "a grid with a gap": lambda: emissions(started(hourly(100, None, 300), budget="1kgCO2e")),
+    "an embodied share": lambda: emissions(making(1)),
+    "an unknown zone": lambda: emissions(started(zone="Q9")),
+    "throttled": lambda: throttled(Throttled("9kJ")),
+    "throttled on a clean grid": lambda: throttled(OnCleanGrid(1.0)),
+}
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_what_was_stored_is_decided_again(life: str) -> None:
+    for found, now in LIVES[life]():
+        content = dump_snapshot(found, now=now)
+        stored = load_snapshot(content)
+        assert (stored.now, stored.seen) == (now, found)
+        assert list(decide(stored.seen, now=now).pods) == list(decide(found, now=now).pods)
+        assert decide(stored.seen, now=now).status == decide(found, now=now).status
+        # Stored again it is the same bytes.
+        assert dump_snapshot(stored.seen, now=stored.now) == content
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("content", "words"),
     [
-        ("phase", 5),
-        ("phase", "a word that is longer than this version stores"),
-        ("display", {"cap": "x" * 200}),
-        ("replicaStatuses", {"Worker": {"active": -1}}),
-        ("projection.exceeds", "Perhaps"),
-        ("projection", []),
-        ("power", {"cap": "x" * 2000}),
+        (b"", "the file: Invalid JSON"),
+        (b"[]", "the file: Input should be"),
+        (b'{"seen": {}}', "now: Field required"),
+        (dump_snapshot(seen(job_of()), now=START).replace(b'"pods"', b'"podz"'), "does not know"),
+        (dump_snapshot(seen(job_of()), now=START).replace(b"00:00:00Z", b"00:00:00"), "now: has no offset"),
+        (b"[" * 100_000, "Invalid JSON"),
     ],
 )
-def test_what_is_concluded_again_counts_as_none_and_the_ledger_is_read(
-    stored: Json, path: str, value: Any
-) -> None:
-    status, unreadable = parse_status(change(stored, path, value))
-    known, _ = parse_status(stored)
-    assert unreadable == ""
-    assert (status.energy, status.attempts, status.attempt_count) == (known.energy, known.attempts, 1)
+def test_what_is_no_snapshot_is_refused(content: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match="is no snapshot of this version") as refused:
+        load_snapshot(content)
+    assert words in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "said"),
-    [
-        ("attempts.0.successPolicy", "Quorum", "status.attempts[0].successPolicy: "),
-        ("attempts.0.reason", "x" * 65, "status.attempts[0].reason: "),
-        ("attempts", {"1": {}}, "status.attempts: "),
-        ("attemptCount", "many", "status.attemptCount: "),
-        ("failureCount", -1, "status.failureCount: "),
-        ("energy.budget.onExhausted", "Checkpoint", "status.energy.budget.onExhausted: "),
-        ("energy.pods.0.gpuJoules", "12kWh", "status.energy.pods[0].gpuJoules: "),
-        ("energy.scope", "Rack", "status.energy.scope: "),
-        ("energy", "1kWh", "status.energy: "),
-        ("conditions.0.status", "Maybe", "status.conditions[0].status: "),
-        ("progress", {"step": -1}, "status.progress.step: "),
-        ("runPolicy", {"backoffLimit": 3, "backoffPolicy": "Linear"}, "status.runPolicy.backoffPolicy: "),
-    ],
-)
-def test_a_ledger_that_cannot_be_read_is_said_by_its_path(
-    stored: Json, path: str, value: Any, said: str
-) -> None:
-    manifest = build_job()
-    body = {**manifest, "metadata": {**manifest["metadata"], "namespace": "team", "uid": "uid-1"}}
-    job = parse_job({**body, "status": change(stored, path, value)})
-    assert job.unreadable.startswith(said)
-    assert str(value) not in job.unreadable.removeprefix(said)
-
-
-@pytest.mark.parametrize("raw", [None, {}, {"somethingNew": {"a": 1}}])
-def test_a_job_without_a_status_is_a_new_one(raw: Json | None) -> None:
-    status, unreadable = parse_status(raw)
-    assert (status.attempt_count, unreadable) == (0, "")
+def test_it_is_plain_json() -> None:
+    assert json.loads(dump_snapshot(CarbonStory(steady(1)).seen(), now=START))["seen"]["intensities"]
