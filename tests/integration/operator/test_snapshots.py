@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,9 @@ async def test_a_kept_pass_is_decided_again(
         for i in range(2):
             await server.run_pod(namespace, f"digits-worker-{i}-1")
         await server.until_condition(namespace, "digits", "Running", "True")
-    (file,) = tmp_path.iterdir()
-    assert (file.name, file.stat().st_mode & 0o777) == (f"{namespace}.digits.json", 0o600)
+    file = tmp_path / f"{namespace}.digits.json"
+    assert [path.name for path in os.scandir(tmp_path)] == [file.name]
+    assert os.stat(file).st_mode & 0o777 == 0o600
     streams = Streams(lambda: b"", io.StringIO(), io.StringIO())
     assert main(["replay", str(file)], streams) == 0
     assert isinstance(streams.stdout, io.StringIO)
