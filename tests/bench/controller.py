@@ -23,8 +23,8 @@ from kubernetes.aio import client, config
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
 from greentrain.controller.settings import Settings
-from greentrain.core.manifests import build_pod, build_service, ranks, replica_counts, spec_hash
-from greentrain.core.snapshot import parse_job
+from greentrain.core.gang.manifests import build_pod, build_service, ranks, replica_counts, spec_hash
+from greentrain.core.seen.snapshot import parse_job
 from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from tests.bench.audit import WRITES

@@ -31,7 +31,17 @@ from greentrain.api.nodepower import BudgetAction, GpuTime, NodePowerStatus, Pod
 from greentrain.api.v1alpha1 import Basis, GreenTrainingJobStatus
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.core.allowance import (
+from greentrain.core.asks import PodTerms, decide_asks
+from greentrain.core.books.ledger import decide_settled
+from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.pods import Disruption, Pod, PodState, count_gpus
+from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
+from greentrain.core.seen.taking import with_intensities
+from greentrain.core.seen.times import format_time
+from greentrain.core.status.essence import differs_in_measures_alone, essence
+from greentrain.node.allowance import (
     Allowance,
     Used,
     decide_action,
@@ -40,22 +50,6 @@ from greentrain.core.allowance import (
     is_silent,
     is_spent,
 )
-from greentrain.core.decide import Decision, decide
-from greentrain.core.intensities import CarbonSource
-from greentrain.core.ledger import NodeReport, decide_settled
-from greentrain.core.power import PodTerms, decide_asks
-from greentrain.core.snapshot import (
-    Disruption,
-    Fleet,
-    Job,
-    Pod,
-    PodState,
-    Snapshot,
-    count_gpus,
-    format_time,
-)
-from greentrain.core.status import differs_in_measures_alone, essence
-from greentrain.core.taking import with_intensities
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import START, worker
 

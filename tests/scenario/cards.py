@@ -1,6 +1,6 @@
 """A model of GPU nodes as plain data: cards and their driver, a journal on a disk, an agent, pods, an administrator.
 
-The agent here is the thinnest one that takes the steps of `core.caps`; what is tested is the core. Time is virtual,
+The agent here is the thinnest one that takes the steps of `node.caps`; what is tested is the core. Time is virtual,
 chance is seeded, and the agent can be cut off between any two of its steps, as a SIGKILL would.
 
 What cannot be told apart by anyone is kept out of the model:
@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from greentrain.api.nodepower import IN_FORCE, CapReason, PowerLimits
-from greentrain.core.caps import (
+from greentrain.api.nodepower import IN_FORCE, CapReason, PowerLimits, resolve_cap
+from greentrain.node.caps import (
     CONTEST_CHANGES,
     CONTEST_SECONDS,
     SAME_MILLIWATTS,
@@ -35,7 +35,6 @@ from greentrain.core.caps import (
     decide_card,
     find_target,
     rehearse,
-    resolve,
 )
 from greentrain.units import PowerCap, format_power
 
@@ -655,7 +654,7 @@ class Watchman:
     def _check_cap(self, node: Node, card: Card, ask: Ask, reason: CapReason | None, told: str) -> None:
         limits = card.read(self._world.now)
         assert isinstance(limits, PowerLimits)
-        asked = resolve(ask.cap, limits)
+        asked = resolve_cap(ask.cap, limits)
         if asked is None:
             assert (card.limit, reason) == (card.prior, "Unsupported"), told
             return

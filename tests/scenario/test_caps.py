@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from greentrain.api.nodepower import CapReason
-from greentrain.core.caps import Hindrance
+from greentrain.node.caps import Hindrance
 from greentrain.units import PowerCap
 from tests.scenario.cards import FOREVER, WATT, Card, Node, World, odd_limit
 from tests.support.lives import Suite

@@ -20,10 +20,11 @@ import pytest
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, PodEnergy
 from greentrain.api.v1alpha1 import Basis, EmissionsSpec, EmissionsStatus, EnergyStatus
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.core.emissions import count_emissions
-from greentrain.core.intensities import CarbonSource
-from greentrain.core.ledger import NodeReport, fold
-from greentrain.core.snapshot import format_time
+from greentrain.core.books.emissions import count_emissions
+from greentrain.core.books.ledger import fold
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.times import format_time
 from tests.support.lives import Suite
 from tests.support.snapshots import START, at, take
 

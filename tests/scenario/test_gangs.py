@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
-from greentrain.core.snapshot import Pod
+from greentrain.core.seen.pods import Pod
 from tests.scenario.world import NODES, Watchman, World
 from tests.support.lives import Suite
 from tests.support.manifests import build_job, build_template

@@ -14,16 +14,9 @@ from random import Random
 
 import pytest
 
-from greentrain.core.projection import (
-    LEAST_WINDOWS,
-    Choice,
-    Sample,
-    Track,
-    build_ladder,
-    choose_cap,
-    lowest_percent,
-    observe,
-)
+from greentrain.api.nodepower import lowest_percent
+from greentrain.core.power.measures import LEAST_WINDOWS, Sample, Track, observe
+from greentrain.core.power.projection import Choice, build_ladder, choose_cap
 from tests.support.lives import Suite
 
 DEFAULT_WATTS = 300.0

@@ -17,8 +17,10 @@ from typing import Any
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.names import LABEL_ATTEMPT
 from greentrain.api.v1alpha1 import KEPT_ATTEMPTS, KEPT_REPLACED, AttemptStatus, GreenTrainingJobStatus
-from greentrain.core.decide import Decision, decide
-from greentrain.core.snapshot import Job, Pod, PodState, Snapshot, format_time, parse_pod, parse_time
+from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.seen.pods import Pod, PodState, parse_pod
+from greentrain.core.seen.snapshot import Job, Snapshot
+from greentrain.core.seen.times import format_time, parse_time
 from tests.support.snapshots import START
 
 Body = dict[str, Any]

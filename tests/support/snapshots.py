@@ -13,10 +13,11 @@ from greentrain.api.v1alpha1 import (
     GreenTrainingJobStatus,
     ReplicaType,
 )
-from greentrain.core.intensities import CarbonSource, Intensities
-from greentrain.core.ledger import NodeReport
-from greentrain.core.snapshot import Fleet, Job, Pod, PodState, Rank, Snapshot
-from greentrain.core.taking import take_intensities
+from greentrain.core.seen.intensities import CarbonSource, Intensities
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.pods import Pod, PodState, Rank
+from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
+from greentrain.core.seen.taking import take_intensities
 from tests.support.manifests import build_job
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

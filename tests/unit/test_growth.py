@@ -15,12 +15,12 @@ import pytest
 from greentrain.api.v1alpha1 import AttemptStatus, Basis, EmissionsSpec, GreenTrainingJobSpec
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.admission import decide_admission
-from greentrain.core.decide import decide
-from greentrain.core.emissions import find_highest
-from greentrain.core.intensities import CarbonSource
-from greentrain.core.judge import judge
-from greentrain.core.manifests import Pods, ranks, replica_counts
-from greentrain.core.taking import MOST_STEPS
+from greentrain.core.books.emissions import find_highest
+from greentrain.core.gang.judge import judge
+from greentrain.core.gang.manifests import Pods, ranks, replica_counts
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.taking import MOST_STEPS
 from greentrain.kube.decoding import decode
 from greentrain.kube.redaction import find_secrets, redact
 from greentrain.kube.template import find_template_problems

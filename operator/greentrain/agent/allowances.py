@@ -1,6 +1,6 @@
 """Keeps the pods of one node inside their allowances while the operator is silent: lowest limit at once, then eviction.
 
-What `core.allowance` decides is carried out here in an order that can be told afterwards: the limit (`agent.caps`), a
+What `node.allowance` decides is carried out here in an order that can be told afterwards: the limit (`agent.caps`), a
 report that says why, the eviction, a report that says that too. What was read and what was done stands on the node's
 disk, so that an agent that begins anew while the API server is away goes on by it.
 """
@@ -20,9 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 from greentrain.agent.clock import Clock
 from greentrain.agent.journal import Journal
 from greentrain.api.conditions import ConditionStatus
+from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import BudgetAction, PodEnergy
-from greentrain.core.allowance import (
-    OPERATOR_SILENT_SECONDS,
+from greentrain.energy.account import NodeAccount, PodAccount
+from greentrain.kube.client import ApiError
+from greentrain.kube.node import NodePod
+from greentrain.node.allowance import (
     UNUSED,
     Allowance,
     Used,
@@ -33,9 +36,6 @@ from greentrain.core.allowance import (
     is_silent,
     is_spent,
 )
-from greentrain.energy.account import NodeAccount, PodAccount
-from greentrain.kube.client import ApiError
-from greentrain.kube.node import NodePod
 from greentrain.units import MILLIJOULES_PER_JOULE, format_energy, to_joules
 
 logger = logging.getLogger("greentrain.agent")

@@ -1,4 +1,4 @@
-"""Keeps the caps that are asked for on one node's cards: reads each card, takes the steps `core.caps` decides, reads again.
+"""Keeps the caps that are asked for on one node's cards: reads each card, takes the steps `node.caps` decides, reads again.
 
 What was changed on a card stands in the journal before the card is touched. While the kubelet does not say who holds
 what, caps stay as they are for a while, since silence disproves nothing; then they are given back, since nobody would
@@ -19,8 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from greentrain.agent.clock import Clock
 from greentrain.agent.holders import Holdings
 from greentrain.agent.journal import Journal
-from greentrain.api.nodepower import CapReason, GpuCap
-from greentrain.core.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse, resolve
+from greentrain.api.nodepower import CapReason, GpuCap, resolve_cap
 from greentrain.devices.driver import read_load
 from greentrain.devices.errors import (
     DeviceError,
@@ -31,6 +30,7 @@ from greentrain.devices.errors import (
     Unsupported,
 )
 from greentrain.devices.gpus import Card, CurrentLimits
+from greentrain.node.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse
 from greentrain.units import PowerCap, format_power
 
 logger = logging.getLogger("greentrain.agent")
@@ -276,7 +276,7 @@ class Caps:
                 holder = holdings.pods.get(held.pod)
                 cap = self._find_cap(holder.uid) if holder is not None and holder.uid else None
                 if cap is not None and holder is not None and holder.uid:
-                    found.append((resolve(cap, card.limits) or 0, Ask(holder.uid, cap)))
+                    found.append((resolve_cap(cap, card.limits) or 0, Ask(holder.uid, cap)))
             if not found:
                 continue
             # Of two that are listed for a moment while a card changes hands the lower holds.

@@ -31,7 +31,6 @@ from greentrain.agent.settings import AgentSettings
 from greentrain.api.conditions import ConditionStatus, find_condition, set_condition
 from greentrain.api.nodepower import MAX_COUNT, MAX_PODS, GpuStatus, NodePowerStatus
 from greentrain.api.v1alpha1 import Condition
-from greentrain.core.caps import Hindrance
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Listing
@@ -41,6 +40,7 @@ from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import bound_joules, report_pods
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
+from greentrain.node.caps import Hindrance
 from greentrain.units import PowerCap, format_unix_time, to_joules
 
 logger = logging.getLogger("greentrain.agent")

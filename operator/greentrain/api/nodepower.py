@@ -27,7 +27,7 @@ MAX_PODS = 1024
 MAX_GPUS = 64
 
 # An agent's token may be stolen: what it can write is bounded, far above what any node is. The operator holds each report
-# against the same bounds (`core.reports`), since one may be stored under an older schema.
+# against the same bounds (`core.seen.reports`), since one may be stored under an older schema.
 MAX_MILLIWATTS = 10_000_000
 """10 kW, which no GPU comes near."""
 MAX_DRAW_MILLIWATTS = 1_000_000_000
@@ -349,3 +349,17 @@ class NodePowerObject(_Lenient):
 
     spec: NodePowerSpec = Field(NodePowerSpec(), description="What the operator asks of the agent.")
     status: NodePowerStatus = Field(NodePowerStatus(), description="What the agent observed.")
+
+
+def resolve_cap(cap: PowerCap, limits: PowerLimits) -> int | None:
+    """What a cap asks of one card, in milliwatts; None where its default limit is not known."""
+    if cap.milliwatts is not None:
+        return cap.milliwatts
+    if cap.percent is None or limits.default_milliwatts is None:
+        return None
+    return limits.default_milliwatts * cap.percent // 100
+
+
+def lowest_percent(min_milliwatts: int, default_milliwatts: int) -> int:
+    """The lowest limit of a card as a share of its default limit, rounded up to a whole percent, at most 100."""
+    return min(100, -(-min_milliwatts * 100 // default_milliwatts))

@@ -23,7 +23,7 @@ from greentrain.cli.documents import insert_first, remove_item, remove_key, rena
 from greentrain.cli.references import Difference
 from greentrain.cli.tfjob import Role, items, mapping
 from greentrain.core.admission import Problem, Refused, decide_admission
-from greentrain.core.snapshot import Job
+from greentrain.core.seen.snapshot import Job
 
 REMEDIES = {
     "spec.tfReplicaSpecs.PS": "train synchronously (tf.distribute.MultiWorkerMirroredStrategy), or stay with TFJob",

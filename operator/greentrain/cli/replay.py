@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from greentrain.core.decide import decide
-from greentrain.core.stored import load_snapshot
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.seen.stored import load_snapshot
 
 
 def replay(content: bytes) -> str:

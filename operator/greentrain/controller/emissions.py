@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from greentrain.core.intensities import CarbonSource
+from greentrain.core.seen.intensities import CarbonSource
 from greentrain.grid.chain import Sources
 from greentrain.grid.embodied import EmbodiedTable
 from greentrain.grid.settings import EmissionsSettings

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from greentrain.api import names
-from greentrain.core.allowance import RENEW_SECONDS
+from greentrain.api.lease import RENEW_SECONDS
 from greentrain.kube.client import ApiError
 
 logger = logging.getLogger("greentrain.controller")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from greentrain.api.conditions import Reason, Type
 from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
-from greentrain.core.status import changed_conditions
+from greentrain.core.status.events import changed_conditions
 
 
 @dataclass(frozen=True, slots=True)

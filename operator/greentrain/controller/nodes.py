@@ -18,10 +18,11 @@ from greentrain.api import names
 from greentrain.api.nodepower import PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
-from greentrain.core.budget import spec_in_force
-from greentrain.core.ledger import ABANDONED_AFTER, decide_settled, is_abandoned
-from greentrain.core.power import PodTerms, decide_asks
-from greentrain.core.snapshot import parse_job
+from greentrain.core.asks import PodTerms, decide_asks
+from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.books.ledger import decide_settled
+from greentrain.core.seen.nodes import ABANDONED_AFTER, is_abandoned
+from greentrain.core.seen.snapshot import parse_job
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
 from greentrain.kube.client import ApiError, Client

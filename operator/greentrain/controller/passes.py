@@ -22,27 +22,22 @@ from prometheus_client import Gauge
 from pydantic import ValidationError
 
 from greentrain.api.conditions import MESSAGE_MAX, Reason, Type, find_condition, is_true
+from greentrain.api.lease import UNATTENDED_SECONDS
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import told_by
 from greentrain.controller.settings import Settings
 from greentrain.controller.snapshots import keep_snapshot
 from greentrain.controller.workqueue import WorkQueue
-from greentrain.core.allowance import UNATTENDED_SECONDS
-from greentrain.core.budget import spec_in_force
-from greentrain.core.decide import Decision, Deletion, decide, run_policy_in_force
-from greentrain.core.intensities import CarbonSource
+from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.lifecycle.decide import Decision, Deletion, decide, run_policy_in_force
 from greentrain.core.pod_security import asks_for_privileges
-from greentrain.core.snapshot import PASSING_OBSTACLES, Job, Snapshot, format_time, parse_job, parse_time
-from greentrain.core.status import (
-    Event,
-    EventType,
-    differs_in_measures_alone,
-    essence,
-    reduce_to_least,
-    transition_events,
-)
-from greentrain.core.taking import with_intensities
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot, parse_job
+from greentrain.core.seen.taking import with_intensities
+from greentrain.core.seen.times import format_time, parse_time
+from greentrain.core.status.essence import differs_in_measures_alone, essence, reduce_to_least
+from greentrain.core.status.events import Event, EventType, transition_events
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client

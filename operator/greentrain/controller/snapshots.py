@@ -7,8 +7,8 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from greentrain.core.snapshot import Snapshot
-from greentrain.core.stored import dump_snapshot
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.seen.stored import dump_snapshot
 
 
 def keep_snapshot(directory: Path, seen: Snapshot, *, now: datetime) -> None:

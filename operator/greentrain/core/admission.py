@@ -37,7 +37,8 @@ from greentrain.core.limits import (
     shorten,
 )
 from greentrain.core.pod_security import find_privileges, find_volume_privileges
-from greentrain.core.snapshot import Job, TemplateProblem, is_gpu, parse_count
+from greentrain.core.seen.pods import is_gpu, parse_count
+from greentrain.core.seen.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
 """Name of the pod volume `spec.checkpoint.volume` becomes."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from greentrain.api.v1alpha1 import MAX_REPLICAS
-from greentrain.core.snapshot import TemplateProblem
+from greentrain.core.seen.snapshot import TemplateProblem
 
 KIB = 1024
 MIB = 1024 * KIB

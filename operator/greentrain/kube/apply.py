@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from greentrain.api import names
 from greentrain.api.conditions import Reason
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.core.decide import Decision, Deletion
-from greentrain.core.snapshot import BEING_REMOVED, VANISHED, Job, Obstacle, format_time
-from greentrain.core.status import Event
+from greentrain.core.lifecycle.decide import Decision, Deletion
+from greentrain.core.seen.snapshot import BEING_REMOVED, VANISHED, Job, Obstacle
+from greentrain.core.seen.times import format_time
+from greentrain.core.status.events import Event
 from greentrain.kube.cache import Cache, controller_name, controller_uid
 from greentrain.kube.client import CONNECTIONS, ApiError, Client
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from greentrain.api import names
 from greentrain.api.runtime import Env
-from greentrain.core.reports import Binding
-from greentrain.core.snapshot import parse_time
+from greentrain.core.seen.reports import Binding
+from greentrain.core.seen.times import parse_time
 
 Body = Mapping[str, Any]
 Found = TypeVar("Found")

@@ -6,9 +6,10 @@ import aiohttp
 
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus
+from greentrain.core.gang.manifests import deciding_rank
 from greentrain.core.limits import find_metadata_excess
-from greentrain.core.manifests import deciding_rank
-from greentrain.core.snapshot import Obstacle, Pod, PodState, Snapshot, parse_job, parse_pod
+from greentrain.core.seen.pods import Pod, PodState, parse_pod
+from greentrain.core.seen.snapshot import Obstacle, Snapshot, parse_job
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.progress import read_progress
 from greentrain.kube.readings import NodePowers

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
-from greentrain.core.fleet import describe_node, find_typical, join
-from greentrain.core.ledger import NodeReport
-from greentrain.core.reports import Binding, find_false_date, read_report, show
-from greentrain.core.snapshot import Fleet, parse_time
+from greentrain.core.seen.fleet import describe_node, find_typical, join
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.reports import Binding, find_false_date, read_report, show
+from greentrain.core.seen.snapshot import Fleet
+from greentrain.core.seen.times import parse_time
 from greentrain.kube.cache import Key, version_of
 
 logger = logging.getLogger("greentrain.controller")

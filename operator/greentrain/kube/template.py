@@ -16,7 +16,7 @@ from typing import Any
 from kubernetes.aio.client import models
 
 from greentrain.core.limits import MAX_WORD, SUGGESTIONS, shorten
-from greentrain.core.snapshot import TemplateProblem
+from greentrain.core.seen.snapshot import TemplateProblem
 
 _LIST = re.compile(r"^[Ll]ist\[(.+)\]$")
 _MAP = re.compile(r"^[Dd]ict\[\s*str,\s*(.+)\]$")

@@ -25,8 +25,8 @@ import yaml
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.cli.main import Streams, main
 from greentrain.core.admission import Admitted, decide_admission
-from greentrain.core.manifests import build_pod, ranks, replica_counts
-from greentrain.core.snapshot import Job
+from greentrain.core.gang.manifests import build_pod, ranks, replica_counts
+from greentrain.core.seen.snapshot import Job
 from greentrain.kube.template import find_template_problems
 
 ROOT = Path(__file__).parents[3]

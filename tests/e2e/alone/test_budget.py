@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.core.projection import CapMeasure
+from greentrain.core.power.measures import CapMeasure
 from sandbox.cache import read_cache_directory
 from sandbox.demo import SANDBOX_VALUES
 from sandbox.release import NAMESPACE, RELEASE, apply_release

@@ -27,9 +27,9 @@ import pytest
 from greentrain.agent.caps import FILE as CAPS_FILE
 from greentrain.agent.caps import REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS
 from greentrain.agent.loop import DISCOVER_SECONDS, LIST_SECONDS, REOPEN_SECONDS
-from greentrain.api.nodepower import CapReason, PowerLimits
-from greentrain.core.caps import CONTEST_CHANGES, CONTEST_SECONDS, find_target, resolve
+from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
 from greentrain.devices.references import CardReference, FullCard, MigInstance, SharedReplica
+from greentrain.node.caps import CONTEST_CHANGES, CONTEST_SECONDS, find_target
 from greentrain.units import PowerCap, format_power
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
@@ -295,7 +295,7 @@ class Watchman:
     def _check(self, card: CardTruth, ask: PowerCap | None, now: float) -> None:
         due, free = card.prior, ask is None or self._is_free(card) or self._is_silent(now)
         if ask is not None and not free:
-            asked = resolve(ask, card.limits)
+            asked = resolve_cap(ask, card.limits)
             assert asked is not None
             due = find_target(asked, card.prior, card.limits)
         left = not free and card.limit == card.prior and card.may_be_contested(now)

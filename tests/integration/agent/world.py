@@ -28,7 +28,8 @@ from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus
-from greentrain.core.ledger import NodeReport, decide_settled, fold
+from greentrain.core.books.ledger import decide_settled, fold
+from greentrain.core.seen.nodes import NodeReport
 from greentrain.devices import nvml
 from greentrain.devices.errors import DeviceError, Unavailable
 from greentrain.devices.gpus import Card, CurrentLimits

@@ -14,10 +14,10 @@ import yaml
 
 from greentrain.api.v1alpha1 import AttemptStatus
 from greentrain.controller.run import TLS_CLOSE_SECONDS
-from greentrain.core import manifests
 from greentrain.core.admission import Admitted, decide_admission
-from greentrain.core.manifests import ranks, replica_counts
-from greentrain.core.snapshot import parse_job
+from greentrain.core.gang import manifests
+from greentrain.core.gang.manifests import ranks, replica_counts
+from greentrain.core.seen.snapshot import parse_job
 from greentrain.kube.client import connect
 from greentrain.kube.namespaces import Namespaces
 from sandbox import release

@@ -20,7 +20,9 @@ from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.controller.clock import SteadyClock
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
-from greentrain.core.snapshot import Pod, PodState, format_time, parse_pod, parse_status
+from greentrain.core.seen.pods import Pod, PodState, parse_pod
+from greentrain.core.seen.snapshot import parse_status
+from greentrain.core.seen.times import format_time
 from tests.scenario.test_gangs import disturb
 from tests.scenario.world import GIVEN_UP, LOST, NODES
 from tests.support.api import RefusedError, Server

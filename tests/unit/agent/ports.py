@@ -14,7 +14,6 @@ from greentrain.agent.journal import Journal
 from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
-from greentrain.core.allowance import Allowance
 from greentrain.devices.errors import DeviceError, Unsupported
 from greentrain.devices.gpus import Card, CurrentLimits
 from greentrain.devices.podresources import Holding, Listing
@@ -22,6 +21,7 @@ from greentrain.devices.references import parse_device
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
+from greentrain.node.allowance import Allowance
 from greentrain.units import PowerCap
 
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z

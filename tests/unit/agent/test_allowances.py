@@ -19,11 +19,12 @@ from greentrain.agent.loop import NEAR_SECONDS
 from greentrain.agent.settings import AgentSettings
 from greentrain.agent.telemetry import AgentTelemetry
 from greentrain.api.conditions import find_condition
+from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.core.allowance import OPERATOR_SILENT_SECONDS, START_GRACE_SECONDS, Allowance
 from greentrain.devices.gpus import Card
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
+from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
 from greentrain.units import PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World
 

@@ -18,7 +18,6 @@ from greentrain.agent.journal import FILE as ACCOUNT
 from greentrain.agent.journal import Journal
 from greentrain.agent.loop import GIVE_BACK_SECONDS
 from greentrain.api.nodepower import CapReason, PowerLimits
-from greentrain.core.caps import Hindrance
 from greentrain.devices.errors import (
     DeviceError,
     Gone,
@@ -33,6 +32,7 @@ from greentrain.devices.gpus import Card, CurrentLimits, MigDevice
 from greentrain.devices.podresources import Holding, Listing
 from greentrain.devices.references import parse_device
 from greentrain.kube.node import NodePod
+from greentrain.node.caps import Hindrance
 from greentrain.units import parse_power_cap
 from tests.unit.agent.ports import Life, World
 

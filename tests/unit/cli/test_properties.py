@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.cli.main import Streams, main
 from greentrain.core.admission import Admitted, decide_admission
-from greentrain.core.snapshot import Job
+from greentrain.core.seen.snapshot import Job
 
 Json = dict[str, Any]
 Any_ = st.SearchStrategy[Any]

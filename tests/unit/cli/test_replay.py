@@ -8,7 +8,7 @@ import json
 import pytest
 
 from greentrain.cli.main import Streams, main
-from greentrain.core.stored import dump_snapshot
+from greentrain.core.seen.stored import dump_snapshot
 from tests.support.snapshots import at, job_of, pod, seen
 
 

@@ -10,7 +10,7 @@ import pytest
 from greentrain.carbon.intensity import Intensity
 from greentrain.controller.emissions import Emissions
 from greentrain.controller.settings import parse_settings
-from greentrain.core.intensities import CarbonSource
+from greentrain.core.seen.intensities import CarbonSource
 from greentrain.grid.settings import EmissionsSettings
 
 SERIES = "time,intensity\n2026-01-01T00:00:00Z,{}\n2026-01-01T01:00:00Z,{}\n"

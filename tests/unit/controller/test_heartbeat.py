@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from greentrain.api.lease import OPERATOR_SILENT_SECONDS, RENEW_SECONDS
 from greentrain.api.names import ANNOTATION_UNATTENDED
 from greentrain.controller.heartbeat import (
     DURATION_SECONDS,
@@ -17,7 +18,6 @@ from greentrain.controller.heartbeat import (
     Heartbeat,
     format_micro_time,
 )
-from greentrain.core.allowance import OPERATOR_SILENT_SECONDS, RENEW_SECONDS
 from greentrain.kube.client import ApiError
 
 Json = dict[str, Any]

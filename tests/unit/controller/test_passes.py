@@ -14,8 +14,8 @@ from greentrain.controller.passes import (
     decide_next_look,
     is_event_due,
 )
-from greentrain.core.snapshot import format_time
-from greentrain.core.status import EventType
+from greentrain.core.seen.times import format_time
+from greentrain.core.status.events import EventType
 from tests.support.manifests import build_job
 from tests.support.snapshots import at, job_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from greentrain.api.v1alpha1 import NOT_BUILT
 from greentrain.core.admission import CHECKS, Admitted, Refused, decide_admission
-from greentrain.core.snapshot import TemplateProblem
+from greentrain.core.seen.snapshot import TemplateProblem
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
 

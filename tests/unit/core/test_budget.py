@@ -21,19 +21,17 @@ from greentrain.api.v1alpha1 import (
     PodEnergyStatus,
     ProgressStatus,
 )
-from greentrain.core.budget import (
-    Holder,
-    burnt_again,
-    divide,
-    grace_of,
-    stop_seconds,
-    worst_seconds,
-)
-from greentrain.core.charges import Charges, keep_charges, overdue_seconds
-from greentrain.core.decide import Decision, decide
-from greentrain.core.ledger import SILENT_AFTER, NodeReport
-from greentrain.core.snapshot import Fleet, Job, Pod, PodState, Snapshot, format_time
-from greentrain.core.status import transition_events
+from greentrain.core.books.allowances import Holder, divide
+from greentrain.core.books.charges import Charges, keep_charges, overdue_seconds
+from greentrain.core.books.overshoot import stop_seconds, worst_seconds
+from greentrain.core.books.restarts import burnt_again
+from greentrain.core.gang.grace import grace_of
+from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
+from greentrain.core.seen.pods import Pod, PodState
+from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
+from greentrain.core.seen.times import format_time
+from greentrain.core.status.events import transition_events
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod
 

@@ -10,9 +10,11 @@ import pytest
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.runtime import Checkpoint, Progress, TerminationMessage
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.core.decide import Decision, decide
-from greentrain.core.snapshot import Job, Obstacle, Pod, PodState, Snapshot
-from greentrain.core.status import essence, transition_events
+from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.seen.pods import Pod, PodState
+from greentrain.core.seen.snapshot import Job, Obstacle, Snapshot
+from greentrain.core.status.essence import essence
+from greentrain.core.status.events import transition_events
 from tests.support.manifests import build_job
 from tests.support.snapshots import at, exited, job_of, pod, seen
 

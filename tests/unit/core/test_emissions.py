@@ -22,13 +22,16 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.core.budget import BudgetSpec, keep_books, spec_in_force
-from greentrain.core.decide import decide
-from greentrain.core.emissions import count_emissions, embodied_of, emissions_of
-from greentrain.core.intensities import CarbonSource
-from greentrain.core.ledger import NodeReport, fold
-from greentrain.core.snapshot import Snapshot, format_time
-from greentrain.core.taking import with_intensities
+from greentrain.core.books.emissions import count_emissions, embodied_of, emissions_of
+from greentrain.core.books.in_force import BudgetSpec, spec_in_force
+from greentrain.core.books.keep import keep_books
+from greentrain.core.books.ledger import fold
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.seen.taking import with_intensities
+from greentrain.core.seen.times import format_time
 from tests.support.snapshots import START, at, job_of, take
 from tests.unit.core.test_budget import FLEET, Story, budgeted
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.v1alpha1 import NOT_BUILT, GreenTrainingJobSpec
-from greentrain.core.manifests import spec_hash
+from greentrain.core.gang.manifests import spec_hash
 from tests.support.manifests import build_job, build_template
 
 PAGE = Path(__file__).parents[3] / "docs/fields.md"

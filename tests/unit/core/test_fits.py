@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from greentrain.api.bounds import MOST_INTEGER, fit
 from greentrain.api.runtime import Checkpoint, Progress
 from greentrain.api.v1alpha1 import DisplayStatus, GreenTrainingJobStatus, ProgressStatus, ProjectionStatus
-from greentrain.core.snapshot import Snapshot
-from greentrain.core.status import reduce_to_least
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.status.essence import reduce_to_least
 from greentrain.kube.apply import dump_status
 from tests.unit.core.test_throttle import OnCleanGrid, Throttled
 

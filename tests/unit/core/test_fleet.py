@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrain.api.nodepower import MAX_MILLIWATTS, MAX_REPORT_SECONDS, NodePowerStatus
-from greentrain.core.fleet import describe_node, find_typical, join
-from greentrain.core.snapshot import Fleet
+from greentrain.core.seen.fleet import describe_node, find_typical, join
+from greentrain.core.seen.snapshot import Fleet
 from tests.support.snapshots import at
 
 

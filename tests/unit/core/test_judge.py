@@ -9,7 +9,7 @@ import pytest
 
 from greentrain.api.conditions import Reason
 from greentrain.api.v1alpha1 import AttemptStatus, SuccessPolicy
-from greentrain.core.judge import (
+from greentrain.core.gang.judge import (
     SETTLE,
     SETTLE_SILENT,
     Broken,
@@ -23,7 +23,7 @@ from greentrain.core.judge import (
     earliest,
     judge,
 )
-from greentrain.core.snapshot import Disruption, Pod, PodState, parse_pod
+from greentrain.core.seen.pods import Disruption, Pod, PodState, parse_pod
 from tests.support.snapshots import at, exited, pod, worker
 
 

@@ -12,18 +12,12 @@ from hypothesis import strategies as st
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
-from greentrain.core.decide import decide
-from greentrain.core.ledger import (
-    ABANDONED_AFTER,
-    SILENT_AFTER,
-    NodeReport,
-    attempt_of,
-    decide_settled,
-    fold,
-    is_abandoned,
-)
-from greentrain.core.snapshot import Pod, format_time
-from greentrain.core.status import transition_events
+from greentrain.core.books.ledger import decide_settled, fold
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport, attempt_of, is_abandoned
+from greentrain.core.seen.pods import Pod
+from greentrain.core.seen.times import format_time
+from greentrain.core.status.events import transition_events
 from tests.support.manifests import build_job
 from tests.support.snapshots import START, at, exited, job_of, pod, seen
 

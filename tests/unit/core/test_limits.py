@@ -8,8 +8,9 @@ import pytest
 
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.v1alpha1 import ReplicaType
-from greentrain.core.decide import Decision, backoff_until, decide
-from greentrain.core.snapshot import Job, Pod, PodState, Rank, Snapshot
+from greentrain.core.lifecycle.decide import Decision, backoff_until, decide
+from greentrain.core.seen.pods import Pod, PodState, Rank
+from greentrain.core.seen.snapshot import Job, Snapshot
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod, seen
 

@@ -10,15 +10,8 @@ import pytest
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, ReplicaType, drop_nulls
 from greentrain.core.admission import Admitted, decide_admission
-from greentrain.core.manifests import (
-    build_pod,
-    build_service,
-    gang,
-    ranks,
-    replica_counts,
-    spec_hash,
-)
-from greentrain.core.snapshot import Rank
+from greentrain.core.gang.manifests import build_pod, build_service, gang, ranks, replica_counts, spec_hash
+from greentrain.core.seen.pods import Rank
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of, worker
 

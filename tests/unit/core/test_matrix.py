@@ -14,8 +14,9 @@ import pytest
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.core.decide import decide
-from greentrain.core.snapshot import Pod, format_time, parse_pod
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.seen.pods import Pod, parse_pod
+from greentrain.core.seen.times import format_time
 from tests.support.manifests import build_job
 from tests.support.snapshots import START, at, job_of, seen
 

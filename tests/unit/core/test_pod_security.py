@@ -9,7 +9,7 @@ import pytest
 
 from greentrain.core.admission import MOST_PRIVILEGES, Admitted, Refused, decide_admission
 from greentrain.core.pod_security import BASELINE, OWN, asks_for_privileges, find_privileges
-from greentrain.core.snapshot import Job
+from greentrain.core.seen.snapshot import Job
 from tests.support.manifests import build_job, build_template
 from tests.support.privileges import ALLOWED, FORBIDDEN, put
 from tests.support.snapshots import job_of

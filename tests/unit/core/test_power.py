@@ -11,9 +11,10 @@ import pytest
 from greentrain.api.conditions import ConditionStatus, Reason
 from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodAsk, PodEnergy, PowerLimits
 from greentrain.api.v1alpha1 import PowerStatus
-from greentrain.core.ledger import SILENT_AFTER, NodeReport
-from greentrain.core.power import PodTerms, decide_asks, judge_cap
-from greentrain.core.snapshot import Pod
+from greentrain.core.asks import PodTerms, decide_asks
+from greentrain.core.power.capped import judge_cap
+from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
+from greentrain.core.seen.pods import Pod
 from tests.support.snapshots import at, pod
 
 # -- what is asked ---------------------------------------------------------------------------------------

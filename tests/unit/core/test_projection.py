@@ -10,24 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrain.core.projection import (
+from greentrain.api.nodepower import lowest_percent
+from greentrain.core.power.measures import (
     ENOUGH_WINDOWS,
     LEAST_WINDOWS,
     LONGEST_GAP_MILLISECONDS,
     MOST_WINDOWS,
-    RUNG_PERCENT,
     CapMeasure,
-    Choice,
     Sample,
     Track,
-    build_ladder,
-    choose_cap,
-    lowest_percent,
     measure,
     observe,
-    project,
     student,
 )
+from greentrain.core.power.projection import RUNG_PERCENT, Choice, build_ladder, choose_cap, project
 
 LADDER = (100, 90, 80, 70, 60, 50, 40)
 

@@ -16,8 +16,8 @@ from greentrain.api.nodepower import (
     MAX_REPORT_SECONDS,
     PodEnergy,
 )
-from greentrain.core.reports import Binding, find_false_date, read_report
-from greentrain.core.snapshot import format_time
+from greentrain.core.seen.reports import Binding, find_false_date, read_report
+from greentrain.core.seen.times import format_time
 from tests.support.snapshots import at
 
 Json = dict[str, Any]

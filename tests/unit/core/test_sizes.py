@@ -12,7 +12,7 @@ import pytest
 from greentrain.core import limits
 from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.limits import count_bytes, find_metadata_excess
-from greentrain.core.snapshot import count_gpus, parse_count
+from greentrain.core.seen.pods import count_gpus, parse_count
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
 

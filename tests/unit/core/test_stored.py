@@ -8,9 +8,9 @@ from datetime import datetime
 
 import pytest
 
-from greentrain.core.decide import decide
-from greentrain.core.snapshot import Snapshot
-from greentrain.core.stored import dump_snapshot, load_snapshot
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.seen.stored import dump_snapshot, load_snapshot
 from tests.support.snapshots import START, at, exited, job_of, pod, seen
 from tests.unit.core.test_emissions import CarbonStory, hourly, making, started, steady
 from tests.unit.core.test_throttle import OnCleanGrid, Throttled

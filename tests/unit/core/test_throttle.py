@@ -13,11 +13,12 @@ from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import PowerSpec
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Intensity
-from greentrain.core.intensities import CarbonSource
-from greentrain.core.ledger import NodeReport
-from greentrain.core.snapshot import Fleet, Snapshot, format_time
-from greentrain.core.taking import with_intensities
-from greentrain.core.throttle import ceiling_of
+from greentrain.core.power.follow import ceiling_of
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.snapshot import Fleet, Snapshot
+from greentrain.core.seen.taking import with_intensities
+from greentrain.core.seen.times import format_time
 from greentrain.units import parse_power_cap
 from tests.support.snapshots import at
 from tests.unit.core.test_budget import GPU_LIMIT, Story, budgeted

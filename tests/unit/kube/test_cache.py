@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
-from greentrain.core.manifests import Pods, ranks
-from greentrain.core.snapshot import parse_pod
+from greentrain.core.gang.manifests import Pods, ranks
+from greentrain.core.seen.pods import parse_pod
 from greentrain.kube.cache import REMEMBERED_DELETIONS, Cache, Key, Missed, node_of
 from greentrain.kube.redaction import find_pod_secrets
 from tests.support.manifests import build_job, build_template

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from greentrain.core.allowance import Allowance
 from greentrain.kube.node import (
     Place,
     find_allowances,
@@ -18,6 +17,7 @@ from greentrain.kube.node import (
     parse_asks,
     parse_node_pod,
 )
+from greentrain.node.allowance import Allowance
 from greentrain.units import PowerCap
 
 Json = dict[str, Any]

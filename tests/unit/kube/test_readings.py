@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from greentrain.api.v1alpha1 import EnergyBudgetStatus, EnergyStatus, PodCharge, PodEnergyStatus
-from greentrain.core.reports import Binding
-from greentrain.core.snapshot import format_time
+from greentrain.core.seen.reports import Binding
+from greentrain.core.seen.times import format_time
 from greentrain.kube.cache import Key
 from greentrain.kube.readings import NodePowers
 from tests.support.snapshots import START, at

@@ -8,7 +8,7 @@ import pytest
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
 from greentrain.controller.passes import KEPT_SECRETS, remember, secrets_of
-from greentrain.core.manifests import build_pod, replica_counts
+from greentrain.core.gang.manifests import build_pod, replica_counts
 from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact
 from tests.support.manifests import build_job
 from tests.support.snapshots import job_of, worker

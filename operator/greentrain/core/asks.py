@@ -1,0 +1,53 @@
+"""What is asked of nodes for a job's pods: their caps and allowances, in `NodePower.spec`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from greentrain.api.nodepower import PodAsk
+from greentrain.api.v1alpha1 import Scope
+from greentrain.units import PowerCap, parse_power_cap
+
+
+@dataclass(frozen=True, slots=True)
+class PodTerms:
+    """A pod on a node that has not ended, and what its job's stored status asks for it."""
+
+    namespace: str
+    name: str
+    uid: str
+    cap: str | None
+    """The power cap, "" for none; None where the job is gone."""
+    allowance: int | None = None
+    """Joules it may use in all; None where its job has no budget that stops it."""
+    allowance_seconds: int | None = None
+    """How long that holds while the operator is silent; None: until it is used up."""
+    scope: Scope = "GPU"
+
+
+def decide_asks(
+    known: Sequence[PodAsk], pods: Iterable[PodTerms], *, is_ours: Callable[[str], bool]
+) -> tuple[PodAsk, ...]:
+    """What `NodePower.spec.pods` must say of a node, given what it says and which of our pods are there.
+
+    `is_ours` says of a namespace whether this operator is the one that runs its jobs: what others ask for stays.
+    """
+    before = {p.uid: p for p in known}
+    wanted = {p.uid: p for p in known if not is_ours(p.namespace)}
+    for pod in pods:
+        if pod.cap is None and pod.uid in before:
+            wanted[pod.uid] = before[pod.uid]
+        elif pod.cap or pod.allowance is not None:
+            cap = parse_power_cap(pod.cap) if pod.cap else PowerCap()
+            wanted[pod.uid] = PodAsk(
+                uid=pod.uid,
+                namespace=pod.namespace,
+                name=pod.name,
+                cap_milliwatts=cap.milliwatts,
+                cap_percent=cap.percent,
+                allowance_joules=pod.allowance,
+                allowance_seconds=pod.allowance_seconds,
+                allowance_scope=pod.scope,
+            )
+    return tuple(wanted[uid] for uid in sorted(wanted))

@@ -1,0 +1,1 @@
+"""What a job has used and emitted, and how its budgets stand."""

@@ -1,0 +1,190 @@
+"""What each pod may use on its node, so that a budget holds without the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from greentrain.api.v1alpha1 import EmissionsStatus, EnergyBudgetStatus, EnergyStatus, PodAllowance, Scope
+from greentrain.core.books.books import Books
+from greentrain.core.books.charges import Charges, overdue_seconds
+from greentrain.core.books.emissions import embodied_of
+from greentrain.core.books.in_force import BudgetSpec
+from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.pods import Pod
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS
+
+UNFAIR_SHARE = 4
+"""Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
+
+
+HOLD_SECONDS = (60, 300, 900, ALLOWANCE_SECONDS)
+"""How long allowances of a budget of emissions may hold without the operator: beyond the last the grid was not looked at, and
+the least is twice the silence after which agents act."""
+
+
+KEPT_PART = 4
+"""At most a quarter of what is left is kept free for the embodied share of that time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A pod that has not ended, and what is known of its energy."""
+
+    uid: str
+    used: int
+    weight: int
+    """Its part of what remains: the GPUs it asks for."""
+    echo: int | None = None
+    """The allowance its agent goes by, as it told last."""
+
+
+def holders_of(
+    pods: Iterable[Pod], energy: EnergyStatus | None, reports: Iterable[NodeReport], scope: Scope
+) -> tuple[Holder, ...]:
+    """The pods an allowance is for."""
+    used: dict[str, int] = {}
+    for entry in energy.pods if energy is not None else ():
+        used[entry.uid] = used.get(entry.uid, 0) + entry.counted(scope)
+    echoes = {e.uid: e.allowance_joules for r in reports for e in r.pods if not e.closed}
+    live = sorted((p for p in pods if not p.ended and (p.gpus or scope == "Node")), key=lambda p: p.uid)
+    return tuple(Holder(p.uid, used.get(p.uid, 0), max(1, p.gpus), echoes.get(p.uid)) for p in live)
+
+
+def divide(
+    room: int, holders: Sequence[Holder], known: Sequence[PodAllowance], *, slack: int = 0
+) -> tuple[PodAllowance, ...]:
+    """What each pod may use, so that together they cannot exceed `room`, whatever their agents have read of it.
+
+    `room` is what the holders may use in all, what they have used already included. An allowance is taken away at once and
+    given only when those who lost theirs have told that they know: what their agents may still hold counts until then.
+    Where room shrinks with time, those that were given stay as long as they exceed it by no more than `slack`.
+    """
+    echoes = {h.uid: h.echo for h in holders}
+    before = {a.uid: _acknowledged(a, echoes[a.uid]) for a in known if a.uid in echoes}
+    fair = _fair(max(0, room - sum(h.used for h in holders)), holders)
+    if _is_fair(before, fair, holders, room + slack):
+        return tuple(before[h.uid] for h in holders)
+    kept = {h.uid: _lowered(before.get(h.uid), h.uid, fair[h.uid]) for h in holders}
+    free = max(0, room - sum(a.granted_joules for a in kept.values()))
+    wishes = {uid: fair[uid] - a.granted_joules for uid, a in kept.items() if fair[uid] > a.granted_joules}
+    wanted = sum(wishes.values())
+    for uid, wish in wishes.items():
+        more = min(wish, free * wish // wanted)
+        if more:
+            amount = kept[uid].granted_joules + more
+            kept[uid] = PodAllowance(uid=uid, joules=amount, granted_joules=amount)
+    return tuple(kept[h.uid] for h in holders)
+
+
+def _acknowledged(known: PodAllowance, echo: int | None) -> PodAllowance:
+    if echo != known.joules or known.granted_joules == known.joules:
+        return known
+    return known.model_copy(update={"granted_joules": known.joules})
+
+
+def _fair(remaining: int, holders: Sequence[Holder]) -> dict[str, int]:
+    """What each would be allowed in all if what remains were divided by weight now."""
+    whole = sum(h.weight for h in holders)
+    return {h.uid: h.used + remaining * h.weight // whole for h in holders}
+
+
+def _is_fair(
+    before: Mapping[str, PodAllowance], fair: Mapping[str, int], holders: Sequence[Holder], room: int
+) -> bool:
+    """Whether the allowances may stay: every pod has one, they fit, and none is much shorter than its part."""
+    if before.keys() != fair.keys() or sum(a.granted_joules for a in before.values()) > max(room, 0):
+        return False
+    return all(UNFAIR_SHARE * (fair[h.uid] - before[h.uid].joules) <= fair[h.uid] - h.used for h in holders)
+
+
+def _lowered(known: PodAllowance | None, uid: str, fair: int) -> PodAllowance:
+    """A pod's allowance, less at once where it has more than its part; granted until its agent has told so."""
+    if known is None:
+        return PodAllowance(uid=uid, joules=0)
+    if known.joules <= fair:
+        return known
+    return known.model_copy(
+        update={"joules": fair, "granted_joules": max(known.granted_joules, known.joules)}
+    )
+
+
+def allow(
+    seen: Snapshot,
+    spec: BudgetSpec,
+    books: Books,
+    charges: Charges,
+    budget: EnergyBudgetStatus | None,
+    highest: int | None,
+    pue: int,
+) -> tuple[PodAllowance, ...]:
+    """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it."""
+    energy, scope = books.energy, spec.energy.scope
+    assert energy is not None
+    known = energy.budget.allowances if energy.budget is not None else ()
+    if not spec.is_enforced:
+        return ()
+    if books.stopping is not None and known:
+        return known
+    holders = holders_of(seen.pods, energy, seen.reports, scope)
+    living = {h.uid for h in holders}
+    counted: dict[str, int] = {}
+    for entry in energy.pods:
+        counted[entry.uid] = counted.get(entry.uid, 0) + entry.counted(scope)
+    # Of a pod that has ended the last word may not be in: it may have used all it was allowed, or what it is charged.
+    waiting = {c.uid: c.joules for c in charges.pods if c.uid not in living}
+    ended = tuple(a for a in known if a.uid in waiting)
+    granted = {a.uid: a.granted_joules - counted.get(a.uid, 0) for a in ended}
+    reserved = sum(max(joules, granted.get(uid, 0)) for uid, joules in waiting.items())
+    rooms: list[tuple[int, int]] = []
+    if budget is not None and spec.energy.is_enforced:
+        rooms.append((budget.limit_joules, budget.limit_joules))
+    seconds: int | None = None
+    if spec.emissions.is_enforced and books.emissions is not None and highest:
+        gpus = sum(p.gpus for p in seen.pods if p.uid in living)
+        embodied = partial(embodied_of, books.emissions, seen.intensities, seen.fleet.models)
+        # What nodes have told is so old at most, and as much later it is looked at again.
+        late = overdue_seconds(seen.fleet.report_seconds)
+        seconds = _hold_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
+        # Twice as long as they hold, so that they need not be lowered with every second of GPU time.
+        least, most = (
+            energy.used_joules + joules_left(books.emissions, highest, pue, embodied(gpus * (time + late)))
+            for time in (2 * seconds, seconds)
+        )
+        rooms.append((least, most))
+    if not rooms:
+        return known
+    elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved + charges.lost_joules
+    room = min(least for least, _ in rooms)
+    slack = min(most for _, most in rooms) - room
+    given = divide(room - elsewhere, holders, tuple(a for a in known if a.uid in living), slack=slack)
+    return (*(a.model_copy(update={"seconds": seconds}) for a in given), *ended)
+
+
+def _hold_seconds(
+    emissions: EmissionsStatus, known: Iterable[PodAllowance], keep: Callable[[int], int]
+) -> int:
+    """For how long allowances of a budget of emissions hold without the operator; `keep`: micrograms kept free for a time.
+
+    No longer than the grid is looked at ahead, and not so long that much of what is left must be kept free for the embodied
+    share of that time. Never less than agents were told before: they may not have read that it is less.
+    """
+    left = _micrograms_left(emissions)
+    found = max(s for s in HOLD_SECONDS if s == HOLD_SECONDS[0] or keep(s) * KEPT_PART <= left)
+    return max((found, *(a.seconds for a in known if a.seconds is not None)))
+
+
+def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> int:
+    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free."""
+    left = _micrograms_left(emissions) - kept
+    return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))
+
+
+def _micrograms_left(emissions: EmissionsStatus) -> int:
+    """What a budget of emissions still allows; less than nothing where it is exceeded."""
+    assert emissions.budget is not None
+    spent = emissions.total_micrograms + emissions.budget.provisional_micrograms
+    return emissions.budget.limit_micrograms - spent

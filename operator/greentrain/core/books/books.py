@@ -1,0 +1,53 @@
+"""What one pass knows of a job's energy and emissions, and of its budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, OnExhausted, OnUnknown
+from greentrain.core.books.lines import Standing
+from greentrain.core.seen.pods import Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What one pass knows of a job's energy and emissions, and of its budgets."""
+
+    energy: EnergyStatus | None = None
+    emissions: EmissionsStatus | None = None
+    growth: Mapping[int, int] = field(default_factory=dict)
+    """By how many joules each attempt's energy has grown since the status was stored."""
+    standings: tuple[Standing, ...] = ()
+    """How each budget stands."""
+    on_unknown: OnUnknown = OnUnknown.CONTINUE
+    unread: tuple[Pod, ...] = ()
+    """Running pods of which nothing was heard for so long that their energy is unknown."""
+    waiting_for: tuple[str, ...] = ()
+    """Nodes whose silence stopped the job and that are silent still."""
+    look_again: datetime | None = None
+    """When a report is overdue, or its charge has grown."""
+    unpriced: str = ""
+    """Why a budget of emissions cannot be weighed: there is no intensity now. Empty where it can."""
+
+    @property
+    def exhausted(self) -> tuple[Standing, ...]:
+        """The budgets that are spent, what stops a job hardest first."""
+        order = list(OnExhausted)
+        return tuple(sorted((s for s in self.standings if s.exhausted), key=lambda s: -order.index(s.action)))
+
+    @property
+    def stopping(self) -> Standing | None:
+        """The budget for which the job may not run: of several, what stops it hardest."""
+        return next((s for s in self.exhausted if s.stops), None)
+
+    @property
+    def words(self) -> str:
+        """Which budgets are spent, for people."""
+        return "; ".join(s.words for s in self.exhausted)
+
+    @property
+    def unknown_stops(self) -> bool:
+        """Whether the job may not run because its energy is not known."""
+        return self.on_unknown is OnUnknown.SUSPEND and bool(self.unread or self.waiting_for)

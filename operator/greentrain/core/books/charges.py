@@ -1,0 +1,197 @@
+"""What is charged for pods of which no reading comes: the power limits of their GPUs over the time of which nothing is known.
+
+A charge is kept for every pod with GPUs from its start until its last word is in, and is nothing as long as its node reports
+in time. It grows from the moment a report is overdue; once the pod has ended it is for all the time since its last reading,
+because nobody will report in between. The next reading settles it. Where the last word is lost it stays for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import ceil
+
+from greentrain.api.v1alpha1 import EnergyStatus, PodCharge
+from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
+from greentrain.core.seen.pods import Pod, PodState
+from greentrain.core.seen.times import format_time, parse_time
+
+DEFAULT_REPORT_SECONDS = 30
+"""How often agents report where they have not said so."""
+
+SURE_AFTER = timedelta(seconds=60)
+"""A node that reports so long after a pod's end without a word of it never knew it: an agent tells of an end within seconds."""
+
+SKEW = timedelta(seconds=5)
+"""By how much a node's clock may be behind the operator's; clusters keep theirs closer."""
+
+MILLIJOULES = 1000
+
+
+def overdue_seconds(report_seconds: int | None) -> int:
+    """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server.
+
+    Never later than the node counts as silent, whatever interval it reports: from then on each GPU is charged at its limit.
+    """
+    return min(ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1, SILENT_AFTER.seconds)
+
+
+def energy_of(milliwatts: int, seconds: float) -> int:
+    """Whole joules of so much power over so long, rounded up."""
+    return ceil(milliwatts * seconds / MILLIJOULES)
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What is charged, and which pods it is for."""
+
+    pods: tuple[PodCharge, ...] = ()
+    lost_joules: int = 0
+    """Of pods whose last word was lost."""
+    unread: tuple[Pod, ...] = ()
+    """Running pods of which nothing was heard for so long that their energy is unknown."""
+    due: datetime | None = None
+    """When the next report is overdue, where none is yet."""
+    growing: bool = False
+    """Whether what is charged grows with time."""
+
+    @property
+    def joules(self) -> int:
+        """All that is charged."""
+        return self.lost_joules + sum(c.joules for c in self.pods)
+
+
+def keep_charges(
+    known: Sequence[PodCharge],
+    lost_joules: int,
+    *,
+    stored: EnergyStatus | None,
+    energy: EnergyStatus | None,
+    pods: Iterable[Pod],
+    reports: Iterable[NodeReport],
+    limits: Mapping[int, int],
+    now: datetime,
+) -> Charges:
+    """The charges after these reports; `stored` is the energy as the status holds it, `energy` after the fold.
+
+    `limits` has the power limit (mW) of a GPU by attempt. A pod that was never seen running, and of which no node has told,
+    is charged nothing.
+    """
+    before = {c.uid: c for c in known}
+    by_node = {r.node: r for r in reports}
+    # Its node's agent may know that a pod runs before the kubelet could say so.
+    told = {p.uid: p.node for p in energy.pods if not p.final} if energy is not None else {}
+    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in told)}
+    said = _last_words(energy)
+    listed = {p.uid for p in energy.pods} if energy is not None else set()
+    listed_before = {p.uid for p in stored.pods} if stored is not None else set()
+    found: list[PodCharge] = []
+    unread: list[Pod] = []
+    dues: list[datetime] = []
+    growing = False
+    for uid in before.keys() | there.keys():
+        pod, charge = there.get(uid), before.get(uid)
+        if uid in said:
+            continue
+        if charge is None:
+            limit = limits.get(pod.attempt) if pod is not None else None
+            if pod is None or limit is None or (pod.ended and uid not in told):
+                continue
+            node = pod.node or told.get(uid, "")
+            begun = _read_time(uid, by_node.get(node), seen=True) or pod.started or now
+            charge = PodCharge(
+                uid=uid, node=node, limit_milliwatts=limit * pod.gpus, since=format_time(begun)
+            )
+        report = by_node.get(charge.node)
+        if _is_lost(charge, listed_before, listed, report, now=now):
+            lost_joules += charge.joules
+            continue
+        running = pod if pod is not None and not pod.ended else None
+        gone = None if running is not None else parse_time(charge.gone) or _ended(pod, now)
+        since = _moment(charge.since)
+        read = _read_time(uid, report, seen=True)
+        since = max(since, min(read, gone or now)) if read is not None else since
+        late = _overdue(since, report)
+        if running is None:
+            joules = energy_of(charge.limit_milliwatts, max(0.0, ((gone or now) - since).total_seconds()))
+        else:
+            joules = energy_of(charge.limit_milliwatts, max(0.0, (now - late).total_seconds()))
+            growing = growing or now >= late
+            dues += [late] if late > now else []
+            heard = _read_time(uid, report, seen=False) or _moment(charge.since)
+            unread += [running] if now - heard >= SILENT_AFTER else []
+        found.append(
+            charge.model_copy(
+                update={
+                    "since": format_time(since),
+                    "gone": None if gone is None else format_time(gone),
+                    "joules": joules,
+                }
+            )
+        )
+    found.sort(key=lambda c: c.uid)
+    unread.sort(key=lambda p: p.rank)
+    return Charges(tuple(found), lost_joules, tuple(unread), min(dues, default=None), growing)
+
+
+def _ended(pod: Pod | None, now: datetime) -> datetime:
+    """When a pod ended at the latest, by the operator's clock."""
+    if pod is None or pod.finished is None:
+        return now
+    return min(now, pod.finished + SKEW)
+
+
+def _last_words(energy: EnergyStatus | None) -> frozenset[str]:
+    """UIDs of pods whose last word is in: all entries of each."""
+    entries = energy.pods if energy is not None else ()
+    waiting = {p.uid for p in entries if not p.final}
+    return frozenset(p.uid for p in entries if p.final and p.uid not in waiting)
+
+
+def _is_lost(
+    charge: PodCharge,
+    listed_before: Set[str],
+    listed: Set[str],
+    report: NodeReport | None,
+    *,
+    now: datetime,
+) -> bool:
+    """Whether the last word of a pod will never come: its agent let go of it without, or never knew it.
+
+    The sets are the UIDs of which there are readings, in the status as it is stored and after the fold.
+    """
+    if charge.uid in listed:
+        return False
+    if charge.uid in listed_before:
+        return True
+    gone = parse_time(charge.gone)
+    if gone is None:
+        return False
+    told = report is not None and any(e.uid == charge.uid for e in report.pods)
+    sure = report is not None and not told and report.received - gone >= SURE_AFTER
+    return sure or now - gone >= ABANDONED_AFTER
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _overdue(since: datetime, report: NodeReport | None) -> datetime:
+    seconds = overdue_seconds(report.report_seconds if report is not None else None)
+    return since + timedelta(seconds=seconds)
+
+
+def _read_time(uid: str, report: NodeReport | None, *, seen: bool) -> datetime | None:
+    """When a pod was read last, by the operator's clock; None where its node does not tell of it.
+
+    `seen` takes the time at which the report was made where that is known, else it is when it came.
+    """
+    if report is None:
+        return None
+    entry = next((e for e in report.pods if e.uid == uid), None)
+    if entry is None:
+        return None
+    at = (report.seen or report.received) if seen else report.received
+    last = parse_time(entry.last_reading)
+    return at if last is None or report.observed is None else at - max(timedelta(), report.observed - last)

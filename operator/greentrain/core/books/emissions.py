@@ -1,0 +1,455 @@
+"""A job's emissions from what its nodes told: energy × PUE × intensity at that time, and the share of making its GPUs.
+
+Nodes tell energy by quarter of an hour, for four days, so an operator that was away for hours loses nothing. A quarter is
+priced once it is over and nothing can be added to it, and stays as it was priced then, whatever a source says later; what
+is not over yet is priced anew at each look. Energy for which there is no intensity of the job's basis is told as such.
+
+The highest intensity seen stands in for values that are missing where a budget is weighed: nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil, inf
+
+from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
+from greentrain.api.v1alpha1 import (
+    MAX_ZONE_LENGTH,
+    AttemptStatus,
+    Basis,
+    EmissionsShare,
+    EmissionsSpec,
+    EmissionsStatus,
+    EnergyStatus,
+    FixedEmissions,
+    GpuTimeStatus,
+    PodEnergyStatus,
+    ProgressStatus,
+    Scope,
+)
+from greentrain.carbon.embodied import amortise
+from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
+from greentrain.carbon.operational import Bucket, Priced, SourceShare, merge, price
+from greentrain.carbon.sci import score
+from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, Intensities
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.units import (
+    JOULES_PER_KILOWATT_HOUR,
+    MICROGRAMS_PER_GRAM,
+    THOUSANDTHS,
+    format_emissions,
+    format_intensity,
+    format_pue,
+    format_unix_time,
+    parse_pue,
+)
+
+WAIT_FOR_INTENSITY = timedelta(days=1)
+"""How long a quarter of an hour waits for a source that has no value for it yet; nodes tell it for four days."""
+
+NO_ZONE = (
+    "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
+    "chart's values)"
+)
+
+
+def pue_of(spec: EmissionsSpec, carbon: Intensities | None) -> int:
+    """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nobody said."""
+    if spec.pue is not None:
+        return parse_pue(spec.pue)
+    return carbon.pue if carbon is not None and carbon.pue is not None else THOUSANDTHS
+
+
+def includes_embodied(spec: EmissionsSpec, carbon: Intensities) -> bool:
+    """Whether the embodied share counts: as the job says, else as the cluster does."""
+    return carbon.include_embodied if spec.include_embodied is None else spec.include_embodied
+
+
+def begin_emissions(spec: EmissionsSpec, carbon: Intensities) -> EmissionsStatus:
+    """The emissions of a job of which nothing was counted yet."""
+    return EmissionsStatus(basis=spec.basis or carbon.basis, include_embodied=includes_embodied(spec, carbon))
+
+
+def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) -> str | None:
+    """What is wrong with `spec.emissions.zone`, for people; `spec` is unparsed."""
+    section = spec.get("emissions")
+    zone = section.get("zone") if isinstance(section, Mapping) else None
+    if carbon is None or not isinstance(zone, str) or len(zone) > MAX_ZONE_LENGTH or carbon.is_known(zone):
+        return None  # one that is too long is refused as such
+    near = carbon.suggest(zone)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return (
+        f"'{zone}' is not valid: no source has values for it{hint} (docs/emissions.md says how to bring one)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A job's emissions, and its energy with what of it has been priced for good."""
+
+    emissions: EmissionsStatus | None
+    energy: EnergyStatus | None
+
+
+def count_emissions(
+    old: EmissionsStatus | None,
+    stored: EnergyStatus | None,
+    energy: EnergyStatus | None,
+    reports: Iterable[NodeReport],
+    *,
+    spec: EmissionsSpec,
+    attempts: Iterable[AttemptStatus],
+    carbon: Intensities | None,
+    progress: ProgressStatus | None,
+    now: datetime,
+) -> Counted:
+    """The job's emissions after these reports; `stored` is the energy as the status holds it, `energy` after the fold."""
+    if carbon is None or (energy is None and old is None) or (old is not None and old.final):
+        return Counted(old, energy)
+    before = old or begin_emissions(spec, carbon)
+    scope: Scope = energy.scope if energy is not None else before.boundary
+    basis = before.basis
+    pues = {a.number: a.pue_thousandths for a in attempts}
+    default = pue_of(spec, carbon)
+    told = {e.key: (e, r) for r in reports for e in r.pods}
+    fixed = _Fixed.of(before.fixed)
+    _fix_gone(fixed, stored, energy, scope, carbon)
+    open_: list[Priced] = []
+    pods: list[PodEnergyStatus] = []
+    zones: dict[str, None] = dict.fromkeys(before.zones)
+    now_held: list[Intensity | Absent] = []
+    for pod in energy.pods if energy is not None else ():
+        entry, report = told.get(pod.key, (None, None))
+        pue = pues.get(pod.attempt) or default
+        if entry is None or report is None:
+            left = pod.counted(scope) - pod.priced_joules
+            if left > 0:
+                open_.append(
+                    Priced(without_joules=left, reasons=("its node does not tell when it was used",))
+                )
+            pods.append(pod)
+            continue
+        zone = spec.zone or carbon.zone_of(report.region, report.zone)
+        if zone is not None:
+            zones.setdefault(zone)
+        at = _lookup(carbon, zone, basis)
+        priced, rest = _price_pod(pod, entry, scope, pue, at, fixed)
+        pods.append(priced)
+        open_.append(rest)
+        if not entry.closed:
+            now_held.append(at(now.timestamp()))
+    if not now_held:
+        zone = spec.zone or carbon.zone_of("", "")
+        now_held = [_lookup(carbon, zone, basis)(now.timestamp())] if zone is not None else []
+    held = max((h for h in now_held if isinstance(h, Intensity)), key=lambda h: h.milligrams, default=None)
+    if energy is not None and tuple(pods) != energy.pods:
+        energy = energy.model_copy(update={"pods": tuple(pods)})
+    includes = includes_embodied(spec, carbon)
+    emissions = _sum_up(
+        fixed,
+        merge((fixed.priced, *open_)),
+        _embody(((t.model, t.seconds) for p in pods for t in p.gpu_time), carbon) if includes else None,
+        before.model_copy(
+            update={
+                "boundary": scope,
+                "zones": tuple(zones)[:64],
+                "zone": spec.zone or "",
+                "include_embodied": includes,
+                "pue": "" if default == THOUSANDTHS else format_pue(default),
+            }
+        ),
+        held,
+        known=energy is not None and bool(energy.used),
+        final=energy is not None and energy.final,
+        steps=progress.step if progress is not None else None,
+    )
+    return Counted(emissions, energy)
+
+
+def _lookup(carbon: Intensities, zone: str | None, basis: Basis) -> Lookup:
+    if zone is None:
+        return lambda _: Absent(NO_ZONE)
+    known = zone
+    return lambda moment: carbon.at(known, basis, moment)
+
+
+@dataclass(slots=True)
+class _Fixed:
+    """The sums that nothing changes any more, as they grow in one look."""
+
+    priced: Priced
+    embodied: _Embodied
+
+    @classmethod
+    def of(cls, known: FixedEmissions) -> _Fixed:
+        shares = tuple(SourceShare(s.source, s.joules, s.micrograms, _moment(s.as_of)) for s in known.shares)
+        embodied = _Embodied(
+            known.embodied_micrograms,
+            known.embodied_low_micrograms,
+            known.embodied_high_micrograms,
+            known.embodied_unknown_seconds,
+        )
+        return cls(Priced(shares, known.without_joules), embodied)
+
+
+@dataclass(frozen=True, slots=True)
+class _Embodied:
+    """Micrograms by the typical, lowest and highest figures, and seconds on GPUs of which there is none."""
+
+    typical: int = 0
+    low: int = 0
+    high: int = 0
+    unknown_seconds: int = 0
+
+    def plus(self, other: _Embodied) -> _Embodied:
+        return _Embodied(
+            self.typical + other.typical,
+            self.low + other.low,
+            self.high + other.high,
+            self.unknown_seconds + other.unknown_seconds,
+        )
+
+
+def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
+    """The share of making GPUs of these models that falls to so many seconds each."""
+    seconds: dict[str, int] = {}
+    for model, amount in times:
+        seconds[model] = seconds.get(model, 0) + amount
+    total = _Embodied()
+    for model, amount in seconds.items():
+        known = carbon.embodied(model)
+        if known is None:
+            total = total.plus(_Embodied(unknown_seconds=amount))
+            continue
+        shares = (
+            amortise(grams * MICROGRAMS_PER_GRAM, amount * 1000, carbon.lifetime_seconds)
+            for grams in (known.typical, known.low, known.high)
+        )
+        total = total.plus(_Embodied(*shares))
+    return total
+
+
+def embodied_of(
+    emissions: EmissionsStatus, carbon: Intensities | None, models: Iterable[str], gpu_seconds: int
+) -> int:
+    """Micrograms of embodied share for so many GPU-seconds to come, by the dearest of these GPU models.
+
+    0 where the share does not count, or no model has a figure: what is counted later then has none either.
+    """
+    if carbon is None or not emissions.include_embodied:
+        return 0
+    known = (figure.typical for figure in map(carbon.embodied, models) if figure is not None)
+    grams = max(known, default=0)
+    return amortise(grams * MICROGRAMS_PER_GRAM, gpu_seconds * 1000, carbon.lifetime_seconds)
+
+
+def _fix_gone(
+    fixed: _Fixed, stored: EnergyStatus | None, energy: EnergyStatus | None, scope: Scope, carbon: Intensities
+) -> None:
+    """What is known of pods that the fold has just taken off the list: nobody will tell when the rest was used."""
+    there = {p.key for p in energy.pods} if energy is not None else set()
+    for pod in stored.pods if stored is not None else ():
+        if pod.key in there:
+            continue
+        left = pod.counted(scope) - pod.priced_joules
+        if left > 0:
+            fixed.priced = merge((fixed.priced, Priced(without_joules=left)))
+        fixed.embodied = fixed.embodied.plus(_embody(((t.model, t.seconds) for t in pod.gpu_time), carbon))
+
+
+def _price_pod(
+    pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, fixed: _Fixed
+) -> tuple[PodEnergyStatus, Priced]:
+    """The pod with what is priced for good by now, which `fixed` takes in, and the rest as it is priced at this moment."""
+    last = _moment(entry.last_reading)
+    until = _moment(pod.priced_until)
+    pending = [b for b in _buckets(entry, scope) if b.begin + BUCKET_SECONDS > until]
+    done, count = 0, 0
+    for bucket in pending:
+        end = bucket.begin + BUCKET_SECONDS
+        if not entry.closed and end > last:
+            break
+        priced = price((bucket,), pue, at)
+        waits = priced.without_joules and not entry.closed
+        if waits and last - end < WAIT_FOR_INTENSITY.total_seconds():
+            break
+        fixed.priced = merge((fixed.priced, priced))
+        done += bucket.joules
+        until = end
+        count += 1
+    rest = pending[count:]
+    odd = pod.counted(scope) - pod.priced_joules - sum(b.joules for b in pending)
+    odds = _price_odd(odd, entry, scope, pue, at, last)
+    if entry.closed:
+        fixed.priced = merge((fixed.priced, odds))
+        done, odds = done + odds.joules, Priced()
+    gpu_time = tuple(GpuTimeStatus(model=t.model, seconds=t.seconds) for t in entry.gpu_time)
+    told = pod.model_copy(
+        update={
+            "priced_joules": pod.priced_joules + done,
+            "priced_until": None if until == -inf else format_unix_time(until),
+            "gpu_time": gpu_time or pod.gpu_time,
+        }
+    )
+    return (pod if told == pod else told), merge((odds, price(rest, pue, at)))
+
+
+def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, last: float) -> Priced:
+    """Energy that is in no bucket that is left: older than these, or known from a journal that was lost since."""
+    if odd <= 0:
+        return Priced()
+    earlier = entry.buckets.earlier_joules
+    if scope == "GPU":
+        earlier -= entry.buckets.earlier_host_joules
+    old = min(odd, max(0, earlier)) if earlier else 0
+    without = Priced(
+        without_joules=old, reasons=("it was used more than four days before it was counted",) if old else ()
+    )
+    if odd == old or last == -inf:
+        return merge((without, Priced(without_joules=odd - old)))
+    return merge((without, price((Bucket(last, last, odd - old),), pue, at)))
+
+
+def _buckets(entry: PodEnergy, scope: Scope) -> Iterator[Bucket]:
+    """What the pod used by quarter of an hour, each cut to the time between its first and its last reading."""
+    start = _moment(entry.buckets.start)
+    if start == -inf:
+        return
+    first, last = _moment(entry.first_reading), _moment(entry.last_reading)
+    host = entry.buckets.host_joules
+    for i, joules in enumerate(entry.buckets.joules):
+        begin = start + i * BUCKET_SECONDS
+        counted = joules - (host[i] if scope == "GPU" and i < len(host) else 0)
+        from_, to = (
+            max(begin, first),
+            min(begin + BUCKET_SECONDS, last) if last > begin else begin + BUCKET_SECONDS,
+        )
+        if counted > 0:
+            yield Bucket(min(from_, to), to, counted)
+
+
+def _moment(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else -inf
+
+
+def _sum_up(
+    fixed: _Fixed,
+    whole: Priced,
+    embodied: _Embodied | None,
+    base: EmissionsStatus,
+    held: Intensity | None,
+    *,
+    known: bool,
+    final: bool,
+    steps: int | None,
+) -> EmissionsStatus:
+    made = fixed.embodied.plus(embodied) if embodied is not None else None
+    operational = whole.micrograms
+    total = operational + (made.typical if made is not None else 0)
+    complete = final and not whole.without_joules and made is not None and not made.unknown_seconds
+    counted = score(operational, made.typical, steps=steps or None) if complete and made is not None else None
+    tellable = made is not None and (made.typical > 0 or not made.unknown_seconds)
+    return base.model_copy(
+        update={
+            "total": format_emissions(total)
+            if known and (whole.shares or (made is not None and made.typical))
+            else "",
+            "total_micrograms": total,
+            "operational_micrograms": operational,
+            "embodied_micrograms": made.typical if made is not None and tellable else None,
+            "embodied_low_micrograms": made.low if made is not None and tellable else None,
+            "embodied_high_micrograms": made.high if made is not None and tellable else None,
+            "embodied_unknown_seconds": made.unknown_seconds if made is not None else 0,
+            "shares": _tell(whole),
+            "without_joules": whole.without_joules,
+            "without_percent": _percent(whole.without_joules, whole.joules),
+            "without_reason": whole.reason[:1024],
+            "intensity": "" if held is None else format_intensity(held.milligrams),
+            "intensity_milligrams_per_kilowatt_hour": None if held is None else held.milligrams,
+            "source": "" if held is None else held.source,
+            "highest_milligrams_per_kilowatt_hour": max(
+                base.highest_milligrams_per_kilowatt_hour, 0 if held is None else held.milligrams
+            ),
+            "micrograms_per_run": None if counted is None else counted.per_run,
+            "micrograms_per_step": None if counted is None else counted.per_step,
+            "fixed": FixedEmissions(
+                shares=_tell(fixed.priced),
+                without_joules=fixed.priced.without_joules,
+                embodied_micrograms=fixed.embodied.typical,
+                embodied_low_micrograms=fixed.embodied.low,
+                embodied_high_micrograms=fixed.embodied.high,
+                embodied_unknown_seconds=fixed.embodied.unknown_seconds,
+            ),
+            "final": final,
+        }
+    )
+
+
+def _tell(priced: Priced) -> tuple[EmissionsShare, ...]:
+    return tuple(
+        EmissionsShare(
+            source=s.source,
+            joules=s.joules,
+            percent=_percent(s.joules, priced.joules),
+            micrograms=s.micrograms,
+            as_of=None if s.as_of == UNDATED else format_unix_time(s.as_of),
+        )
+        for s in priced.shares
+    )
+
+
+def _percent(part: int, whole: int) -> int:
+    return round(100 * part / whole) if whole else 0
+
+
+# -- a budget --------------------------------------------------------------------------------------------------
+
+
+def emissions_of(joules: int, pue: int, milligrams: int) -> int:
+    """Micrograms of so much energy at a PUE (thousandths) and an intensity (mg/kWh), rounded up."""
+    return ceil(joules * pue * milligrams * 1000 / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
+
+
+def find_highest(
+    basis: Basis,
+    spec: EmissionsSpec,
+    carbon: Intensities,
+    reports: Iterable[NodeReport],
+    *,
+    now: datetime,
+    seconds: int,
+) -> int | None:
+    """The highest intensity from now on for so long, where a source has one (mg/kWh); None where none does.
+
+    Never further ahead than an hour (`LOOK_AHEAD_SECONDS`).
+    """
+    found = [
+        held.milligrams
+        for zone in _zones(spec, carbon, reports)
+        for moment in _moments(now, seconds)
+        if isinstance(held := _lookup(carbon, zone, basis)(moment), Intensity)
+    ]
+    return max(found, default=None)
+
+
+def find_absence(
+    spec: EmissionsSpec, carbon: Intensities, basis: Basis, reports: Iterable[NodeReport], *, now: datetime
+) -> str:
+    """Why there is no intensity now, for people; empty where there is one."""
+    zones = sorted(_zones(spec, carbon, reports), key=str)
+    found = [_lookup(carbon, zone, basis)(now.timestamp()) for zone in zones]
+    return next((f.reason for f in found if isinstance(f, Absent)), "")
+
+
+def _zones(spec: EmissionsSpec, carbon: Intensities, reports: Iterable[NodeReport]) -> set[str | None]:
+    """The zones a job's energy comes from now; before it has any, the cluster's own."""
+    zones = {spec.zone or carbon.zone_of(r.region, r.zone) for r in reports}
+    return zones or {spec.zone or carbon.zone_of("", "")}
+
+
+def _moments(now: datetime, seconds: int) -> Iterator[float]:
+    seconds = min(max(seconds, 0), LOOK_AHEAD_SECONDS)
+    for ahead in (*range(0, seconds, BUCKET_SECONDS), seconds):
+        yield now.astimezone(UTC).timestamp() + ahead

@@ -1,0 +1,203 @@
+"""Energy into a job's status, exactly once, whatever is reported twice, late or in any order.
+
+Each pod's entry is joined with what is known of it: joules only grow, so of two reports the larger holds, and joining is
+the same in any order and any number of times. Once an ended pod's entry stands in the stored status its node's agent is
+told (`NodePower.spec.settled`) and lets go of it; and once the agent has, the entry becomes part of one sum, with its
+name kept so that an old report of it is not counted again. Every step looks at the one before as it is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from math import ceil, sqrt
+
+from greentrain.api.nodepower import NodePowerStatus, PodEnergy
+from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
+from greentrain.core.seen.nodes import NodeReport, attempt_of, is_abandoned
+from greentrain.units import format_energy
+
+MOST_SQUARED = 2**63 - 1
+"""The most that the status can hold of squared joules: of an error bound of 800 kWh."""
+
+
+def fold(
+    old: EnergyStatus | None,
+    reports: Iterable[NodeReport],
+    *,
+    gone: Callable[[str], bool],
+    finished: bool,
+    now: datetime,
+    scope: Scope = "GPU",
+) -> tuple[EnergyStatus | None, dict[int, int]]:
+    """The job's energy after these reports, and by how much each attempt's has grown; `scope` says what counts as used.
+
+    `gone` says whether a pod of that UID is no more. Such a pod's last word is lost where its node reports without it
+    although it was never said to have ended, or has been silent for an hour. `old` is the status as it is stored.
+    """
+    before = old or EnergyStatus()
+    pods = {p.key: p for p in before.pods}
+    settled = set(before.settled)
+    told: set[str] = set()
+    reporting: set[str] = set()
+    abandoned: set[str] = set()
+    for report in reports:
+        reporting.add(report.node)
+        if is_abandoned(report.received, now=now):
+            abandoned.add(report.node)
+        for entry in report.pods:
+            told.add(entry.key)
+            if entry.key not in settled:
+                pods[entry.key] = _join(pods.get(entry.key), entry, report.node)
+    if old is None and not pods:
+        return None, {}
+    stored = {p.key: p for p in before.pods}
+    growth: dict[int, int] = {}
+    for key, pod in pods.items():
+        more = pod.counted(scope) - (stored[key].counted(scope) if key in stored else 0)
+        if more:
+            growth[pod.attempt] = growth.get(pod.attempt, 0) + more
+    kept, folded, lost = [], [], 0
+    for key, pod in pods.items():
+        let_go = key in stored and key not in told
+        if let_go and stored[key].final:
+            folded.append(pod)
+        elif let_go and pod.node in reporting and gone(pod.uid):
+            folded.append(pod)
+            lost += 1
+        elif not pod.final and pod.node in abandoned and gone(pod.uid):
+            kept.append(pod.model_copy(update={"final": True}))
+            lost += 1
+        else:
+            kept.append(pod)
+    return _sum_up(before, kept, folded, lost, finished=finished, scope=scope), growth
+
+
+def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEnergyStatus:
+    """The further of what is known and what is told; joules grow with time, so it is the later one.
+
+    An end that is told with fewer joules is an end all the same: a card's counter and the agent's journal may have been
+    lost together, and what was told before them holds.
+    """
+    if known is not None and known.joules >= entry.joules:
+        # Doubt and missing time can grow alone, as while a card cannot be read.
+        joined = known.model_copy(
+            update={
+                "final": known.final or entry.closed,
+                "error_joules": max(known.error_joules, entry.error_joules),
+                "missing_seconds": max(known.missing_seconds, entry.missing_seconds),
+            }
+        )
+        return known if joined == known else joined
+    return PodEnergyStatus(
+        uid=entry.uid,
+        segment=entry.segment,
+        node=node,
+        name=entry.name,
+        attempt=attempt_of(entry.name),
+        gpu_joules=entry.gpu_joules,
+        cpu_joules=entry.cpu_joules,
+        dram_joules=entry.dram_joules,
+        estimated_joules=entry.estimated_joules,
+        error_joules=entry.error_joules,
+        missing_seconds=entry.missing_seconds,
+        # What was priced stays so, whatever is told later.
+        priced_joules=0 if known is None else known.priced_joules,
+        priced_until=None if known is None else known.priced_until,
+        gpu_time=() if known is None else known.gpu_time,
+        final=entry.closed,
+    )
+
+
+def _sum_up(
+    before: EnergyStatus,
+    kept: list[PodEnergyStatus],
+    folded: list[PodEnergyStatus],
+    lost: int,
+    *,
+    finished: bool,
+    scope: Scope,
+) -> EnergyStatus:
+    base = before.folded or PodEnergyStatus(uid="", final=True)
+    whole = base
+    for pod in folded:
+        whole = _add(whole, pod)
+    squared = min(before.folded_error_squared + sum(p.error_joules**2 for p in folded), MOST_SQUARED)
+    total = whole
+    for pod in kept:
+        total = _add(total, pod)
+    used = total.counted(scope)
+    # Processors and memory are always estimated: divided by CPU time.
+    host = 0 if scope == "Node" else total.cpu_joules + total.dram_joules
+    estimated = min(100, round(100 * max(0, total.estimated_joules - host) / used)) if used else 0
+    lost_pods = before.lost_pods + lost
+    known = bool(kept or folded) or before.folded is not None
+    return EnergyStatus(
+        scope=scope,
+        used=format_energy(used) if known else "",
+        used_joules=used,
+        gpu_joules=total.gpu_joules,
+        cpu_joules=total.cpu_joules,
+        dram_joules=total.dram_joules,
+        measured_percent=100 - estimated if used else 0,
+        estimated_percent=estimated,
+        missing_seconds=total.missing_seconds,
+        error_joules=ceil(sqrt(squared + sum(p.error_joules**2 for p in kept))),
+        lost_pods=lost_pods,
+        final=finished and all(p.final for p in kept),
+        folded=whole if folded or before.folded is not None else None,
+        folded_error_squared=squared,
+        pods=tuple(sorted(kept, key=lambda p: (p.attempt, p.name, p.uid, p.segment))),
+        settled=(*before.settled, *(p.key for p in folded))[-KEPT_SETTLED:],
+    )
+
+
+def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:
+    return PodEnergyStatus(
+        uid=one.uid,
+        gpu_joules=one.gpu_joules + other.gpu_joules,
+        cpu_joules=one.cpu_joules + other.cpu_joules,
+        dram_joules=one.dram_joules + other.dram_joules,
+        estimated_joules=one.estimated_joules + other.estimated_joules,
+        missing_seconds=one.missing_seconds + other.missing_seconds,
+        final=True,
+    )
+
+
+def has_last_word(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
+    """Whether an ended pod's entry stands in a job's stored status, so that the agent may let go of it."""
+    if energy is None:
+        return False
+    if entry.key in energy.settled:
+        return True
+    return any(p.key == entry.key and p.final and p.joules >= entry.joules for p in energy.pods)
+
+
+def decide_settled(
+    asked: Iterable[str],
+    status: NodePowerStatus,
+    *,
+    energy_of: Callable[[PodEnergy], EnergyStatus | None],
+    is_ours: Callable[[str], bool],
+    abandoned: bool = False,
+) -> tuple[str, ...]:
+    """What `NodePower.spec.settled` must hold: ended pods whose last word is stored, or that are of no job.
+
+    `energy_of` gives the stored energy of the job an entry is of, and raises LookupError where it is of none, or of one
+    that is no more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays. Of an
+    `abandoned` node no end will be told any more: what a job's status calls a last word is one.
+    """
+
+    def may_go(entry: PodEnergy) -> bool:
+        if not is_ours(entry.namespace):
+            return entry.key in asked_before
+        try:
+            return has_last_word(energy_of(entry), entry)
+        except LookupError:
+            return True
+
+    def has_ended(entry: PodEnergy) -> bool:
+        return entry.closed or abandoned
+
+    asked_before = frozenset(asked)
+    return tuple(entry.key for entry in status.pods if has_ended(entry) and may_go(entry))

@@ -1,0 +1,111 @@
+"""By how much a budget could be exceeded, said before an attempt starts, from the power limits of GPUs.
+
+No program can exceed them: limits of all its GPUs × the longest time from the moment the budget is spent to the end of the last
+pod. A stop comes about in three ways, none of which depends on the program: the operator hears of it with the next report; or it
+learns nothing and charges each GPU at its limit from the moment a report is overdue; or the operator is silent, and the
+node's agent acts once an allowance is spent and the silence has lasted long enough. Pods then have their grace period. Of
+those who could act one may fail just when another returns, so the bound has both their times in it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from math import ceil
+
+from greentrain.api.lease import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
+from greentrain.api.v1alpha1 import AttemptStatus, EmissionsSpec, EmissionsStatus
+from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, energy_of, overdue_seconds
+from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest
+from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
+from greentrain.core.seen.snapshot import Fleet, Snapshot
+from greentrain.units import THOUSANDTHS
+
+REACTION_SECONDS = 5
+"""From a report to the SIGTERM of every pod: a pass, a status write, deletions, the kubelets' next look."""
+
+
+SILENCE_SECONDS = OPERATOR_SILENT_SECONDS + UNATTENDED_SECONDS + RENEW_SECONDS
+"""How long a job may be without an operator before the agents of its nodes act."""
+
+
+def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
+    """From a report until the pods of a job that is stopped for it have ended, and until the next one came: at most."""
+    return overdue_seconds(report_seconds) + REACTION_SECONDS + grace_seconds
+
+
+def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
+    """From the moment a budget is spent until the last pod has ended, whoever fails meanwhile.
+
+    An agent that is away is not missed before its report is overdue; and an operator that dies just when it returns has to
+    be silent for a while before the agent acts in its place. Before it dies its pass over the job may have hung for so long
+    that the next renewal would have named it.
+    """
+    return stop_seconds(report_seconds, grace_seconds) + ceil(SILENCE_SECONDS) + 1
+
+
+def announce(
+    attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: int
+) -> AttemptStatus:
+    """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has told its limits."""
+    worst = worst_seconds(fleet.report_seconds, grace_seconds)
+    limit = fleet.limit_milliwatts
+    return attempt.model_copy(
+        update={
+            "gpus": gpus,
+            "pue_thousandths": pue,
+            "gpu_limit_milliwatts": limit,
+            "report_seconds": fleet.report_seconds or DEFAULT_REPORT_SECONDS,
+            "stop_seconds": stop_seconds(fleet.report_seconds, grace_seconds),
+            "worst_seconds": worst,
+            "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, worst),
+        }
+    )
+
+
+def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
+    """The attempt with a higher bound, where its pods have come to nodes with higher figures than it was said by.
+
+    It was said before anybody knew on which nodes they would run, and it is never lowered.
+    """
+    if (
+        not attempt.gpus or attempt.report_seconds is None
+    ):  # one that an older operator began stays as it was said
+        return attempt
+    known = [x for x in (attempt.gpu_limit_milliwatts, fleet.limit_milliwatts) if x is not None]
+    limit = max(known, default=None)
+    every = max(attempt.report_seconds, fleet.report_seconds or 0)
+    if (limit, every) == (attempt.gpu_limit_milliwatts, attempt.report_seconds):
+        return attempt
+    later = overdue_seconds(every) - overdue_seconds(attempt.report_seconds)
+    worst = (attempt.worst_seconds or 0) + later
+    return attempt.model_copy(
+        update={
+            "gpu_limit_milliwatts": limit,
+            "report_seconds": every,
+            "stop_seconds": (attempt.stop_seconds or 0) + later,
+            "worst_seconds": worst,
+            "overshoot_bound_joules": None if limit is None else energy_of(limit * attempt.gpus, worst),
+        }
+    )
+
+
+def announce_emissions(
+    attempt: AttemptStatus,
+    emissions: EmissionsStatus | None,
+    spec: EmissionsSpec,
+    seen: Snapshot,
+    *,
+    now: datetime,
+) -> AttemptStatus:
+    """The attempt that was announced, with its bound in emissions; as it is where no intensity is known."""
+    joules, carbon = attempt.overshoot_bound_joules, seen.intensities
+    if carbon is None or joules is None:
+        return attempt
+    emissions = emissions or begin_emissions(spec, carbon)
+    ahead = find_highest(emissions.basis, spec, carbon, seen.reports, now=now, seconds=ALLOWANCE_SECONDS)
+    worst = max(ahead or 0, emissions.highest_milligrams_per_kilowatt_hour)
+    if not worst:
+        return attempt
+    bound = emissions_of(joules, attempt.pue_thousandths or THOUSANDTHS, worst)
+    bound += embodied_of(emissions, carbon, seen.fleet.models, attempt.gpus * (attempt.worst_seconds or 0))
+    return attempt.model_copy(update={"overshoot_bound_micrograms": bound})

@@ -1,0 +1,20 @@
+"""What a restart costs: the energy of steps that are done again."""
+
+from __future__ import annotations
+
+from greentrain.api.v1alpha1 import AttemptStatus, ProgressStatus
+
+
+def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> int | None:
+    """Joules that the next attempt uses again for steps the last one had done and no confirmed checkpoint holds.
+
+    In proportion to steps; all of the last attempt's where it told none. None where there is nothing to tell.
+    """
+    if last is None or not last.energy_joules:
+        return None
+    confirmed = progress.confirmed_checkpoint if progress is not None else None
+    kept, done, begun = confirmed.step if confirmed is not None else 0, last.last_step, last.start_step or 0
+    if done is None or done <= begun:
+        return last.energy_joules if confirmed is None else None
+    again = min(done - begun, done - kept)
+    return last.energy_joules * again // (done - begun) if again > 0 else None

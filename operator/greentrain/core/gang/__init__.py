@@ -1,0 +1,1 @@
+"""A gang of pods: how it is made, judged and restarted."""

@@ -1,0 +1,315 @@
+"""How an attempt of a synchronous gang is going, judged from its pods.
+
+One rank's death ends the others (TensorFlow's collectives cannot lose a member), so exits come in an
+avalanche and in any order. An attempt is therefore judged once all ranks are down or a settle window has
+passed, by its earliest exit that is not a consequence of another. `docs/restarts.md` has the matrix, and
+`tests/unit/core/test_matrix.py` its cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+
+from greentrain.api.conditions import Reason
+from greentrain.api.runtime import EXIT_PEER_LOST, EXIT_STOPPED
+from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, RestartPolicy, SuccessPolicy
+from greentrain.core.gang.manifests import deciding_rank, gang, ranks
+from greentrain.core.seen.pods import DEADLINE_EXCEEDED, NO_REASON, Disruption, Pod, PodState, Rank
+
+SETTLE = timedelta(seconds=30)
+"""How long the other ranks have to end after the first failure: three times the default peer timeout."""
+
+SETTLE_SILENT = timedelta(seconds=75)
+"""How long a rank that neither ends nor says why has instead: Kubernetes marks the pods of a node that is gone after up
+to 55 seconds (a grace period of 50, looked at every 5), and the others' exits may have come first."""
+
+LAST_RANKS = timedelta(seconds=2)
+"""How long success waits for the other ranks' exits, which usually follow within a second: told once, told whole."""
+
+STOP_ROOM = timedelta(seconds=1)
+"""By how much a program must have ended before a stop was asked for to have ended by itself: Kubernetes reports both in whole
+seconds, one by the node's clock."""
+
+FINISH_GRACE = timedelta(seconds=5)
+"""How long the other ranks may go on by themselves after the job's success, before they are deleted."""
+
+
+class CauseKind(Enum):
+    """What ended an attempt, as restart policies distinguish it."""
+
+    PROGRAM = "program"
+    """The program's own failure: exit code 1–127, or a container that cannot be started."""
+    SIGNAL = "signal"
+    """Exit code 128 and above: killed, stopped, out of memory."""
+    PEER_LOST = "peer lost"
+    """Every rank says another was lost, and none says why."""
+    INFRASTRUCTURE = "infrastructure"
+    """The pod was deleted, evicted, preempted, refused, or lost with its node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why an attempt, or one pod outside the gang, ended without success."""
+
+    rank: Rank
+    kind: CauseKind
+    reason: Reason
+    message: str
+    exit_code: int | None = None
+
+    @property
+    def counts_against(self) -> CountedAgainst:
+        """The limit of spec.runPolicy it is counted against."""
+        program = self.kind in (CauseKind.PROGRAM, CauseKind.SIGNAL)
+        return "backoffLimit" if program else "infrastructureRestartLimit"
+
+
+@dataclass(frozen=True, slots=True)
+class Ongoing:
+    """Every rank is well, or not there yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """A rank failed; the others have until `due` to show whether theirs was the earlier failure."""
+
+    cause: Cause
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """The success rule is met; the other ranks have until `due` to end as well."""
+
+    due: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The success rule is met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The attempt is over without success."""
+
+    cause: Cause
+
+
+def judge(
+    attempt: AttemptStatus, pods: Mapping[Rank, Pod], *, broken_since: datetime | None, now: datetime
+) -> Ongoing | Settling | Finishing | Done | Broken:
+    """Judge the gang of an attempt that has not ended.
+
+    `broken_since` is when a failure was first recorded, on the operator's own clock: nodes' clocks and
+    a pod that is gone give no time to count from. A rank missing after all had started is a lost one.
+    """
+    done = finished_ranks(attempt, pods.values())
+    seats = gang(attempt.replicas)
+    if success_met(attempt, done):
+        finished = max((p.finished for p in pods.values() if p.exit_code == 0 and p.finished), default=None)
+        everyone_down = all(r in done or (r in pods and pods[r].ended) for r in seats)
+        # A time in the future is a node's wrong clock: nothing to wait by.
+        if everyone_down or finished is None or not finished <= now < finished + LAST_RANKS:
+            return Done()
+        return Finishing(finished + LAST_RANKS)
+    seats = tuple(r for r in seats if r not in done)
+    missing = [r for r in seats if r not in pods] if attempt.running_time is not None else []
+    there = [pods[r] for r in seats if r in pods]
+    failures = [*(cause_of(p) for p in there if failed(p) or _lost(p)), *map(_gone, missing)]
+    if not failures:
+        return Ongoing()
+    # What has not ended is no failure yet, but it may be why the others failed.
+    suspects = [c for p in there if (c := _suspicion(p)) is not None]
+    cause = earliest([*failures, *suspects], pods)
+    silent = next((p for p in there if p.state is PodState.RUNNING and _suspicion(p) is None), None)
+    if cause.kind is CauseKind.PEER_LOST and silent is not None:
+        cause = replace(
+            cause, rank=silent.rank, message=f"{silent.rank} does not answer{_at(silent)}: {cause.message}"
+        )
+    due = until(broken_since or now, SETTLE if silent is None else SETTLE_SILENT, now=now)
+    gone = frozenset(missing)
+    everyone_down = all(r in gone or (r in pods and (pods[r].ended or pods[r].unreachable)) for r in seats)
+    return Broken(cause) if everyone_down or now >= due else Settling(cause, due)
+
+
+def until(since: datetime, window: timedelta, *, now: datetime) -> datetime:
+    """The end of a window that began at `since`; now, where the clock was set back by more than the window."""
+    return now if since - now > window else since + window
+
+
+def finished_ranks(attempt: AttemptStatus, pods: Iterable[Pod]) -> frozenset[Rank]:
+    """Ranks whose program ended with success, seen now or written down: their pods may be gone since."""
+    noted = frozenset(attempt.finished_ranks)
+    known = frozenset(r for r in ranks(attempt.replicas) if str(r) in noted)
+    return known | {p.rank for p in pods if succeeded(p)}
+
+
+def success_met(attempt: AttemptStatus, done: Set[Rank]) -> bool:
+    """TFJob's rule: the chief's, else worker 0's exit with 0; or every rank's of the gang under AllWorkers."""
+    if attempt.success_policy is SuccessPolicy.ALL_WORKERS:
+        return done >= set(gang(attempt.replicas))
+    return deciding_rank(attempt.replicas) in done
+
+
+def succeeded(pod: Pod) -> bool:
+    """Whether the pod's program ended with 0 by itself, or says that all its steps are done.
+
+    A program that was asked to stop may answer SIGTERM with 0: that is a stop. `docs/restarts.md` has the rule.
+    """
+    if pod.state is not PodState.EXITED or pod.exit_code != 0:
+        return False
+    if not pod.stop_requested or _ended_before_stop(pod):
+        return True
+    return pod.termination is not None and pod.termination.all_steps_done
+
+
+def _ended_before_stop(pod: Pod) -> bool:
+    """Whether the program had ended when its stop was asked for; of two requests the earlier one counts."""
+    requests = [r for r in (pod.deletion_requested, pod.node_stop_requested) if r is not None]
+    known = len(requests) == pod.terminating + pod.stopped_by_node
+    return known and pod.finished is not None and pod.finished + STOP_ROOM < min(requests)
+
+
+def failed(pod: Pod) -> bool:
+    """Whether the pod ended without its program's success."""
+    return pod.ended and not succeeded(pod)
+
+
+def _lost(pod: Pod) -> bool:
+    """Whether a pod that has not ended was given up with its node: its deletion is asked for and nobody carries it out."""
+    return not pod.ended and pod.terminating and (pod.unreachable or pod.disruption is Disruption.NODE_LOST)
+
+
+_DISRUPTIONS = {
+    Disruption.EVICTED: (Reason.EVICTED, "was evicted"),
+    Disruption.PREEMPTED: (Reason.PREEMPTED, "was preempted by a pod of higher priority"),
+    Disruption.NODE_LOST: (Reason.NODE_LOST, "was lost with its node"),
+}
+
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
+"""containerd's and docker's words for a container whose command could not be run at all."""
+
+
+def cause_of(pod: Pod) -> Cause:
+    """Say why one failed pod ended."""
+    code, rank = pod.exit_code, pod.rank
+    who = f"{rank}'s init container {pod.init_container}" if pod.init_container else f"{rank}"
+    words = pod.termination.reason if pod.termination else _last_line_first(pod.log_tail)
+    said = f": {words.strip()}" if words.strip() else ""
+    where = _at(pod)
+    if pod.unreachable:
+        text = f"{rank}: its node stopped answering{where}"
+        return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.NODE_LOST, text)
+    if pod.disruption is not None:
+        reason, what = _DISRUPTIONS[pod.disruption]
+        why = f": {pod.disruption_message}" if pod.disruption_message else said
+        return Cause(rank, CauseKind.INFRASTRUCTURE, reason, f"{rank} {what}{where}{why}", code)
+    if pod.exit_reason == DEADLINE_EXCEEDED:
+        text = f"{rank} ran longer than its template's activeDeadlineSeconds allows{said}"
+        return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text, code)
+    if pod.state is PodState.FAILED or code is None:
+        if pod.terminating and pod.exit_reason == NO_REASON:
+            # Its kubelet has cleared the container away before it told of its end.
+            text = f"{rank}: its pod was deleted{where}"
+            return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text)
+        text = f"{rank} failed without an exit code, {pod.exit_reason}{where}{said}"
+        return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_FAILED, text)
+    if pod.stop_requested and not _ended_before_stop(pod):
+        text = f"{rank}: its pod was deleted{said}"
+        return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text, code)
+    if code == EXIT_PEER_LOST and not pod.init_container:
+        return Cause(rank, CauseKind.PEER_LOST, Reason.PEER_LOST, f"{rank} lost a peer{said}", code)
+    if code == EXIT_STOPPED and not pod.init_container:
+        return Cause(rank, CauseKind.SIGNAL, Reason.STOPPED, f"{who} was stopped by SIGTERM{said}", code)
+    if pod.exit_reason == "OOMKilled":
+        text = f"{who} ran out of memory (raise its memory limit){said}"
+        return Cause(rank, CauseKind.SIGNAL, Reason.OUT_OF_MEMORY, text, code)
+    if pod.exit_reason in _NOT_STARTED:
+        text = f"{who if pod.init_container else f'{rank}: its container'} could not be started{said}"
+        return Cause(rank, CauseKind.PROGRAM, Reason.CONTAINER_NOT_STARTED, text, code)
+    if code >= 128:
+        return Cause(rank, CauseKind.SIGNAL, Reason.KILLED, f"{who} {_signal(code)}{said}", code)
+    return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, f"{who} exited with {code}{said}", code)
+
+
+def _at(pod: Pod) -> str:
+    return f" (node {pod.node})" if pod.node else ""
+
+
+def _last_line_first(tail: str) -> str:
+    """A program's last lines as a message: what kubectl shows of it is one line, and a traceback's last one tells most."""
+    *before, last = [line for line in tail.splitlines() if line.strip()] or [""]
+    return "\n".join([last.strip(), "its last lines:", *before, last]) if before else last
+
+
+def _signal(code: int) -> str:
+    known = {
+        130: "SIGINT",
+        134: "SIGABRT",
+        135: "SIGBUS",
+        136: "SIGFPE",
+        137: "SIGKILL",
+        139: "SIGSEGV",
+        143: "SIGTERM",
+    }
+    return f"was killed by {known[code]} (exit code {code})" if code in known else f"exited with {code}"
+
+
+def _gone(rank: Rank) -> Cause:
+    return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, f"{rank}: its pod was deleted while it ran")
+
+
+def _suspicion(pod: Pod) -> Cause | None:
+    """Why a pod that has not ended may be what the others died of."""
+    if pod.ended:
+        return None
+    if pod.disruption is not None or pod.unreachable:
+        return cause_of(pod)
+    if pod.terminating:
+        where = f" on node {pod.node}, which may not answer" if pod.node else ""
+        text = f"{pod.rank}: its pod is being deleted{where}"
+        return Cause(pod.rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text)
+    if pod.stuck is not None:
+        text = f"{pod.rank} never started: {pod.waiting_message or pod.waiting_reason}"
+        return Cause(pod.rank, CauseKind.INFRASTRUCTURE, pod.stuck, text)
+    return None
+
+
+_NEVER_STARTED = frozenset({Reason.IMAGE_UNAVAILABLE, Reason.UNSCHEDULABLE, Reason.CONTAINER_NOT_STARTED})
+
+
+def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
+    """The cause an attempt is judged by, the same whatever order the exits were seen in.
+
+    A consequence (peer lost) is taken only where there is nothing else. A pod that is gone left no time:
+    it is taken to be the reason for the stops of the others, but not for a program's own failure.
+    """
+    program_failed = any(c.kind is CauseKind.PROGRAM for c in causes)
+    disturbed = any(c.kind is CauseKind.INFRASTRUCTURE and c.reason not in _NEVER_STARTED for c in causes)
+
+    def order(cause: Cause) -> tuple[int, float, Rank]:
+        pod = pods.get(cause.rank)
+        moment = pod.finished.timestamp() if pod is not None and pod.finished else 0.0
+        if cause.kind is CauseKind.PEER_LOST:
+            return (3, moment, cause.rank)
+        if cause.kind is CauseKind.INFRASTRUCTURE and cause.reason in _NEVER_STARTED:
+            return (2, moment, cause.rank)
+        # An agreed stop follows the pod that was asked; asked is whoever is gone or on its way.
+        follows_a_stop = cause.reason is Reason.STOPPED and disturbed
+        cleared_away = cause.reason is Reason.POD_LOST and program_failed
+        return (int(follows_a_stop or cleared_away), moment, cause.rank)
+
+    return min(causes, key=order)
+
+
+def retries(cause: Cause, policy: RestartPolicy) -> bool:
+    """Whether the policy of the rank that failed asks for another attempt."""
+    if cause.kind in (CauseKind.INFRASTRUCTURE, CauseKind.PEER_LOST):
+        return True
+    if cause.kind is CauseKind.SIGNAL:
+        return policy is not RestartPolicy.NEVER
+    return policy in (RestartPolicy.ON_FAILURE, RestartPolicy.ALWAYS)

@@ -1,0 +1,102 @@
+"""Caps and allowances as the operator asks them of each node's agent, and what has become of a cap.
+
+Both are those in the job's *stored* status: a spec that was refused leaves them alone, an operator that begins anew knows
+them, and what is asked of agents follows from it at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from greentrain.api.conditions import ConditionStatus, Reason
+from greentrain.api.nodepower import GpuStatus, resolve_cap
+from greentrain.api.v1alpha1 import PowerStatus
+from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
+from greentrain.core.seen.pods import Pod
+from greentrain.units import parse_power_cap
+
+
+@dataclass(frozen=True, slots=True)
+class CapVerdict:
+    """What a job's status says of its cap."""
+
+    status: PowerStatus
+    value: ConditionStatus
+    reason: Reason
+    message: str
+
+
+_SEVERITY: Mapping[Reason, int] = {
+    Reason.CAPPED: 0,
+    Reason.PRIOR_LOWER: 1,
+    Reason.CLAMPED: 2,
+    Reason.APPLYING: 3,
+    Reason.NO_AGENT: 4,
+    Reason.READINGS_STOPPED: 5,
+}
+"""Which finding of several is told: the worst; everything that is not here is worse than these."""
+
+
+_IN_FORCE = frozenset({Reason.CAPPED, Reason.PRIOR_LOWER, Reason.CLAMPED})
+
+
+_UNKNOWN = frozenset({Reason.NO_AGENT, Reason.READINGS_STOPPED})
+
+
+def judge_cap(
+    cap: str, running: Sequence[Pod], reports: Iterable[NodeReport], *, now: datetime
+) -> CapVerdict:
+    """How a cap stands on the GPUs of a job's running pods, each of which asks for at least one."""
+    by_node = {r.node: r for r in reports}
+    findings: list[tuple[Reason, str]] = []
+    gpus: list[GpuStatus] = []
+    for pod in running:
+        report = by_node.get(pod.node)
+        if report is None or not any(e.uid == pod.uid for e in report.pods):
+            text = f"the agent on node {pod.node} has not reported pod {pod.name} (kubectl get nodepowers)"
+            findings.append((Reason.NO_AGENT, text))
+            continue
+        if report.is_silent(now):
+            text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
+            findings.append((Reason.READINGS_STOPPED, text))
+            continue
+        held = [g for g in report.gpus if g.cap is not None and g.cap.concerns(pod.uid)]
+        gpus += held
+        findings += [_find(cap, pod, gpu) for gpu in held]
+        if len(held) < pod.gpus:
+            text = f"the agent on node {pod.node} has taken up {len(held)} of the {pod.gpus} GPUs of pod {pod.name}"
+            findings.append((Reason.APPLYING, text))
+    reason, text = max(findings, key=lambda f: _SEVERITY.get(f[0], len(_SEVERITY)))
+    total = sum(p.gpus for p in running)
+    capped = sum(r in _IN_FORCE for r, _ in findings)
+    status = PowerStatus(
+        cap=cap,
+        asked_milliwatts=_highest(g.cap.asked_milliwatts for g in gpus if g.cap is not None),
+        set_milliwatts=_highest(g.limits.set_milliwatts for g in gpus),
+        enforced_milliwatts=_highest(g.limits.enforced_milliwatts for g in gpus),
+        gpus=total,
+        gpus_capped=capped,
+        gpus_binding=sum(bool(g.cap is not None and g.cap.binding) for g in gpus),
+    )
+    if reason in _IN_FORCE:
+        words = f"{capped} of {total} GPUs are capped at {cap}" + (
+            f"; {text}" if reason != Reason.CAPPED else ""
+        )
+        return CapVerdict(status, "True", reason, words)
+    value: ConditionStatus = "Unknown" if reason in _UNKNOWN else "False"
+    return CapVerdict(status, value, reason, text)
+
+
+def _find(cap: str, pod: Pod, gpu: GpuStatus) -> tuple[Reason, str]:
+    assert gpu.cap is not None
+    where = f"GPU {gpu.uuid} of pod {pod.name} on node {pod.node}"
+    asked = resolve_cap(parse_power_cap(cap), gpu.limits)
+    if asked is not None and gpu.cap.asked_milliwatts not in (None, asked):
+        return Reason.APPLYING, f"{where}: the change to {cap} is on its way"
+    return Reason(gpu.cap.reason), f"{where}: {gpu.cap.message}"
+
+
+def _highest(amounts: Iterable[int | None]) -> int | None:
+    return max((a for a in amounts if a is not None), default=None)

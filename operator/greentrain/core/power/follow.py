@@ -1,0 +1,252 @@
+"""Follows a job's steps and energy, tells what it will have used at its end, and chooses its cap where that is ours to choose.
+
+`core.power.projection` measures and decides; here its numbers come from what a pass knows, and go into the job's status. A sample
+is one pass in which the program was asked how far it is, with the energy its nodes have told by then. The program's word
+decides about a cap and about nothing else: a budget is held by counters alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from math import ceil
+
+from greentrain.api.v1alpha1 import (
+    AttemptStatus,
+    CapMeasureStatus,
+    EmissionsStatus,
+    GreenTrainingJobSpec,
+    GreenTrainingJobStatus,
+    PowerPolicy,
+    PowerSpec,
+    ProjectionStatus,
+    SampleStatus,
+)
+from greentrain.core.books.allowances import joules_left
+from greentrain.core.books.books import Books
+from greentrain.core.books.charges import overdue_seconds
+from greentrain.core.books.emissions import embodied_of, emissions_of
+from greentrain.core.power.measures import CapMeasure, Sample, Track, observe
+from greentrain.core.power.projection import Choice, Projection, build_ladder, choose_cap, project
+from greentrain.core.seen.snapshot import Fleet, Snapshot
+from greentrain.core.seen.times import format_time
+from greentrain.units import THOUSANDTHS, format_emissions, format_energy, parse_power_cap
+
+NO_LIMIT = 1 << 62
+"""Joules: a job without a budget exceeds none."""
+
+
+def chosen_cap(spec: GreenTrainingJobSpec, projection: ProjectionStatus | None, fleet: Fleet) -> str:
+    """The cap that is asked for: the spec's own, or the lower one that was chosen in its place."""
+    power = spec.power
+    if power is None or power.policy is not PowerPolicy.BUDGET:
+        return spec.power_cap
+    chosen = projection.percent if projection is not None else None
+    return spec.power_cap if chosen is None or chosen >= ceiling_of(power, fleet) else f"{chosen}%"
+
+
+def follow(
+    seen: Snapshot,
+    spec: GreenTrainingJobSpec,
+    attempt: AttemptStatus,
+    books: Books,
+    *,
+    now: datetime,
+) -> ProjectionStatus | None:
+    """The projection after this pass; as it stands where the program did not say anything new."""
+    known, progress = seen.job.status.projection, seen.progress
+    ceiling = ceiling_of(spec.power, seen.fleet)
+    throttles = spec.power is not None and spec.power.policy is PowerPolicy.BUDGET
+    if not throttles and known is not None and known.percent is not None:
+        known = known.model_copy(
+            update={"percent": None, "reason": "", "message": "", "cannot_finish": False}
+        )
+    energy = books.energy
+    if progress is None or seen.sampled is None or energy is None or not energy.used:
+        return known
+    joules = energy.used_joules if seen.sampled_joules is None else seen.sampled_joules
+    if _is_old(known, attempt, joules):
+        return known
+    present = min(known.percent, ceiling) if known is not None and known.percent is not None else ceiling
+    sample = Sample(
+        attempt=attempt.number,
+        step=progress.step,
+        joules=joules,
+        moment=int(seen.sampled.timestamp() * 1000),
+        percent=present,
+        complete=_in_force(seen.job.status, chosen_cap(spec, known, seen.fleet)),
+    )
+    every = seen.fleet.report_seconds
+    track = observe(
+        _read_track(known),
+        sample,
+        settle_milliseconds=overdue_seconds(every) * 1000,
+        window_milliseconds=ceil((every or 30) * 2 / 3) * 1000,
+    )
+    left = None if progress.total_steps is None else max(0, progress.total_steps - progress.step)
+    pace = project(
+        track.measures, present, used=energy.used_joules, steps_left=left, budget=NO_LIMIT
+    ).milliseconds
+    budget = _budget_joules(books, attempt, _embodied_to_come(pace, books.emissions, attempt, seen))
+    choice: Choice | None = None
+    if throttles and budget is not None and seen.fleet.lowest_percent is not None:
+        assert spec.power is not None
+        choice = choose_cap(
+            track.measures,
+            present,
+            build_ladder(ceiling, seen.fleet.lowest_percent),
+            used=energy.used_joules,
+            steps_left=left,
+            budget=budget,
+            max_slowdown_percent=spec.power.max_slowdown_percent,
+        )
+    there = present if choice is None else choice.percent
+    projected = project(
+        track.measures,
+        there,
+        used=energy.used_joules,
+        steps_left=left,
+        budget=NO_LIMIT if budget is None else budget,
+    )
+    return _tell(track, projected, choice, books, attempt, seen, now=now)
+
+
+def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: int) -> bool:
+    """Whether no node has reported since the last sample: steps of now and joules of then do not belong together."""
+    last = known.last if known is not None else None
+    return last is not None and (last.attempt, last.joules) == (attempt.number, joules)
+
+
+def ceiling_of(power: PowerSpec | None, fleet: Fleet) -> int:
+    """The highest cap a job may have, in percent of its GPUs' default limit; 100 where it asks for none."""
+    if power is None or power.cap is None:
+        return 100
+    cap = parse_power_cap(power.cap)
+    if cap.percent is not None:
+        return cap.percent
+    if cap.milliwatts is None or not fleet.default_milliwatts:
+        return 100
+    return max(1, min(100, cap.milliwatts * 100 // fleet.default_milliwatts))
+
+
+def _in_force(known: GreenTrainingJobStatus, cap: str) -> bool:
+    """Whether the cap that is asked for is that of all the job's GPUs, as read back; none is always."""
+    power = known.power
+    if not cap:
+        return power is None or not power.cap
+    return power is not None and power.cap == cap and power.gpus > 0 and power.gpus_capped == power.gpus
+
+
+def _budget_joules(books: Books, attempt: AttemptStatus, embodied: int) -> int | None:
+    """What the job may use by its budgets until it is stopped: less what a stop takes; None where it has none.
+
+    `embodied` is the share (micrograms) that its GPUs' time will add to its emissions until the end.
+    """
+    energy, emissions = books.energy, books.emissions
+    found = []
+    if energy is not None and energy.budget is not None and energy.budget.limit:
+        found.append(energy.budget.limit_joules - energy.budget.ahead_joules)
+    if energy is not None and emissions is not None and emissions.budget is not None:
+        intensity = emissions.intensity_milligrams_per_kilowatt_hour
+        if intensity:
+            pue = attempt.pue_thousandths or THOUSANDTHS
+            kept = emissions.budget.ahead_micrograms + embodied
+            found.append(energy.used_joules + joules_left(emissions, intensity, pue, kept))
+    return max(0, min(found)) if found else None
+
+
+def _tell(
+    track: Track,
+    projected: Projection,
+    choice: Choice | None,
+    books: Books,
+    attempt: AttemptStatus,
+    seen: Snapshot,
+    *,
+    now: datetime,
+) -> ProjectionStatus:
+    assert books.energy is not None
+    grams = _emissions_at_end(projected, books.emissions, books.energy.used_joules, attempt, seen)
+    end = None
+    if projected.milliseconds is not None:
+        end = format_time(now + timedelta(milliseconds=min(projected.milliseconds, 10**12)))
+    return ProjectionStatus(
+        energy="" if projected.joules is None else format_energy(projected.joules),
+        energy_joules=projected.joules,
+        uncertainty_joules=projected.uncertainty_joules,
+        emissions="" if grams is None else format_emissions(grams),
+        emissions_micrograms=grams,
+        completion_time=end,
+        exceeds=projected.exceeds if books.standings else "No",
+        cannot_finish=choice is not None and choice.cannot_finish,
+        reason="" if choice is None else choice.reason,
+        message="" if choice is None else choice.message[:1024],
+        percent=None if choice is None else choice.percent,
+        measures=tuple(CapMeasureStatus(**_fields(m)) for m in track.measures),
+        begun=_write_sample(track.begun),
+        anchor=_write_sample(track.anchor),
+        last=_write_sample(track.last),
+    )
+
+
+def _emissions_at_end(
+    projected: Projection,
+    emissions: EmissionsStatus | None,
+    used: int,
+    attempt: AttemptStatus,
+    seen: Snapshot,
+) -> int | None:
+    """What the job will have emitted (micrograms): the rest of its energy at the present intensity, and its GPUs' time."""
+    if emissions is None or projected.joules is None:
+        return None
+    intensity = emissions.intensity_milligrams_per_kilowatt_hour
+    if intensity is None:
+        return None
+    rest = emissions_of(max(0, projected.joules - used), attempt.pue_thousandths or THOUSANDTHS, intensity)
+    made = _embodied_to_come(projected.milliseconds, emissions, attempt, seen)
+    return emissions.total_micrograms + rest + made
+
+
+def _embodied_to_come(
+    milliseconds: int | None, emissions: EmissionsStatus | None, attempt: AttemptStatus, seen: Snapshot
+) -> int:
+    """Micrograms of embodied share for the time that is left; 0 where nobody knows how long that is."""
+    if emissions is None:
+        return 0
+    seconds = (milliseconds or 0) // 1000
+    return embodied_of(emissions, seen.intensities, seen.fleet.models, attempt.gpus * seconds)
+
+
+_MEASURED = ("percent", "steps", "joules", "milliseconds", "windows", "spread", "lagged", "latest")
+
+
+def _fields(measure: CapMeasure | CapMeasureStatus) -> dict[str, int]:
+    return {name: getattr(measure, name) for name in _MEASURED}
+
+
+def _read_track(known: ProjectionStatus | None) -> Track:
+    if known is None:
+        return Track()
+    measures: Sequence[CapMeasure] = [CapMeasure(**_fields(m)) for m in known.measures]
+    return Track(
+        tuple(measures), _read_sample(known.begun), _read_sample(known.anchor), _read_sample(known.last)
+    )
+
+
+def _read_sample(known: SampleStatus | None) -> Sample | None:
+    if known is None:
+        return None
+    return Sample(known.attempt, known.step, known.joules, known.moment, known.percent, known.complete)
+
+
+def _write_sample(sample: Sample | None) -> SampleStatus | None:
+    if sample is None:
+        return None
+    return SampleStatus(
+        attempt=sample.attempt,
+        step=sample.step,
+        joules=sample.joules,
+        moment=sample.moment,
+        percent=sample.percent,
+        complete=sample.complete,
+    )

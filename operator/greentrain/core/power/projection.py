@@ -1,0 +1,293 @@
+"""Whether a job will finish inside its budget of energy, and which power cap lets it: `spec.power.policy: Budget`.
+
+What a step costs is measured at each cap that was in force, never taken from a model of cards: a lower cap saves energy
+down to a point that depends on the card and the work, and below it costs more, because the card idles longer. So caps go
+down one rung of a ladder at a time, each rung is measured before the next one is judged, and a job is called impossible
+only after the lowest one was.
+
+A measurement is a sum over windows between two samples of the same attempt at the same cap. From how much the windows
+differ follows how well the sum is known; a projection that does not fit by more than that does not fit. All amounts are
+whole numbers, so that they can stand in a job's status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from greentrain.core.power.measures import (
+    ENOUGH_WINDOWS,
+    LEAST_ERROR_MILLIONTHS,
+    LEAST_WINDOWS,
+    MILLIONTHS,
+    PRECISE_MILLIONTHS,
+    CapMeasure,
+)
+from greentrain.units import format_energy
+
+RUNG_PERCENT = 10
+"""Distance of two caps that are tried, in percent points: less saves hardly anything (a few percent of a step's energy), and
+each rung costs minutes of measuring."""
+
+
+RAISE_MARGIN_PERCENT = 2
+"""A higher cap must fit with so much of the budget left over to be gone back to: so caps do not go up and down."""
+
+
+LEAST_GAIN_MILLISECONDS = 120_000
+"""And it must let the job end so much earlier: to bring a cap into force everywhere takes up to half a minute."""
+
+
+SAME_PERCENT = 1
+
+
+WORSE_PERCENT = 2
+"""Where no cap fits: steps that cost hardly more than at the best cap are as good, and a cap is left for a lower one where
+they cost so much more; in between caps do not go up and down."""
+
+
+Exceeds = Literal["Yes", "No", "Unknown"]
+"""Whether a job would exceed its budget: surely, surely not, or it is too close or too little measured to say."""
+
+
+Reason = Literal[
+    "NoTotal", "Measuring", "Fits", "Raised", "Lowered", "Trying", "TooSlow", "TooClose", "CannotFinish"
+]
+"""Why a cap was chosen.
+
+- NoTotal: nobody knows how many steps are left, so nothing is projected.
+- Measuring: too little was measured at the cap in force.
+- Fits: the job finishes inside its budget at the cap in force.
+- Raised, Lowered: it does so at this one, the highest that was measured.
+- Trying: at none that was measured; the next lower one is.
+- TooSlow: the cap in force slows the job down by more than is allowed.
+- TooClose: at no cap for sure, and at the best perhaps.
+- CannotFinish: at no cap, and every allowed one was measured.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What a job will have used at its end if it goes on at one cap."""
+
+    percent: int
+    joules: int | None = None
+    """In all, with what is used; None where it is not known."""
+    uncertainty_joules: int | None = None
+    """By how much that may be wrong, 19 times of 20."""
+    milliseconds: int | None = None
+    """Until the end."""
+    exceeds: Exceeds = "Unknown"
+
+    @property
+    def most(self) -> int | None:
+        """Joules that are not exceeded 19 times of 20, or more often."""
+        if self.joules is None or self.uncertainty_joules is None:
+            return None
+        return self.joules + self.uncertainty_joules
+
+
+def project(
+    measures: Sequence[CapMeasure], percent: int, *, used: int, steps_left: int | None, budget: int
+) -> Projection:
+    """What a job will have used that has `used` joules now and goes on at this cap.
+
+    Whether they exceed the budget is said as soon as it is beyond their error, but not before the least was measured.
+    """
+    found = next((m for m in measures if m.percent == percent), None)
+    if found is None or not found.steps or steps_left is None:
+        return Projection(percent)
+    steps_left = max(0, steps_left)
+    left = -(-found.joules * steps_left // found.steps)
+    error = max(found.error_millionths, LEAST_ERROR_MILLIONTHS)
+    uncertainty = -(-left * error // MILLIONTHS)
+    exceeds: Exceeds = "Unknown"
+    if found.windows >= LEAST_WINDOWS and used + left + uncertainty <= budget:
+        exceeds = "No"
+    elif found.windows >= LEAST_WINDOWS and used + left - uncertainty > budget:
+        exceeds = "Yes"
+    return Projection(
+        percent, used + left, uncertainty, found.milliseconds * steps_left // found.steps, exceeds
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The cap a job is to have."""
+
+    percent: int
+    reason: Reason
+    message: str
+    """The same for people."""
+    cannot_finish: bool = False
+    """Whether the job will exceed its budget at every cap that is allowed, each of which was measured."""
+
+
+def build_ladder(ceiling: int, lowest: int) -> tuple[int, ...]:
+    """The caps that are tried, in percent, from the highest allowed to the lowest possible one; at least the highest.
+
+    The last distance is between half a rung and one and a half, so that no rung is measured for nothing.
+    """
+    if lowest >= ceiling:
+        return (ceiling,)
+    return (ceiling, *range(ceiling - RUNG_PERCENT, lowest + RUNG_PERCENT // 2 - 1, -RUNG_PERCENT), lowest)
+
+
+def choose_cap(
+    measures: Sequence[CapMeasure],
+    percent: int,
+    ladder: Sequence[int],
+    *,
+    used: int,
+    steps_left: int | None,
+    budget: int,
+    max_slowdown_percent: int | None = None,
+) -> Choice:
+    """Which cap of the ladder a job is to have that has used `used` joules of its budget, and has `percent` now.
+
+    The highest one that was measured and fits; where none does, the next one below those that were measured; where there
+    is none, the one at which a step costs least. A higher one than one that fits must do so with a margin and let the job
+    end earlier. A higher one that was not measured, because the ceiling was lower before, is tried where it must fit: no
+    step can cost more at it than in the ratio of the two limits, since it takes no longer.
+
+    With `max_slowdown_percent` the ladder ends above the first cap at which a step takes so much longer than at the highest.
+    """
+    here = max((rung for rung in ladder if rung <= percent), default=ladder[-1])
+    if steps_left is None:
+        return Choice(
+            here, "NoTotal", f"it does not say how many steps are left, so its cap stays at {here}%"
+        )
+    by_cap = {m.percent: m for m in measures if m.percent in ladder}
+    allowed = _find_allowed(ladder, by_cap, max_slowdown_percent)
+    projections = {
+        rung: project(measures, rung, used=used, steps_left=steps_left, budget=budget)
+        for rung in allowed
+        if rung in by_cap
+    }
+    # Far from the budget a rough measure will do, where times need not be known.
+    rough = max_slowdown_percent is None
+    found = {
+        rung: one
+        for rung, one in projections.items()
+        if by_cap[rung].is_enough or (rough and one.exceeds != "Unknown")
+    }
+    too_slow = here not in allowed
+    margin = budget * RAISE_MARGIN_PERCENT // 100
+    fits = [rung for rung, one in found.items() if one.exceeds == "No"]
+
+    def is_due(rung: int) -> bool:
+        """Whether a cap that fits is good enough to leave the one in force for it, or to keep it."""
+        ample = _most(found[rung]) + margin <= budget
+        if too_slow:
+            return True
+        if here in found and here not in fits:
+            # Where others cost as much, which of them fits is chance.
+            return ample or _is_worse(by_cap[here], by_cap[rung], SAME_PERCENT)
+        return rung <= here or (ample and _is_earlier(projections, rung, here))
+
+    best = max(filter(is_due, fits), default=None)
+
+    def choose(rung: int, reason: Reason, words: str) -> Choice:
+        if not too_slow:
+            return Choice(rung, reason, words, cannot_finish=reason == "CannotFinish")
+        text = f"{here}% slows it down by more than spec.power.maxSlowdownPercent ({max_slowdown_percent}) allows; {words}"
+        new = reason if reason in ("CannotFinish", "Measuring") else "TooSlow"
+        return Choice(rung, new, text, cannot_finish=reason == "CannotFinish")
+
+    if here not in found and not too_slow and (best is None or best < here):
+        return choose(here, "Measuring", _describe_measuring(by_cap.get(here, CapMeasure(here))))
+    above = min((rung for rung in allowed if rung > here), default=here)
+    if best == here and above not in found:
+        bound = used - (used - _most(found[here])) * above // here
+        if bound + margin <= budget:
+            return choose(above, "Trying", f"{_describe(found[here], budget)}; {above}% is tried")
+    if best is not None:
+        return choose(best, _name_move(here, best), _describe(found[best], budget))
+    # Here a rough measure counts too: a cap that was left because it did not fit is not tried again and again.
+    known = [r for r in allowed if r in by_cap and by_cap[r].windows >= LEAST_WINDOWS]
+    unknown = [r for r in allowed if r < known[-1]][:1] or [r for r in allowed if r not in known][-1:]
+    if unknown:
+        words = _describe(projections[known[-1]], budget)
+        return choose(unknown[0], "Trying", f"{words}; {unknown[0]}% is tried")
+    cheapest = _find_cheapest({rung: by_cap[rung] for rung in allowed}, here)
+    one, words = projections[cheapest], _describe(projections[cheapest], budget)
+    if one.exceeds == "No":
+        return choose(cheapest, _name_move(here, cheapest), words)
+    if not by_cap[cheapest].is_enough:
+        return choose(cheapest, "Measuring", _describe_measuring(by_cap[cheapest]))
+    words += ", and at no allowed cap does a step cost less"
+    if one.exceeds == "Yes":
+        return choose(cheapest, "CannotFinish", f"it cannot finish inside its budget: {words}")
+    return choose(cheapest, "TooClose", words)
+
+
+def _name_move(here: int, there: int) -> Reason:
+    return "Fits" if there == here else "Raised" if there > here else "Lowered"
+
+
+def _is_earlier(projections: Mapping[int, Projection], one: int, than: int) -> bool:
+    """Whether the job ends enough earlier at one cap than at another; also where that is not known of the other."""
+    ends = [projections[rung].milliseconds if rung in projections else None for rung in (one, than)]
+    return ends[0] is None or ends[1] is None or ends[1] - ends[0] >= LEAST_GAIN_MILLISECONDS
+
+
+def _most(one: Projection) -> int:
+    assert one.most is not None
+    return one.most
+
+
+def _find_allowed(
+    ladder: Sequence[int], by_cap: Mapping[int, CapMeasure], max_slowdown_percent: int | None
+) -> tuple[int, ...]:
+    """The ladder down to the last cap that does not slow the job down too much against the highest."""
+    reference = by_cap.get(ladder[0])
+    if max_slowdown_percent is None or reference is None or not reference.is_enough:
+        return tuple(ladder)
+    for i, rung in enumerate(ladder):
+        one = by_cap.get(rung)
+        # Milliseconds per step, compared without a division.
+        if (
+            one is not None
+            and one.is_enough
+            and one.milliseconds * reference.steps * 100
+            > (reference.milliseconds * one.steps * (100 + max_slowdown_percent))
+        ):
+            return tuple(ladder[:i])
+    return tuple(ladder)
+
+
+def _find_cheapest(found: Mapping[int, CapMeasure], here: int) -> int:
+    """The cap at which a step costs least; of those that are hardly worse the highest, for it is the fastest."""
+    least = next(iter(found.values()))
+    for one in found.values():
+        if one.costs_less(least):
+            least = one
+    as_good = max(rung for rung, one in found.items() if not _is_worse(one, least, SAME_PERCENT))
+    if here in found and here > as_good and not _is_worse(found[here], least, WORSE_PERCENT):
+        return here
+    return as_good
+
+
+def _is_worse(one: CapMeasure, than: CapMeasure, percent: int) -> bool:
+    """Whether a step costs so much more at one cap than at another."""
+    return one.joules * than.steps * 100 > than.joules * one.steps * (100 + percent)
+
+
+def _describe(one: Projection, budget: int) -> str:
+    assert one.joules is not None
+    assert one.uncertainty_joules is not None
+    return (
+        f"at {one.percent}% it would use {format_energy(one.joules)} of {format_energy(budget)}, "
+        f"give or take {format_energy(one.uncertainty_joules)}"
+    )
+
+
+def _describe_measuring(known: CapMeasure) -> str:
+    if known.windows < LEAST_WINDOWS:
+        return f"what a step costs at {known.percent}% is being measured: {known.windows} of {LEAST_WINDOWS} times"
+    return (
+        f"what a step costs at {known.percent}% is being measured: it is known to "
+        f"{known.error_millionths / 10_000:.1f}%, to {PRECISE_MILLIONTHS // 10_000}% is due, or {ENOUGH_WINDOWS} times "
+        f"({known.windows} so far)"
+    )

@@ -1,0 +1,84 @@
+"""What is known of GPUs, node by node, and what of it counts for one job.
+
+A job's pods may land on any node, and a node may report anything. So for a job count the figures of the nodes its
+pods are on. As long as one of them is on none, the cluster's typical figures count too: the highest that two nodes say, or
+the only one that says anything. What one node alone says so never counts for a job that has nothing to do with it; where a
+pod does land on a node with higher figures, they count from then on (`core.books.overshoot.raise_bound`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+from greentrain.api.conditions import is_true
+from greentrain.api.nodepower import NodePowerStatus, lowest_percent
+from greentrain.core.seen.snapshot import Fleet
+
+
+def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet | None:
+    """What one node reports of its GPUs; None where it has none.
+
+    Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins.
+    """
+    if not status.gpus:
+        return None
+    cards = [g.limits for g in status.gpus]
+    standing = (
+        x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts for x in cards
+    )
+    ranges = (
+        lowest_percent(x.min_milliwatts, x.default_milliwatts)
+        for x in cards
+        if x.min_milliwatts and x.default_milliwatts
+    )
+    return Fleet(
+        limit_milliwatts=max((x for x in standing if x), default=None),
+        report_seconds=status.report_interval_seconds,
+        default_milliwatts=max((x.default_milliwatts for x in cards if x.default_milliwatts), default=None),
+        lowest_percent=max(ranges, default=None),
+        heard=heard,
+        without_host=() if is_true(status.conditions, "HostReadable") else (name,),
+        models=tuple(sorted({g.model for g in status.gpus if g.model})),
+    )
+
+
+def find_typical(nodes: Sequence[Fleet]) -> Fleet:
+    """What is expected of a node of the cluster: of each figure the second highest, or the only one.
+
+    A GPU model counts that two nodes have; where no two have the same, each may be anywhere.
+    """
+    counts = Counter(model for node in nodes for model in node.models)
+    shared = sorted(model for model, count in counts.items() if count > 1)
+    return Fleet(
+        limit_milliwatts=_find_second(n.limit_milliwatts for n in nodes),
+        report_seconds=_find_second(n.report_seconds for n in nodes),
+        default_milliwatts=_find_second(n.default_milliwatts for n in nodes),
+        lowest_percent=_find_second(n.lowest_percent for n in nodes),
+        heard=max((n.heard for n in nodes if n.heard is not None), default=None),
+        without_host=tuple(name for n in nodes for name in n.without_host),
+        models=tuple(shared or sorted(counts)),
+    )
+
+
+def join(nodes: Collection[Fleet]) -> Fleet:
+    """What holds on all of these nodes: of each figure the highest."""
+    return Fleet(
+        limit_milliwatts=_find_highest(n.limit_milliwatts for n in nodes),
+        report_seconds=_find_highest(n.report_seconds for n in nodes),
+        default_milliwatts=_find_highest(n.default_milliwatts for n in nodes),
+        lowest_percent=_find_highest(n.lowest_percent for n in nodes),
+        heard=max((n.heard for n in nodes if n.heard is not None), default=None),
+        without_host=tuple(dict.fromkeys(name for n in nodes for name in n.without_host)),
+        models=tuple(sorted({model for n in nodes for model in n.models})),
+    )
+
+
+def _find_highest(figures: Iterable[int | None]) -> int | None:
+    return max((f for f in figures if f is not None), default=None)
+
+
+def _find_second(figures: Iterable[int | None]) -> int | None:
+    known = sorted((f for f in figures if f is not None), reverse=True)
+    return known[min(1, len(known) - 1)] if known else None

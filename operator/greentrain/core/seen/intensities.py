@@ -1,0 +1,145 @@
+"""What one pass counts emissions with: values of the grid and of GPUs, taken from their sources once, before it decides.
+
+Sources are read again while passes run. A pass that asked them itself might price one joule twice with two tables, and what it
+saw could not be stored and decided again. So everything it may ask for is taken into one frozen value (`core.seen.taking`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.embodied import Embodied
+from greentrain.carbon.intensity import Absent, Intensity
+
+ALLOWANCE_SECONDS = 3600
+"""How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
+
+LOOK_AHEAD_SECONDS = ALLOWANCE_SECONDS
+"""The furthest that a grid is looked at ahead, however long a stop may take: one look is then a handful of moments."""
+
+LIFETIME_SECONDS = 4 * 365 * 24 * 3600
+"""Four years, over which the making of a GPU is spread where the settings do not say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class CarbonSource:
+    """Where intensities are taken from: the sources of this cluster's settings, as they are at one moment."""
+
+    at: Callable[[str, Basis, float], Intensity | Absent]
+    """Zone, basis and Unix time → what held then."""
+    zone_of: Callable[[str, str], str | None]
+    """A node's region and zone → its grid zone; of no node ("", "") the cluster's own."""
+    is_known: Callable[[str], bool] = lambda _: True
+    suggest: Callable[[str], tuple[str, ...]] = lambda _: ()
+    embodied: Callable[[str], Embodied | None] = lambda _: None
+    """A GPU's product name → what making one emitted."""
+    lifetime_seconds: int = LIFETIME_SECONDS
+    pue: int | None = None
+    """Thousandths; None where nobody said."""
+    basis: Basis = "Lifecycle"
+    include_embodied: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What held in one zone, by one basis, from one Unix time up to another.
+
+    Raises:
+        ValueError: it has no steps, or they are out of order.
+    """
+
+    zone: str
+    basis: Basis
+    steps: tuple[Intensity | Absent, ...]
+    """In order, each beginning where the one before ends; the last goes on to `until`."""
+    since: float
+    """Unix seconds: the earliest moment that may be asked for."""
+    until: float
+    """The latest."""
+
+    def __post_init__(self) -> None:
+        begins = [step.begin for step in self.steps]
+        if not begins or begins != sorted(begins):
+            raise ValueError(f"the steps of {self.zone} begin at {begins}: they are not in order")
+
+    def at(self, moment: float) -> Intensity | Absent:
+        """What held at this Unix time.
+
+        Raises:
+            LookupError: nothing was taken for that time.
+        """
+        if not self.since <= moment <= self.until:
+            raise LookupError(
+                f"the intensity of {self.zone} was taken from {self.since} to {self.until}, not at {moment}"
+            )
+        return self.steps[bisect_right(self.steps, moment, key=lambda step: step.begin) - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The grid zone of the nodes with these labels topology.kubernetes.io/region and /zone, empty where they have none."""
+
+    region: str
+    zone: str
+    grid_zone: str | None
+    """None where nothing says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intensities:
+    """What emissions are counted with in one pass, where the job does not say otherwise."""
+
+    places: tuple[Place, ...] = ()
+    steps: tuple[Steps, ...] = ()
+    unknown_zones: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """A zone that the job names and no source has → known zones that may have been meant."""
+    figures: Mapping[str, Embodied | None] = field(default_factory=dict)
+    """A GPU's product name → what making one emitted; None where that is not known."""
+    lifetime_seconds: int = LIFETIME_SECONDS
+    pue: int | None = None
+    """Thousandths; None where nobody said."""
+    basis: Basis = "Lifecycle"
+    include_embodied: bool = True
+
+    def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        """What held in this zone at this Unix time.
+
+        Raises:
+            LookupError: that was not taken.
+        """
+        for steps in self.steps:
+            if (steps.zone, steps.basis) == (zone, basis):
+                return steps.at(moment)
+        raise LookupError(f"the intensity of {zone} ({basis}) was not taken")
+
+    def zone_of(self, region: str, zone: str) -> str | None:
+        """The grid zone of a node by its labels; of no node ("", "") the cluster's own. None where nothing says.
+
+        Raises:
+            LookupError: that was not taken.
+        """
+        for place in self.places:
+            if (place.region, place.zone) == (region, zone):
+                return place.grid_zone
+        raise LookupError(f"the grid zone of region {region!r} and zone {zone!r} was not taken")
+
+    def is_known(self, zone: str) -> bool:
+        """Whether a source has the zone that the job names."""
+        return zone not in self.unknown_zones
+
+    def suggest(self, zone: str) -> tuple[str, ...]:
+        """Known zones that may have been meant, the likeliest first."""
+        return self.unknown_zones.get(zone, ())
+
+    def embodied(self, model: str) -> Embodied | None:
+        """What making one GPU of this product name emitted; None where that is not known.
+
+        Raises:
+            LookupError: that was not taken.
+        """
+        if model not in self.figures:
+            raise LookupError(f"the embodied emissions of {model!r} were not taken")
+        return self.figures[model]

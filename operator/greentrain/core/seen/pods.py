@@ -1,0 +1,339 @@
+"""The few facts of a pod that decisions rest on; whatever a server may leave out is optional here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from greentrain.api import names
+from greentrain.api.conditions import Reason
+from greentrain.api.runtime import CONTAINER, TerminationMessage, clean_text, parse_termination_message
+from greentrain.api.v1alpha1 import ReplicaType
+from greentrain.core.seen.times import parse_time
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rank:
+    """One seat of the gang: a role and an index."""
+
+    type: ReplicaType
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.type.value.lower()}-{self.index}"
+
+
+class PodState(Enum):
+    """What a pod amounts to for the gang, judged by its tensorflow container."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    EXITED = "exited"
+    FAILED = "failed"
+    """Ended without its container's exit code: evicted, or refused by its node."""
+
+
+class Disruption(Enum):
+    """What the cluster, not the program, did to a pod."""
+
+    EVICTED = "evicted"
+    PREEMPTED = "preempted"
+    NODE_LOST = "node lost"
+
+
+_DISRUPTION_TARGET = {
+    "PreemptionByScheduler": Disruption.PREEMPTED,
+    "DeletionByTaintManager": Disruption.NODE_LOST,
+    "DeletionByPodGC": Disruption.NODE_LOST,
+    "EvictionByEvictionAPI": Disruption.EVICTED,
+    "TerminationByKubelet": Disruption.EVICTED,
+}
+"""Reasons of the pod condition DisruptionTarget."""
+
+
+_STATUS_REASONS = {
+    "Evicted": Disruption.EVICTED,
+    "Preempting": Disruption.PREEMPTED,
+    "Preempted": Disruption.PREEMPTED,
+    "Shutdown": Disruption.EVICTED,
+    "NodeShutdown": Disruption.EVICTED,
+    "Terminated": Disruption.EVICTED,
+    "NodeLost": Disruption.NODE_LOST,
+}
+"""Pod status reasons the kubelet and the node controller write: eviction, critical pods, node shutdown, a lost node."""
+
+
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""The pod's reason when its kubelet stopped it for the template's own activeDeadlineSeconds."""
+
+
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+
+
+PASSING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The facts of one pod that decisions rest on."""
+
+    name: str
+    uid: str
+    rank: Rank
+    attempt: int
+    state: PodState
+    ready: bool = False
+    terminating: bool = False
+    exit_code: int | None = None
+    init_container: str = ""
+    """The init container that failed, whose exit the fields here are; nothing where it was the program itself."""
+    exit_reason: str = ""
+    """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`, `DeadlineExceeded`)."""
+    finished: datetime | None = None
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    termination: TerminationMessage | None = None
+    log_tail: str = ""
+    """Termination message of a foreign program: the container's last lines where the policy asks for them."""
+    ip: str = ""
+    node: str = ""
+    spec_hash: str = ""
+    created: datetime | None = None
+    deletion_requested: datetime | None = None
+    """When its deletion was asked for, before the grace period."""
+    disruption: Disruption | None = None
+    disruption_message: str = ""
+    stopped_by_node: bool = False
+    """Its kubelet stopped it without a deletion: an eviction for lack of memory, the node's shutdown, its own deadline."""
+    node_stop_requested: datetime | None = None
+    """When its kubelet did so, where that is known."""
+    gpus: int = 0
+    """GPUs, or parts of one, that its containers ask for."""
+    started: datetime | None = None
+    """When its tensorflow container started, while that runs."""
+    unreachable: bool = False
+    """Kubernetes has marked the pod of a node that stopped answering; whether it still runs nobody can know."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether this pod will never run again."""
+        return self.state in (PodState.EXITED, PodState.FAILED)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether something asked the pod to stop: its deletion, whoever wanted that, or its own node."""
+        return self.terminating or self.stopped_by_node
+
+    @property
+    def stuck(self) -> Reason | None:
+        """Why a pod that has not started cannot; None for one that is well or on its way."""
+        if self.state is not PodState.PENDING or self.waiting_reason in PASSING_REASONS:
+            return None
+        if self.waiting_reason == "Unschedulable":
+            return Reason.UNSCHEDULABLE
+        if self.waiting_reason in IMAGE_REASONS:
+            return Reason.IMAGE_UNAVAILABLE
+        return Reason.CONTAINER_NOT_STARTED
+
+
+def parse_pod(body: Raw) -> Pod | None:
+    """Read a pod of ours; None for one whose labels do not name a rank and an attempt."""
+    meta = body["metadata"]
+    labels = meta.get("labels") or {}
+    try:
+        rank = Rank(ReplicaType(labels[names.LABEL_REPLICA_TYPE]), int(labels[names.LABEL_REPLICA_INDEX]))
+        attempt = int(labels[names.LABEL_ATTEMPT])
+    except (KeyError, ValueError):
+        return None
+    status = body.get("status") or {}
+    disruption, words = _disruption(status)
+    stopped_by_node, node_stop_requested = _stopped_by_node(status)
+    pod = Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        rank=rank,
+        attempt=attempt,
+        state=PodState.PENDING,
+        terminating=bool(meta.get("deletionTimestamp")),
+        ip=status.get("podIP") or "",
+        node=(body.get("spec") or {}).get("nodeName") or "",
+        spec_hash=(meta.get("annotations") or {}).get(names.ANNOTATION_SPEC_HASH, ""),
+        created=parse_time(meta.get("creationTimestamp")),
+        deletion_requested=_deletion_requested(meta),
+        disruption=disruption,
+        disruption_message=clean_text(words),
+        stopped_by_node=stopped_by_node,
+        node_stop_requested=node_stop_requested,
+        gpus=count_gpus(body.get("spec") or {}),
+    )
+    container: Raw = next(
+        (c for c in status.get("containerStatuses") or () if c.get("name") == CONTAINER), {}
+    )
+    state = container.get("state") or {}
+    phase = status.get("phase", "Pending")
+    if terminated := state.get("terminated"):
+        message = terminated.get("message")
+        termination = parse_termination_message(message)
+        return replace(
+            pod,
+            state=PodState.EXITED,
+            exit_code=int(terminated.get("exitCode", -1)),
+            exit_reason=_exit_reason(status, terminated),
+            finished=parse_time(terminated.get("finishedAt")),
+            termination=termination,
+            log_tail="" if termination else _tail(message or ""),
+        )
+    if phase == "Failed" and (init := _failed_init_container(body)) is not None:
+        ended = init["state"]["terminated"]
+        return replace(
+            pod,
+            state=PodState.EXITED,
+            init_container=init.get("name") or "",
+            exit_code=int(ended["exitCode"]),
+            exit_reason=_exit_reason(status, ended),
+            finished=parse_time(ended.get("finishedAt")),
+            # Not the program's word: whatever it looks like, it confirms no checkpoint.
+            log_tail=_tail(ended.get("message") or ""),
+        )
+    if phase == "Failed" or (phase == "Succeeded" and state.get("running") is None):
+        # Without a container's own exit there is no verdict of the program, so not even Succeeded is one.
+        return replace(
+            pod,
+            state=PodState.FAILED,
+            exit_reason=status.get("reason") or NO_REASON,
+            log_tail=_tail(status.get("message") or ""),
+        )
+    if state.get("running") is not None:
+        cut_off = _unreachable(status)
+        ready = bool(container.get("ready")) and not cut_off
+        started = parse_time(state["running"].get("startedAt"))
+        return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
+    reason, message = _why_waiting(status, state)
+    # A runtime quotes the template's own words.
+    return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=clean_text(message))
+
+
+def _exit_reason(status: Raw, terminated: Raw) -> str:
+    """Why a container ended: its pod's own deadline outweighs what it answered to that."""
+    late = status.get("reason") == DEADLINE_EXCEEDED
+    return DEADLINE_EXCEEDED if late else terminated.get("reason") or ""
+
+
+def _failed_init_container(body: Raw) -> Raw | None:
+    """The status of the init container for which a pod that never began its program has failed.
+
+    One with `restartPolicy: Always` is a sidecar: the kubelet starts it again, its exit fails no pod.
+    """
+    spec = body.get("spec") or {}
+    sidecars = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    for status in (body.get("status") or {}).get("initContainerStatuses") or ():
+        terminated = (status.get("state") or {}).get("terminated") or {}
+        if terminated.get("exitCode") and status.get("name") not in sidecars:
+            found: Raw = status
+            return found
+    return None
+
+
+NO_REASON = "PodFailed"
+"""Of a pod that has failed without a container's exit, and whose status names no reason either."""
+
+
+LOG_TAIL_MAX = 1024
+"""How much of a container's last lines is kept, in characters; the kubelet keeps 2,048 bytes or 80 lines."""
+
+
+def _tail(text: str) -> str:
+    """The last whole lines of a text that a program, or somebody about it, wrote."""
+    text = clean_text(text)
+    if len(text) <= LOG_TAIL_MAX:
+        return text
+    cut = text[-LOG_TAIL_MAX:]
+    return cut.partition("\n")[2] or cut
+
+
+def _deletion_requested(meta: Raw) -> datetime | None:
+    deadline = parse_time(meta.get("deletionTimestamp"))
+    return deadline - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0) if deadline else None
+
+
+def _disruption(status: Raw) -> tuple[Disruption | None, str]:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            known = _DISRUPTION_TARGET.get(condition.get("reason") or "", Disruption.EVICTED)
+            return known, condition.get("message") or ""
+    return _STATUS_REASONS.get(status.get("reason") or ""), status.get("message") or ""
+
+
+def _stopped_by_node(status: Raw) -> tuple[bool, datetime | None]:
+    """Whether the kubelet itself stopped a pod, and when, as its condition says.
+
+    Other reasons of DisruptionTarget announce a deletion, which may not follow; the deletion itself counts there.
+    """
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            if condition.get("reason") == "TerminationByKubelet":
+                return True, parse_time(condition.get("lastTransitionTime"))
+            break
+    return status.get("reason") in (*_STATUS_REASONS, DEADLINE_EXCEEDED), None
+
+
+def _unreachable(status: Raw) -> bool:
+    """Whether the node controller, not the kubelet, said last that a pod is not ready.
+
+    When a node has not reported for its grace period (`--node-monitor-grace-period`, 50 s) the
+    controller sets the condition Ready of its pods to False and leaves ContainersReady as the kubelet wrote it. The
+    kubelet itself writes the two apart only for a readiness gate, with a reason of its own.
+    """
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    marked = ready.get("status") == "False" and containers.get("status") == "True"
+    return bool(marked and ready.get("reason") != "ReadinessGatesNotReady")
+
+
+def is_gpu(resource: str) -> bool:
+    """Whether a container's resource of that name is GPUs, or parts of one."""
+    return resource == names.GPU_RESOURCE or resource.startswith(names.MIG_RESOURCE_PREFIX)
+
+
+_COUNT = re.compile(r"([0-9]{1,15})(|k|M|G|T|P|E)", re.ASCII)
+
+
+def parse_count(amount: object) -> int | None:
+    """A whole number as Kubernetes writes a quantity (`8`, `"8"`, `"1k"` for 1,000); None for anything else."""
+    if isinstance(amount, bool) or not isinstance(amount, int | str):
+        return None
+    found = _COUNT.fullmatch(str(amount)) if isinstance(amount, str) or 0 <= amount < 10**15 else None
+    return int(found[1]) * 1000 ** ("", "k", "M", "G", "T", "P", "E").index(found[2]) if found else None
+
+
+def count_gpus(spec: Raw) -> int:
+    """GPUs, or parts of one, that a pod of that spec asks for. What is no whole number asks for none: no pod is made of it."""
+    containers = spec.get("containers")
+    total = 0
+    for container in containers if isinstance(containers, list | tuple) else ():
+        resources = container.get("resources") if isinstance(container, Mapping) else None
+        limits = resources.get("limits") if isinstance(resources, Mapping) else None
+        for name, amount in limits.items() if isinstance(limits, Mapping) else ():
+            total += (parse_count(amount) or 0) if is_gpu(name) else 0
+    return total
+
+
+def _why_waiting(status: Raw, state: Raw) -> tuple[str, str]:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return condition.get("reason") or "Unschedulable", condition.get("message") or ""
+    waiting = state.get("waiting") or {}
+    for init in status.get("initContainerStatuses") or ():
+        stuck = (init.get("state") or {}).get("waiting") or {}
+        if stuck.get("reason") not in (None, "PodInitializing"):
+            waiting = stuck
+            break
+    return waiting.get("reason") or "", waiting.get("message") or ""

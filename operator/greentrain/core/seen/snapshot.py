@@ -1,0 +1,158 @@
+"""What one pass may know: an immutable picture of a job and everything that belongs to it.
+
+`kube.gather` fills it from the cluster, tests from plain values. Kubernetes objects are parsed here, once,
+into the few facts decisions rest on; whatever a server may leave out is optional here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from greentrain.api.runtime import Progress
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.core.seen.intensities import Intensities
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.pods import Pod, Rank, Raw
+from greentrain.core.seen.times import parse_time
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an object of ours could not be made."""
+
+    kind: str
+    name: str
+    reason: str
+    """`NameTaken`, one of `PASSING_OBSTACLES`, or the server's reason, such as `Forbidden` or `Invalid`."""
+    message: str
+
+
+BEING_REMOVED = "BeingRemoved"
+
+
+VANISHED = "Vanished"
+
+
+PASSING_OBSTACLES = frozenset({BEING_REMOVED, VANISHED})
+"""Obstacles that go away by themselves within seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateProblem:
+    """A field of a pod template that no Kubernetes version this operator knows would read."""
+
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A GreenTrainingJob as it stands: its spec unparsed, because it may be wrong."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    spec: Raw
+    status: GreenTrainingJobStatus
+    unreadable: str = ""
+    """Why the ledger in its stored status cannot be read; such a job is held, and its status is not overwritten."""
+    deleting: bool = False
+    created: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What is known of the GPUs that a job's pods are on, or may come to be on, from the nodes that report (`core.seen.fleet`)."""
+
+    limit_milliwatts: int | None = None
+    """The highest power limit one of them has, or gets back when a cap ends; None where no node reports one."""
+    report_seconds: int | None = None
+    """The longest interval of the nodes' reports."""
+    default_milliwatts: int | None = None
+    """The highest default limit of one of them."""
+    lowest_percent: int | None = None
+    """The lowest limit that all of them can have, as a share of their default limit."""
+    heard: datetime | None = None
+    """When one of the nodes with GPUs reported last."""
+    without_host: tuple[str, ...] = ()
+    """Nodes that cannot measure their processors and memory."""
+    models: tuple[str, ...] = ()
+    """Product names of the GPUs, each once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything one pass may know."""
+
+    job: Job
+    pods: tuple[Pod, ...] = ()
+    last_words: tuple[Pod, ...] = ()
+    """Pods that are gone but were seen ended: what they said is still read, they fill no seat."""
+    has_service: bool = False
+    progress: Progress | None = None
+    """The deciding rank's own word, None where it did not answer."""
+    sampled: datetime | None = None
+    """When it was asked for that; None where its word is in the stored status already."""
+    sampled_joules: int | None = None
+    """What the job had used by then; None for what it has used now."""
+    obstacles: tuple[Obstacle, ...] = ()
+    template_problems: tuple[TemplateProblem, ...] = ()
+    reports: tuple[NodeReport, ...] = ()
+    """What nodes' agents told of the job's pods, and those nodes that told of them before."""
+    fleet: Fleet = Fleet()
+    privileged: bool = False
+    """Whether the namespace's label lets pods ask for more than Pod Security's baseline; asked only for a job that does."""
+    intensities: Intensities | None = None
+    """What emissions are counted with; None where nothing is set up for it."""
+
+    def pods_of(self, attempt: int) -> dict[Rank, Pod]:
+        """The pods of one attempt by rank."""
+        return {p.rank: p for p in self.pods if p.attempt == attempt}
+
+
+DERIVED = frozenset({"phase", "display", "replicaStatuses", "labelSelector", "power", "projection"})
+"""Sections of a status that are concluded or measured again; all others are the ledger, which nothing else knows."""
+
+
+def parse_status(raw: Raw | None) -> tuple[GreenTrainingJobStatus, str]:
+    """Read a job's status by sections, and why its ledger cannot be read; empty where it can.
+
+    Another version of the operator may have written values that this one does not know. What is derived counts as none then.
+    A ledger that cannot be read is not none: what was used, and how often it failed, would begin again at zero.
+    """
+    stored = raw if isinstance(raw, Mapping) else {}
+    try:
+        return GreenTrainingJobStatus.model_validate(stored), ""
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+    wrong = {str(e["loc"][0]) for e in errors if e["loc"]}
+    first = next((e for e in errors if e["loc"] and str(e["loc"][0]) not in DERIVED), None)
+    kept = {key: value for key, value in stored.items() if key not in wrong}
+    path = "" if first is None else "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+    why = "" if first is None else f"status{path}: {first['msg'][:200]}"
+    return GreenTrainingJobStatus.model_validate(kept), why
+
+
+def parse_job(body: Raw) -> Job:
+    """Read a GreenTrainingJob as the API server stores it."""
+    meta = body["metadata"]
+    spec = body.get("spec")
+    status, unreadable = parse_status(body.get("status"))
+    return Job(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=int(meta.get("generation", 0)),
+        resource_version=meta.get("resourceVersion", ""),
+        spec=spec if isinstance(spec, Mapping) else {},
+        status=status,
+        unreadable=unreadable,
+        deleting=bool(meta.get("deletionTimestamp")),
+        created=parse_time(meta.get("creationTimestamp")),
+    )

@@ -1,0 +1,67 @@
+"""A snapshot as bytes, so that a pass that somebody saw go wrong can be decided again somewhere else.
+
+All that a pass rests on is in its snapshot and the time it was decided at: the same bytes give the same decision, whichever
+machine reads them. The format is the version's own: what another version wrote may be refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from math import isinf
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from greentrain.core.seen.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """What one pass saw, and when."""
+
+    now: datetime
+    """The time it was decided at, with its offset."""
+    seen: Snapshot
+
+
+_STORED = TypeAdapter(StoredSnapshot)
+
+
+def dump_snapshot(seen: Snapshot, *, now: datetime) -> bytes:
+    """The snapshot as JSON; the job's whole spec is in it, values of its containers' environment included."""
+    plain = _STORED.dump_python(StoredSnapshot(now, seen), mode="json", by_alias=True)
+    return json.dumps(_spell(plain), indent=1).encode()
+
+
+def _spell(value: Any) -> Any:
+    """The same value with infinity as a text, which JSON has no number for: a value of the grid may hold for ever."""
+    if isinstance(value, dict):
+        return {key: _spell(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_spell(part) for part in value]
+    return str(value) if isinstance(value, float) and isinf(value) else value
+
+
+def load_snapshot(content: bytes) -> StoredSnapshot:
+    """Read what `dump_snapshot` wrote.
+
+    Raises:
+        ValueError: it is no such JSON; the text names the first field that is wrong.
+    """
+    try:
+        stored = _STORED.validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"is no snapshot of this version: {where}: {first['msg'][:200]}") from None
+    if stored.now.tzinfo is None:
+        raise ValueError("is no snapshot of this version: now: has no offset from UTC")
+    # A field that this version does not know is left out in silence, and the decision might be another one.
+    again = json.loads(dump_snapshot(stored.seen, now=stored.now))
+    if json.loads(content) != again:
+        raise ValueError(
+            "is no snapshot of this version: it has fields or values that this version does not know"
+        )
+    return stored

@@ -1,0 +1,120 @@
+"""Takes from the sources what one pass may ask: the zones, times and GPU models of its job, and nothing else.
+
+A quarter of an hour is priced once it is over, so what is taken begins with the earliest that is not, four days ago at most,
+and goes on for the hour that budgets look ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import inf
+
+from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
+from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, Basis, EnergyStatus
+from greentrain.carbon.intensity import Absent, Intensity
+from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, CarbonSource, Intensities, Place, Steps
+from greentrain.core.seen.snapshot import Snapshot
+
+MOST_STEPS = 20_000
+"""Steps of one zone and basis: four days of 20 s. A source that changes more often costs its own answer, not the pass's time."""
+
+BASES: tuple[Basis, ...] = ("Lifecycle", "Direct")
+
+
+def with_intensities(seen: Snapshot, source: CarbonSource | None, *, now: datetime) -> Snapshot:
+    """The snapshot with what its pass, at time `now`, may ask about emissions; as it is where nothing is set up for them."""
+    return seen if source is None else replace(seen, intensities=take_intensities(source, seen, now=now))
+
+
+def take_intensities(source: CarbonSource, seen: Snapshot, *, now: datetime) -> Intensities:
+    """What a pass over this snapshot at time `now` (with its offset) may ask for."""
+    emissions, energy = seen.job.status.emissions, seen.job.status.energy
+    asked = _read_section(seen.job.spec)
+    named = asked.get("zone")
+    wrong = isinstance(named, str) and len(named) <= MAX_ZONE_LENGTH and not source.is_known(named)
+    places = dict.fromkeys([("", ""), *((r.region, r.zone) for r in seen.reports)])
+    zones = dict.fromkeys(source.zone_of(*place) for place in places)
+    if isinstance(named, str) and len(named) <= MAX_ZONE_LENGTH and not wrong:
+        zones.setdefault(named)
+    if emissions is not None and emissions.zone:
+        zones.setdefault(emissions.zone)
+    bases = {asked.get("basis"), source.basis, emissions.basis if emissions is not None else None}
+    entries = [entry for report in seen.reports for entry in report.pods]
+    moment = now.astimezone(UTC).timestamp()
+    since = min((moment, *_find_earliest(entries, energy)))
+    until = max((moment + LOOK_AHEAD_SECONDS, *_find_latest(entries)))
+    return Intensities(
+        places=tuple(Place(*place, source.zone_of(*place)) for place in places),
+        steps=tuple(
+            Steps(zone, basis, tuple(_walk(source, zone, basis, since, until)), since, until)
+            for zone in zones
+            if zone is not None
+            for basis in BASES
+            if basis in bases
+        ),
+        unknown_zones={str(named): source.suggest(str(named))} if wrong else {},
+        figures={model: source.embodied(model) for model in _find_models(seen, entries)},
+        lifetime_seconds=source.lifetime_seconds,
+        pue=source.pue,
+        basis=source.basis,
+        include_embodied=source.include_embodied,
+    )
+
+
+def _read_section(spec: Mapping[str, object]) -> Mapping[str, object]:
+    """`spec.emissions` as it stands, unparsed."""
+    section = spec.get("emissions")
+    return {k: v for k, v in section.items() if isinstance(v, str)} if isinstance(section, Mapping) else {}
+
+
+def _find_earliest(entries: Iterable[PodEnergy], energy: EnergyStatus | None) -> Iterator[float]:
+    """The beginnings of what is not priced for good yet."""
+    done = {p.key: _moment(p.priced_until) for p in energy.pods} if energy is not None else {}
+    for entry in entries:
+        start, last = _moment(entry.buckets.start), _moment(entry.last_reading)
+        if start is not None:
+            yield max(start, (done.get(entry.key) or -inf) - BUCKET_SECONDS)
+        if last is not None:
+            yield last
+
+
+def _find_latest(entries: Iterable[PodEnergy]) -> Iterator[float]:
+    for entry in entries:
+        start, last = _moment(entry.buckets.start), _moment(entry.last_reading)
+        if start is not None:
+            yield start + len(entry.buckets.joules) * BUCKET_SECONDS
+        if last is not None:
+            yield last
+
+
+def _find_models(seen: Snapshot, entries: Iterable[PodEnergy]) -> Iterator[str]:
+    energy = seen.job.status.energy
+    yield from seen.fleet.models
+    yield from (t.model for entry in entries for t in entry.gpu_time)
+    yield from (t.model for pod in (energy.pods if energy is not None else ()) for t in pod.gpu_time)
+
+
+def _walk(
+    source: CarbonSource, zone: str, basis: Basis, since: float, until: float
+) -> Iterator[Intensity | Absent]:
+    """What held from one Unix time up to and with another, step by step."""
+    at = since
+    for _ in range(MOST_STEPS):
+        found = source.at(zone, basis, at)
+        if not found.covers(at):
+            what = f"source {found.source}" if isinstance(found, Intensity) else "a source"
+            reason = f"{what} answered with a value of another time: report it to its maker"
+            found = Absent(reason, at, at + BUCKET_SECONDS)
+        yield found
+        if found.end > until:
+            return
+        at = found.end
+    yield Absent(
+        f"the intensity of {zone} changes more than {MOST_STEPS} times in the time to be counted", at
+    )
+
+
+def _moment(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None

@@ -1,0 +1,131 @@
+"""What of a status is worth a write at once, and the least of it that must be stored."""
+
+from __future__ import annotations
+
+from greentrain.api.conditions import Type
+from greentrain.api.v1alpha1 import (
+    DisplayStatus,
+    EmissionsStatus,
+    EnergyStatus,
+    GreenTrainingJobStatus,
+    PodEnergyStatus,
+    PowerStatus,
+    ProjectionStatus,
+)
+
+
+def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
+    """The status without what changes all the time: two of equal essence need not be written at once."""
+    return status.model_copy(
+        update={
+            "progress": None,
+            "energy": _energy_essence(status.energy),
+            "emissions": _emissions_essence(status.emissions),
+            "power": _without_binding(status.power),
+            "projection": _projection_essence(status.projection),
+            "replica_statuses": {},
+            "display": DisplayStatus(),
+            "attempts": tuple(
+                a.model_copy(
+                    update={
+                        "start_step": None,
+                        "last_step": None,
+                        "finished_ranks": (),
+                        "energy_joules": None,
+                    }
+                )
+                for a in status.attempts
+            ),
+            "conditions": tuple(
+                c.model_copy(update={"message": ""}) if c.type == Type.PODS_READY else c
+                for c in status.conditions
+            ),
+        }
+    )
+
+
+def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
+    """Whose last word is in: a node's agent waits for it. Joules themselves change all the time."""
+    if energy is None:
+        return None
+    known = tuple(PodEnergyStatus(uid=p.uid, segment=p.segment, final=True) for p in energy.pods if p.final)
+    budget = energy.budget
+    if budget is not None:
+        # A percent of the budget is worth a write, the joules between two are not.
+        # Whom a charge is for must be known by an operator that begins anew, and when a pod was gone.
+        charges = tuple(c.model_copy(update={"since": "", "joules": 0}) for c in budget.charges)
+        measures = {"provisional_joules": 0, "ahead_joules": 0, "charges": charges}
+        budget = budget.model_copy(update=measures)
+    return EnergyStatus(
+        final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled, budget=budget
+    )
+
+
+def _emissions_essence(emissions: EmissionsStatus | None) -> EmissionsStatus | None:
+    """What is said of its budget, and whether all is in; grams themselves change all the time."""
+    if emissions is None:
+        return None
+    budget = emissions.budget
+    if budget is not None:
+        measures = {"provisional_micrograms": 0, "ahead_micrograms": 0, "overshoot_bound_micrograms": None}
+        budget = budget.model_copy(update={**measures, "overshoot_bound": ""})
+    return EmissionsStatus(budget=budget, final=emissions.final)
+
+
+def _projection_essence(projection: ProjectionStatus | None) -> ProjectionStatus | None:
+    """The cap that was chosen, and that none will do; what was measured changes all the time."""
+    if projection is None or projection.percent is None:
+        return None
+    return ProjectionStatus(percent=projection.percent, cannot_finish=projection.cannot_finish)
+
+
+def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
+    """Whether a limit slows a GPU down changes with its load."""
+    return None if power is None else power.model_copy(update={"gpus_binding": 0})
+
+
+SHORT_MESSAGE = 256
+"""Characters that are kept of a message where as little as possible is stored."""
+
+
+def reduce_to_least(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
+    """The least that must be stored: what was used, the attempts, the conditions, the phase.
+
+    It is what is tried where the API server refuses the whole. What is left out is concluded again (counts, columns) or
+    measured again (the projection).
+    """
+    conditions = tuple(c.model_copy(update={"message": c.message[:SHORT_MESSAGE]}) for c in status.conditions)
+    attempts = tuple(
+        a.model_copy(update={"message": a.message and a.message[:SHORT_MESSAGE]}) for a in status.attempts
+    )
+    progress = status.progress and status.progress.model_copy(update={"metrics": {}})
+    return status.model_copy(
+        update={
+            "conditions": conditions,
+            "attempts": attempts,
+            "progress": progress,
+            "projection": None,
+            "replica_statuses": {},
+            "display": DisplayStatus(),
+        }
+    )
+
+
+def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> bool:
+    """Whether nothing but progress and joules has changed, which are written now and then, not each time."""
+
+    def without(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
+        attempts = tuple(a.model_copy(update={"energy_joules": None}) for a in status.attempts)
+        power = _without_binding(status.power)
+        bare = {
+            "progress": None,
+            "energy": None,
+            "emissions": None,
+            "projection": None,
+            "power": power,
+            "attempts": attempts,
+        }
+        workers = DisplayStatus(workers=status.display.workers, cap=status.display.cap)
+        return status.model_copy(update={**bare, "display": workers})
+
+    return without(old) == without(new)

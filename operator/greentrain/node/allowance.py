@@ -1,0 +1,133 @@
+"""What a node's agent does about a pod whose allowance of energy is spent, so that a budget holds without the operator.
+
+The operator gives each pod of a job with a budget an allowance on each node, and acts before it is spent. Only where it
+is silent does the agent act in its place: the pod's cards go to their lowest limit at once, and the pod is evicted. What
+was begun so is undone by the operator alone, with a higher allowance.
+
+Silence is a lease that is not renewed, by the agent's own clock: two machines' clocks may differ, and only at the first
+sight of a lease is there nothing else to go by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from greentrain.api.lease import OPERATOR_SILENT_SECONDS
+from greentrain.api.nodepower import BudgetAction
+from greentrain.api.v1alpha1 import Scope
+from greentrain.units import MILLIJOULES_PER_JOULE
+
+START_GRACE_SECONDS = 5.0
+"""After its own start, how long an agent waits for a first sight of the lease before the operator counts as silent: a list
+takes well below a second where the API server answers, and where it does not a spent allowance is not to wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Energy a pod may have used in all on one node."""
+
+    joules: int
+    scope: Scope = "GPU"
+    seconds: int | None = None
+    """How long the operator may be silent before nothing is left of it; None: it lasts until it is used up."""
+
+
+NOTHING = Allowance(0)
+"""The allowance of a pod that is known to have a budget and of which the operator has told none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Energy a pod has used on one node, in millijoules."""
+
+    gpu: int = 0
+    host: int = 0
+    """Of processors and memory."""
+
+    def within(self, scope: Scope) -> int:
+        """The part that counts."""
+        return self.gpu if scope == "GPU" else self.gpu + self.host
+
+    def plus(self, other: Used) -> Used:
+        """Both together."""
+        return Used(self.gpu + other.gpu, self.host + other.host)
+
+    def less(self, other: Used) -> Used:
+        """By how much it is more than the other; never below nothing."""
+        return Used(max(0, self.gpu - other.gpu), max(0, self.host - other.host))
+
+    def times(self, number: int) -> Used:
+        """So many times as much."""
+        return Used(self.gpu * number, self.host * number)
+
+
+UNUSED = Used()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How it stands with a pod."""
+
+    action: BudgetAction = "None"
+    evict: bool = False
+    """Whether its eviction is to be asked for, once the action has been reported."""
+    spent: bool = False
+
+
+def find_silence(heard: float | None, *, begun: float, now: float) -> float:
+    """Seconds since the operator was last heard; since the agent's start where it never was."""
+    return max(0.0, now - (begun if heard is None else heard))
+
+
+def is_silent(heard: float | None, *, begun: float, now: float) -> bool:
+    """Whether the operator counts as silent; all times on one clock, `heard` is None where it never was."""
+    patience = START_GRACE_SECONDS if heard is None else OPERATOR_SILENT_SECONDS
+    return find_silence(heard, begun=begun, now=now) >= patience
+
+
+def find_allowance(told: Allowance | None, used: Used, *, budgeted: bool) -> Allowance | None:
+    """The allowance that holds: the one that was told, none for a pod that has a budget all the same; else no bound.
+
+    The operator gives none to a pod without a GPU where GPUs alone count, so one that has used no GPU's energy is left.
+    """
+    return NOTHING if told is None and budgeted and used.gpu > 0 else told
+
+
+def is_spent(used: Used, allowance: Allowance | None) -> bool:
+    """Whether nothing of it is left."""
+    return allowance is not None and used.within(allowance.scope) >= allowance.joules * MILLIJOULES_PER_JOULE
+
+
+def is_over(allowance: Allowance | None, silence: float) -> bool:
+    """Whether it is worth nothing any more, because the operator has been silent for so many seconds."""
+    return allowance is not None and allowance.seconds is not None and silence >= allowance.seconds
+
+
+def is_near(used: Used, allowance: Allowance | None, *, draw: float, seconds: float) -> bool:
+    """Whether a pod that draws so many milliwatts spends its allowance within so many seconds, or has spent it."""
+    if allowance is None or draw <= 0:
+        return False
+    left = allowance.joules * MILLIJOULES_PER_JOULE - used.within(allowance.scope)
+    return left <= draw * seconds
+
+
+def decide_action(
+    used: Used, allowance: Allowance | None, *, before: BudgetAction, silent: bool, silence: float = 0.0
+) -> Verdict:
+    """What to do about a pod that has used so much of the allowance that holds, where `before` was done already.
+
+    `silence` is for how long nobody has said that the allowance still holds, in seconds.
+
+    While the operator is heard nothing new is done: it knows of the spent allowance and decides. What was done stays, for
+    it may only mean that the operator has just come back; it lifts it by a higher allowance. One that was worth nothing
+    for the operator's silence alone holds again when it is heard.
+    """
+    spent = is_spent(used, allowance)
+    over = is_over(allowance, silence)
+    if before == "Evicted":
+        return Verdict("Evicted", spent=spent)
+    if not (spent or over):
+        return Verdict()
+    if silent:
+        return Verdict("Throttled", evict=True, spent=True)
+    return Verdict(before, spent=spent)

@@ -1,0 +1,260 @@
+"""What is to be done about one card's power limit, so that a cap is kept and never outlives its pod.
+
+A card has a limit that was there before us, its *prior*, which an administrator may have chosen; while a pod that asks
+for a cap holds the card, the limit is the lower of the two. Whatever ends the cap, the prior comes back, unless somebody
+else has changed the limit meanwhile: then theirs stays. What was changed stands in a journal on the node's disk before
+the card is touched, so that an agent that was killed at any point knows afterwards what it may undo.
+
+Decided from what is read, never from what was meant to be done: deciding again after each step is how a step is seen to
+have worked. `agent.caps` takes the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
+from greentrain.units import PowerCap, format_power
+
+SAME_MILLIWATTS = 1000
+"""Limits nearer to each other than this are the same one: drivers may round to whole watts."""
+
+CONTEST_SECONDS = 300.0
+CONTEST_CHANGES = 3
+"""So many changes by somebody else in so short a time are a quarrel: the agent stops writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A cap and the pod it is asked for."""
+
+    pod: str
+    """UID of the pod that holds the card."""
+    cap: PowerCap
+    sharing: tuple[str, ...] = ()
+    """UIDs of other pods that ask for a cap of the same card."""
+
+    @property
+    def key(self) -> str:
+        """Another one where anything about it is different."""
+        return f"{self.pod}:{self.cap}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the journal says of one card whose limit we have changed, or are about to; milliwatts and seconds."""
+
+    session: str
+    """Run of the machine and load of the driver it belongs to: in another one limits are at their defaults again."""
+    prior: int
+    written: int | None = None
+    """What we set and read back; None where the card still has its prior."""
+    pending: int | None = None
+    """What we are about to set."""
+    changes: tuple[float, ...] = ()
+    """When somebody else changed the limit lately, on the clock that only goes on."""
+    contested: str = ""
+    """The ask that was given up because somebody else kept changing the limit."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the card's limit is one of ours, or may be."""
+        return self.written is not None or self.pending is not None
+
+    @property
+    def standing(self) -> int:
+        """The limit the card has where nobody else has touched it and nothing is pending."""
+        return self.prior if self.written is None else self.written
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A step: have the journal say this of the card before the next step; None: nothing."""
+
+    entry: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimit:
+    """A step: set the card's limit to so many milliwatts."""
+
+    milliwatts: int
+
+
+Step = Keep | SetLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """Why a cap must not be set on a card."""
+
+    reason: CapReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that happened to a card and is told once."""
+
+    kind: Literal["Foreign", "Contested", "Restored", "Left"]
+    milliwatts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be done, in this order, and how the cap stands before it."""
+
+    steps: tuple[Step, ...] = ()
+    asked: int | None = None
+    target: int | None = None
+    reason: CapReason = "Applying"
+    message: str = ""
+    note: Note | None = None
+
+
+def find_target(asked: int, prior: int, limits: PowerLimits) -> int:
+    """The limit that is due: what is asked, within the card's range, and never above what was there before.
+
+    Hardly below what was there before is that itself: else it could not be seen whether it was given back, the driver's
+    rounding included.
+    """
+    target = min(max(asked, limits.min_milliwatts or 0), prior)
+    return prior if prior - target < 2 * SAME_MILLIWATTS else target
+
+
+def decide_card(
+    limits: PowerLimits,
+    entry: Entry | None,
+    ask: Ask | None,
+    *,
+    session: str,
+    now: float,
+    hindrance: Hindrance | None = None,
+) -> Verdict:
+    """What to do about a card that reads these limits at `now`, where the journal says `entry` of it.
+
+    A hindrance ends a cap as the pod's end does, and says why.
+    """
+    if entry is not None and entry.session != session:
+        # A reboot or a new driver has put every limit back to its default: nothing there is ours.
+        fresh = decide_card(limits, None, ask, session=session, now=now, hindrance=hindrance)
+        kept = bool(fresh.steps) and isinstance(fresh.steps[0], Keep)
+        return fresh if kept else replace(fresh, steps=(Keep(None), *fresh.steps))
+    current = limits.set_milliwatts
+    if current is None:
+        return Verdict(reason="Unsupported", message="its driver tells no power limit, so none can be kept")
+    if ask is None:
+        return _release(entry, current)
+    asked = resolve_cap(ask.cap, limits)
+    if hindrance is None and asked is None:
+        text = f"its driver tells no default limit, of which {ask.cap} could be a share: ask for watts"
+        hindrance = Hindrance("Unsupported", text)
+    if hindrance is not None or asked is None:
+        why = hindrance or Hindrance("Unsupported", "")
+        released = _recall(_release(entry, current), entry, current)
+        return replace(released, asked=asked, reason=why.reason, message=why.message)
+    return _cap(limits, current, entry, ask, asked, session=session, now=now)
+
+
+def rehearse(verdict: Verdict, current: int | None) -> Verdict:
+    """What a dry run makes of it: it takes no step and says which it would take."""
+    meant = next((s.milliwatts for s in verdict.steps if isinstance(s, SetLimit)), None)
+    still = replace(verdict, steps=(), note=None)
+    if meant is None:
+        return still
+    now = "" if current is None else f", which is {format_power(current)} now,"
+    text = f"a dry run: its limit{now} would be set to {format_power(meant)}"
+    return replace(still, reason="DryRun", message=text)
+
+
+def _same(one: int | None, other: int) -> bool:
+    return one is not None and abs(one - other) < SAME_MILLIWATTS
+
+
+def _release(entry: Entry | None, current: int) -> Verdict:
+    """Give the card back."""
+    if entry is None:
+        return Verdict()
+    if _same(entry.prior, current):
+        note = Note("Restored", entry.prior) if entry.written is not None else None
+        return Verdict((Keep(None),), note=note)
+    if entry.contested or not (_same(entry.standing, current) or _same(entry.pending, current)):
+        return Verdict((Keep(None),), note=Note("Left", current))
+    # In the journal before it is done, lest an agent killed in between takes it for somebody else's change.
+    giving = replace(entry, written=current, pending=entry.prior)
+    keep = (Keep(giving),) if giving != entry else ()
+    return Verdict((*keep, SetLimit(entry.prior)))
+
+
+def _recall(released: Verdict, entry: Entry | None, current: int) -> Verdict:
+    """A card given back while its ask goes on: what the journal says of a quarrel stays until the ask ends."""
+    if entry is None or not (entry.changes or entry.contested) or Keep(None) not in released.steps:
+        return released
+    rest = replace(entry, prior=current, written=None, pending=None)
+    if rest == entry:
+        return Verdict()
+    return Verdict((Keep(rest),), note=released.note if entry.changed else None)
+
+
+def _cap(
+    limits: PowerLimits, current: int, known: Entry | None, ask: Ask, asked: int, *, session: str, now: float
+) -> Verdict:
+    entry, note = known, None
+    if entry is not None and entry.contested == ask.key:
+        return Verdict(asked=asked, reason="Contested", message=_quarrel(current))
+    if entry is not None and entry.contested:
+        entry = None  # somebody asks anew
+    elif entry is not None:
+        entry, note = _look(entry, current, ask, now)
+        if entry.contested:
+            return Verdict((Keep(entry),), asked, None, "Contested", _quarrel(current), note)
+    prior = current if entry is None else entry.prior
+    target = find_target(asked, prior, limits)
+    set_limit: tuple[Step, ...] = ()
+    if not _same(target, current):
+        entry = replace(entry or Entry(session, prior), pending=target)
+        set_limit = (SetLimit(target),)
+    keep: tuple[Step, ...] = (Keep(entry),) if entry != known else ()
+    reason, message = _judge(limits, current, asked=asked, prior=prior, target=target, cap=ask.cap)
+    return Verdict((*keep, *set_limit), asked, target, reason, message, note)
+
+
+def _look(entry: Entry, current: int, ask: Ask, now: float) -> tuple[Entry, Note | None]:
+    """The entry after what is read of the card: a step that has worked, or somebody else's change."""
+    if _same(entry.pending, current):
+        # Read back, the driver's rounding included.
+        return replace(entry, written=current, pending=None), None
+    if _same(entry.standing, current):
+        return replace(entry, pending=None), None
+    changes = (*(t for t in entry.changes if now - t < CONTEST_SECONDS), now)
+    theirs = replace(entry, prior=current, written=None, pending=None, changes=changes)
+    if len(changes) >= CONTEST_CHANGES:
+        return replace(theirs, contested=ask.key), Note("Contested", current)
+    return theirs, Note("Foreign", current)
+
+
+def _quarrel(current: int) -> str:
+    return (
+        f"somebody else changed its limit {CONTEST_CHANGES} times within {CONTEST_SECONDS / 60:.0f} min; it is left at "
+        f"{format_power(current)}. When they have stopped, change spec.power.cap to try again"
+    )
+
+
+def _judge(
+    limits: PowerLimits, current: int, *, asked: int, prior: int, target: int, cap: PowerCap
+) -> tuple[CapReason, str]:
+    """How the cap stands: whether the limit in force, as read back, is not above the one that is due."""
+    enforced = current if limits.enforced_milliwatts is None else limits.enforced_milliwatts
+    if enforced >= target + SAME_MILLIWATTS:
+        return "Applying", f"its limit in force is {format_power(enforced)}, {format_power(target)} is due"
+    least, most = limits.min_milliwatts, limits.max_milliwatts
+    what = str(cap) if cap.percent is None else f"{cap} ({format_power(asked)})"
+    words = f"its limit is {format_power(target)}"
+    if least is not None and asked < least and target > asked:
+        return "Clamped", f"{words}: {what} is below the lowest it can have, {format_power(least)}"
+    if most is not None and asked > most and _same(most, target):
+        return "Clamped", f"{words}: {what} is above the highest it can have, {format_power(most)}"
+    if asked >= prior + SAME_MILLIWATTS:
+        return "PriorLower", f"{words}, as it was before: a job does not raise it to {what}"
+    return "Capped", words
