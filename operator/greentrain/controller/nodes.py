@@ -22,7 +22,6 @@ from greentrain.core.asks import PodTerms, decide_asks
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.ledger import decide_settled
 from greentrain.core.seen.nodes import ABANDONED_AFTER, is_abandoned
-from greentrain.core.seen.snapshot import parse_job
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
 from greentrain.kube.client import ApiError, Client
@@ -124,13 +123,12 @@ class NodePasses:
             yield self._build_ask(key, body, PodTerms(meta["namespace"], meta["name"], meta["uid"], None))
 
     def _build_ask(self, key: Key, body: Mapping[str, Any], pod: PodTerms) -> PodTerms:
-        job = self._cache.job(key)
-        if job is None or job["metadata"]["uid"] != controller_uid(body):
+        job = self._cache.parsed_job(key)
+        if job is None or job.uid != controller_uid(body):
             return pod
-        parsed = parse_job(job)
-        if parsed.unreadable:
+        if job.unreadable:
             return pod  # what was asked for before holds
-        status = parsed.status
+        status = job.status
         energy, cap = status.energy, status.power.cap if status.power is not None else ""
         allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
         known = next((a for a in allowances if a.uid == pod.uid), None)
@@ -154,10 +152,9 @@ class NodePasses:
 
     def _energy_of(self, entry: PodEnergy) -> EnergyStatus | None:
         key = find_key(entry)
-        body = self._cache.job(key) if key is not None else None
-        if key is None or body is None:
+        job = self._cache.parsed_job(key) if key is not None else None
+        if key is None or job is None:
             raise LookupError
-        job = parse_job(body)
         if not is_of_job(entry, key, job.uid, job.created):
             raise LookupError
         return EnergyStatus() if job.unreadable else job.status.energy

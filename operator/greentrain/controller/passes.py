@@ -33,12 +33,12 @@ from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.lifecycle.decide import Decision, Deletion, decide, run_policy_in_force
 from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.seen.intensities import CarbonSource
-from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot, parse_job
+from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.core.status.essence import differs_in_measures_alone, essence, reduce_to_least
 from greentrain.core.status.events import Event, EventType, transition_events
-from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
+from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status, dump_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.gather import gather, gather_progress
@@ -220,8 +220,8 @@ class Passes:
     def unattended(self) -> list[str]:
         """UIDs of the jobs that cannot be looked after: their last pass failed, or one is due and has not ended in time."""
         keys = {*self._failing, *self._held, *self._queue.late(UNATTENDED_SECONDS)}
-        bodies = (self._cache.job(key) for key in keys)
-        return [body["metadata"]["uid"] for body in bodies if body is not None]
+        jobs = (self._cache.parsed_job(key) for key in keys)
+        return [job.uid for job in jobs if job is not None]
 
     async def finish(self, seconds: float) -> None:
         """Begin no pass any more and wait for those under way, for so long at most.
@@ -302,14 +302,13 @@ class Passes:
 
     async def _report_stalled(self, key: Key, reason: Reason, message: str, **more: Any) -> None:
         """Store the condition Stalled and an event, and nothing else of the status; what fails is logged alone."""
-        body = self._cache.job(key)
-        if body is None:
+        job, body = self._cache.parsed_job(key), self._cache.job(key)
+        if job is None or body is None:
             return
-        job, stored = parse_job(body), body.get("status") or {}
-        conditions = [c for c in stored.get("conditions") or () if c.get("type") != Type.STALLED]
-        before: dict[str, Any] = next(
-            (c for c in stored.get("conditions") or () if c.get("type") == Type.STALLED), {}
-        )
+        # Of a status that cannot be read the conditions stay as they are, whatever they say.
+        known = (body.get("status") or {}).get("conditions") or () if job.unreadable else dump_conditions(job)
+        conditions = [c for c in known if c.get("type") != Type.STALLED]
+        before: dict[str, Any] = next((c for c in known if c.get("type") == Type.STALLED), {})
         if (before.get("status"), before.get("reason")) == ("True", str(reason)):
             return
         condition = {
@@ -722,6 +721,11 @@ def _with_unstored(seen: Snapshot, memory: _Memory) -> Snapshot:
 
 def _has_budget(job: Job) -> bool:
     return spec_in_force(job.status).has_budget
+
+
+def dump_conditions(job: Job) -> list[dict[str, Any]]:
+    """A job's conditions as the API server stores them."""
+    return [dump_status(condition) for condition in job.status.conditions]
 
 
 def secrets_of(job: Job, pods: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -111,9 +111,9 @@ class Operator:
     def _measures(self) -> Iterator[JobMeasures]:
         """What metrics tell of each job, as its status is stored."""
         for key in self._cache.jobs():
-            body = self._cache.job(key)
-            if body is not None:
-                yield measure_job(key.namespace, key.name, body.get("status") or {})
+            job = self._cache.parsed_job(key)
+            if job is not None:
+                yield measure_job(job.namespace, job.name, job.status)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises what ended a part of it, and OldServerError where nothing can be begun."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from greentrain.api import names
 from greentrain.api.runtime import Env
 from greentrain.core.seen.reports import Binding
+from greentrain.core.seen.snapshot import Job, parse_job
 from greentrain.core.seen.times import parse_time
 
 Body = Mapping[str, Any]
@@ -47,6 +48,8 @@ class Cache:
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._last_words: dict[Key, dict[str, Body]] = {}
         self._found: dict[Key, tuple[tuple[str, int], Any]] = {}
+        self._parsed: dict[Key, tuple[Body, Job]] = {}
+        """Each job as it was read from the body beside it."""
         self._on_node: dict[str, dict[str, Key]] = {}
         """UIDs of the pods bound to a node, and whose they are."""
         self._gone: OrderedDict[str, tuple[Key, str | None, Binding]] = OrderedDict()
@@ -97,6 +100,7 @@ class Cache:
         if kind == "Job":
             self._last_words.pop(key, None)
             self._found.pop(key, None)
+            self._parsed.pop(key, None)
             for gone in self._gone_of.pop(key, ()):
                 self._gone.pop(gone, None)
         return key
@@ -132,8 +136,24 @@ class Cache:
         return missed
 
     def job(self, key: Key) -> Body | None:
-        """The job of that name, if there is one."""
+        """The job of that name, if there is one; without its status once that was read (`parsed_job`)."""
         return next(iter(self._objects["Job"].get(key, {}).values()), None)
+
+    def parsed_job(self, key: Key) -> Job | None:
+        """The job of that name, read once for each version of it, however many pods and nodes ask for it."""
+        body = self.job(key)
+        if body is None:
+            return None
+        known = self._parsed.get(key)
+        if known is not None and known[0] is body:
+            return known[1]
+        job = parse_job(body)
+        if not job.unreadable:
+            # Kept once: as it was read.
+            body = {name: value for name, value in body.items() if name != "status"}
+            self._objects["Job"][key][job.uid] = body
+        self._parsed[key] = (body, job)
+        return job
 
     def jobs(self) -> list[Key]:
         """The names of all jobs."""

@@ -9,7 +9,7 @@ from greentrain.api.v1alpha1 import AttemptStatus
 from greentrain.core.gang.manifests import deciding_rank
 from greentrain.core.limits import find_metadata_excess
 from greentrain.core.seen.pods import Pod, PodState, parse_pod
-from greentrain.core.seen.snapshot import Obstacle, Snapshot, parse_job
+from greentrain.core.seen.snapshot import Obstacle, Snapshot
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.progress import read_progress
 from greentrain.kube.readings import NodePowers
@@ -25,10 +25,9 @@ def gather(
     obstacles: tuple[Obstacle, ...] = (),
 ) -> Snapshot | None:
     """Everything known of one job; None where there is no such job."""
-    body = cache.job(key)
-    if body is None:
+    job, body = cache.parsed_job(key), cache.job(key)
+    if job is None or body is None:
         return None
-    job = parse_job(body)
     pods = tuple(p for p in map(parse_pod, cache.owned("Pod", key, job.uid)) if p is not None)
     gone = (parse_pod(b) for b in cache.last_words(key, job.uid))
     return Snapshot(

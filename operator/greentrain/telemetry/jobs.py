@@ -5,12 +5,14 @@ Nothing is kept between scrapes, so the series of a job that is gone end with it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
+from greentrain.units import MICROGRAMS_PER_GRAM, MILLIGRAMS_PER_GRAM
 
 LABELS = ["namespace", "job"]
 
@@ -29,22 +31,22 @@ class JobMeasures:
     """Used of each budget by its kind, 1 when it is spent."""
 
 
-def measure_job(namespace: str, job: str, status: Mapping[str, Any]) -> JobMeasures:
+def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> JobMeasures:
     """Read the figures from a status as it is stored."""
-    energy, emissions = status.get("energy") or {}, status.get("emissions") or {}
-    draw, intensity = energy.get("drawMilliwatts"), emissions.get("intensityMilligramsPerKilowattHour")
+    energy, emissions = status.energy or EnergyStatus(), status.emissions or EmissionsStatus()
+    draw, intensity = energy.draw_milliwatts, emissions.intensity_milligrams_per_kilowatt_hour
     ratios = (
-        (kind, section["budget"]["percent"] / 100)
-        for kind, section in (("energy", energy), ("emissions", emissions))
-        if "percent" in (section.get("budget") or {})
+        (kind, budget.percent / 100)
+        for kind, budget in (("energy", energy.budget), ("emissions", emissions.budget))
+        if budget is not None and budget.percent is not None
     )
     return JobMeasures(
         namespace,
         job,
-        joules=energy.get("usedJoules") if energy.get("used") else None,
+        joules=energy.used_joules if energy.used else None,
         draw_watts=None if draw is None else draw / 1000,
-        grams=emissions.get("totalMicrograms", 0) / 1_000_000 if emissions.get("total") else None,
-        grams_per_kilowatt_hour=None if intensity is None else intensity / 1000,
+        grams=emissions.total_micrograms / MICROGRAMS_PER_GRAM if emissions.total else None,
+        grams_per_kilowatt_hour=None if intensity is None else intensity / MILLIGRAMS_PER_GRAM,
         budget_ratios=tuple(ratios),
     )
 

@@ -124,6 +124,39 @@ def test_a_job_made_again_under_its_name_replaces_the_old_one() -> None:
     assert cache.job(KEY) is found
 
 
+def test_a_job_is_read_once_a_version_and_its_status_kept_once() -> None:
+    cache = Cache()
+    assert cache.parsed_job(KEY) is None
+    cache.put("Job", {**body("Job", "a", 4), "spec": {"x": 1}, "status": {"phase": "Running"}})
+    first = cache.parsed_job(KEY)
+    assert first is not None
+    assert (first.resource_version, first.spec, first.status.phase) == ("4", {"x": 1}, "Running")
+    assert cache.parsed_job(KEY) is first
+    kept = cache.job(KEY)
+    assert kept is not None
+    assert "status" not in kept
+    # An older body, as a late event brings it, changes nothing.
+    cache.put("Job", {**body("Job", "a", 3), "status": {"phase": "Pending"}})
+    assert cache.parsed_job(KEY) is first
+    cache.put("Job", {**body("Job", "a", 5), "status": {"phase": "Succeeded"}})
+    second = cache.parsed_job(KEY)
+    assert second is not None
+    assert second.status.phase == "Succeeded"
+    cache.drop("Job", body("Job", "a", 6))
+    assert cache.parsed_job(KEY) is None
+
+
+def test_a_status_that_cannot_be_read_is_kept_as_it_is_stored() -> None:
+    cache = Cache()
+    stored = {"energy": {"usedJoules": "many"}, "conditions": []}
+    cache.put("Job", {**body("Job", "a", 4), "status": stored})
+    job, kept = cache.parsed_job(KEY), cache.job(KEY)
+    assert job is not None
+    assert kept is not None
+    assert job.unreadable
+    assert kept["status"] is stored
+
+
 def test_pods_of_another_owner_are_not_the_jobs() -> None:
     cache = Cache()
     stranger = body("Pod", "a", 5)

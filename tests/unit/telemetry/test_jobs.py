@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry
 
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.telemetry.jobs import JobMeasures, measure_job
 from greentrain.telemetry.metrics import Telemetry
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "energy": {
         "used": "1kWh",
         "usedJoules": 3_600_000,
@@ -18,29 +21,33 @@ STATUS = {
         "total": "344g",
         "totalMicrograms": 344_000_000,
         "intensityMilligramsPerKilowattHour": 344_000,
-        "budget": {"percent": 130},
+        "budget": {"limit": "265g", "limitMicrograms": 265_000_000, "onExhausted": "Warn", "percent": 130},
     },
 }
 
 
+def measure(job: str, status: dict[str, Any]) -> JobMeasures:
+    return measure_job("team", job, GreenTrainingJobStatus.model_validate(status))
+
+
 def test_the_figures_of_a_status() -> None:
-    assert measure_job("team", "digits", STATUS) == JobMeasures(
+    assert measure("digits", STATUS) == JobMeasures(
         "team", "digits", 3_600_000, 250.5, 344.0, 344.0, (("energy", 0.72), ("emissions", 1.3))
     )
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    assert measure_job("team", "digits", {}) == JobMeasures("team", "digits")
+    assert measure("digits", {}) == JobMeasures("team", "digits")
     charged = {
         "energy": {"usedJoules": 0, "budget": {"provisionalJoules": 9}},
         "emissions": {"totalMicrograms": 0},
     }
-    assert measure_job("team", "digits", charged) == JobMeasures("team", "digits")
+    assert measure("digits", charged) == JobMeasures("team", "digits")
 
 
 def test_each_scrape_tells_of_the_jobs_that_are_there() -> None:
     telemetry = Telemetry(CollectorRegistry())
-    there = [measure_job("team", "digits", STATUS), measure_job("team", "empty", {})]
+    there = [measure("digits", STATUS), measure("empty", {})]
     telemetry.tell_jobs(lambda: there)
     text = telemetry.render().decode()
     assert 'greentrain_job_energy_joules{job="digits",namespace="team"} 3.6e+06' in text
