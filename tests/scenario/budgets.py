@@ -1,9 +1,9 @@
 """A model of a job with a budget as plain data: nodes with cards, agents, an operator, an API server, a user, a program.
 
 What is shown by it is the bound: whatever the program draws and whichever part is away, the energy a job has truly used
-never exceeds its budget by more than was said before the attempt started. The operator runs the real `decide`, agents
-the real `decide_action`; both are stepped as their shells would step them, with what each could know and no more. Time
-is virtual and goes by seconds, chance is seeded.
+never exceeds its budget by more than was said before the attempt started. The operator runs the real `decide` and asks of
+nodes by the real `find_terms`, agents judge by the real `Standings`; both are stepped as their shells would step them, with
+what each could know and no more. Time is virtual and goes by seconds, chance is seeded.
 
 What the product says it cannot hold is counted apart, to the joule (`World.remainders`), and only from the moment the
 budget is spent:
@@ -25,13 +25,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from greentrain.agent.loop import NEAR_SECONDS
 from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
-from greentrain.api.nodepower import BudgetAction, GpuTime, NodePowerStatus, PodAsk, PodEnergy
+from greentrain.api.lease import RENEW_SECONDS, UNATTENDED_SECONDS
+from greentrain.api.nodepower import GpuTime, NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import Basis, GreenTrainingJobStatus
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.core.asks import PodTerms, decide_asks
+from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.ledger import decide_settled
 from greentrain.core.lifecycle.decide import Decision, decide
 from greentrain.core.seen.intensities import CarbonSource
@@ -40,15 +42,16 @@ from greentrain.core.seen.pods import Disruption, Pod, PodState, count_gpus
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
-from greentrain.core.status.essence import differs_in_measures_alone, essence
-from greentrain.node.allowance import (
-    Allowance,
-    Used,
-    decide_action,
-    find_allowance,
-    is_near,
-    is_silent,
-    is_spent,
+from greentrain.core.status.essence import find_write_delay
+from greentrain.node.allowance import Allowance, Used, is_over, is_spent
+from greentrain.node.standings import (
+    Counted,
+    Heard,
+    Sight,
+    Standing,
+    Standings,
+    find_unattended,
+    is_evictable,
 )
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import START, worker
@@ -60,14 +63,8 @@ JOULE = 1000
 PROGRESS_SECONDS = 60.0
 """How often the operator asks a program how far it is, and at most how often joules alone are written (its default)."""
 STOPPING_SECONDS = 1.0
-COALESCE_SECONDS = 1.0
-RENEW_SECONDS = 10.0
-HUNG_SECONDS = 20.0 + RENEW_SECONDS
+HUNG_SECONDS = UNATTENDED_SECONDS + RENEW_SECONDS
 """For how long a pass over one job hangs at most until a renewal names that job."""
-NEAR_SECONDS = 5.0
-EVICT_RETRY_SECONDS = 5.0
-MARK_SECONDS = 5.0
-"""Over how long an agent averages a pod's draw to see whether it nears its allowance."""
 DRAW_SECONDS = 10
 """Over how long the draw is averaged that it reports."""
 SAVE_STEPS = 20
@@ -218,20 +215,15 @@ class SimPod:
         return self.used // JOULE
 
 
-@dataclass
-class Held:
-    """What an agent's disk holds of a pod."""
+@dataclass(frozen=True)
+class Shown:
+    """A pod as the API server shows it to its node's agent."""
 
-    allowance: int | None = None
-    budgeted: bool = False
-    action: BudgetAction = "None"
-    seconds: int | None = None
-    """How long the allowance holds without the operator."""
-
-    def holding(self, used: Used) -> Allowance | None:
-        """The allowance a pod is held to that has used so much."""
-        told = None if self.allowance is None else Allowance(self.allowance, seconds=self.seconds)
-        return find_allowance(told, used, budgeted=self.budgeted)
+    namespace: str
+    name: str
+    budgeted: bool
+    terminal: bool
+    job_uid: str | None = "uid-1"
 
 
 @dataclass
@@ -256,7 +248,7 @@ class Node:
     listed: dict[str, SimPod] = field(default_factory=dict)
     """Pods the account on its disk has, until they are settled."""
     closed: set[str] = field(default_factory=set)
-    disk: dict[str, Held] = field(default_factory=dict)
+    disk: dict[str, Standing] = field(default_factory=dict)
     agent: Agent | None = None
     back_at: float = 0.0
     """When its agent begins anew."""
@@ -265,34 +257,24 @@ class Node:
     free: int = CARDS_OF_A_NODE
 
 
-@dataclass
-class Watched:
-    """What an agent remembers of a pod as long as it lives itself."""
-
-    mark: tuple[float, int] | None = None
-    draw: float = 0.0
-    reported: bool = False
-    next_try: float = -math.inf
-
-
 class Agent:
     """A node's agent, from one start to its end."""
 
     def __init__(self, world: World, node: Node) -> None:
         self.world, self.node = world, node
         self.begun = world.now
-        self.told: dict[str, tuple[int, int | None]] | None = None
-        """Allowances as NodePower has them, and how long they hold; None as long as nobody has told."""
-        self.present: set[str] = set()
+        self.told: dict[str, Allowance] | None = None
+        """Allowances as NodePower has them; None as long as none were read."""
+        self.shown: dict[str, Shown] = {}
+        """The node's pods as they were read last."""
         self.heard: float | None = None
         self.renewed: float | None = None
         self.reported = -math.inf
         self.next_report = -math.inf
-        self.watched: dict[str, Watched] = {}
-        self.said: dict[str, tuple[int | None, BudgetAction]] = {}
+        self.standings = Standings()
+        self.standings.take_stored(node.disk)
         self.reads_at = world.now + world.random.choice((0, 1, 2))
         """When its lists are there, after its start or after an outage."""
-        self.silent = False
         for pod in node.listed.values():
             pod.recent.clear()
 
@@ -329,7 +311,7 @@ class Agent:
                 del node.listed[uid]
         if dirty:
             self._hurry(1.0)
-        self._mind_allowances()
+        self._judge()
         if world.now >= self.next_report:
             self._report()
         self._evict()
@@ -337,15 +319,20 @@ class Agent:
     def _read(self) -> None:
         world, node = self.world, self.node
         self.told = {
-            a.uid: (a.allowance_joules, a.allowance_seconds)
+            a.uid: Allowance(a.allowance_joules, a.allowance_scope, a.allowance_seconds)
             for a in node.power.asks
             if a.allowance_joules is not None
         }
-        self.present = {p.uid for p in world.pods.values() if p.node is node and p.shown is PodState.RUNNING}
+        self.shown = {
+            p.uid: Shown("team", p.name, p.budgeted, p.shown is PodState.EXITED)
+            for p in world.pods.values()
+            if p.node is node
+        }
         self._listen()
 
     def _knows_end(self, pod: SimPod) -> bool:
-        return self.connected and self.told is not None and pod.uid not in self.present
+        shown = self.shown.get(pod.uid)
+        return self.connected and self.told is not None and (shown is None or shown.terminal)
 
     def _listen(self) -> None:
         """A renewal is heard when it is seen; of the first the age by the clock of the node counts."""
@@ -357,59 +344,36 @@ class Agent:
         age = max(0.0, wall - (renewed + world.traits.operator_skew)) if first else 0.0
         self.renewed, self.heard = renewed, world.now - age
 
-    @property
-    def unconfirmed(self) -> float:
-        """For how long nobody has told that allowances hold."""
-        return math.inf if self.heard is None else self.world.now - self.heard
+    def hear(self) -> Heard:
+        """What it knows of the operator; one that does not obey takes it for heard."""
+        return Heard(self.begun, self.heard if self.world.obeys else self.world.now)
 
     def _hurry(self, seconds: float) -> None:
         self.next_report = min(self.next_report, self.reported + seconds)
 
-    def _mind_allowances(self) -> None:
-        world, node = self.world, self.node
-        self.silent = is_silent(self.heard, begun=self.begun, now=world.now)
-        near = False
-        for uid, pod in node.listed.items():
-            held = node.disk.get(uid) or Held()
-            allowance, lasts = held.allowance, held.seconds
-            if self.told is not None:
-                allowance, lasts = self.told.get(uid, (None, None))
-            budgeted = held.budgeted or (pod.budgeted and uid in self.present)
-            if uid not in node.disk and allowance is None and not budgeted:
+    def _judge(self) -> None:
+        """As `agent.allowances` does it."""
+        world, node, standings = self.world, self.node, self.standings
+        counted = {
+            uid: Counted("team", pod.name, Used(gpu=pod.used), open=uid not in node.closed)
+            for uid, pod in node.listed.items()
+        }
+        known = self.connected and self.told is not None
+        seconds = world.traits.report_seconds
+        sight = Sight(world.now, counted, self.told, self.shown, known, self.hear(), seconds)
+        for change in standings.look(sight):
+            if change.kind == "Spent":
                 continue
-            held = node.disk[uid] = Held(allowance, budgeted, held.action, lasts)
-            if uid in node.closed:
-                continue
-            watched = self.watched.setdefault(uid, Watched())
-            if watched.mark is None:
-                watched.mark = (world.now, pod.used)
-            since, before = watched.mark
-            if world.now - since >= MARK_SECONDS:
-                watched.draw = (pod.used - before) / (world.now - since)
-                watched.mark = (world.now, pod.used)
-            if not world.obeys:
-                continue
-            told = None if allowance is None else Allowance(allowance, seconds=lasts)
-            used = Used(gpu=pod.used)
-            verdict = decide_action(
-                used, held.holding(used), before=held.action, silent=self.silent, silence=self.unconfirmed
-            )
-            if verdict.action == "Throttled" and not is_spent(used, held.holding(used)):
+            if change.kind == "Throttled" and not is_spent(change.used, change.standing.holding(change.used)):
                 world.count("agent: held for too long")
-            if verdict.action != held.action:
-                watched.reported = False
-                world.count(f"agent: {verdict.action}")
-                world.say(f"{node.name}: {pod.name} {verdict.action} at {pod.joules} J of {allowance} J")
-            held.action = verdict.action
-            if verdict.action == "None":
-                near = near or is_near(used, told, draw=watched.draw, seconds=world.traits.report_seconds)
-            elif verdict.evict:
-                near = near or not watched.reported
-            pod.throttled = held.action != "None"
-        said = {uid: (h.allowance, h.action) for uid, h in node.disk.items()}
-        changed, self.said = said != self.said, said
-        if changed or near:
-            self._hurry(1.0 if changed else NEAR_SECONDS)
+            world.count(f"agent: {change.kind}")
+            world.say(f"{node.name}: {change.standing.name} {change.kind} at {change.used.gpu // JOULE} J")
+        node.disk = dict(standings.pods)
+        for uid, pod in node.listed.items():
+            pod.throttled = uid in standings.throttled
+        haste = standings.find_haste(node.disk)
+        if haste != "None":
+            self._hurry(1.0 if haste == "Now" else NEAR_SECONDS)
 
     def _report(self) -> None:
         world, node = self.world, self.node
@@ -418,18 +382,16 @@ class Agent:
         if not self.connected:
             return
         wall = world.wall(node.skew)
-        node.power.entries = tuple(self._tell(pod, wall) for pod in node.listed.values())
+        entries = tuple(self._tell(pod, wall) for pod in node.listed.values())
+        node.power.entries = self.standings.mark(entries, node.disk)
         node.power.observed = wall.replace(microsecond=0)
         node.power.told = world.now
-        for uid in node.listed:
-            held = node.disk.get(uid)
-            if held is not None and held.action == "Throttled" and uid in self.watched:
-                self.watched[uid].reported = True
-            world.acknowledge(uid, held.allowance if held is not None else None)
+        self.standings.note_reported([e.uid for e in node.power.entries if e.budget_action == "Throttled"])
+        for entry in node.power.entries:
+            world.acknowledge(entry.uid, entry.allowance_joules)
         world.tell_operator(lambda operator: operator.take_report(node))
 
     def _tell(self, pod: SimPod, wall: datetime) -> PodEnergy:
-        held = self.node.disk.get(pod.uid) or Held()
         closed = pod.uid in self.node.closed
         (begin, before), (end, after) = pod.recent[0], pod.recent[-1]
         draw = None if end - begin < 2 else round((after - before) / (end - begin))
@@ -444,36 +406,29 @@ class Agent:
             last_reading=format_time(wall),
             draw_milliwatts=0 if closed else draw,
             gpu_time=(GpuTime(model=MODEL, seconds=int(pod.ran * pod.gpus)),),
-            allowance_joules=held.allowance,
-            budget_action=held.action,
             closed=closed,
         )
 
     def _evict(self) -> None:
+        """As `agent.allowances` does it: it asks only where the operator is silent still."""
         world, node = self.world, self.node
         if not (self.connected and self.told is not None):
             return
-        for uid, pod in node.listed.items():
-            held, watched = node.disk.get(uid), self.watched.get(uid)
-            if held is None or watched is None or held.action != "Throttled" or uid not in self.present:
-                continue
-            if not (watched.reported and world.now >= watched.next_try):
-                continue
-            used = Used(gpu=pod.used)
-            verdict = decide_action(
-                used, held.holding(used), before="Throttled", silent=self.silent, silence=self.unconfirmed
-            )
-            if not verdict.evict:
-                continue
-            watched.next_try = world.now + EVICT_RETRY_SECONDS
+        for uid in self.standings.take_due(world.now):
             self._listen()
-            if is_silent(self.heard, begun=self.begun, now=world.now):
-                if pod.asked_to_go is None:
-                    pod.asked_to_go, pod.evicted = world.now, True
-                    world.pod_changed(pod)
-                held.action = "Evicted"
-                world.count("agent: Evicted")
-                world.say(f"{node.name}: {pod.name} Evicted")
+            operator, shown = self.hear(), self.shown.get(uid)
+            if not (operator.is_silent(world.now) or find_unattended(shown, operator) is not None):
+                continue
+            if not is_evictable(shown):
+                continue
+            pod = node.listed[uid]
+            if pod.asked_to_go is None:
+                pod.asked_to_go, pod.evicted = world.now, True
+                world.pod_changed(pod)
+            self.standings.note_evicted(uid)
+            node.disk = dict(self.standings.pods)
+            world.count("agent: Evicted")
+            world.say(f"{node.name}: {pod.name} Evicted")
 
 
 class Operator:
@@ -651,13 +606,13 @@ class Operator:
 
     def _record_rest(self, new: GreenTrainingJobStatus) -> None:
         old = self.status
-        if new == old:
+        since = self.world.now - self.written
+        wait = find_write_delay(old, new, since=since, measures_every=PROGRESS_SECONDS)
+        if wait is None:
             return
-        if essence(new) == essence(old):
-            wait = PROGRESS_SECONDS if differs_in_measures_alone(old, new) else COALESCE_SECONDS
-            if self.world.now - self.written < wait:
-                self._again(self.written + wait)
-                return
+        if wait:
+            self._again(self.world.now + wait)
+            return
         if self._store(new):
             self._again(self.world.now)
 
@@ -687,13 +642,10 @@ class Operator:
             self.world.ask(node, asks, settled)
 
     def _asked_of(self, node: str) -> Iterable[PodTerms]:
-        budget = self.status.energy.budget if self.status.energy is not None else None
-        given = {a.uid: a for a in budget.allowances} if budget is not None else {}
         for pod in self.pods.values():
             if pod.node == node and not pod.ended:
-                one = given.get(pod.uid)
-                terms = (one.joules, one.seconds) if one is not None else (None, None)
-                yield PodTerms("team", pod.name, pod.uid, "", *terms)
+                budgeted = next(p.budgeted for p in self.world.every if p.uid == pod.uid)
+                yield find_terms(PodTerms("team", pod.name, pod.uid, None), self.status, budgeted=budgeted)
 
 
 FAULTS = (
@@ -1114,7 +1066,7 @@ class World:
             if away and not reachable:
                 self.remainders["both"] += round((kind.limit + making) * pod.gpus * seconds)
                 self.remained.add("both")
-            elif not self.api_up and held is not None and _is_spent(pod, held, agent):
+            elif not self.api_up and held is not None and _is_held(pod, held, agent):
                 self.remainders["outage"] += round((kind.least + making) * pod.gpus * seconds)
                 self.remained.add("outage")
 
@@ -1362,10 +1314,12 @@ class World:
         )
 
 
-def _is_spent(pod: SimPod, held: Held, agent: Agent | None) -> bool:
+def _is_held(pod: SimPod, standing: Standing, agent: Agent | None) -> bool:
     """Whether nothing is left of a pod's allowance, by its energy or by the operator's silence."""
-    over = agent is not None and held.seconds is not None and agent.unconfirmed >= held.seconds
-    return over or pod.joules >= (held.allowance or 0)
+    used = Used(gpu=pod.used)
+    allowance = standing.holding(used)
+    silence = agent.hear().find_unconfirmed(agent.world.now) if agent is not None else 0.0
+    return is_spent(used, allowance) or is_over(allowance, silence)
 
 
 STOPPED = frozenset({"BudgetExhausted", "ReadingsStopped", "AllowanceSpent"})

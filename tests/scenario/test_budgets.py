@@ -31,7 +31,7 @@ EVENTS = frozenset(
     {
         *FAULTS,
         "agent: Evicted",
-        "agent: None",
+        "agent: Lifted",
         "agent: Throttled",
         "budget: lower",
         "budget: raise",

@@ -1,6 +1,6 @@
 """Keeps the pods of one node inside their allowances while the operator is silent: lowest limit at once, then eviction.
 
-What `node.allowance` decides is carried out here in an order that can be told afterwards: the limit (`agent.caps`), a
+What `node.standings` decides is carried out here in an order that can be told afterwards: the limit (`agent.caps`), a
 report that says why, the eviction, a report that says that too. What was read and what was done stands on the node's
 disk, so that an agent that begins anew while the API server is away goes on by it.
 """
@@ -11,8 +11,8 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 import aiohttp
 from pydantic import TypeAdapter, ValidationError
@@ -21,30 +21,27 @@ from greentrain.agent.clock import Clock
 from greentrain.agent.journal import Journal
 from greentrain.api.conditions import ConditionStatus
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
-from greentrain.api.nodepower import BudgetAction, PodEnergy
-from greentrain.energy.account import NodeAccount, PodAccount
+from greentrain.api.nodepower import PodEnergy
+from greentrain.energy.account import NodeAccount
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod
-from greentrain.node.allowance import (
-    UNUSED,
-    Allowance,
-    Used,
-    decide_action,
-    find_allowance,
-    find_silence,
-    is_near,
-    is_silent,
-    is_spent,
+from greentrain.node.allowance import Allowance, Used, is_spent
+from greentrain.node.standings import (
+    Change,
+    Counted,
+    Haste,
+    Heard,
+    Sight,
+    Standing,
+    Standings,
+    find_unattended,
+    is_evictable,
 )
 from greentrain.units import MILLIJOULES_PER_JOULE, format_energy, to_joules
 
 logger = logging.getLogger("greentrain.agent")
 
 FILE = "allowances.json"
-
-EVICT_RETRY_SECONDS = 5.0
-"""How long after an eviction was refused or failed it is asked for again: a PodDisruptionBudget may take minutes to allow
-it, and meanwhile the pod's cards are at their lowest limit."""
 
 LATE_SECONDS = 15.0
 """After so long without a renewal the lease is looked at past the watch: it is late by half, and a watch whose connection
@@ -53,13 +50,7 @@ died unnoticed is given up only after 90 s. An operator that lives must not be t
 LISTEN_SECONDS = 10.0
 """How often it is looked at then, as often as it is renewed."""
 
-DRAW_SECONDS = 5.0
-"""Over how long a pod's draw is averaged: processors and memory are looked at this often."""
-
 _AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError)
-
-Haste = Literal["None", "Near", "Now"]
-"""How soon the operator should hear of it: in time; soon, since a pod nears its allowance; at once."""
 
 
 class BudgetView(Protocol):
@@ -104,41 +95,7 @@ class BudgetView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How it stands with one pod; what the disk holds of it."""
-
-    namespace: str
-    name: str
-    allowance: Allowance | None = None
-    """As it was told last."""
-    budgeted: bool = False
-    action: BudgetAction = "None"
-    earlier: Used = UNUSED
-    """What it used on this node and is not in the account any more, because it was settled and the pod went on."""
-
-    def holding(self, used: Used) -> Allowance | None:
-        """The allowance it is held to when it has used so much."""
-        return find_allowance(self.allowance, used, budgeted=self.budgeted)
-
-
 _JOURNAL = TypeAdapter(dict[str, Standing])
-
-
-@dataclass(slots=True)
-class _Watched:
-    """What an agent remembers of a pod as long as it lives itself."""
-
-    counted: Used = UNUSED
-    """What the account had of it at the last look."""
-    mark: tuple[float, int] | None = None
-    """When its draw was looked at last, and the millijoules it had used by then."""
-    draw: float = 0.0
-    """Milliwatts."""
-    spent: bool = False
-    reported: bool = False
-    """Whether a report was stored that says that it is throttled."""
-    next_try: float = field(default=float("-inf"))
 
 
 class Allowances:
@@ -152,47 +109,47 @@ class Allowances:
         """Whether the journal is ours alone."""
         self._read = False
         """Whether what it held is known."""
-        self._standings: dict[str, Standing] = {}
+        self._standings = Standings()
         self._stored: dict[str, Standing] = {}
         """What the disk holds."""
-        self._watched: dict[str, _Watched] = {}
-        self._wanted: frozenset[str] = frozenset()
-        """UIDs of the pods whose eviction is to be asked for."""
         self._evicting: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._next_listen = float("-inf")
-        self._told: dict[str, tuple[int | None, BudgetAction]] = {}
-        """What a report says of each pod, as it was at the last look."""
         self._said: dict[str, str] = {}
         self._began = clock.elapsed()
-        self.silent = False
-        """Whether the operator counted as silent at the last look."""
-        self.spent = 0
-        """How many pods have spent their allowance, since this agent began."""
         self.throttles = 0
         """How many it has put to their lowest limit."""
         self.evictions = 0
         """How many it has evicted."""
 
     @property
+    def silent(self) -> bool:
+        """Whether the operator counted as silent at the last look."""
+        return self._standings.silent
+
+    @property
+    def spent(self) -> int:
+        """How many pods have spent their allowance, since this agent began."""
+        return self._standings.spent
+
+    @property
     def throttled(self) -> frozenset[str]:
         """UIDs of the pods whose cards are to have their lowest limit."""
-        return frozenset(uid for uid, one in self._standings.items() if one.action != "None")
+        return self._standings.throttled
 
     @property
     def silence(self) -> float:
         """Seconds since the operator was last heard, or since this agent's start."""
-        return find_silence(self._view.operator_heard, begun=self._began, now=self._clock.elapsed())
+        return self._hear().find_silence(self._clock.elapsed())
+
+    def _hear(self) -> Heard:
+        view = self._view
+        return Heard(self._began, view.operator_heard, view.lease is not None, view.unattended)
 
     @property
-    def _unconfirmed(self) -> float:
-        """Seconds for which nobody has said that allowances still hold.
-
-        An agent that has begun anew and never heard the operator cannot know for how long it was silent before.
-        """
-        if self._view.lease is None:
-            return 0.0
-        return float("inf") if self._view.operator_heard is None else self.silence
+    def _confirmed(self) -> Mapping[str, Standing]:
+        """What an agent that is started again will know."""
+        return self._stored if self._held else self._standings.pods
 
     def judge_operator(self) -> tuple[ConditionStatus, str, str]:
         """Status, reason and message of the condition `OperatorHeard`."""
@@ -238,156 +195,60 @@ class Allowances:
             kept = {}
         self._read = True
         self._stored = dict(kept)
-        # What was learnt while the disk could not be read is newer.
-        self._standings = {**kept, **self._standings}
-        for uid, one in self._standings.items():
+        self._standings.take_stored(kept)
+        for one in self._standings.pods.values():
             if one.action == "Throttled":
                 logger.warning(
                     "pod %s/%s is at its lowest limit: it had spent its allowance while the operator was silent",
                     one.namespace,
                     one.name,
                 )
-            self._watched.setdefault(uid, _Watched())
 
     # -- looking ------------------------------------------------------------------------------------------
 
     def look(self, account: NodeAccount, *, report_interval: float) -> Haste:
         """Judge every pod by what the account has of it now; how soon to report what is new."""
         self.load()
-        now = self._clock.elapsed()
-        self.silent = is_silent(self._view.operator_heard, begun=self._began, now=now)
-        counted = {pod.uid: pod for pod in account.pods.values() if pod.uid}
-        self._standings = self._take_up(account, counted)
-        sums = _add_up(account) if self._standings else {}
-        wanted = set()
-        near = False
-        for uid, one in self._standings.items():
-            pod = counted.get(uid)
-            if pod is None or pod.closed is not None:
-                continue  # it uses nothing here, or has ended: what was done is told on
-            used = self._count(uid, sums[uid])
-            watched, standing = self._watched[uid], self._standings[uid]
-            draw = self._find_draw(watched, used, standing, now)
-            since = self._find_unattended(uid)
-            verdict = decide_action(
-                used,
-                standing.holding(used),
-                before=one.action,
-                silent=self.silent or since is not None,
-                silence=max(self._unconfirmed, 0.0 if since is None else now - since),
-            )
-            if verdict.spent and not watched.spent and standing.allowance is not None:
-                self.spent += 1
-                if not self.silent and since is None:
-                    logger.info(
-                        "pod %s/%s has spent its allowance: the operator decides", pod.namespace, pod.name
-                    )
-            watched.spent = verdict.spent
-            if verdict.evict and self._is_evictable(uid):
-                wanted.add(uid)
-            if verdict.action != one.action:
-                self._standings[uid] = replace(standing, action=verdict.action)
-                self._tell(uid, verdict.action, used)
-            elif verdict.action == "None":
-                near = near or is_near(used, standing.allowance, draw=draw, seconds=report_interval)
-        self._wanted = frozenset(wanted)
-        if self._standings != self._stored:
+        view, before = self._view, self._standings.pods.keys()
+        sight = Sight(
+            now=self._clock.elapsed(),
+            counted=sum_up(account),
+            told=view.allowances,
+            pods=view.pods,
+            pods_known=view.pods_known,
+            operator=self._hear(),
+            report_seconds=report_interval,
+        )
+        for change in self._standings.look(sight):
+            self._log(change)
+        for uid in before - self._standings.pods.keys():
+            self._said.pop(uid, None)
+        if self._standings.pods != self._stored:
             self._store()
-        told = {uid: self._tell_of(uid) for uid in self._standings}
-        changed, self._told = told != self._told, told
-        if changed:
-            return "Now"
-        unheard = any(not self._watched[uid].reported for uid in self._wanted)
-        return "Near" if near or unheard else "None"
-
-    def _take_up(self, account: NodeAccount, counted: Mapping[str, PodAccount]) -> dict[str, Standing]:
-        """What is known of every pod that has an allowance or a budget, with what the API server has told since."""
-        told, pods = self._view.allowances, self._view.pods
-        listed = {*counted, *(entry.uid for entry in account.inherited.values())}
-        found = dict(self._standings)
-        for uid in (told or {}).keys() | pods.keys() | self._standings.keys():
-            before, pod = self._standings.get(uid), pods.get(uid)
-            if told is not None:
-                allowance = told.get(uid)
-            else:
-                allowance = before.allowance if before is not None else None
-            budgeted = pod.budgeted if pod is not None else before is not None and before.budgeted
-            if before is None and allowance is None and not budgeted:
-                continue
-            known = told is not None and self._view.pods_known
-            if known and allowance is None and pod is None and uid not in listed:
-                found.pop(uid, None)
-                self._watched.pop(uid, None)
-                self._said.pop(uid, None)
-                continue
-            name = pod or counted.get(uid) or before
-            found[uid] = Standing(
-                namespace=name.namespace if name is not None else "",
-                name=name.name if name is not None else "",
-                allowance=allowance,
-                budgeted=budgeted,
-                action=before.action if before is not None else "None",
-                earlier=before.earlier if before is not None else UNUSED,
-            )
-            self._watched.setdefault(uid, _Watched())
-        return found
-
-    def _count(self, uid: str, counted: Used) -> Used:
-        """All that a pod has used on this node; what left the account since the last look is kept here."""
-        watched, one = self._watched[uid], self._standings[uid]
-        lost = watched.counted.less(counted)
-        if lost != UNUSED:
-            one = self._standings[uid] = replace(one, earlier=one.earlier.plus(lost))
-        watched.counted = counted
-        return counted.plus(one.earlier)
-
-    def _find_draw(self, watched: _Watched, used: Used, one: Standing, now: float) -> float:
-        amount = used.within(one.allowance.scope if one.allowance is not None else "GPU")
-        if watched.mark is None:
-            watched.mark = (now, amount)
-        since, before = watched.mark
-        if now - since >= DRAW_SECONDS:
-            watched.draw = max(0.0, (amount - before) / (now - since))
-            watched.mark = (now, amount)
-        return watched.draw
-
-    def _find_unattended(self, uid: str) -> float | None:
-        """Since when the operator says that it cannot look after the pod's job; None where it does not say so."""
-        pod = self._view.pods.get(uid)
-        return None if pod is None or pod.job_uid is None else self._view.unattended.get(pod.job_uid)
-
-    def _is_evictable(self, uid: str) -> bool:
-        """Only what belongs to a job of ours, and runs."""
-        pod = self._view.pods.get(uid)
-        return pod is not None and pod.job_uid is not None and not pod.terminal
+        return self._standings.find_haste(self._confirmed)
 
     # -- doing --------------------------------------------------------------------------------------------
 
     def note_reported(self, throttled: Collection[str]) -> None:
         """A report was stored that said of these pods that they are throttled."""
-        for uid in throttled:
-            if uid in self._watched:
-                self._watched[uid].reported = True
+        self._standings.note_reported(throttled)
 
     def act_if_due(self) -> None:
         """Listen where renewals are late, and ask for the evictions that are due; in the background: looks go on meanwhile."""
         now = self._clock.elapsed()
         if (
-            self._standings
+            self._standings.pods
             and self.silence >= LATE_SECONDS
             and now >= self._next_listen
             and _is_done(self._listening)
         ):
             self._next_listen = now + LISTEN_SECONDS
             self._listening = asyncio.create_task(self._listen(), name="listen")
-        due = [
-            uid for uid in self._wanted if self._watched[uid].reported and now >= self._watched[uid].next_try
-        ]
-        if not due or not _is_done(self._evicting):
+        if not _is_done(self._evicting):
             return
-        for uid in due:
-            self._watched[uid].next_try = now + EVICT_RETRY_SECONDS
-        self._evicting = asyncio.create_task(self._evict_all(due), name="evict")
+        due = self._standings.take_due(now)
+        if due:
+            self._evicting = asyncio.create_task(self._evict_all(due), name="evict")
 
     async def close(self) -> None:
         """Ask for nothing more."""
@@ -408,14 +269,16 @@ class Allowances:
         except _AWAY as error:
             logger.warning("whether the operator is back cannot be seen: %r; no pod is evicted yet", error)
             return
-        silent = is_silent(self._view.operator_heard, begun=self._began, now=self._clock.elapsed())
+        operator = self._hear()
+        silent = operator.is_silent(self._clock.elapsed())
+        pods = self._view.pods
         await asyncio.gather(
-            *(self._evict(uid) for uid in due if silent or self._find_unattended(uid) is not None)
+            *(self._evict(u) for u in due if silent or find_unattended(pods.get(u), operator) is not None)
         )
 
     async def _evict(self, uid: str) -> None:
-        one = self._standings.get(uid)
-        if one is None or not self._is_evictable(uid):
+        one = self._standings.pods.get(uid)
+        if one is None or not is_evictable(self._view.pods.get(uid)):
             return
         try:
             await self._view.evict(one.namespace, one.name, uid)
@@ -425,10 +288,14 @@ class Allowances:
                     uid, f"pod {one.namespace}/{one.name} cannot be evicted yet: {error!r}; again and again"
                 )
                 return
-        if uid in self._standings:
-            self._standings[uid] = replace(self._standings[uid], action="Evicted")
-            self._wanted -= {uid}
-            self._tell(uid, "Evicted", None)
+        if uid in self._standings.pods:
+            self._standings.note_evicted(uid)
+            self.evictions += 1
+            logger.error(
+                "pod %s/%s is evicted: its allowance is spent or has ended, and the operator is silent",
+                one.namespace,
+                one.name,
+            )
 
     # -- keeping and telling ------------------------------------------------------------------------------
 
@@ -436,55 +303,37 @@ class Allowances:
         if not (self._held and self._read):
             return
         try:
-            self._journal.store(_JOURNAL.dump_json(self._standings), FILE)
+            self._journal.store(_JOURNAL.dump_json(self._standings.pods), FILE)
         except OSError as error:
             self._say_once(FILE, f"the journal of allowances cannot be written: {error.strerror}")
             return
         self._said.pop(FILE, None)
-        self._stored = dict(self._standings)
+        self._stored = dict(self._standings.pods)
 
     def mark(self, entries: tuple[PodEnergy, ...]) -> tuple[PodEnergy, ...]:
-        """A report's entries with each pod's allowance and what was done about it.
+        """A report's entries with each pod's allowance and what was done about it."""
+        return self._standings.mark(entries, self._confirmed)
 
-        Where there is a journal only what it holds is told: the operator counts on it that an agent that begins anew goes
-        by no higher allowance.
-        """
-        found = []
-        for entry in entries:
-            if entry.uid in self._standings:
-                joules, action = self._tell_of(entry.uid)
-                entry = entry.model_copy(update={"allowance_joules": joules, "budget_action": action})
-            found.append(entry)
-        return tuple(found)
-
-    def _tell_of(self, uid: str) -> tuple[int | None, BudgetAction]:
-        kept = (self._stored if self._held else self._standings).get(uid)
-        joules = kept.allowance.joules if kept is not None and kept.allowance is not None else None
-        return joules, self._standings[uid].action
-
-    def _tell(self, uid: str, action: BudgetAction, used: Used | None) -> None:
-        one = self._standings[uid]
+    def _log(self, change: Change) -> None:
+        one, used = change.standing, change.used
         who = f"{one.namespace}/{one.name}"
-        if action == "Throttled" and used is not None:
-            self.throttles += 1
-            allowance = one.holding(used) or Allowance(0)
-            amount = format_energy(to_joules(used.within(allowance.scope)))
-            logger.error(
-                "pod %s has used %s, %s, and the operator has been silent for %.0f s: its GPUs get their lowest limit, and "
-                "the pod is to be evicted",
-                who,
-                amount,
-                _describe_spent(one.allowance, used),
-                self.silence,
-            )
-        elif action == "Evicted":
-            self.evictions += 1
-            logger.error(
-                "pod %s is evicted: its allowance is spent or has ended, and the operator is silent", who
-            )
-        elif action == "None":
-            self._watched[uid].reported = False
-            logger.info("pod %s has a higher allowance: its GPUs may have their limits again", who)
+        match change.kind:
+            case "Spent":
+                logger.info("pod %s has spent its allowance: the operator decides", who)
+            case "Lifted":
+                logger.info("pod %s has a higher allowance: its GPUs may have their limits again", who)
+            case "Throttled":
+                self.throttles += 1
+                allowance = one.holding(used) or Allowance(0)
+                amount = format_energy(to_joules(used.within(allowance.scope)))
+                logger.error(
+                    "pod %s has used %s, %s, and the operator has been silent for %.0f s: its GPUs get their lowest limit, "
+                    "and the pod is to be evicted",
+                    who,
+                    amount,
+                    _describe_spent(one.allowance, used),
+                    self.silence,
+                )
 
     def _say_once(self, about: str, text: str) -> None:
         if self._said.get(about) != text:
@@ -492,14 +341,19 @@ class Allowances:
             logger.error("%s", text)
 
 
-def _add_up(account: NodeAccount) -> dict[str, Used]:
-    """What the account has of each pod, by UID: its own count and the last words of one before it."""
-    found: dict[str, Used] = {}
-    for pod in account.pods.values():
-        found[pod.uid] = found.get(pod.uid, UNUSED).plus(Used(pod.gpu, pod.cpu + pod.dram))
+def sum_up(account: NodeAccount) -> dict[str, Counted]:
+    """What the account has of each pod, by UID: its own count and the final readings of an account before it."""
+    found: dict[str, Counted] = {}
     for entry in account.inherited.values():
-        joules = Used(entry.gpu_joules, entry.cpu_joules + entry.dram_joules)
-        found[entry.uid] = found.get(entry.uid, UNUSED).plus(joules.times(MILLIJOULES_PER_JOULE))
+        if entry.uid:
+            joules = Used(entry.gpu_joules, entry.cpu_joules + entry.dram_joules).times(MILLIJOULES_PER_JOULE)
+            before = found.get(entry.uid, Counted(entry.namespace, entry.name, open=False))
+            found[entry.uid] = replace(before, used=before.used.plus(joules))
+    for pod in account.pods.values():
+        if pod.uid:
+            before = found.get(pod.uid, Counted(pod.namespace, pod.name))
+            used = before.used.plus(Used(pod.gpu, pod.cpu + pod.dram))
+            found[pod.uid] = replace(before, used=used, open=pod.closed is None)
     return found
 
 

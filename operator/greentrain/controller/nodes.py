@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,18 +17,13 @@ from greentrain.api import names
 from greentrain.api.nodepower import PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
-from greentrain.core.asks import PodTerms, decide_asks
-from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.ledger import decide_settled
 from greentrain.core.seen.nodes import ABANDONED_AFTER, is_abandoned
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job
-
-UNLIMITED_JOULES = 1 << 53
-"""What a pod is allowed that was made under a budget its job has no more: with no allowance at all its agent would allow it
-nothing while the operator is silent. More than a country uses in a day, and exact in JSON."""
 
 logger = logging.getLogger("greentrain.controller")
 
@@ -128,16 +122,8 @@ class NodePasses:
             return pod
         if job.unreadable:
             return pod  # what was asked for before holds
-        status = job.status
-        energy, cap = status.energy, status.power.cap if status.power is not None else ""
-        allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
-        known = next((a for a in allowances if a.uid == pod.uid), None)
-        allowance, seconds = (known.joules, known.seconds) if known is not None else (None, None)
         marked = names.ANNOTATION_BUDGETED in (body["metadata"].get("annotations") or {})
-        if allowance is None and marked and not spec_in_force(status).is_enforced:
-            allowance = UNLIMITED_JOULES
-        scope = energy.scope if energy is not None else pod.scope
-        return replace(pod, cap=cap, allowance=allowance, allowance_seconds=seconds, scope=scope)
+        return find_terms(pod, job.status, budgeted=marked)
 
     async def _remove(self, known: NodePower) -> None:
         await self._client.delete_node_power(known.name, known.uid, known.resource_version)

@@ -36,7 +36,7 @@ from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time, parse_time
-from greentrain.core.status.essence import differs_in_measures_alone, essence, reduce_to_least
+from greentrain.core.status.essence import find_write_delay, reduce_to_least
 from greentrain.core.status.events import Event, EventType, transition_events
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status, dump_status
 from greentrain.kube.cache import Cache, Key
@@ -48,9 +48,6 @@ from greentrain.kube.redaction import find_pod_secrets, find_secrets, pod_group,
 from greentrain.telemetry.metrics import Telemetry
 
 logger = logging.getLogger("greentrain.controller")
-
-COALESCE_SECONDS = 1.0
-"""Changes of counts alone wait this long for more of their kind: a gang's pods start one by one."""
 
 REFUSED_RETRY_SECONDS = 30.0
 """How often a creation the server refused is tried again; the stranger may be gone, the quota raised."""
@@ -639,14 +636,14 @@ class Passes:
         if now < memory.least_until and memory.unstored is None:
             new = reduce_to_least(new)
             self._queue.add_after(key, memory.least_until - now)
-        if new == old and memory.unstored is None:
-            return
-        if essence(new) == essence(old) and memory.unstored is None:
-            measures_alone = differs_in_measures_alone(old, new)
-            wait = self._settings.progress_interval if measures_alone else COALESCE_SECONDS
+        if memory.unstored is None:
             since = asyncio.get_running_loop().time() - memory.written
-            if since < wait:
-                self._queue.add_after(key, wait - since)
+            every = self._settings.progress_interval
+            wait = find_write_delay(old, new, since=since, measures_every=every)
+            if wait is None:
+                return
+            if wait:
+                self._queue.add_after(key, wait)
                 return
         try:
             await self._record(key, seen, new, memory)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from greentrain.api.nodepower import PodAsk
-from greentrain.api.v1alpha1 import Scope
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus, Scope
+from greentrain.core.books.in_force import spec_in_force
 from greentrain.units import PowerCap, parse_power_cap
+
+UNLIMITED_JOULES = 1 << 53
+"""What a pod is allowed that was made under a budget its job has no more: with no allowance at all its agent would allow it
+nothing while the operator is silent. More than a country uses in a day, and exact in JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,18 @@ class PodTerms:
     allowance_seconds: int | None = None
     """How long that holds while the operator is silent; None: until it is used up."""
     scope: Scope = "GPU"
+
+
+def find_terms(pod: PodTerms, status: GreenTrainingJobStatus, *, budgeted: bool) -> PodTerms:
+    """The pod with what its job's stored status asks for it; `budgeted` says that the pod was made under a budget."""
+    energy, cap = status.energy, status.power.cap if status.power is not None else ""
+    allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
+    known = next((a for a in allowances if a.uid == pod.uid), None)
+    allowance, seconds = (known.joules, known.seconds) if known is not None else (None, None)
+    if allowance is None and budgeted and not spec_in_force(status).is_enforced:
+        allowance = UNLIMITED_JOULES
+    scope = energy.scope if energy is not None else pod.scope
+    return replace(pod, cap=cap, allowance=allowance, allowance_seconds=seconds, scope=scope)
 
 
 def decide_asks(

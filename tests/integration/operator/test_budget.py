@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from greentrain.controller.nodes import UNLIMITED_JOULES
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
+from greentrain.core.asks import UNLIMITED_JOULES
 from tests.integration.operator.test_energy import PATH, Agent, gpu_job
 from tests.support.api import MERGE, Server, condition, timestamp
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from greentrain.agent.allowances import EVICT_RETRY_SECONDS, FILE
+from greentrain.agent.allowances import FILE
 from greentrain.agent.caps import FILE as CAPS
 from greentrain.agent.loop import NEAR_SECONDS
 from greentrain.agent.settings import AgentSettings
@@ -25,6 +25,7 @@ from greentrain.devices.gpus import Card
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
+from greentrain.node.standings import EVICT_RETRY_SECONDS
 from greentrain.units import PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World
 

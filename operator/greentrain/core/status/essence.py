@@ -129,3 +129,22 @@ def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJob
         return status.model_copy(update={**bare, "display": workers})
 
     return without(old) == without(new)
+
+
+COALESCE_SECONDS = 1.0
+"""Changes of counts alone wait this long for more of their kind: a gang's pods start one by one."""
+
+
+def find_write_delay(
+    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, *, since: float, measures_every: float
+) -> float | None:
+    """In how many seconds a status is due to be written, `since` its last write; 0: now; None: there is nothing to write.
+
+    What was decided is written at once, counts within a second, progress and joules alone every `measures_every` seconds.
+    """
+    if new == old:
+        return None
+    if essence(new) != essence(old):
+        return 0.0
+    wait = measures_every if differs_in_measures_alone(old, new) else COALESCE_SECONDS
+    return max(0.0, wait - since)
