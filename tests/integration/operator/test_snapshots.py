@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,10 @@ from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
 from tests.support.api import Server
 from tests.support.manifests import build_job
+
+
+def look(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
 
 
 async def test_a_kept_pass_is_decided_again(
@@ -25,8 +28,7 @@ async def test_a_kept_pass_is_decided_again(
             await server.run_pod(namespace, f"digits-worker-{i}-1")
         await server.until_condition(namespace, "digits", "Running", "True")
     file = tmp_path / f"{namespace}.digits.json"
-    assert [path.name for path in os.scandir(tmp_path)] == [file.name]
-    assert next(os.scandir(tmp_path)).stat().st_mode & 0o777 == 0o600
+    assert look(tmp_path) == {file.name: 0o600}
     streams = Streams(lambda: b"", io.StringIO(), io.StringIO())
     assert main(["replay", str(file)], streams) == 0
     assert isinstance(streams.stdout, io.StringIO)

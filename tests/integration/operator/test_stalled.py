@@ -79,6 +79,13 @@ async def reasons(server: Server, namespace: str) -> set[str]:
     return {e["reason"] for e in events["items"]}
 
 
+async def until_event(server: Server, namespace: str, reason: str) -> None:
+    """An event is stored right after the status that it tells of."""
+    await server.until(
+        lambda: reasons(server, namespace), lambda found: reason in found, what=f"event {reason}"
+    )
+
+
 async def read_named(server: Server, namespace: str) -> str:
     """The jobs that the operator's next renewal names."""
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/operator"
@@ -119,7 +126,7 @@ async def test_a_stop_does_not_depend_on_what_can_be_stored(
         pods = await begin(server, namespace, meter, 100_000)
         await pad(server, namespace)
         await spend(server, namespace, meter, pods)
-        assert "StatusRefused" in await reasons(server, namespace)
+        await until_event(server, namespace, "StatusRefused")
         assert says(operator, "greentrain_status_refused", namespace)
         # Once there is room again the record says what was done, and why.
         await server.patch_job(namespace, "digits", {"spec": {"padding": None, "more": None}})
@@ -303,7 +310,7 @@ async def test_a_pass_that_fails_twice_stalls_its_job_alone_and_is_named_in_the_
             said = condition(stored, "Stalled")
             assert said["reason"] == "ReconcileFailing"
             assert "not in this namespace" in said["message"]
-            assert "ReconcileFailing" in await reasons(server, namespace)
+            await until_event(server, namespace, "ReconcileFailing")
             assert says(operator, "greentrain_reconcile_failing", namespace)
             assert await read_named(server, namespace) == stored["metadata"]["uid"]
             # Another job beside it goes through its life.
