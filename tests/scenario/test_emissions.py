@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, PodEnergy
-from greentrain.api.v1alpha1 import Basis, EmissionsSpec, EmissionsStatus, EnergyStatus
+from greentrain.api.v1alpha1 import Basis, EmissionsStatus, EnergyStatus
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.books.emissions import count_emissions
 from greentrain.core.books.ledger import fold
@@ -26,7 +26,7 @@ from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.times import format_time
 from tests.support.lives import Suite
-from tests.support.snapshots import START, at, take
+from tests.support.snapshots import START, account_of, at
 
 TICK = 30
 HOURS = 6
@@ -165,26 +165,17 @@ class World:
             )
             reports.append(report)
         over = all(p.let_go for p in self.pods)
-        energy, _ = fold(
-            self.energy, reports, gone=lambda _: True, finished=over, now=at(self.now), scope="GPU"
-        )
-        counted = count_emissions(
-            self.emissions,
-            self.energy,
-            energy,
+        account = account_of(
             reports,
-            spec=EmissionsSpec(),
-            attempts=(),
-            carbon=take(
-                self.carbon(),
-                reports,
-                energy=self.energy,
-                emissions=self.emissions,
-                now=at(self.now),
-            ),
-            progress=None,
+            energy=self.energy,
+            emissions=self.emissions,
+            source=self.carbon(),
+            is_gone=bool,
+            finished=over,
             now=at(self.now),
         )
+        energy, _ = fold(account)
+        counted = count_emissions(account, energy)
         if counted.energy is None or counted.emissions is None:
             return
         # As the server gives them back, to an operator that may have begun anew.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from greentrain.api.v1alpha1 import (
     EmissionsSpec,
     EmissionsStatus,
+    EnergySpec,
     EnergyStatus,
     GreenTrainingJobStatus,
     ReplicaType,
 )
+from greentrain.core.books.account import Account
+from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import CarbonSource, Intensities
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod, PodState, Rank
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.taking import take_intensities
+from greentrain.core.seen.times import format_time
 from tests.support.manifests import build_job
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,6 +69,36 @@ def take(
     job = job_of(manifest, status=GreenTrainingJobStatus(energy=energy, emissions=emissions))
     seen = Snapshot(job=job, reports=tuple(reports), fleet=Fleet(models=models))
     return take_intensities(source, seen, now=now)
+
+
+def account_of(
+    reports: Iterable[NodeReport] = (),
+    *,
+    energy: EnergyStatus | None = None,
+    emissions: EmissionsStatus | None = None,
+    spec: BudgetSpec | None = None,
+    source: CarbonSource | None = None,
+    is_gone: Callable[[str], bool] = lambda _: False,
+    finished: bool = False,
+    now: datetime = START,
+) -> Account:
+    """What is counted by when nodes have reported this, and the status holds that; pods are there unless they are gone."""
+    reports, limits = tuple(reports), spec or BudgetSpec(EnergySpec(), EmissionsSpec())
+    uids = {e.uid for r in reports for e in r.pods} | {p.uid for p in (energy.pods if energy else ())}
+    state = PodState.EXITED if finished else PodState.RUNNING
+    pods = tuple(
+        Pod(name=uid, uid=uid, rank=worker(0), attempt=1, state=state)
+        for uid in sorted(uids)
+        if not is_gone(uid)
+    )
+    status = GreenTrainingJobStatus(
+        energy=energy, emissions=emissions, completion_time=format_time(now) if finished else None
+    )
+    taken = None
+    if source is not None:
+        taken = take(source, reports, spec=limits.emissions, energy=energy, emissions=emissions, now=now)
+    seen = Snapshot(job=job_of(status=status), pods=pods, reports=reports, intensities=taken)
+    return Account(seen, limits, None, now)
 
 
 def worker(index: int) -> Rank:

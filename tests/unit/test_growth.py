@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, Basis, EmissionsSpec, GreenTrainingJobSpec
+from greentrain.api.v1alpha1 import AttemptStatus, Basis, GreenTrainingJobSpec
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.admission import decide_admission
 from greentrain.core.books.emissions import find_highest
@@ -25,7 +25,7 @@ from greentrain.kube.decoding import decode
 from greentrain.kube.redaction import find_secrets, redact
 from greentrain.kube.template import find_template_problems
 from tests.support.manifests import build_job, build_template
-from tests.support.snapshots import START, at, job_of, seen, take
+from tests.support.snapshots import START, account_of, at, job_of, seen, take
 
 Json = dict[str, Any]
 Work = Callable[[], object]
@@ -183,9 +183,9 @@ def test_a_grid_is_looked_at_an_hour_ahead_however_long_a_stop_takes(seconds: in
         begin = moment // 900 * 900
         return Intensity(len(asked), "test", basis, begin, begin + 900)
 
-    taken = take(CarbonSource(at=look, zone_of=lambda *_: "DE"))
+    account = account_of(source=CarbonSource(at=look, zone_of=lambda *_: "DE"))
     # It would be a LookupError beyond what was taken.
-    assert find_highest("Lifecycle", EmissionsSpec(), taken, (), now=START, seconds=seconds)
+    assert find_highest(account, "Lifecycle", seconds=seconds)
     assert len(asked) == 5
     assert START.timestamp() <= min(asked) <= max(asked) <= (START + timedelta(hours=1)).timestamp()
 

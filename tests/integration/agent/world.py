@@ -43,6 +43,7 @@ from greentrain.units import PowerCap
 from sandbox.simgpu.cards import Calls, Cards, Fault
 from sandbox.simgpu.meter import Meter
 from tests.contract.nvml.answers import no_thread, until
+from tests.support.snapshots import account_of
 
 WALL = datetime(2026, 3, 1, 11, 58, 20, tzinfo=UTC).timestamp()
 PICOJOULES = 10**12
@@ -615,7 +616,10 @@ class Node:
             entries = tuple(e for e in status.pods if job_of(e) == job)
             gone = {p.uid for p in self.live if p.removed}
             report = NodeReport("node-1", now, entries)
-            new, _ = fold(energy, (report,), gone=gone.__contains__, finished=finished, now=now)
+            account = account_of(
+                (report,), energy=energy, is_gone=gone.__contains__, finished=finished, now=now
+            )
+            new, _ = fold(account)
             self.energy[job] = new
 
         def energy_of(entry: PodEnergy) -> EnergyStatus | None:

@@ -15,14 +15,17 @@ from greentrain.api.nodepower import BudgetAction, PodEnergy
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
     CheckpointStatus,
+    EnergyBudgetStatus,
     EnergyStatus,
     GreenTrainingJobStatus,
     PodAllowance,
     PodEnergyStatus,
     ProgressStatus,
 )
+from greentrain.core.books.account import Account
 from greentrain.core.books.allowances import Holder, divide
 from greentrain.core.books.charges import Charges, keep_charges, overdue_seconds
+from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.overshoot import stop_seconds, worst_seconds
 from greentrain.core.books.restarts import burnt_again
 from greentrain.core.gang.grace import grace_of
@@ -525,16 +528,16 @@ def charged(
     energy: EnergyStatus | None = None,
     reports: tuple[NodeReport, ...] = (),
 ) -> Charges:
-    return keep_charges(
-        before.pods,
-        before.lost_joules,
-        stored=energy,
-        energy=energy,
-        pods=pods,
-        reports=reports,
-        limits={1: GPU_LIMIT},
-        now=at(second),
+    budget = EnergyBudgetStatus(charges=before.pods, lost_joules=before.lost_joules)
+    known = (energy or EnergyStatus()).model_copy(update={"budget": budget})
+    attempt = AttemptStatus(
+        number=1, start_time=format_time(at(0)), gpu_limit_milliwatts=GPU_LIMIT, replicas={"Worker": 1}
     )
+    job = job_of(status=GreenTrainingJobStatus(energy=known, attempts=(attempt,)))
+    account = Account(
+        Snapshot(job=job, pods=pods, reports=reports), spec_in_force(job.status), attempt, at(second)
+    )
+    return keep_charges(account, known)
 
 
 def test_what_is_charged_for_a_pod_that_was_never_read() -> None:

@@ -16,6 +16,7 @@ from greentrain.api.v1alpha1 import (
     Basis,
     EmissionsSpec,
     EmissionsStatus,
+    EnergySpec,
     EnergyStatus,
     GreenTrainingJobStatus,
     Scope,
@@ -32,7 +33,7 @@ from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
-from tests.support.snapshots import START, at, job_of, take
+from tests.support.snapshots import START, account_of, at, job_of, take
 from tests.unit.core.test_budget import FLEET, Story, budgeted
 
 KWH = 3_600_000
@@ -96,27 +97,18 @@ class Ledger:
     def tell(self, *entries: PodEnergy, second: float = 0, finished: bool = False) -> EmissionsStatus:
         """One look at what the node tells."""
         report = NodeReport("node-1", at(second), entries, observed=at(second), region="eu", zone="eu-1")
-        energy, _ = fold(
-            self.energy, (report,), gone=lambda _: True, finished=finished, now=at(second), scope=self.scope
-        )
-        counted = count_emissions(
-            self.emissions,
-            self.energy,
-            energy,
+        account = account_of(
             (report,),
-            spec=self.spec,
-            attempts=(),
-            carbon=take(
-                self.carbon,
-                (report,),
-                spec=self.spec,
-                energy=self.energy,
-                emissions=self.emissions,
-                now=at(second),
-            ),
-            progress=None,
+            energy=self.energy,
+            emissions=self.emissions,
+            spec=BudgetSpec(EnergySpec(scope=self.scope), self.spec),
+            source=self.carbon,
+            is_gone=bool,
+            finished=finished,
             now=at(second),
         )
+        energy, _ = fold(account)
+        counted = count_emissions(account, energy)
         assert counted.emissions is not None
         assert counted.energy is not None
         # As the server gives them back.

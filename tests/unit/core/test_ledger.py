@@ -19,7 +19,7 @@ from greentrain.core.seen.pods import Pod
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.events import transition_events
 from tests.support.manifests import build_job
-from tests.support.snapshots import START, at, exited, job_of, pod, seen
+from tests.support.snapshots import START, account_of, at, exited, job_of, pod, seen
 
 
 def entry(uid: str, joules: int, *, closed: bool = False, segment: int = 0, **facts: int) -> PodEnergy:
@@ -49,15 +49,17 @@ def folded(
     second: float = 0,
 ) -> EnergyStatus:
     there = gone or set()
-    energy, _ = fold(old, reports, gone=lambda uid: uid in there, finished=finished, now=at(second))
+    energy, _ = fold(
+        account_of(reports, energy=old, is_gone=there.__contains__, finished=finished, now=at(second))
+    )
     assert energy is not None
     # As the server gives it back.
     return EnergyStatus.model_validate_json(energy.model_dump_json(by_alias=True))
 
 
 def test_without_a_report_nothing_is_known() -> None:
-    assert fold(None, (), gone=lambda _: True, finished=True, now=START) == (None, {})
-    assert fold(None, (report(),), gone=lambda _: True, finished=True, now=START) == (None, {})
+    assert fold(account_of(is_gone=bool, finished=True)) == (None, {})
+    assert fold(account_of((report(),), is_gone=bool, finished=True)) == (None, {})
 
 
 def test_used_is_what_every_pod_told_on_every_node() -> None:
@@ -118,7 +120,7 @@ def test_errors_of_pods_are_independent() -> None:
 
 def test_attempts_share_what_their_pods_used() -> None:
     reports = (report(entry("0-1", 30), entry("0-2", 12), entry("odd", 1)),)
-    _, growth = fold(None, reports, gone=lambda _: False, finished=False, now=START)
+    _, growth = fold(account_of(reports))
     assert growth == {1: 30, 2: 12, 0: 1}
     assert [attempt_of(n) for n in ("digits-worker-0-12", "digits", "a-b", "a-99999999999")] == [12, 0, 0, 0]
 
@@ -152,7 +154,7 @@ def test_whatever_is_told_in_whatever_order_every_joule_is_counted_once(seed: in
         # The operator reads the newest picture, now and then an old one before it.
         pictures = [chance.choice(ever), ever[-1]] if chance.random() < 0.3 else [ever[-1]]
         for picture in pictures:
-            new, growth = fold(energy, (picture,), gone=lambda _: False, finished=False, now=START)
+            new, growth = fold(account_of((picture,), energy=energy))
             if chance.random() < 0.8:  # else the write met a conflict
                 energy = new
                 for number, more in growth.items():
@@ -162,7 +164,7 @@ def test_whatever_is_told_in_whatever_order_every_joule_is_counted_once(seed: in
     closed |= set(truth)
     for _ in range(3):
         shown = [entry(u, j, closed=True) for u, j in truth.items() if u not in settled]
-        energy, growth = fold(energy, (report(*shown),), gone=lambda _: True, finished=True, now=START)
+        energy, growth = fold(account_of((report(*shown),), energy=energy, is_gone=bool, finished=True))
         for number, more in growth.items():
             attempts[number] = attempts.get(number, 0) + more
         settled |= let_go(energy, shown)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from greentrain.api.v1alpha1 import EmissionsStatus, EnergyBudgetStatus, EnergyStatus, PodAllowance, Scope
+from greentrain.core.books.account import Account
 from greentrain.core.books.books import Books
 from greentrain.core.books.charges import Charges, overdue_seconds
 from greentrain.core.books.emissions import embodied_of
-from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.core.seen.snapshot import Snapshot
 from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS
 
 UNFAIR_SHARE = 4
@@ -113,20 +112,21 @@ def _lowered(known: PodAllowance | None, uid: str, fair: int) -> PodAllowance:
 
 
 def allow(
-    seen: Snapshot,
-    spec: BudgetSpec,
+    account: Account,
     books: Books,
     charges: Charges,
     budget: EnergyBudgetStatus | None,
     highest: int | None,
-    pue: int,
 ) -> tuple[PodAllowance, ...]:
-    """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it."""
-    energy, scope = books.energy, spec.energy.scope
-    assert energy is not None
-    known = energy.budget.allowances if energy.budget is not None else ()
-    if not spec.is_enforced:
+    """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it.
+
+    `budget` is that of energy, and `highest` the highest intensity (mg/kWh) of the hour to come, where there is one.
+    """
+    seen, spec, energy = account.seen, account.spec, books.energy
+    if energy is None or not spec.is_enforced:
         return ()
+    scope = spec.energy.scope
+    known = energy.budget.allowances if energy.budget is not None else ()
     if books.stopping is not None and known:
         return known
     holders = holders_of(seen.pods, energy, seen.reports, scope)
@@ -151,7 +151,8 @@ def allow(
         seconds = _hold_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
         # Twice as long as they hold, so that they need not be lowered with every second of GPU time.
         least, most = (
-            energy.used_joules + joules_left(books.emissions, highest, pue, embodied(gpus * (time + late)))
+            energy.used_joules
+            + joules_left(books.emissions, highest, account.pue, embodied(gpus * (time + late)))
             for time in (2 * seconds, seconds)
         )
         rooms.append((least, most))

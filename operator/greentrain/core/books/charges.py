@@ -7,12 +7,13 @@ because nobody will report in between. The next reading settles it. Where the la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
 from greentrain.api.v1alpha1 import EnergyStatus, PodCharge
+from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.times import format_time, parse_time
@@ -62,29 +63,24 @@ class Charges:
         return self.lost_joules + sum(c.joules for c in self.pods)
 
 
-def keep_charges(
-    known: Sequence[PodCharge],
-    lost_joules: int,
-    *,
-    stored: EnergyStatus | None,
-    energy: EnergyStatus | None,
-    pods: Iterable[Pod],
-    reports: Iterable[NodeReport],
-    limits: Mapping[int, int],
-    now: datetime,
-) -> Charges:
-    """The charges after these reports; `stored` is the energy as the status holds it, `energy` after the fold.
+def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
+    """The charges after what nodes have reported; `energy` is the job's after the fold.
 
-    `limits` has the power limit (mW) of a GPU by attempt. A pod that was never seen running, and of which no node has told,
-    is charged nothing.
+    A pod that was never seen running, and of which no node has reported, is charged nothing.
     """
-    before = {c.uid: c for c in known}
-    by_node = {r.node: r for r in reports}
+    stored, now = account.stored, account.now
+    budget = stored.budget if stored is not None else None
+    before = {c.uid: c for c in budget.charges} if budget is not None else {}
+    lost_joules = budget.lost_joules if budget is not None else 0
+    fallback = account.seen.fleet.limit_milliwatts
+    limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
+    by_node = {r.node: r for r in account.reports}
     # Its node's agent may know that a pod runs before the kubelet could say so.
-    told = {p.uid: p.node for p in energy.pods if not p.final} if energy is not None else {}
+    told = {p.uid: p.node for p in energy.pods if not p.final}
+    pods = account.seen.pods
     there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in told)}
     said = _last_words(energy)
-    listed = {p.uid for p in energy.pods} if energy is not None else set()
+    listed = {p.uid for p in energy.pods}
     listed_before = {p.uid for p in stored.pods} if stored is not None else set()
     found: list[PodCharge] = []
     unread: list[Pod] = []

@@ -17,7 +17,6 @@ from math import ceil, inf
 from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
 from greentrain.api.v1alpha1 import (
     MAX_ZONE_LENGTH,
-    AttemptStatus,
     Basis,
     EmissionsShare,
     EmissionsSpec,
@@ -26,15 +25,14 @@ from greentrain.api.v1alpha1 import (
     FixedEmissions,
     GpuTimeStatus,
     PodEnergyStatus,
-    ProgressStatus,
     Scope,
 )
 from greentrain.carbon.embodied import amortise
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
 from greentrain.carbon.operational import Bucket, Priced, SourceShare, merge, price
 from greentrain.carbon.sci import score
+from greentrain.core.books.account import Account
 from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, Intensities
-from greentrain.core.seen.nodes import NodeReport
 from greentrain.units import (
     JOULES_PER_KILOWATT_HOUR,
     MICROGRAMS_PER_GRAM,
@@ -43,7 +41,6 @@ from greentrain.units import (
     format_intensity,
     format_pue,
     format_unix_time,
-    parse_pue,
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
@@ -53,13 +50,6 @@ NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
     "chart's values)"
 )
-
-
-def pue_of(spec: EmissionsSpec, carbon: Intensities | None) -> int:
-    """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nobody said."""
-    if spec.pue is not None:
-        return parse_pue(spec.pue)
-    return carbon.pue if carbon is not None and carbon.pue is not None else THOUSANDTHS
 
 
 def includes_embodied(spec: EmissionsSpec, carbon: Intensities) -> bool:
@@ -93,27 +83,23 @@ class Counted:
     energy: EnergyStatus | None
 
 
-def count_emissions(
-    old: EmissionsStatus | None,
-    stored: EnergyStatus | None,
-    energy: EnergyStatus | None,
-    reports: Iterable[NodeReport],
-    *,
-    spec: EmissionsSpec,
-    attempts: Iterable[AttemptStatus],
-    carbon: Intensities | None,
-    progress: ProgressStatus | None,
-    now: datetime,
-) -> Counted:
-    """The job's emissions after these reports; `stored` is the energy as the status holds it, `energy` after the fold."""
+def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
+    """The job's emissions after what nodes have reported; `energy` is the job's after the fold."""
+    stored, old, carbon, spec = (
+        account.stored,
+        account.stored_emissions,
+        account.intensities,
+        account.spec.emissions,
+    )
     if carbon is None or (energy is None and old is None) or (old is not None and old.final):
         return Counted(old, energy)
     before = old or begin_emissions(spec, carbon)
     scope: Scope = energy.scope if energy is not None else before.boundary
     basis = before.basis
-    pues = {a.number: a.pue_thousandths for a in attempts}
-    default = pue_of(spec, carbon)
-    told = {e.key: (e, r) for r in reports for e in r.pods}
+    pues = {a.number: a.pue_thousandths for a in account.attempts}
+    default = account.default_pue
+    progress = account.seen.job.status.progress
+    told = {e.key: (e, r) for r in account.reports for e in r.pods}
     fixed = _Fixed.of(before.fixed)
     _fix_gone(fixed, stored, energy, scope, carbon)
     open_: list[Priced] = []
@@ -139,10 +125,10 @@ def count_emissions(
         pods.append(priced)
         open_.append(rest)
         if not entry.closed:
-            now_held.append(at(now.timestamp()))
+            now_held.append(at(account.now.timestamp()))
     if not now_held:
         zone = spec.zone or carbon.zone_of("", "")
-        now_held = [_lookup(carbon, zone, basis)(now.timestamp())] if zone is not None else []
+        now_held = [_lookup(carbon, zone, basis)(account.now.timestamp())] if zone is not None else []
     held = max((h for h in now_held if isinstance(h, Intensity)), key=lambda h: h.milligrams, default=None)
     if energy is not None and tuple(pods) != energy.pods:
         energy = energy.model_copy(update={"pods": tuple(pods)})
@@ -412,41 +398,38 @@ def emissions_of(joules: int, pue: int, milligrams: int) -> int:
     return ceil(joules * pue * milligrams * 1000 / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
 
 
-def find_highest(
-    basis: Basis,
-    spec: EmissionsSpec,
-    carbon: Intensities,
-    reports: Iterable[NodeReport],
-    *,
-    now: datetime,
-    seconds: int,
-) -> int | None:
+def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:
     """The highest intensity from now on for so long, where a source has one (mg/kWh); None where none does.
 
     Never further ahead than an hour (`LOOK_AHEAD_SECONDS`).
     """
+    carbon = account.intensities
+    if carbon is None:
+        return None
     found = [
         held.milligrams
-        for zone in _zones(spec, carbon, reports)
-        for moment in _moments(now, seconds)
+        for zone in _zones(account, carbon)
+        for moment in _moments(account.now, seconds)
         if isinstance(held := _lookup(carbon, zone, basis)(moment), Intensity)
     ]
     return max(found, default=None)
 
 
-def find_absence(
-    spec: EmissionsSpec, carbon: Intensities, basis: Basis, reports: Iterable[NodeReport], *, now: datetime
-) -> str:
+def find_absence(account: Account, basis: Basis) -> str:
     """Why there is no intensity now, for people; empty where there is one."""
-    zones = sorted(_zones(spec, carbon, reports), key=str)
-    found = [_lookup(carbon, zone, basis)(now.timestamp()) for zone in zones]
+    carbon = account.intensities
+    if carbon is None:
+        return ""
+    zones = sorted(_zones(account, carbon), key=str)
+    found = [_lookup(carbon, zone, basis)(account.now.timestamp()) for zone in zones]
     return next((f.reason for f in found if isinstance(f, Absent)), "")
 
 
-def _zones(spec: EmissionsSpec, carbon: Intensities, reports: Iterable[NodeReport]) -> set[str | None]:
+def _zones(account: Account, carbon: Intensities) -> set[str | None]:
     """The zones a job's energy comes from now; before it has any, the cluster's own."""
-    zones = {spec.zone or carbon.zone_of(r.region, r.zone) for r in reports}
-    return zones or {spec.zone or carbon.zone_of("", "")}
+    own = account.spec.emissions.zone
+    zones = {own or carbon.zone_of(r.region, r.zone) for r in account.reports}
+    return zones or {own or carbon.zone_of("", "")}
 
 
 def _moments(now: datetime, seconds: int) -> Iterator[float]:

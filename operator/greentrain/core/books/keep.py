@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
-from math import ceil
 
 from greentrain.api.v1alpha1 import AttemptStatus, EmissionsStatus, EnergyBudgetStatus, EnergyStatus
+from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.allowances import allow
 from greentrain.core.books.books import Books
 from greentrain.core.books.charges import Charges, keep_charges
 from greentrain.core.books.emissions import (
     begin_emissions,
     count_emissions,
-    embodied_of,
     find_absence,
     find_highest,
-    pue_of,
 )
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.books.ledger import fold
-from greentrain.core.books.lines import STOPPED_FOR_BUDGET, Stage, Standing, weigh_emissions, weigh_energy
+from greentrain.core.books.lines import Standing, weigh_emissions, weigh_energy
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import ABANDONED_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
@@ -43,176 +40,100 @@ WEIGH_AGAIN = timedelta(seconds=2)
 
 
 def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, *, now: datetime) -> Books:
-    """Fold what nodes tell into the job's energy and emissions and weigh them; `attempt` is the one under way, if any."""
-    known = seen.job.status
-    stored = known.energy
-    over = known.completion_time is not None
-    present = {p.uid for p in seen.pods}
-    energy, growth = fold(
-        stored,
-        seen.reports,
-        gone=lambda uid: uid not in present,
-        finished=over and all(p.ended for p in seen.pods),
-        now=now,
-        scope=spec.energy.scope,
-    )
+    """Fold what nodes report into the job's energy and emissions and weigh them; `attempt` is the one under way, if any."""
+    account = Account(seen, spec, attempt, now)
+    energy, growth = fold(account)
     charges = Charges()
     if spec.has_budget:
         energy = energy or EnergyStatus(scope=spec.energy.scope)
-        charges = _charge(seen, stored, energy, attempt, now=now)
-    attempts = _with_attempt(known.attempts, attempt)
-    counted = count_emissions(
-        known.emissions,
-        stored,
-        energy,
-        seen.reports,
-        spec=spec.emissions,
-        attempts=attempts,
-        carbon=seen.intensities,
-        progress=known.progress,
-        now=now,
-    )
-    energy = counted.energy
+        charges = keep_charges(account, energy)
+    counted = count_emissions(account, energy)
+    energy, stored = counted.energy, account.stored
     if energy is not None:
         draw = draw_of(seen.pods, seen.reports) if attempt is not None else None
         budget = stored.budget if stored is not None else None
         energy = energy.model_copy(update={"draw_milliwatts": draw, "budget": budget})
-    return _weigh(seen, spec, attempt, energy, counted.emissions, growth, charges, now=now)
-
-
-def _charge(
-    seen: Snapshot,
-    stored: EnergyStatus | None,
-    energy: EnergyStatus,
-    attempt: AttemptStatus | None,
-    *,
-    now: datetime,
-) -> Charges:
-    """What is charged for pods of which no reading comes."""
-    before = stored.budget if stored is not None else None
-    attempts = _with_attempt(seen.job.status.attempts, attempt)
-    limits = {a.number: a.gpu_limit_milliwatts or seen.fleet.limit_milliwatts for a in attempts}
-    return keep_charges(
-        before.charges if before is not None else (),
-        before.lost_joules if before is not None else 0,
-        stored=stored,
-        energy=energy,
-        pods=seen.pods,
-        reports=seen.reports,
-        limits={number: limit for number, limit in limits.items() if limit is not None},
-        now=now,
-    )
-
-
-def _with_attempt(
-    attempts: Sequence[AttemptStatus], attempt: AttemptStatus | None
-) -> tuple[AttemptStatus, ...]:
-    if attempt is None:
-        return tuple(attempts)
-    return (*(a for a in attempts if a.number != attempt.number), attempt)
+    return replace(_weigh(account, energy, counted.emissions, charges), growth=growth)
 
 
 def _weigh(
-    seen: Snapshot,
-    spec: BudgetSpec,
-    attempt: AttemptStatus | None,
-    energy: EnergyStatus | None,
-    emissions: EmissionsStatus | None,
-    growth: Mapping[int, int],
-    charges: Charges,
-    *,
-    now: datetime,
+    account: Account, energy: EnergyStatus | None, emissions: EmissionsStatus | None, charges: Charges
 ) -> Books:
-    over = seen.job.status.completion_time is not None
-    stage = Stage.OVER if over else Stage.BETWEEN_ATTEMPTS if attempt is None else Stage.RUNNING
+    """How the budgets stand, and what follows for the pods."""
+    spec = account.spec
     standings: list[Standing] = []
+    budget: EnergyBudgetStatus | None = None
+    weighed = weigh_energy(account, energy, charges.joules)
+    if weighed is not None:
+        standings.append(weighed[0])
+        budget = weighed[1]
     unpriced = ""
-    pue = attempt.pue_thousandths if attempt is not None else None
-    pue = pue or pue_of(spec.emissions, seen.intensities)
-    last = attempt or next(reversed(seen.job.status.attempts), None)
-    stopping = last is not None and last.reason in STOPPED_FOR_BUDGET
-    weighed = weigh_energy(spec.energy, energy, attempt, stage, charged=charges.joules, stopping=stopping)
-    budget = None if weighed is None else weighed[1]
-    standings += [] if weighed is None else [weighed[0]]
-    highest: int | None = None
-    if seen.intensities is not None and spec.emissions.budget is not None:
-        base = emissions or begin_emissions(spec.emissions, seen.intensities)
-        until_stopped = (attempt.stop_seconds if attempt is not None else None) or 0
-        highest = find_highest(
-            base.basis, spec.emissions, seen.intensities, seen.reports, now=now, seconds=until_stopped
-        )
-        limit = (last.gpu_limit_milliwatts if last is not None else None) or seen.fleet.limit_milliwatts
-        found = weigh_emissions(
-            spec.emissions,
-            spec.energy.warn_at_percent,
-            base,
-            energy,
-            attempt,
-            stage,
-            highest=highest,
-            pue=pue,
-            charged_joules=charges.joules,
-            # What is charged is the limit over a time.
-            charged_gpu_seconds=ceil(charges.joules * 1000 / limit) if limit else 0,
-            embodied=partial(embodied_of, base, seen.intensities, seen.fleet.models),
-            stopping=stopping,
-        )
-        assert found is not None
+    base = emissions
+    if base is None and account.intensities is not None:
+        base = begin_emissions(spec.emissions, account.intensities)
+    found = None if base is None else weigh_emissions(account, base, energy, charges.joules)
+    if base is not None and found is not None:
         standings.append(found[0])
         emissions = base.model_copy(update={"budget": found[1]})
         if base.intensity_milligrams_per_kilowatt_hour is None:
-            unpriced = find_absence(spec.emissions, seen.intensities, base.basis, seen.reports, now=now)
+            unpriced = find_absence(account, base.basis)
     elif emissions is not None and emissions.budget is not None:
         emissions = emissions.model_copy(update={"budget": None})
+    books = Books(energy, emissions, standings=tuple(standings))
     if energy is None or not spec.has_budget:
         bare = None if energy is None else energy.model_copy(update={"budget": None})
-        return Books(bare, emissions, growth, tuple(standings))
-    heard = {r.node for r in seen.reports if not r.is_silent(now)}
+        return replace(books, energy=bare)
+    books = replace(
+        books,
+        on_unknown=spec.energy.on_unknown,
+        unread=charges.unread,
+        waiting_for=_find_waiting(account, energy),
+        look_again=account.now + WEIGH_AGAIN if charges.growing else charges.due,
+        unpriced=unpriced,
+    )
+    return replace(books, energy=_with_allowances(account, books, energy, budget, charges))
+
+
+def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
+    """Nodes whose silence stopped the job and that are silent still."""
     before = energy.budget
     # A running attempt waits for nobody: what of it is unread is known by itself.
-    waits = before is not None and (stage is not Stage.RUNNING or stopping) and _may_come(seen, now=now)
-    waited = before.unread_nodes if before is not None and waits else ()
-    waiting = tuple(n for n in waited if n not in heard)
-    again = now + WEIGH_AGAIN if charges.growing else charges.due
-    books = Books(
-        energy,
-        emissions,
-        growth,
-        tuple(standings),
-        spec.energy.on_unknown,
-        charges.unread,
-        waiting,
-        again,
-        unpriced,
-    )
-    nodes = {"unread_nodes": tuple(sorted({*waiting, *(p.node for p in charges.unread)}))[:64]}
+    waits = account.stage is not Stage.RUNNING or account.stopping
+    if before is None or not waits or not _may_come(account.seen, now=account.now):
+        return ()
+    heard = {r.node for r in account.reports if not r.is_silent(account.now)}
+    return tuple(n for n in before.unread_nodes if n not in heard)
+
+
+def _with_allowances(
+    account: Account,
+    books: Books,
+    energy: EnergyStatus,
+    budget: EnergyBudgetStatus | None,
+    charges: Charges,
+) -> EnergyStatus:
+    """The energy with what its pods are allowed and what is waited for."""
     dirtiest = None
-    if seen.intensities is not None and books.emissions is not None:
-        dirtiest = find_highest(
-            books.emissions.basis,
-            spec.emissions,
-            seen.intensities,
-            seen.reports,
-            now=now,
-            seconds=ALLOWANCE_SECONDS,
-        )
+    if account.intensities is not None and books.emissions is not None:
+        dirtiest = find_highest(account, books.emissions.basis, seconds=ALLOWANCE_SECONDS)
         # As with what is charged, the highest that was seen stands in while none is known.
         dirtiest = dirtiest or books.emissions.highest_milligrams_per_kilowatt_hour
-    allowed = () if stage is Stage.OVER else allow(seen, spec, books, charges, budget, dirtiest, pue)
+    allowed = () if account.over else allow(account, books, charges, budget, dirtiest)
     # Without a budget of energy the section holds what a budget of emissions allows and waits for.
     shown = budget or EnergyBudgetStatus(
-        on_unknown=spec.energy.on_unknown, warn_at_percent=spec.energy.warn_at_percent
+        on_unknown=account.spec.energy.on_unknown, warn_at_percent=account.spec.energy.warn_at_percent
     )
+    nodes = sorted({*books.waiting_for, *(p.node for p in charges.unread)})
     shown = shown.model_copy(
         update={
-            **nodes,
+            "unread_nodes": tuple(nodes)[:64],
             "provisional_joules": charges.joules,
             "charges": charges.pods,
             "lost_joules": charges.lost_joules,
             "allowances": allowed,
         }
     )
-    return replace(books, energy=energy.model_copy(update={"budget": shown}))
+    return energy.model_copy(update={"budget": shown})
 
 
 def _may_come(seen: Snapshot, *, now: datetime) -> bool:

@@ -9,32 +9,27 @@ name kept so that an old report of it is not counted again. Every step looks at 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from math import ceil, sqrt
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
-from greentrain.core.seen.nodes import NodeReport, attempt_of, is_abandoned
+from greentrain.core.books.account import Account
+from greentrain.core.seen.nodes import attempt_of, is_abandoned
 from greentrain.units import format_energy
 
 MOST_SQUARED = 2**63 - 1
 """The most that the status can hold of squared joules: of an error bound of 800 kWh."""
 
 
-def fold(
-    old: EnergyStatus | None,
-    reports: Iterable[NodeReport],
-    *,
-    gone: Callable[[str], bool],
-    finished: bool,
-    now: datetime,
-    scope: Scope = "GPU",
-) -> tuple[EnergyStatus | None, dict[int, int]]:
-    """The job's energy after these reports, and by how much each attempt's has grown; `scope` says what counts as used.
+def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
+    """The job's energy after what nodes have reported, and by how much each attempt's has grown since it was stored.
 
-    `gone` says whether a pod of that UID is no more. Such a pod's last word is lost where its node reports without it
-    although it was never said to have ended, or has been silent for an hour. `old` is the status as it is stored.
+    The final reading of a pod that is gone is lost where its node reports without it although it was never reported as ended,
+    or has been silent for an hour.
     """
+    old, reports, scope, now = account.stored, account.reports, account.spec.energy.scope, account.now
+    present = {p.uid for p in account.seen.pods}
+    finished = account.over and all(p.ended for p in account.seen.pods)
     before = old or EnergyStatus()
     pods = {p.key: p for p in before.pods}
     settled = set(before.settled)
@@ -62,10 +57,10 @@ def fold(
         let_go = key in stored and key not in told
         if let_go and stored[key].final:
             folded.append(pod)
-        elif let_go and pod.node in reporting and gone(pod.uid):
+        elif let_go and pod.node in reporting and pod.uid not in present:
             folded.append(pod)
             lost += 1
-        elif not pod.final and pod.node in abandoned and gone(pod.uid):
+        elif not pod.final and pod.node in abandoned and pod.uid not in present:
             kept.append(pod.model_copy(update={"final": True}))
             lost += 1
         else:

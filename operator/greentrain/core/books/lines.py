@@ -6,24 +6,22 @@ emissions is held the same way: that energy at the highest intensity, and the em
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from functools import partial
+from math import ceil
 
-from greentrain.api.conditions import Reason
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
     EmissionsBudgetStatus,
-    EmissionsSpec,
     EmissionsStatus,
     EnergyBudgetStatus,
-    EnergySpec,
     EnergyStatus,
     OnExhausted,
 )
+from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.charges import energy_of
-from greentrain.core.books.emissions import emissions_of
-from greentrain.units import format_emissions, format_energy
+from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
+from greentrain.units import MILLIJOULES_PER_JOULE, format_emissions, format_energy
 
 ENERGY_BUDGET = "spec.energy.budget"
 
@@ -96,18 +94,6 @@ def _judge(limit: int, *, used: int, charged: int, early: int, spent_before: int
     return _Verdict(now_spent or spent_before is not None, by_charge and spent_before is None, spent_limit)
 
 
-STOPPED_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
-"""Reasons of attempts that were stopped to keep a budget."""
-
-
-class Stage(Enum):
-    """Where a job stands, as far as a budget is concerned."""
-
-    RUNNING = "running"
-    BETWEEN_ATTEMPTS = "between attempts"
-    OVER = "over"
-
-
 def _early(ahead: int, before: int | None, action: OnExhausted, stage: Stage) -> int:
     """What is reserved for a stop: what was too little to go on with is too little to begin with."""
     if not action.stops or stage is Stage.OVER:
@@ -121,18 +107,13 @@ def _ahead(now: int, before: int | None, *, stopping: bool) -> int:
 
 
 def weigh_energy(
-    spec: EnergySpec,
-    energy: EnergyStatus | None,
-    attempt: AttemptStatus | None,
-    stage: Stage,
-    *,
-    charged: int,
-    stopping: bool,
+    account: Account, energy: EnergyStatus | None, charged: int
 ) -> tuple[Standing, EnergyBudgetStatus] | None:
     """How the budget of energy stands at this moment; None where there is none.
 
-    `charged` joules are for missing readings; `stopping` says that the job was, or is being, stopped to keep a budget.
+    `energy` is the job's after the fold; `charged` joules are for missing readings.
     """
+    spec, attempt, stage = account.spec.energy, account.attempt, account.stage
     limit = spec.budget_joules
     if limit is None or spec.budget is None:
         return None
@@ -171,7 +152,7 @@ def weigh_energy(
         ahead_joules=_ahead(
             ahead,
             None if before is None else before.ahead_joules,
-            stopping=stopping or verdict.exhausted,
+            stopping=account.stopping or verdict.exhausted,
         ),
         overshoot_bound=standing.bound,
         overshoot_bound_joules=bound,
@@ -188,29 +169,25 @@ def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) 
 
 
 def weigh_emissions(
-    spec: EmissionsSpec,
-    warn_at_percent: Sequence[int],
-    emissions: EmissionsStatus,
-    energy: EnergyStatus | None,
-    attempt: AttemptStatus | None,
-    stage: Stage,
-    *,
-    highest: int | None,
-    pue: int,
-    charged_joules: int,
-    charged_gpu_seconds: int,
-    embodied: Callable[[int], int],
-    stopping: bool,
+    account: Account, emissions: EmissionsStatus, energy: EnergyStatus | None, charged_joules: int
 ) -> tuple[Standing, EmissionsBudgetStatus] | None:
-    """How the budget of emissions stands; None where there is none.
+    """How the budget of emissions stands at this moment; None where there is none, or nothing to count it with.
 
-    `highest` is the highest intensity (mg/kWh) until a stop would have taken effect, None where none is known. What is
-    charged for missing readings, and energy without an intensity, count at that or the highest seen before. `embodied`
-    gives the embodied share (micrograms) of so many GPU-seconds.
+    What is charged for missing readings (`charged_joules`), and energy without an intensity, count at the highest intensity
+    until a stop would have taken effect, or the highest seen before where that is higher.
     """
+    spec, carbon, attempt, stage = account.spec.emissions, account.intensities, account.attempt, account.stage
     limit = spec.budget_micrograms
-    if limit is None or spec.budget is None:
+    if limit is None or spec.budget is None or carbon is None:
         return None
+    highest = find_highest(account, emissions.basis, seconds=account.stop_seconds)
+    embodied = partial(embodied_of, emissions, carbon, account.seen.fleet.models)
+    pue, last = account.pue, account.last
+    gpu_limit = (
+        last.gpu_limit_milliwatts if last is not None else None
+    ) or account.seen.fleet.limit_milliwatts
+    # What is charged is the limit over a time.
+    charged_gpu_seconds = ceil(charged_joules * MILLIJOULES_PER_JOULE / gpu_limit) if gpu_limit else 0
     before, next_ = emissions.budget, highest or 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
@@ -218,8 +195,8 @@ def weigh_emissions(
     gpus = attempt.gpus if attempt is not None else 0
     ahead = 0
     if stage is Stage.RUNNING:
-        seconds = (attempt.stop_seconds if attempt is not None else None) or 0
-        ahead = emissions_of(ahead_joules_of(energy, attempt), pue, next_) + embodied(gpus * seconds)
+        ahead = emissions_of(ahead_joules_of(energy, attempt), pue, next_)
+        ahead += embodied(gpus * account.stop_seconds)
     used = emissions.total_micrograms
     verdict = _judge(
         limit,
@@ -239,7 +216,7 @@ def weigh_emissions(
         spec.budget,
         spec.on_exhausted,
         percent,
-        max((p for p in warn_at_percent if percent >= p), default=0),
+        max((p for p in account.spec.energy.warn_at_percent if percent >= p), default=0),
         verdict.exhausted,
         verdict.by_charge,
         lowered=before is not None and limit < before.limit_micrograms and used >= limit,
@@ -254,7 +231,7 @@ def weigh_emissions(
         ahead_micrograms=_ahead(
             ahead,
             None if before is None else before.ahead_micrograms,
-            stopping=stopping or verdict.exhausted,
+            stopping=account.stopping or verdict.exhausted,
         ),
         overshoot_bound=standing.bound,
         overshoot_bound_micrograms=bound,

@@ -9,15 +9,15 @@ those who could act one may fail just when another returns, so the bound has bot
 
 from __future__ import annotations
 
-from datetime import datetime
 from math import ceil
 
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
-from greentrain.api.v1alpha1 import AttemptStatus, EmissionsSpec, EmissionsStatus
+from greentrain.api.v1alpha1 import AttemptStatus, EmissionsStatus
+from greentrain.core.books.account import Account
 from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, energy_of, overdue_seconds
 from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
-from greentrain.core.seen.snapshot import Fleet, Snapshot
+from greentrain.core.seen.snapshot import Fleet
 from greentrain.units import THOUSANDTHS
 
 REACTION_SECONDS = 5
@@ -90,22 +90,18 @@ def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
 
 
 def announce_emissions(
-    attempt: AttemptStatus,
-    emissions: EmissionsStatus | None,
-    spec: EmissionsSpec,
-    seen: Snapshot,
-    *,
-    now: datetime,
+    attempt: AttemptStatus, account: Account, emissions: EmissionsStatus | None
 ) -> AttemptStatus:
     """The attempt that was announced, with its bound in emissions; as it is where no intensity is known."""
-    joules, carbon = attempt.overshoot_bound_joules, seen.intensities
+    joules, carbon = attempt.overshoot_bound_joules, account.intensities
     if carbon is None or joules is None:
         return attempt
-    emissions = emissions or begin_emissions(spec, carbon)
-    ahead = find_highest(emissions.basis, spec, carbon, seen.reports, now=now, seconds=ALLOWANCE_SECONDS)
+    emissions = emissions or begin_emissions(account.spec.emissions, carbon)
+    ahead = find_highest(account, emissions.basis, seconds=ALLOWANCE_SECONDS)
     worst = max(ahead or 0, emissions.highest_milligrams_per_kilowatt_hour)
     if not worst:
         return attempt
     bound = emissions_of(joules, attempt.pue_thousandths or THOUSANDTHS, worst)
-    bound += embodied_of(emissions, carbon, seen.fleet.models, attempt.gpus * (attempt.worst_seconds or 0))
+    seconds = attempt.gpus * (attempt.worst_seconds or 0)
+    bound += embodied_of(emissions, carbon, account.seen.fleet.models, seconds)
     return attempt.model_copy(update={"overshoot_bound_micrograms": bound})

@@ -26,11 +26,11 @@ from greentrain.api.v1alpha1 import (
     RunPolicy,
 )
 from greentrain.core.admission import Admitted, Refused, decide_admission, read_run_policy
+from greentrain.core.books.account import STOPPED_FOR_BUDGET, Account, pue_of
 from greentrain.core.books.books import Books
-from greentrain.core.books.emissions import find_zone_problem, pue_of
+from greentrain.core.books.emissions import find_zone_problem
 from greentrain.core.books.in_force import BudgetSpec, spec_in_force
 from greentrain.core.books.keep import keep_books
-from greentrain.core.books.lines import STOPPED_FOR_BUDGET
 from greentrain.core.books.overshoot import announce, announce_emissions, raise_bound
 from greentrain.core.books.restarts import burnt_again
 from greentrain.core.gang import manifests
@@ -365,7 +365,8 @@ def _between_attempts(
         fleet=seen.fleet,
         pue=pue_of(spec.emissions, seen.intensities),
     )
-    attempt = announce_emissions(attempt, books.emissions, spec.emissions, seen, now=now)
+    account = Account(seen, BudgetSpec(spec.energy, spec.emissions), None, now)
+    attempt = announce_emissions(attempt, account, books.emissions)
     again = burnt_again(last, seen.job.status.progress)
     writer.started(attempt, again="" if again is None else _again(again, spec))
     return Decision(

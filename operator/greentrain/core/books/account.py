@@ -1,0 +1,110 @@
+"""What a job's energy and emissions are counted by in one pass: the snapshot, the limits in force, and the attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from greentrain.api.conditions import Reason
+from greentrain.api.v1alpha1 import AttemptStatus, EmissionsSpec, EmissionsStatus, EnergyStatus
+from greentrain.core.books.in_force import BudgetSpec
+from greentrain.core.seen.intensities import Intensities
+from greentrain.core.seen.nodes import NodeReport
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.units import THOUSANDTHS, parse_pue
+
+STOPPED_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
+"""Reasons of attempts that were stopped to keep a budget."""
+
+
+class Stage(Enum):
+    """Where a job stands, as far as a budget is concerned."""
+
+    RUNNING = "running"
+    BETWEEN_ATTEMPTS = "between attempts"
+    OVER = "over"
+
+
+def pue_of(spec: EmissionsSpec, intensities: Intensities | None) -> int:
+    """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nothing says it."""
+    if spec.pue is not None:
+        return parse_pue(spec.pue)
+    return (intensities.pue if intensities is not None else None) or THOUSANDTHS
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What calculators take of a pass."""
+
+    seen: Snapshot
+    spec: BudgetSpec
+    """What the job may use and emit, and how that is counted."""
+    attempt: AttemptStatus | None
+    """The one under way, as this pass has it; None between attempts."""
+    now: datetime
+
+    @property
+    def stored(self) -> EnergyStatus | None:
+        """The energy as the job's status holds it."""
+        return self.seen.job.status.energy
+
+    @property
+    def stored_emissions(self) -> EmissionsStatus | None:
+        """The emissions as the job's status holds them."""
+        return self.seen.job.status.emissions
+
+    @property
+    def reports(self) -> tuple[NodeReport, ...]:
+        """What nodes have reported of the job."""
+        return self.seen.reports
+
+    @property
+    def intensities(self) -> Intensities | None:
+        """What emissions are counted with; None where nothing is set up for it."""
+        return self.seen.intensities
+
+    @property
+    def over(self) -> bool:
+        """Whether the job has completed."""
+        return self.seen.job.status.completion_time is not None
+
+    @property
+    def stage(self) -> Stage:
+        """Where the job stands."""
+        if self.over:
+            return Stage.OVER
+        return Stage.BETWEEN_ATTEMPTS if self.attempt is None else Stage.RUNNING
+
+    @property
+    def attempts(self) -> tuple[AttemptStatus, ...]:
+        """All that are recorded, with the one under way as this pass has it."""
+        known = self.seen.job.status.attempts
+        if self.attempt is None:
+            return known
+        return (*(a for a in known if a.number != self.attempt.number), self.attempt)
+
+    @property
+    def last(self) -> AttemptStatus | None:
+        """The attempt under way, else the last one that is recorded."""
+        return self.attempt or next(reversed(self.seen.job.status.attempts), None)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the job was, or is being, stopped to keep a budget."""
+        return self.last is not None and self.last.reason in STOPPED_FOR_BUDGET
+
+    @property
+    def stop_seconds(self) -> int:
+        """How long a stop of the attempt under way takes; 0 where there is none."""
+        return (self.attempt.stop_seconds if self.attempt is not None else None) or 0
+
+    @property
+    def default_pue(self) -> int:
+        """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nothing says it."""
+        return pue_of(self.spec.emissions, self.intensities)
+
+    @property
+    def pue(self) -> int:
+        """The PUE of the attempt under way, in thousandths, else that of one that starts now."""
+        return (self.attempt.pue_thousandths if self.attempt is not None else None) or self.default_pue
