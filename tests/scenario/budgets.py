@@ -249,6 +249,8 @@ class Node:
     """Pods the account on its disk has, until they are settled."""
     closed: set[str] = field(default_factory=set)
     disk: dict[str, Standing] = field(default_factory=dict)
+    unlimited: bool = False
+    """Whether the operator asked last under a status without a budget."""
     agent: Agent | None = None
     back_at: float = 0.0
     """When its agent begins anew."""
@@ -265,6 +267,8 @@ class Agent:
         self.begun = world.now
         self.told: dict[str, Allowance] | None = None
         """Allowances as NodePower has them; None as long as none were read."""
+        self.unlimited = False
+        """Whether that was asked under a status without a budget."""
         self.shown: dict[str, Shown] = {}
         """The node's pods as they were read last."""
         self.heard: float | None = None
@@ -323,6 +327,7 @@ class Agent:
             for a in node.power.asks
             if a.allowance_joules is not None
         }
+        self.unlimited = node.unlimited
         self.shown = {
             p.uid: Shown("team", p.name, p.budgeted, p.shown is PodState.EXITED)
             for p in world.pods.values()
@@ -364,6 +369,8 @@ class Agent:
         for change in standings.look(sight):
             if change.kind == "Spent":
                 continue
+            if change.kind == "Throttled" and self.unlimited:
+                world.complain(f"held: {change.standing.name} though its job has no budget any more")
             if change.kind == "Throttled" and not is_spent(change.used, change.standing.holding(change.used)):
                 world.count("agent: held for too long")
             world.count(f"agent: {change.kind}")
@@ -640,6 +647,7 @@ class Operator:
         asks = decide_asks(node.power.asks, self._asked_of(name), is_ours=lambda _: True)
         if set(settled) != set(node.power.settled) or asks != node.power.asks:
             self.world.ask(node, asks, settled)
+        node.unlimited = read_budget(self.status) is None
 
     def _asked_of(self, node: str) -> Iterable[PodTerms]:
         for pod in self.pods.values():
