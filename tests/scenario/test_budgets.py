@@ -16,6 +16,7 @@ import pytest
 
 from tests.scenario.budgets import (
     FAULTS,
+    JOULE,
     SIZES,
     Remainder,
     Traits,
@@ -223,3 +224,25 @@ def test_budgets_of_emissions_are_kept_though_their_source_dies() -> None:
     assert {life.traits.gpus for life in green if life.traits.embodied} == set(SIZES)
     # Energy that was never priced is told, and was charged for.
     assert any(life.without_joules for life in green)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_whose_budget_was_taken_away_goes_on_without_the_operator(seed: int) -> None:
+    """Its pods were made under a budget: without any allowance their agents would hold them to nothing."""
+    drawn = draw_traits(seed)
+    traits = replace(
+        drawn, character="steady", work=100_000, faults=(), fault_rate=0.0, edits=(), ambush=None
+    )
+    world = World(seed, traits)
+    while world.used < JOULE:
+        world.step()
+    world.edit(None)
+    for _ in range(60):
+        world.step()
+    world.break_something("operator away long")
+    before = world.used
+    for _ in range(150):
+        world.step()
+    assert not world.complaints, told(world)
+    assert not any(pod.throttled or pod.evicted for pod in world.every), told(world)
+    assert world.used - before >= 149 * traits.gpus * traits.kind.limit
