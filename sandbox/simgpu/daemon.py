@@ -26,8 +26,8 @@ from pathlib import Path
 import grpc
 
 from greentrain.devices.errors import Unavailable, Unsupported
+from greentrain.devices.nvidia.references import FullCard, get_unit
 from greentrain.devices.podresources import PodKey, PodResources
-from greentrain.devices.references import FullCard, get_unit
 from sandbox import cgroups
 from sandbox.cgroups import CgroupMode, Driver
 from sandbox.deviceplugin import DevicePlugin, build_reader

@@ -21,7 +21,7 @@ from greentrain.agent.retire import retire
 from greentrain.agent.settings import AgentSettings, parse_settings
 from greentrain.agent.telemetry import AgentTelemetry
 from greentrain.devices.errors import Unavailable
-from greentrain.devices.nvml import Gpus
+from greentrain.devices.nvidia.nvml import Gpus
 from greentrain.devices.podresources import PodResources
 from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.kube.client import connect

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,7 +19,6 @@ from greentrain.agent.clock import Clock
 from greentrain.agent.holders import Holdings
 from greentrain.agent.journal import Journal
 from greentrain.api.nodepower import CapReason, GpuCap, resolve_cap
-from greentrain.devices.driver import read_load
 from greentrain.devices.errors import (
     DeviceError,
     Gone,
@@ -29,8 +27,10 @@ from greentrain.devices.errors import (
     Unavailable,
     Unsupported,
 )
-from greentrain.devices.gpus import Card, CurrentLimits
+from greentrain.devices.gpus import LimitedGpus
+from greentrain.devices.nvidia.driver import read_load
 from greentrain.node.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse
+from greentrain.node.cards import Card, CurrentLimits
 from greentrain.units import PowerCap, format_power
 
 logger = logging.getLogger("greentrain.agent")
@@ -51,18 +51,6 @@ LOWEST = PowerCap(milliwatts=1)
 
 ROUNDS = 3
 """Steps and looks at one card in one go: to set a limit and to see that it is set takes two."""
-
-
-class LimitedGpus(Protocol):
-    """The node's cards (`devices.nvml.Gpus`)."""
-
-    async def read_limits(self, uuid: str) -> CurrentLimits:
-        """One card's power limits as they are now."""
-        ...
-
-    async def set_limit(self, uuid: str, milliwatts: int) -> None:
-        """Set one card's power limit."""
-        ...
 
 
 @dataclass
@@ -283,7 +271,7 @@ class Caps:
             first = min(found, key=lambda f: f[0])[1]
             others = tuple(sorted(ask.pod for _, ask in found if ask.pod != first.pod))
             asks[card.uuid] = replace(first, sharing=others)
-            if card.mig:
+            if card.partitioned:
                 text = "it is in MIG mode, and one limit would hold for the jobs in all its instances"
                 hindrances[card.uuid] = Hindrance("MigMode", text)
             elif not alone:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from greentrain.devices.gpus import Card
-from greentrain.devices.podresources import Holder, KnownPod, Listing, PodKey, holders
-from greentrain.devices.references import (
+from greentrain.devices.nvidia.references import (
     FullCard,
     MigInstance,
     NumberedCard,
@@ -16,8 +14,10 @@ from greentrain.devices.references import (
     Unit,
     UnknownDevice,
 )
+from greentrain.devices.podresources import Holder, KnownPod, Listing, PodKey, holders
 from greentrain.energy.attribution import Held
 from greentrain.kube.node import NodePod
+from greentrain.node.cards import Card
 
 
 @dataclass(slots=True)
@@ -94,12 +94,12 @@ def _find_place(unit: Unit, cards: Sequence[Card]) -> tuple[str, float] | None:
             return next(((c.uuid, 1.0) for c in cards if c.minor == minor), None)
         case MigInstance(uuid):
             for card in cards:
-                for part in card.instances:
+                for part in card.partitions:
                     if part.uuid == uuid:
                         return card.uuid, part.slices / part.total_slices
         case NumberedMigInstance(minor, gpu_instance):
             for card in cards:
-                parts = [p for p in card.instances if p.gpu_instance == gpu_instance]
+                parts = [p for p in card.partitions if p.gpu_instance == gpu_instance]
                 if card.minor == minor and parts:
                     return card.uuid, sum(p.slices for p in parts) / parts[0].total_slices
         case UnknownDevice():

@@ -32,7 +32,7 @@ from greentrain.api.conditions import ConditionStatus, find_condition, set_condi
 from greentrain.api.nodepower import MAX_COUNT, MAX_PODS, GpuStatus, NodePowerStatus
 from greentrain.api.v1alpha1 import Condition
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
-from greentrain.devices.gpus import Card, CurrentLimits
+from greentrain.devices.gpus import Gpus
 from greentrain.devices.podresources import Listing
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Window
@@ -41,6 +41,7 @@ from greentrain.energy.report import bound_joules, report_pods
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.node.caps import Hindrance
+from greentrain.node.cards import Card
 from greentrain.units import PowerCap, format_unix_time, to_joules
 
 logger = logging.getLogger("greentrain.agent")
@@ -80,35 +81,6 @@ WAKE_SECONDS = 0.1
 """Pause between two times that news woke the loop: many pods may change at once."""
 
 LATER = "What it uses meanwhile is counted when it answers again."
-
-
-class Gpus(Protocol):
-    """The node's cards (`devices.nvml.Gpus`)."""
-
-    async def read_all(self, *, deadline: float = ...) -> Mapping[str, CardReading | DeviceError]:
-        """What every card tells, or why it does not; Unavailable where NVML as a whole is lost."""
-        ...
-
-    async def discover(self) -> tuple[Card, ...]:
-        """Which cards there are."""
-        ...
-
-    @property
-    def unnamed(self) -> Mapping[int, DeviceError]:
-        """Why cards could not be named since NVML was opened, by index: nothing can be read from them."""
-        ...
-
-    async def read_limits(self, uuid: str) -> CurrentLimits:
-        """One card's power limits as they are now."""
-        ...
-
-    async def set_limit(self, uuid: str, milliwatts: int) -> None:
-        """Set one card's power limit."""
-        ...
-
-    async def close(self) -> None:
-        """Let NVML go."""
-        ...
 
 
 class Kubelet(Protocol):

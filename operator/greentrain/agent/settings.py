@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from greentrain.devices.driver import MODULE
+from greentrain.devices.nvidia.driver import MODULE
 from greentrain.devices.podresources import SOCKET
 from greentrain.devices.rapl import CGROUPS, POWERCAP
 from greentrain.telemetry.logs import DEFAULT_LEVEL, LogFormat, add_log_arguments

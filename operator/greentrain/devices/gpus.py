@@ -1,59 +1,51 @@
-"""GPUs as the node agent knows them, in NVML's words and without NVML, so that only one module needs its library."""
+"""The port to a node's GPUs, whoever makes them: what the agent asks of a vendor's library."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import Protocol
 
-from greentrain.api.nodepower import MAX_MILLIWATTS, PowerLimits
-
-
-@dataclass(frozen=True, slots=True)
-class MigDevice:
-    """One MIG device of a card: a compute instance inside a GPU instance. It has no energy or limit of its own."""
-
-    uuid: str
-    """As NVML gives it: `MIG-…`."""
-    gpu_instance: int
-    """Id of its GPU instance on the card; several MIG devices can have the same."""
-    compute_instance: int
-    """Id of its compute instance within the GPU instance."""
-    slices: int
-    """Compute slices of the card that are its own."""
-    total_slices: int
-    """Compute slices the whole card can be cut into."""
+from greentrain.devices.errors import DeviceError
+from greentrain.energy.intervals import CardReading
+from greentrain.node.cards import Card, CurrentLimits
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentLimits:
-    """The limits of a card that change while it runs, in milliwatts; None for what its driver does not tell."""
+class LimitedGpus(Protocol):
+    """Power limits of a node's cards."""
 
-    set_milliwatts: int | None
-    enforced_milliwatts: int | None
-    binding: bool | None = None
-    """Whether the card runs slower now than it could because of its limit (NVML's SW power cap among the reasons)."""
+    async def read_limits(self, uuid: str) -> CurrentLimits:
+        """One card's power limits as they are now.
 
+        Raises:
+            DeviceError: they cannot be read; its class says what to do.
+        """
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One whole card."""
+    async def set_limit(self, uuid: str, milliwatts: int) -> None:
+        """Set one card's power limit.
 
-    uuid: str
-    """As NVML gives it: `GPU-…`; the only name that stays through reboots and the loss of other cards."""
-    index: int
-    """NVML's number for it in this session: for people, never to find it again."""
-    minor: int | None
-    """Number of its device file /dev/nvidia0; None where the driver does not tell."""
-    model: str
-    """Product name."""
-    mig: bool
-    """Whether it is in MIG mode."""
-    instances: tuple[MigDevice, ...] = ()
-    """Its MIG devices, in NVML's order."""
-    limits: PowerLimits = field(default_factory=PowerLimits)
-    persistence: bool | None = None
-    """Whether the driver keeps it initialised when nobody uses it; None where that mode does not exist."""
+        Raises:
+            DeviceError: it was not set; its class says what to do.
+        """
+        ...
 
 
-def known_limit(milliwatts: int | None) -> int | None:
-    """A power limit as a card reported it; one that no card can have is as good as none, and NodePower does not take it."""
-    return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts
+class Gpus(LimitedGpus, Protocol):
+    """A node's cards."""
+
+    async def discover(self) -> tuple[Card, ...]:
+        """Which cards there are; Unavailable where none can be asked for."""
+        ...
+
+    @property
+    def unnamed(self) -> Mapping[int, DeviceError]:
+        """Why cards could not be named since the library was opened, by index: nothing can be read from them."""
+        ...
+
+    async def read_all(self, *, deadline: float = ...) -> Mapping[str, CardReading | DeviceError]:
+        """Every card's counters by UUID, or why it has none; Unavailable where the library as a whole is lost."""
+        ...
+
+    async def close(self) -> None:
+        """Let the library go."""
+        ...

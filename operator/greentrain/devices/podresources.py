@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 
 from greentrain.devices.errors import Unavailable, Unsupported
 from greentrain.devices.messages import build_messages
-from greentrain.devices.references import CardReference, Unit, get_unit, parse_device
+from greentrain.devices.nvidia.references import CardReference, Unit, get_unit, parse_device
 
 SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
 """Where the kubelet serves PodResources unless its root directory is elsewhere."""

@@ -12,13 +12,13 @@ import grpc
 import pytest
 
 from greentrain.devices.errors import Unavailable, Unsupported
+from greentrain.devices.nvidia.references import FullCard, SharedReplica, UnknownDevice
 from greentrain.devices.podresources import (
     Claim,
     ClaimedDevice,
     Holding,
     PodResources,
 )
-from greentrain.devices.references import FullCard, SharedReplica, UnknownDevice
 from tests.contract.kubelet.fakes import (
     LIST,
     Answer,

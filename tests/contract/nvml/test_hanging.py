@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from greentrain.devices.errors import Gone, Hanging, Retry, Unavailable
-from greentrain.devices.nvml import Gpus
+from greentrain.devices.nvidia.nvml import Gpus
 from greentrain.energy.intervals import CardReading
 from sandbox.simgpu.cards import Calls, Fault
 from tests.contract.nvml.answers import STATE, no_thread, read_threads, read_uuids, until
@@ -238,7 +238,7 @@ def test_a_program_ends_although_a_call_hangs(make: Make) -> None:
     state = make(["A100"] * 2)
     script = """
         import asyncio
-        from greentrain.devices.nvml import Gpus
+        from greentrain.devices.nvidia.nvml import Gpus
         from sandbox.simgpu import cards
         from sandbox.simgpu.build import apply_libraries
         import os

@@ -24,9 +24,9 @@ from greentrain.devices.errors import (
     Unavailable,
     Unsupported,
 )
-from greentrain.devices.gpus import CurrentLimits
-from greentrain.devices.nvml import UNKNOWN_ROUNDS, Gpus
+from greentrain.devices.nvidia.nvml import UNKNOWN_ROUNDS, Gpus
 from greentrain.energy.intervals import CardReading
+from greentrain.node.cards import CurrentLimits
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import Libraries
 from sandbox.simgpu.cards import Calls, Card, Fault
@@ -290,7 +290,7 @@ async def test_what_concerns_no_single_card_closes_nvml_and_it_opens_again(make:
 AS_NOBODY = """
     import asyncio, ctypes, os, sys
     from greentrain.devices.errors import NotPermitted, OutOfRange
-    from greentrain.devices.nvml import Gpus
+    from greentrain.devices.nvidia.nvml import Gpus
 
     ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
     os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -13,7 +13,7 @@ import pynvml
 import pytest
 
 from greentrain.devices.errors import Unavailable
-from greentrain.devices.nvml import Gpus
+from greentrain.devices.nvidia.nvml import Gpus
 from sandbox.simgpu.cards import Calls, Fault
 from tests.contract.nvml.answers import answer, no_thread, until
 from tests.contract.nvml.conftest import Make
@@ -21,7 +21,7 @@ from tests.contract.nvml.conftest import Make
 OPEN = """
     import asyncio
     from greentrain.devices.errors import Unavailable
-    from greentrain.devices.nvml import Gpus
+    from greentrain.devices.nvidia.nvml import Gpus
 
     async def main():
         for _ in range(2):

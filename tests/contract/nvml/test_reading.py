@@ -9,7 +9,7 @@ import pynvml
 import pytest
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
-from greentrain.devices.nvml import Gpus
+from greentrain.devices.nvidia.nvml import Gpus
 from greentrain.energy.intervals import CardReading
 from sandbox.simgpu.cards import Calls, Card, Cards, Fault, Process
 from tests.contract.nvml.answers import answer, read_threads, read_uuids, rename_cards
@@ -350,12 +350,12 @@ async def test_mig_devices_and_their_shares_are_told(
     state = make([Card(profile, layout)])
     async with await Gpus.open() as gpus:
         (card,) = await gpus.discover()
-        assert card.mig is (layout is not None)
+        assert card.partitioned is (layout is not None)
         assert card.model.startswith("NVIDIA") or profile in card.model
-        assert [device.slices for device in card.instances] == slices
-        assert {device.total_slices for device in card.instances} <= {7}
-        assert [device.uuid for device in card.instances] == [i.uuid for i in state.read_instances(0)]
-        places = {(device.gpu_instance, device.compute_instance) for device in card.instances}
+        assert [device.slices for device in card.partitions] == slices
+        assert {device.total_slices for device in card.partitions} <= {7}
+        assert [device.uuid for device in card.partitions] == [i.uuid for i in state.read_instances(0)]
+        places = {(device.gpu_instance, device.compute_instance) for device in card.partitions}
         assert len(places) == len(slices)
         (reading,) = (await gpus.read_all()).values()
         assert None not in (_values(reading).counter, _values(reading).draw)

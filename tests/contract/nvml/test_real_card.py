@@ -19,7 +19,7 @@ pytestmark = [
 # In a program of its own: this one may have loaded the simulated library.
 READ = """
     import asyncio, dataclasses, json, time
-    from greentrain.devices.nvml import Gpus
+    from greentrain.devices.nvidia.nvml import Gpus
 
     async def main():
         async with await Gpus.open() as gpus:

@@ -30,15 +30,15 @@ from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus
 from greentrain.core.books.ledger import decide_settled, fold
 from greentrain.core.seen.nodes import NodeReport
-from greentrain.devices import nvml
 from greentrain.devices.errors import DeviceError, Unavailable
-from greentrain.devices.gpus import Card, CurrentLimits
-from greentrain.devices.nvml import Gpus
+from greentrain.devices.nvidia import nvml
+from greentrain.devices.nvidia.nvml import Gpus
+from greentrain.devices.nvidia.references import CardReference, FullCard
 from greentrain.devices.podresources import Holding, Listing
-from greentrain.devices.references import CardReference, FullCard
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod, Place
 from greentrain.kube.readings import find_key
+from greentrain.node.cards import Card, CurrentLimits
 from greentrain.units import PowerCap
 from sandbox.simgpu.cards import Calls, Cards, Fault
 from sandbox.simgpu.meter import Meter

@@ -15,13 +15,13 @@ from greentrain.agent.loop import Agent
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.devices.errors import DeviceError, Unsupported
-from greentrain.devices.gpus import Card, CurrentLimits
+from greentrain.devices.nvidia.references import parse_device
 from greentrain.devices.podresources import Holding, Listing
-from greentrain.devices.references import parse_device
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.node.allowance import Allowance
+from greentrain.node.cards import Card, CurrentLimits
 from greentrain.units import PowerCap
 
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -89,7 +89,7 @@ class SteppedClock(Clock):
 class World:
     """One node."""
 
-    cards: tuple[Card, ...] = (Card("GPU-a", 0, 0, "Tesla V100", mig=False),)
+    cards: tuple[Card, ...] = (Card("GPU-a", 0, 0, "Tesla V100", partitioned=False),)
     answers: dict[str, CardReading | DeviceError] = field(
         default_factory=lambda: {"GPU-a": CardReading(counter=5_000, draw=45_000)}
     )
@@ -140,7 +140,7 @@ class World:
             (),
         )
 
-    # As `devices.nvml.Gpus`.
+    # As `devices.nvidia.nvml.Gpus`.
 
     async def open(self) -> World:
         if self.nvml is not None:

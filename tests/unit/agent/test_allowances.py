@@ -21,10 +21,10 @@ from greentrain.agent.telemetry import AgentTelemetry
 from greentrain.api.conditions import find_condition
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.devices.gpus import Card
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
+from greentrain.node.cards import Card
 from greentrain.node.standings import EVICT_RETRY_SECONDS
 from greentrain.units import PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World
@@ -37,7 +37,7 @@ class Story:
     """A node whose one card is held by the pod `a`, and its agent."""
 
     def __init__(self, folder: Path, *, report_interval: float = 30.0, **allowances: Allowance) -> None:
-        card = Card("GPU-a", 0, 0, "Tesla V100", mig=False)
+        card = Card("GPU-a", 0, 0, "Tesla V100", partitioned=False)
         limits = card.limits.model_copy(
             update={"min_milliwatts": 150_000, "default_milliwatts": 300_000, "max_milliwatts": 300_000}
         )

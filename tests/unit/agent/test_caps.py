@@ -28,11 +28,11 @@ from greentrain.devices.errors import (
     Unavailable,
     Unsupported,
 )
-from greentrain.devices.gpus import Card, CurrentLimits, MigDevice
+from greentrain.devices.nvidia.references import parse_device
 from greentrain.devices.podresources import Holding, Listing
-from greentrain.devices.references import parse_device
 from greentrain.kube.node import NodePod
 from greentrain.node.caps import Hindrance
+from greentrain.node.cards import Card, CurrentLimits, Partition
 from greentrain.units import parse_power_cap
 from tests.unit.agent.ports import Life, World
 
@@ -42,12 +42,12 @@ RANGE = PowerLimits(min_milliwatts=100_000, default_milliwatts=300_000, max_mill
 NO_NVML = Unavailable("NVML", "the driver is not loaded", "Load it.")
 
 
-def card(uuid: str, *instances: MigDevice) -> Card:
+def card(uuid: str, *instances: Partition) -> Card:
     """A card, cut into these parts."""
-    return Card(uuid, 0, 0, "Tesla V100", mig=bool(instances), instances=instances, limits=RANGE)
+    return Card(uuid, 0, 0, "Tesla V100", partitioned=bool(instances), partitions=instances, limits=RANGE)
 
 
-PART = MigDevice(INSTANCE, gpu_instance=1, compute_instance=0, slices=3, total_slices=7)
+PART = Partition(INSTANCE, gpu_instance=1, compute_instance=0, slices=3, total_slices=7)
 
 
 @dataclass
@@ -158,7 +158,7 @@ class Node:
         content = self.disk.read(FILE)
         return dict(json.loads(content)["entries"]) if content is not None else {}
 
-    # As `devices.nvml.Gpus`.
+    # As `devices.nvidia.nvml.Gpus`.
 
     async def read_limits(self, uuid: str) -> CurrentLimits:
         if uuid in self.unread:

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 import pytest
 
 from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
-from greentrain.devices.gpus import Card, MigDevice
+from greentrain.devices.nvidia.references import parse_device
 from greentrain.devices.podresources import Claim, ClaimedDevice, Holding, Listing
-from greentrain.devices.references import parse_device
 from greentrain.energy.attribution import Held
 from greentrain.kube.node import NodePod
+from greentrain.node.cards import Card, Partition
 
 CUT = (
-    MigDevice("MIG-aaa", gpu_instance=1, compute_instance=0, slices=3, total_slices=7),
-    MigDevice("MIG-bbb", gpu_instance=2, compute_instance=0, slices=1, total_slices=7),
-    MigDevice("MIG-ccc", gpu_instance=2, compute_instance=1, slices=1, total_slices=7),
+    Partition("MIG-aaa", gpu_instance=1, compute_instance=0, slices=3, total_slices=7),
+    Partition("MIG-bbb", gpu_instance=2, compute_instance=0, slices=1, total_slices=7),
+    Partition("MIG-ccc", gpu_instance=2, compute_instance=1, slices=1, total_slices=7),
 )
 CARDS = (
-    Card("GPU-a", index=0, minor=3, model="A100", mig=False),
-    Card("GPU-b", index=1, minor=0, model="A100", mig=False),
-    Card("GPU-m", index=2, minor=7, model="A100", mig=True, instances=CUT),
+    Card("GPU-a", index=0, minor=3, model="A100", partitioned=False),
+    Card("GPU-b", index=1, minor=0, model="A100", partitioned=False),
+    Card("GPU-m", index=2, minor=7, model="A100", partitioned=True, partitions=CUT),
 )
 
 A, B = NodePod("team", "a", "u-a", terminal=False), NodePod("team", "b", "u-b", terminal=False)

@@ -17,12 +17,12 @@ from greentrain.agent.telemetry import HUNG_SECONDS, SILENT_SECONDS, AgentTeleme
 from greentrain.api.nodepower import MAX_PODS, NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import Condition
 from greentrain.devices.errors import Gone, Hanging, NotPermitted, Retry, Unavailable, Unsupported
-from greentrain.devices.gpus import Card
 from greentrain.devices.podresources import Claim, ClaimedDevice, Listing
 from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import parse_last_words
+from greentrain.node.cards import Card
 from greentrain.units import PowerCap
 from tests.unit.agent.ports import Life, World
 
@@ -146,7 +146,7 @@ CASES = {
     ),
     "all is well: caps": Case(leave, "CapsAllowed=True Allowed", "set where jobs ask for them"),
     "persistence mode is off": Case(
-        set_("cards", (Card("GPU-a", 0, 0, "Tesla V100", mig=False, persistence=False),)),
+        set_("cards", (Card("GPU-a", 0, 0, "Tesla V100", partitioned=False, persistence=False),)),
         "CapsAllowed=True PersistenceOff",
         "nvidia-smi -pm 1 makes limits last",
     ),

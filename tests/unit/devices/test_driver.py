@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from greentrain.devices.driver import read_load
+from greentrain.devices.nvidia.driver import read_load
 
 
 def test_a_load_has_a_name_as_long_as_it_lasts_and_another_one_has_another(tmp_path: Path) -> None:

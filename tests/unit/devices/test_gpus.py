@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greentrain.devices.gpus import known_limit
+from greentrain.node.cards import known_limit
 
 
 @pytest.mark.parametrize(

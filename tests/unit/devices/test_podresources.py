@@ -9,6 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greentrain.devices.nvidia.references import (
+    CardReference,
+    FullCard,
+    MigInstance,
+    SharedReplica,
+    Unit,
+    UnknownDevice,
+    parse_device,
+)
 from greentrain.devices.podresources import (
     Claim,
     ClaimedDevice,
@@ -20,15 +29,6 @@ from greentrain.devices.podresources import (
     counts_as_gpu,
     holders,
     parse_listing,
-)
-from greentrain.devices.references import (
-    CardReference,
-    FullCard,
-    MigInstance,
-    SharedReplica,
-    Unit,
-    UnknownDevice,
-    parse_device,
 )
 from tests.contract.kubelet.wire import write
 

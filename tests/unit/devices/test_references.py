@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from greentrain.devices.references import (
+from greentrain.devices.nvidia.references import (
     CardReference,
     FullCard,
     MigInstance,

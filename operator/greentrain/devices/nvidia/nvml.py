@@ -37,8 +37,8 @@ from greentrain.devices.errors import (
     Unavailable,
     Unsupported,
 )
-from greentrain.devices.gpus import Card, CurrentLimits, MigDevice, known_limit
 from greentrain.energy.intervals import CardReading
+from greentrain.node.cards import Card, CurrentLimits, Partition, known_limit
 from greentrain.units import format_power
 
 BUSY_PERCENT = 5
@@ -686,14 +686,14 @@ def _describe(slot: _Slot) -> Card:
         index=slot.index,
         minor=_ask_optional(slot, pynvml.nvmlDeviceGetMinorNumber),
         model=pynvml.nvmlDeviceGetName(handle),
-        mig=mig,
-        instances=_read_instances(handle) if mig else (),
+        partitioned=mig,
+        partitions=_read_instances(handle) if mig else (),
         limits=_read_limits_if_told(slot, uuid),
         persistence=None if persistence is None else bool(persistence),
     )
 
 
-def _read_instances(handle: Any) -> tuple[MigDevice, ...]:
+def _read_instances(handle: Any) -> tuple[Partition, ...]:
     """The card's MIG devices.
 
     As many MIG devices fit on a card as it has compute slices, for the smallest takes one (NVIDIA's MIG user guide:
@@ -706,7 +706,7 @@ def _read_instances(handle: Any) -> tuple[MigDevice, ...]:
             device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
             attributes = pynvml.nvmlDeviceGetAttributes_v2(device)
             found.append(
-                MigDevice(
+                Partition(
                     uuid=pynvml.nvmlDeviceGetUUID(device),
                     gpu_instance=pynvml.nvmlDeviceGetGpuInstanceId(device),
                     compute_instance=pynvml.nvmlDeviceGetComputeInstanceId(device),

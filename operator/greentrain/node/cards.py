@@ -1,0 +1,59 @@
+"""GPUs as the node agent knows them, in no vendor's words: what the port `devices.gpus` gives and takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from greentrain.api.nodepower import MAX_MILLIWATTS, PowerLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A part of a card that is used like a card of its own, such as an NVIDIA MIG device: it has no energy or limit of its own."""
+
+    uuid: str
+    """As its driver gives it: `MIG-…`."""
+    gpu_instance: int
+    """Id of its share of memory on the card; several partitions can have the same."""
+    compute_instance: int
+    """Id of its share of compute within that."""
+    slices: int
+    """Compute slices of the card that are its own."""
+    total_slices: int
+    """Compute slices the whole card can be cut into."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentLimits:
+    """The limits of a card that change while it runs, in milliwatts; None for what its driver does not report."""
+
+    set_milliwatts: int | None
+    enforced_milliwatts: int | None
+    binding: bool | None = None
+    """Whether the card runs slower now than it could because of its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One whole card."""
+
+    uuid: str
+    """As its driver gives it: `GPU-…`; the only name that stays through reboots and the loss of other cards."""
+    index: int
+    """The driver's number for it in this session: for messages, never to find it again."""
+    minor: int | None
+    """Number of its device file; None where the driver does not report it."""
+    model: str
+    """Product name."""
+    partitioned: bool
+    """Whether it is cut into partitions."""
+    partitions: tuple[Partition, ...] = ()
+    """Its partitions, in the driver's order."""
+    limits: PowerLimits = field(default_factory=PowerLimits)
+    persistence: bool | None = None
+    """Whether the driver keeps it initialised while nothing uses it; None where that mode does not exist."""
+
+
+def known_limit(milliwatts: int | None) -> int | None:
+    """A power limit as a card reported it; one that no card can have is as good as none, and NodePower does not take it."""
+    return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts
