@@ -204,6 +204,26 @@ def format_energy(joules: int) -> str:
     return f"{amount:.4g}{unit}"
 
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+"""Times that are read are brought between these. A kubelet or an agent may write any date from year 1 to 9999; whatever span
+is added to one of these, or taken from it, the sum is a date again, and is written with four digits of its year."""
+
+
+def parse_time(text: str) -> datetime | None:
+    """The moment in UTC that an RFC 3339 text says, between `EARLIEST` and `LATEST`; None where it says none.
+
+    Without an offset the moment is not known. Python has no year 0 and no leap second.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        return None
+    return min(max(moment, EARLIEST), LATEST).astimezone(UTC)
+
+
 def format_unix_time(seconds: float) -> str:
     """A Unix time as the API server writes metav1.Time: RFC 3339 in UTC, whole seconds."""
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

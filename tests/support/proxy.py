@@ -55,6 +55,13 @@ class Slow:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Forwarded when the test lets it."""
+
+    until: asyncio.Event
+
+
 @dataclass(frozen=True)
 class Frozen:
     """A watch that stays open and brings nothing more after some events."""
@@ -83,7 +90,7 @@ class Torn:
     after: int = 0
 
 
-Fault = Refuse | Cut | LoseAnswer | CutBody | Slow | Frozen | Ended | Expired | Torn
+Fault = Refuse | Cut | LoseAnswer | CutBody | Slow | Held | Frozen | Ended | Expired | Torn
 
 ANY_REQUEST: tuple[Fault, ...] = (
     Refuse(409, "Conflict"),
@@ -263,6 +270,8 @@ class Proxy:
             return _abort(request)
         if isinstance(fault, Slow):
             await asyncio.sleep(fault.seconds)
+        if isinstance(fault, Held):
+            await fault.until.wait()
         try:
             async with self._upstream.forward(
                 request.method, request.path_qs, body, request.headers

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrain.units import (
+    EARLIEST,
+    LATEST,
     PowerCap,
     format_emissions,
     format_energy,
     format_intensity,
     format_power,
     format_pue,
+    format_unix_time,
     parse_emissions,
     parse_energy,
     parse_intensity,
     parse_power_cap,
     parse_pue,
+    parse_time,
 )
 
 REFUSAL = (
@@ -197,3 +202,33 @@ def test_an_intensity_round_trips(milligrams: int) -> None:
 def test_a_pue_round_trips(thousandths: int) -> None:
     assert parse_pue(f"{thousandths / 1000}") == thousandths
     assert parse_pue(format_pue(thousandths)) == pytest.approx(thousandths, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-01T09:00:00Z", datetime(2026, 1, 1, 9, tzinfo=UTC)),
+        ("2026-01-01T09:00:00+09:00", datetime(2026, 1, 1, tzinfo=UTC)),
+        ("2026-01-01T09:00:00.123456789Z", datetime(2026, 1, 1, 9, 0, 0, 123456, tzinfo=UTC)),
+        ("0001-01-01T00:00:00Z", EARLIEST),
+        ("0001-01-01T00:00:00+14:00", EARLIEST),
+        ("1969-12-31T23:59:59Z", EARLIEST),
+        ("9999-12-31T23:59:59Z", LATEST),
+        ("9999-12-31T23:59:59-12:00", LATEST),
+        ("0000-01-01T00:00:00Z", None),
+        ("10000-01-01T00:00:00Z", None),
+        ("-001-12-31T19:00:00Z", None),
+        ("2026-06-30T23:59:60Z", None),
+        ("2026-01-01T09:00:00", None),
+        ("2026-01-01", None),
+        ("tomorrow", None),
+        ("", None),
+    ],
+)
+def test_a_time_of_any_year_is_one_that_can_be_counted_with_and_written(
+    text: str, moment: datetime | None
+) -> None:
+    found = parse_time(text)
+    assert found == moment
+    assert found is None or found.tzinfo is UTC
+    assert found is None or re.fullmatch(r"[0-9]{4}-.{2}-.{2}T.{8}Z", format_unix_time(found.timestamp()))

@@ -100,7 +100,8 @@ class Journal:
         """Replace a stored file, the account's unless said otherwise; on the disk when this returns.
 
         Raises:
-            OSError: the disk is full or does not take it; the old file is as it was.
+            OSError: the disk is full or does not take it. The old file is as it was; where the folder alone could not be
+                synced, the new one is in its place, and may be the old one again after a power cut.
         """
         path = self._directory / name
         partial = path.with_suffix(".partial")

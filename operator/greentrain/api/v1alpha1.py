@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from greentrain.units import parse_emissions, parse_energy, parse_power_cap, parse_pue
+from greentrain.units import parse_emissions, parse_energy, parse_power_cap, parse_pue, parse_time
 
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
@@ -453,6 +453,16 @@ class GreenTrainingJobSpec(_Strict):
         return self.power.cap or "" if self.power is not None else ""
 
 
+def _is_time(value: str) -> str:
+    if parse_time(value) is None:
+        raise ValueError("write a time with its offset, such as 2026-01-31T18:00:00Z")
+    return value
+
+
+Time = Annotated[str, AfterValidator(_is_time)]
+"""RFC 3339. The API server lets pass what no `datetime` holds, such as the year 0; a ledger with that cannot be read."""
+
+
 class Condition(_Strict):
     """One observed aspect of the job."""
 
@@ -461,7 +471,7 @@ class Condition(_Strict):
     type: str = Field(max_length=64, description="Name of the aspect, such as Running or Succeeded.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     observed_generation: int = Field(0, ge=0, description="metadata.generation this was seen for.")
-    last_transition_time: str = Field(
+    last_transition_time: Time = Field(
         max_length=32, json_schema_extra={"format": "date-time"}, description="When status last changed."
     )
     reason: str = Field(max_length=64, description="One CamelCase word for programs.")
@@ -522,7 +532,7 @@ class ReplacedPod(_Status):
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     name: str = Field(max_length=253, description="Name of the pod.")
-    time: str = Field(
+    time: Time = Field(
         max_length=32,
         json_schema_extra={"format": "date-time"},
         description="When its failure was written down.",
@@ -541,22 +551,22 @@ class AttemptStatus(_Status):
     success_policy: SuccessPolicy = Field(
         SuccessPolicy.DEFAULT, description="successPolicy this attempt is judged by."
     )
-    start_time: str = Field(
+    start_time: Time = Field(
         max_length=32, json_schema_extra={"format": "date-time"}, description="When it was started."
     )
-    running_time: str | None = Field(
+    running_time: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
         description="When every pod had started; from then on a missing pod is a lost one.",
     )
-    broken_time: str | None = Field(
+    broken_time: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
         description="When a failed rank was first seen; the others then have a settle window to end.",
     )
-    end_time: str | None = Field(
+    end_time: Time | None = Field(
         None, max_length=32, json_schema_extra={"format": "date-time"}, description="When it was judged over."
     )
     start_step: int | None = Field(
@@ -652,7 +662,7 @@ class PodEnergyStatus(_Status):
     priced_joules: int = Field(
         0, ge=0, description="How much of its energy is in the emissions' fixed sums already."
     )
-    priced_until: str | None = Field(
+    priced_until: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
@@ -710,12 +720,12 @@ class PodCharge(_Status):
     uid: str = Field(max_length=64, description="UID of the pod.")
     node: str = Field("", max_length=253, description="Node it runs on.")
     limit_milliwatts: int = Field(ge=0, description="Power limits of its GPUs together.")
-    since: str = Field(
+    since: Time = Field(
         max_length=32,
         json_schema_extra={"format": "date-time"},
         description="When it was read last, by the operator's clock; else when it started.",
     )
-    gone: str | None = Field(
+    gone: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
@@ -853,7 +863,7 @@ class EmissionsShare(_Status):
     joules: int = Field(0, ge=0, description="Energy of the devices; PUE is not in it.")
     percent: int = Field(0, ge=0, le=100, description="Its share of the energy, in whole percent.")
     micrograms: int = Field(0, ge=0, description="Emissions, PUE included.")
-    as_of: str | None = Field(
+    as_of: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
@@ -1043,7 +1053,7 @@ class ProjectionStatus(_Status):
     emissions_micrograms: int | None = Field(
         None, ge=0, description="The same at the present intensity, with what was emitted."
     )
-    completion_time: str | None = Field(
+    completion_time: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
@@ -1117,13 +1127,13 @@ class GreenTrainingJobStatus(_Status):
     active_seconds: int = Field(
         0, ge=0, description="Seconds all ended attempts have run; counts against activeDeadlineSeconds."
     )
-    start_time: str | None = Field(
+    start_time: Time | None = Field(
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
         description="When the first attempt began.",
     )
-    completion_time: str | None = Field(
+    completion_time: Time | None = Field(
         None, max_length=32, json_schema_extra={"format": "date-time"}, description="When the job finished."
     )
     run_policy: RunPolicy | None = Field(

@@ -206,6 +206,8 @@ class Passes:
         self._held: set[Key] = set()
         """Jobs whose stored status cannot be read."""
         self._finishing = False
+        self._turn = asyncio.Lock()
+        """Passes begin one in each round of the event loop, not as many as there are workers: probes are answered between."""
         self._at_rest = asyncio.Event()
         self._at_rest.set()
 
@@ -234,6 +236,8 @@ class Passes:
         loop = asyncio.get_running_loop()
         while True:
             key = await self._queue.get()
+            async with self._turn:
+                await asyncio.sleep(0)
             self._telemetry.queue_depth.set(len(self._queue))
             if self._finishing:
                 continue
@@ -537,8 +541,11 @@ class Passes:
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
         for told in told_by(before, status):
             self._log(told.level, key, told.message, **attempt, decision=told.decision, reason=told.reason)
-        if status.attempts and status.attempts[-1].end_time is not None and not seen.pods:
-            self._cache.forget_last_words(key)
+        latest = [s.attempts[-1] for s in (seen.job.status, status) if s.attempts]
+        if not seen.pods and any(a.end_time is not None for a in latest):
+            self._cache.forget_last_words(
+                key
+            )  # that attempt is written down, and the next one has no pod yet
         now = self._clock()
         memory.untold += [
             _Untold(job, event, now + timedelta(microseconds=i))

@@ -19,7 +19,17 @@ import kopf
 
 from greentrain.api import names
 from greentrain.controller.settings import Settings
-from greentrain.kube.client import WATCH_SECONDS, WATCH_SILENCE_SECONDS, Connection, read_connection
+from greentrain.kube.cache import Slim, slim
+from greentrain.kube.client import (
+    LIST_BYTES,
+    LIST_PAGE,
+    WATCH_SECONDS,
+    WATCH_SILENCE_SECONDS,
+    Connection,
+    read_at_most,
+    read_connection,
+    shrink,
+)
 from greentrain.kube.decoding import decode, is_shallow, whole_lines
 
 logger = logging.getLogger("greentrain.controller")
@@ -35,6 +45,12 @@ SHORT_WATCHES = 4
 """So many of them in a row are let pass."""
 
 LONGEST_PAUSE_SECONDS = 10.0
+
+SHORT_LINE = 64 * 1024
+"""Bytes up to which a line of a watch is passed on as it came; of a longer one the object is made smaller before."""
+
+IDLE_SECONDS = 0.1
+"""How long Kopf keeps the last event of an object, whole, in case another follows; 5 s by default."""
 
 
 class Sessions:
@@ -65,7 +81,7 @@ class Sessions:
             await session.close()
 
     def connect(self, connection: Connection) -> aiohttp.ClientSession:
-        """A session for that connection, to be closed by the caller; it reads JSON of any depth."""
+        """A session for that connection, to be closed by the caller; it reads JSON of any depth, and lists by small pages."""
         info = kopf.ConnectionInfo(
             server=connection.server,
             ca_path=connection.ca_path,
@@ -80,6 +96,7 @@ class Sessions:
             headers={"Authorization": connection.authorization} if connection.authorization else {},
             response_class=_Response,
             trace_configs=[tracing],
+            middlewares=[_read_page],
             trust_env=False,
         )
 
@@ -97,6 +114,19 @@ class Sessions:
         await asyncio.sleep(pause)
 
 
+async def _read_page(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A page of a list, asked for again with fewer objects while it is too long."""
+    limit = int(request.url.query.get("limit") or 1)
+    while True:
+        response = await send(request)
+        if limit == 1 or not isinstance(response, _Response) or await response.fits(LIST_BYTES):
+            return response
+        limit = shrink(limit)
+        request.url = request.url.update_query(limit=str(limit))
+
+
 class _Response(aiohttp.ClientResponse):
     """An answer as Kopf reads it: a list by `json()`, a watch line by line, with a decoder that fails at some depth.
 
@@ -110,6 +140,13 @@ class _Response(aiohttp.ClientResponse):
             self.content = cast(aiohttp.StreamReader, _ShallowLines(self.content))
         return started
 
+    async def fits(self, most: int) -> bool:
+        """Read the body, unless it is longer than so many bytes."""
+        body = await read_at_most(self, most)
+        if body is not None:
+            self._body = body
+        return body is not None
+
     async def json(
         self,
         *,
@@ -117,12 +154,16 @@ class _Response(aiohttp.ClientResponse):
         loads: Callable[[str], Any] = decode,
         content_type: str | None = "application/json",
     ) -> Any:
-        """As aiohttp does, by a decoder for any depth."""
-        return await super().json(encoding=encoding, loads=loads, content_type=content_type)
+        """As aiohttp does, by a decoder for any depth; of the objects of a list what is needed of them."""
+        found = await super().json(encoding=encoding, loads=loads, content_type=content_type)
+        if isinstance(found, dict) and isinstance(found.get("items"), list):
+            kind = str(found.get("kind")).removesuffix("List")
+            found["items"] = list(map(Slim(kind), found["items"]))
+        return found
 
 
 class _ShallowLines:
-    """A stream of JSON lines, each shallow enough for Python's own decoder; all else is the stream's own."""
+    """A stream of JSON lines, each small and shallow enough for Python's own decoder; all else is the stream's own."""
 
     def __init__(self, stream: aiohttp.StreamReader) -> None:
         self._stream = stream
@@ -134,10 +175,19 @@ class _ShallowLines:
         """Whole lines, whatever their size."""
         async for line in whole_lines(self._stream.iter_chunked(size)):
             try:
-                yield (line if is_shallow(line) else json.dumps(decode(line)).encode()) + b"\n"
+                as_it_is = len(line) <= SHORT_LINE and is_shallow(line)
+                yield (line if as_it_is else json.dumps(_slim_event(decode(line))).encode()) + b"\n"
             except ValueError as error:
                 # The next list brings the object.
                 logger.error("a line of %d bytes of a watch is left out: %s", len(line), error)
+
+
+def _slim_event(event: Any) -> Any:
+    """An event of a watch with what is needed of its object."""
+    if isinstance(event, dict) and isinstance(event.get("object"), dict):
+        body = event["object"]
+        return {**event, "object": slim(str(body.get("kind")), body)}
+    return event
 
 
 def build_registry(sessions: Sessions, seen: Seen) -> kopf.OperatorRegistry:
@@ -247,6 +297,8 @@ def build_kopf_settings(*, inactivity: float = WATCH_SILENCE_SECONDS) -> kopf.Op
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
+    settings.watching.chunk_size = LIST_PAGE
+    settings.queueing.idle_timeout = IDLE_SECONDS
     settings.watching.server_timeout = int(WATCH_SECONDS)
     settings.watching.inactivity_timeout = inactivity
     settings.watching.connect_timeout = 10

@@ -91,7 +91,7 @@ def decide_admission(
     `privileged` where its namespace lets pods ask for more than baseline.
     """
     more = [Problem(t.path, t.message) for t in template_problems]
-    barrier = [Problem(b.path, b.message) for b in find_barrier(job.spec)]
+    barrier = [Problem(b.path, b.message) for b in job.barrier or find_barrier(job.spec)]
     if barrier:
         return Refused((*barrier, *more))
     missing = [*check_not_built(job.spec)]

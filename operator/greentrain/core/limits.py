@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from greentrain.api.v1alpha1 import MAX_REPLICAS
+from greentrain.api.v1alpha1 import MAX_REPLICAS, RunPolicy
 from greentrain.core.seen.snapshot import TemplateProblem
 
 KIB = 1024
@@ -37,6 +37,10 @@ MAX_SPEC_BYTES = 512 * KIB
 MAX_ANNOTATIONS_BYTES = 256 * KIB
 """Bytes of annotations as JSON; Kubernetes counts their keys and values and allows as many."""
 
+MAX_VALUES = 20_000
+"""Values in a spec: maps, lists and what is in them. A template of 64 KiB full of variables holds 7,000; a text of nothing but
+empty lists holds one in three bytes, and each costs as much as an honest one to keep and to look at."""
+
 MAX_METADATA_BYTES = 512 * KIB
 """Bytes of the metadata as JSON, managedFields too. With the largest spec 1 MiB: a third of an object is left for status."""
 
@@ -46,6 +50,11 @@ MAX_GRACE_SECONDS = 86_400
 MAX_GPUS = 1024
 """Most GPUs, or parts of one, that one container may ask for; no node has as many."""
 
+TOO_LARGE = "too large"
+"""Stands for what was left out of a spec that has a barrier; valid in no field of a run policy."""
+
+RUN_POLICY_FIELDS = frozenset(field.alias or name for name, field in RunPolicy.model_fields.items())
+
 MAX_WORD = 80
 """Longest quotation of a key or a path, in characters."""
 
@@ -54,14 +63,32 @@ SUGGESTIONS = 10
 
 
 def find_barrier(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
-    """Why a job's raw spec is not looked at any further: it is too deep or too large.
+    """Why a job's raw spec is not looked at any further: it holds too many values, is too deep or too large.
 
     Takes time in proportion to its size, whatever it holds.
     """
+    if _has_more_values(spec, MAX_VALUES):
+        text = f"holds more than {MAX_VALUES} values, maps and lists among them; move data into the image, a ConfigMap or a volume"
+        return (TemplateProblem("spec", text),)
     deep = tuple(p for path, part, _ in _parts(spec) for p in _find_deep(path, part, MAX_LEVELS))
     deep = deep or tuple(_find_deep("spec", spec, MAX_SPEC_LEVELS))
     size = 0 if deep else count_bytes(spec)
     return deep if size <= MAX_SPEC_BYTES else (_too_large("spec", size, MAX_SPEC_BYTES),)
+
+
+def keep_least(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What is still asked of a spec that has a barrier: its run policy, and whether there is a checkpoint volume."""
+    policy = spec.get("runPolicy")
+    if isinstance(policy, Mapping):
+        policy = {
+            key: value if count_bytes(value) <= KIB else TOO_LARGE
+            for key, value in policy.items()
+            if key in RUN_POLICY_FIELDS
+        }
+    elif policy is not None:
+        policy = TOO_LARGE
+    kept = {} if policy is None else {"runPolicy": policy}
+    return {**kept, "checkpoint": {"volume": TOO_LARGE}} if spec.get("checkpoint") else kept
 
 
 def find_excess(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
@@ -124,6 +151,18 @@ def _parts(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
     checkpoint = spec.get("checkpoint")
     if isinstance(checkpoint, Mapping):
         yield "spec.checkpoint.volume", checkpoint.get("volume"), 0
+
+
+def _has_more_values(node: Any, most: int) -> bool:
+    left, count = [node], 0
+    while left:
+        at = left.pop()
+        inner = at.values() if isinstance(at, Mapping) else at
+        count += len(inner)
+        if count > most:
+            return True
+        left.extend(value for value in inner if isinstance(value, Mapping | list | tuple))
+    return False
 
 
 def _find_deep(path: str, part: Any, levels: int) -> Iterator[TemplateProblem]:

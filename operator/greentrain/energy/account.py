@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from itertools import pairwise
 from math import sqrt
 from typing import Annotated
@@ -33,6 +32,7 @@ from greentrain.energy.intervals import (
     measure,
     measure_since_start,
 )
+from greentrain.units import parse_time
 
 SPREAD = 1.1
 """Times the root of the sum of squares of doubts makes a bound that holds 19 times of 20.
@@ -502,8 +502,9 @@ class NodeAccount:
             self.segments[key] = max(self.segments.get(key, 0), entry.segment + 1)
             if key in self.pods:
                 self.pods[key].segment = self.segments[key]
-            if not entry.closed and entry.last_reading is not None:
-                self._miss_since(datetime.fromisoformat(entry.last_reading).timestamp(), entry, key)
+            told = parse_time(entry.last_reading) if entry.last_reading is not None else None
+            if not entry.closed and told is not None:
+                self._miss_since(told.timestamp(), entry, key)
 
     def _miss_since(self, told: float, entry: PodEnergy, key: str) -> None:
         """What a pod used between the last word of the account before and this one's first reading is missing."""

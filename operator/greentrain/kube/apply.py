@@ -6,6 +6,7 @@ Everything here may be done twice. A pod that exists already answers 409, and th
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,9 @@ from greentrain.kube.client import CONNECTIONS, ApiError, Client
 
 COMPONENT = "greentrain-operator"
 T = TypeVar("T")
+
+CONTENT_REASONS = frozenset({"Invalid", "BadRequest", "RequestEntityTooLarge"})
+"""The server's reasons for a refusal of what is in an object (422, 400, 413)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,11 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
         if obstacle is not None:
             return Outcome(changed, (obstacle,))
         changed = True
-    # Each pod is built when its turn has come, and gone when it is posted.
-    outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in decision.pods)
+    # Each pod is built when its turn has come, and gone when it is posted. Of what the server refuses of one for what is in it
+    # it would refuse each: a thousand answers of half a megabyte each, again and again.
+    refused: list[Obstacle] = []
+    pods = itertools.takewhile(lambda _: not refused, decision.pods)
+    outcomes = await run_all(_create_pod(client, cache, job, pod, refused) for pod in pods)
     obstacles = tuple(o for o in outcomes if isinstance(o, Obstacle))
     created = tuple(o for o in outcomes if isinstance(o, str))
     return Outcome(changed or bool(created), obstacles, created)
@@ -125,8 +132,14 @@ def _ghost(job: Job, deletion: Deletion) -> Mapping[str, Any]:
     }
 
 
-async def _create_pod(client: Client, cache: Cache, job: Job, manifest: Mapping[str, Any]) -> str | Obstacle:
-    return await _create(client, cache, job, "Pod", manifest) or str(manifest["metadata"]["name"])
+async def _create_pod(
+    client: Client, cache: Cache, job: Job, manifest: Mapping[str, Any], refused: list[Obstacle]
+) -> str | Obstacle:
+    """Create a pod; where the server refuses what is in it, that is added to `refused`."""
+    obstacle = await _create(client, cache, job, "Pod", manifest)
+    if obstacle is not None and obstacle.reason in CONTENT_REASONS:
+        refused.append(obstacle)
+    return obstacle or str(manifest["metadata"]["name"])
 
 
 async def _create(

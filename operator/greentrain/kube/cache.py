@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from greentrain.api import names
 from greentrain.api.runtime import Env
+from greentrain.core.limits import find_barrier, find_metadata_excess, keep_least
 from greentrain.core.seen.reports import Binding
-from greentrain.core.seen.snapshot import Job, parse_job
+from greentrain.core.seen.snapshot import BARRIER, Job, parse_job
 from greentrain.core.seen.times import parse_time
+from greentrain.kube.redaction import pod_group
 
 Body = Mapping[str, Any]
 Found = TypeVar("Found")
@@ -47,6 +49,7 @@ class Cache:
         self._objects: dict[str, dict[Key, dict[str, Body]]] = {"Job": {}, "Pod": {}, "Service": {}}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._last_words: dict[Key, dict[str, Body]] = {}
+        """The last that was seen of pods that are gone, by job and by their names: one for each rank of an attempt."""
         self._found: dict[Key, tuple[tuple[str, int], Any]] = {}
         self._parsed: dict[Key, tuple[Body, Job]] = {}
         """Each job as it was read from the body beside it."""
@@ -67,8 +70,10 @@ class Cache:
             return None
         if kind == "Job":
             known.clear()  # a job of the same name that was deleted and made again
+        body = slim(kind, body)
         if kind == "Pod":
-            body = slim_pod(body)
+            group = pod_group(body)
+            body = _share(body, next((b for b in reversed(known.values()) if pod_group(b) == group), None))
         known[uid] = body
         if kind == "Pod" and (node := node_of(body)):
             self._on_node.setdefault(node, {})[uid] = key
@@ -90,10 +95,8 @@ class Cache:
             if not there:
                 self._on_node.pop(node, None)
         if kind == "Pod":
-            # What it said at its end is still wanted by the next pass.
-            said = slim_pod(body) if "status" in body else last_seen
-            if said is not None:
-                self._last_words.setdefault(key, {})[uid] = said
+            # How it ended and what it said is still wanted by the next pass.
+            self._keep_words(key, _share(slim_pod(body), last_seen) if "status" in body else last_seen)
             self._remember(key, uid, body if node_of(body) else last_seen or body)
         if not known:
             self._objects[kind].pop(key, None)
@@ -104,6 +107,15 @@ class Cache:
             for gone in self._gone_of.pop(key, ()):
                 self._gone.pop(gone, None)
         return key
+
+    def _keep_words(self, key: Key, said: Body | None) -> None:
+        """Keep the last that was seen of a pod that is gone, as long as its job is there."""
+        if said is None or controller_uid(said) not in self._objects["Job"].get(key, {}):
+            return
+        words = self._last_words.setdefault(key, {})
+        before = words.get(said["metadata"]["name"])
+        if before is None or version_of(before) <= version_of(said):
+            words[said["metadata"]["name"]] = said
 
     def _remember(self, key: Key, uid: str, body: Body) -> None:
         """Keep where a pod was that is gone: its node may report of it later."""
@@ -182,7 +194,7 @@ class Cache:
         return [(key, self._objects["Pod"][key][uid]) for uid, key in self._on_node.get(node, {}).items()]
 
     def last_words(self, key: Key, uid: str) -> list[Body]:
-        """Pods of this job that are gone."""
+        """The last that was seen of pods of this job that are gone."""
         return [b for b in self._last_words.get(key, {}).values() if controller_uid(b) == uid]
 
     def once_per_generation(
@@ -201,16 +213,86 @@ class Cache:
         self._last_words.pop(key, None)
 
 
-def slim_pod(body: Body) -> Body:
+def slim(kind: str, body: Body) -> dict[str, Any]:
+    """What the operator needs of an object that is listed, watched or answered: users may put much more into it."""
+    if kind == "Pod":
+        return slim_pod(body)
+    return slim_job(body) if kind in ("Job", names.KIND) else dict(body)
+
+
+def slim_job(body: Body) -> dict[str, Any]:
+    """A job without managed fields; of one that is too deep or too large only why, and what is still asked of it.
+
+    A megabyte of empty lists takes thirty in memory, and a tenant may have any number of such jobs.
+    """
+    if BARRIER in body:
+        return dict(body)
+    meta, spec = body["metadata"], body.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    barrier = (*find_barrier(spec), *find_metadata_excess(meta))
+    if not barrier:
+        kept = {k: v for k, v in meta.items() if k != "managedFields"}
+        return {**body, "metadata": kept, BARRIER: []}
+    kept = {k: v for k, v in meta.items() if k in _KEPT_OF_METADATA}
+    problems = [[problem.path, problem.message] for problem in barrier]
+    return {**body, "metadata": kept, "spec": keep_least(spec), BARRIER: problems}
+
+
+_KEPT_OF_METADATA = frozenset(
+    {
+        *("namespace", "name", "uid", "generation", "resourceVersion", "creationTimestamp"),
+        *("deletionTimestamp", "deletionGracePeriodSeconds"),
+    }
+)
+
+
+def slim_pod(body: Body) -> dict[str, Any]:
     """What decisions and redaction need of a pod: of a job of a thousand ranks each holds the addresses of all, 50 KiB."""
     meta, spec = body["metadata"], body.get("spec") or {}
     slim = {key: value for key, value in spec.items() if key == "nodeName"}
-    for kind in ("containers", "initContainers"):
+    for kind in _CONTAINERS:
         if spec.get(kind):
             slim[kind] = [_slim_container(c) for c in spec[kind]]
-    return {**body, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}, "spec": slim}
+    kept = {k: v for k, v in meta.items() if k != "managedFields"}
+    for kind in ("labels", "annotations"):
+        if kind in meta:
+            kept[kind] = {k: v for k, v in (meta[kind] or {}).items() if k in _KEPT_OF_LABELS}
+    return {**body, "metadata": kept, "spec": slim}
 
 
+class Slim:
+    """Objects of one list, one after the other, and no more of them than is needed."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._first: dict[tuple[str | None, ...], Body] = {}
+        """Of pods that are alike the first."""
+
+    def __call__(self, body: Body) -> dict[str, Any]:
+        """What is needed of an object."""
+        found = slim(self._kind, body)
+        if self._kind != "Pod":
+            return found
+        meta = body["metadata"]
+        job = (meta.get("labels") or {}).get(names.LABEL_JOB)
+        alike = (meta.get("namespace"), job, controller_uid(body), *pod_group(body))
+        return _share(found, self._first.setdefault(alike, found))
+
+
+def _share(pod: dict[str, Any], like: Body | None) -> dict[str, Any]:
+    """The pod with the containers of one that is alike: a thousand pods hold one template's variables once."""
+    spec, shared = pod["spec"], (like or {}).get("spec") or {}
+    same = {kind: shared[kind] for kind in _CONTAINERS if kind in shared and shared[kind] == spec.get(kind)}
+    return {**pod, "spec": {**spec, **same}}
+
+
+_CONTAINERS = ("containers", "initContainers")
+_KEPT_OF_LABELS = frozenset(
+    {
+        *(names.LABEL_MANAGED_BY, names.LABEL_JOB, names.LABEL_REPLICA_TYPE, names.LABEL_REPLICA_INDEX),
+        *(names.LABEL_ATTEMPT, names.ANNOTATION_SPEC_HASH, names.ANNOTATION_BUDGETED),
+    }
+)
 _KEPT = ("name", "resources", "command", "args")
 _OURS = frozenset(e.value for e in Env)
 

@@ -18,8 +18,9 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from greentrain.api import names
+from greentrain.kube.cache import Slim
 from greentrain.kube.decoding import decode, whole_lines
-from greentrain.kube.redaction import find_secrets, redact
+from greentrain.kube.redaction import find_secrets, redact_beginning
 
 Body = Mapping[str, Any]
 
@@ -41,7 +42,11 @@ may be dead. It need not be: an API server sends bookmarks about once a minute (
 cache), but need not, and one that was restarted sends none of a kind of which nothing has changed since."""
 
 LIST_PAGE = 500
-"""Objects in one answer to a list."""
+"""Objects in one answer to a list, at most."""
+
+LIST_BYTES = 1024 * 1024
+"""An answer to a list is read up to so many bytes. One that is longer is asked for again with a quarter of the objects, down
+to one: a tenant may have any number of jobs of 1.5 MiB, and what is read of a text takes up to twenty times its length."""
 
 LIST_RESTARTS = 3
 """How often a list is begun again whose continue token the server has forgotten (410, after 5 minutes or at once when
@@ -51,6 +56,10 @@ LONGEST_RETRY_AFTER_SECONDS = 300.0
 
 NOT_JSON = "NotJSON"
 """Reason of an answer that says it is a success and cannot be read."""
+
+
+WORDS_MAX = 4096
+"""Characters of a refusal that are kept: of a pod with thousands of faults the API server says half a megabyte."""
 
 
 class ApiError(Exception):
@@ -84,6 +93,10 @@ class ApiError(Exception):
         etcd's refusal of an object beyond its limit (1.5 MiB by default) comes as a 500: "etcdserver: request is too large".
         """
         return self.status in (400, 413, 422) or (self.status >= 500 and "too large" in self.message)
+
+
+class LongAnswerError(Exception):
+    """An answer is longer than is read of it."""
 
 
 _JOBS = f"/apis/{names.GROUP}/{names.VERSION}"
@@ -126,7 +139,9 @@ class Client(AbstractAsyncContextManager["Client"]):
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        most: int | None = None,
     ) -> dict[str, Any]:
+        """The answer; LongAnswerError for one of more than `most` bytes."""
         # The body is kept from param_serialize, which would copy it in search of generated models; ours is plain JSON.
         verb, url, headers, _, __ = await self._api.param_serialize(
             method,
@@ -136,7 +151,9 @@ class Client(AbstractAsyncContextManager["Client"]):
             auth_settings=["BearerToken"],
         )
         response = await self._api.call_api(verb, url, headers, body, _request_timeout=_TIMEOUT)
-        raw = await response.read()
+        raw = await read_at_most(response.response, most)
+        if raw is None:
+            raise LongAnswerError
         try:
             answer = decode(raw) if raw else {}
         except ValueError:
@@ -146,7 +163,7 @@ class Client(AbstractAsyncContextManager["Client"]):
             raise ApiError(
                 response.status,
                 found.get("reason") or response.reason or "Unknown",
-                redact(found.get("message") or "", find_secrets(body)),
+                redact_beginning(found.get("message") or "", find_secrets(body), WORDS_MAX),
                 _retry_after(response.getheader("Retry-After"), found),
             )
         if answer is None:
@@ -156,28 +173,38 @@ class Client(AbstractAsyncContextManager["Client"]):
             )
         return found
 
-    async def _list(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], int]:
+    async def _list(
+        self, path: str, query: Mapping[str, str], kind: str = ""
+    ) -> tuple[list[dict[str, Any]], int]:
+        """All objects, of jobs and pods what is needed of them, and the resourceVersion they were listed at."""
         for _ in range(LIST_RESTARTS):
             try:
-                return await self._pages(path, query)
+                return await self._pages(path, query, kind)
             except ApiError as error:
                 if error.status != 410:
                     raise
-        return await self._pages(path, query)
+        return await self._pages(path, query, kind)
 
-    async def _pages(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], int]:
+    async def _pages(
+        self, path: str, query: Mapping[str, str], kind: str
+    ) -> tuple[list[dict[str, Any]], int]:
         items: list[dict[str, Any]] = []
         token = ""
+        limit = self._page
+        slim = Slim(kind)
         while True:
-            page = await self._request(
-                "GET",
-                path,
-                query={**query, "limit": str(self._page), **({"continue": token} if token else {})},
-            )
+            asked = {**query, "limit": str(limit), **({"continue": token} if token else {})}
+            try:
+                most = LIST_BYTES if limit > 1 else None
+                page = await self._request("GET", path, query=asked, most=most)
+            except LongAnswerError:
+                limit = shrink(limit)
+                continue
             meta = page.get("metadata") or {}
             if "resourceVersion" not in meta:
                 raise ApiError(502, "NotAList", f"GET {path} was answered with something that is not a list")
-            items += page.get("items") or []
+            items += map(slim, page.get("items") or ())
+            limit = min(limit + max(limit // 4, 1), self._page)
             token = meta.get("continue") or ""
             if not token:
                 return items, int(meta["resourceVersion"])
@@ -266,11 +293,11 @@ class Client(AbstractAsyncContextManager["Client"]):
 
     async def list_jobs(self, namespace: str | None) -> tuple[list[dict[str, Any]], int]:
         """All jobs of a namespace, or of all, and the resourceVersion they were listed at."""
-        return await self._list(f"{_JOBS}{_within(namespace)}/{names.PLURAL}", {})
+        return await self._list(f"{_JOBS}{_within(namespace)}/{names.PLURAL}", {}, names.KIND)
 
     async def list_pods(self, namespace: str | None) -> tuple[list[dict[str, Any]], int]:
         """All pods of ours in a namespace, or in all."""
-        return await self._list(f"/api/v1{_within(namespace)}/pods", {"labelSelector": _OURS})
+        return await self._list(f"/api/v1{_within(namespace)}/pods", {"labelSelector": _OURS}, "Pod")
 
     async def list_services(self, namespace: str | None) -> tuple[list[dict[str, Any]], int]:
         """All Services of ours in a namespace, or in all."""
@@ -312,12 +339,13 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def list_pods_of(self, namespace: str, job: str) -> list[dict[str, Any]]:
         """The pods of one job as they are now."""
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_JOB}={job}"
-        return await self.list_selected_pods(namespace, selector)
+        items, _ = await self._list(f"/api/v1{_within(namespace)}/pods", {"labelSelector": selector}, "Pod")
+        return items
 
     async def find_job(self, namespace: str, name: str) -> dict[str, Any] | None:
         """One job as it is now; None where there is none. A list of one: reading by name would need one right more."""
         path = f"{_JOBS}{_within(namespace)}/{names.PLURAL}"
-        items, _ = await self._list(path, {"fieldSelector": f"metadata.name={name}"})
+        items, _ = await self._list(path, {"fieldSelector": f"metadata.name={name}"}, names.KIND)
         return items[0] if items else None
 
     async def create(self, kind: str, body: Body) -> dict[str, Any]:
@@ -463,6 +491,26 @@ def node_query(node: str) -> dict[str, str]:
 
 
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+
+
+def shrink(limit: int) -> int:
+    """Of how many objects a list is asked for next, where that many were too long."""
+    return max(limit // 4, 1)
+
+
+async def read_at_most(response: aiohttp.ClientResponse, most: int | None) -> bytes | None:
+    """An answer's body; None, and the connection closed, where it is longer than that many bytes."""
+    if most is None:
+        return await response.read()
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > most:
+            response.close()
+            return None
+    return b"".join(parts)
 
 
 async def _read_until_end(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -7,7 +7,6 @@ import aiohttp
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus
 from greentrain.core.gang.manifests import deciding_rank
-from greentrain.core.limits import find_metadata_excess
 from greentrain.core.seen.pods import Pod, PodState, parse_pod
 from greentrain.core.seen.snapshot import Obstacle, Snapshot
 from greentrain.kube.cache import Cache, Key
@@ -33,13 +32,12 @@ def gather(
     return Snapshot(
         job=job,
         pods=pods,
-        last_words=tuple(p for p in gone if p is not None and p.ended),
+        last_words=tuple(p for p in gone if p is not None),
         has_service=bool(cache.owned("Service", key, job.uid)),
         progress=progress,
         obstacles=obstacles,
-        template_problems=(
-            *cache.once_per_generation(key, job.uid, job.generation, job.spec, find_template_problems),
-            *find_metadata_excess(body["metadata"]),
+        template_problems=cache.once_per_generation(
+            key, job.uid, job.generation, job.spec, find_template_problems
         ),
         reports=node_powers.reports(
             key, job.uid, job.created, job.status.energy, cache.bindings(key, job.uid)

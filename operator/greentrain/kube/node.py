@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -91,7 +90,7 @@ def parse_node_pod(body: Body) -> NodePod:
             (dead, "startedAt", began),
             (dead, "finishedAt", ended),
         ):
-            moment = _read_time(found.get(field)) if found else None
+            moment = parse_time(found.get(field)) if found else None
             if moment is not None:
                 times.append(moment.timestamp())
     return NodePod(
@@ -105,14 +104,6 @@ def parse_node_pod(body: Body) -> NodePod:
         ended=None if running else max(ended, default=None),
         budgeted=ours and (meta.get("annotations") or {}).get(names.ANNOTATION_BUDGETED) == "true",
     )
-
-
-def _read_time(text: str | None) -> datetime | None:
-    """A time; None where there is none, or one that Python has no day for: of the year 0, or a leap second."""
-    try:
-        return parse_time(text)
-    except ValueError:
-        return None
 
 
 def find_pause(node: Body) -> str | None:
@@ -389,7 +380,7 @@ class NodeView:
         renewed = (body.get("spec") or {}).get("renewTime")
         if not renewed or renewed == self._renewed:
             return
-        moment = _read_time(renewed) if self._renewed is None else None
+        moment = parse_time(renewed) if self._renewed is None else None
         age = 0.0 if moment is None else max(0.0, self._wall() - moment.timestamp())
         self._renewed, self._heard = renewed, self._elapsed() - age
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import aiohttp
 
 from greentrain.api.runtime import PROGRESS_MAX_BYTES, PROGRESS_PORT, Progress, parse_progress
+from greentrain.kube.client import read_at_most
 
 TIMEOUT_SECONDS = 2
 
@@ -26,6 +27,7 @@ async def read_progress(
         ) as answer:
             if answer.status != 200:
                 return None
-            return parse_progress(await answer.content.read(PROGRESS_MAX_BYTES + 1))
+            text = await read_at_most(answer, PROGRESS_MAX_BYTES)
+            return None if text is None else parse_progress(text)
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None

@@ -149,6 +149,19 @@ def redact(text: str, secrets: frozenset[str]) -> str:
     return text
 
 
+def redact_beginning(text: str, secrets: frozenset[str], most: int) -> str:
+    """The first `most` characters of the text with each of these values hidden, one that is cut off at its end too.
+
+    Takes time in proportion to `most` and the values, however long the text is: the API server repeats what it refuses.
+    """
+    longest = max((len(spelling) for spelling, _ in _spell(secrets)), default=0)
+    looked_at = most + 2 * longest
+    if len(text) <= looked_at:
+        return redact(text, secrets)[:most]
+    found = redact(text[:looked_at], secrets)
+    return found[: max(len(found) - longest, 0)][:most]
+
+
 @lru_cache(maxsize=16)
 def _spell(secrets: frozenset[str]) -> tuple[tuple[str, bool], ...]:
     """How each value may be written, longest value first, and whether it is hidden inside other words as well."""

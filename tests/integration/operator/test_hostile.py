@@ -10,7 +10,7 @@ from typing import Any
 
 from greentrain.controller.run import Operator, running
 from greentrain.controller.settings import Settings
-from tests.support.api import JOBS, MERGE, Server
+from tests.support.api import JOBS, MERGE, RefusedError, Server, container_status
 from tests.support.manifests import build_job, build_template
 
 Json = dict[str, Any]
@@ -231,3 +231,54 @@ async def test_a_wide_job_is_made_whole(server: Server, namespace: str, settings
         config = json.loads(env["TF_CONFIG"])
         assert len(config["cluster"]["worker"]) == 70
         assert config["task"] == {"type": "worker", "index": i}
+
+
+DATES = {
+    "zero": "0000-06-01T00:00:00Z",
+    "unknown": "1970-01-01T00:00:00Z",
+    "last": "9999-12-31T23:59:59Z",
+    "beyond": "9999-12-31T23:59:59-12:00",  # stored as of the year 10000
+}
+GRACES = {"longest": 2**62, "ages": 10**9}
+
+
+async def test_no_date_and_no_grace_period_keeps_a_job_from_being_stopped(
+    server: Server, namespace: str, settings: Settings
+) -> None:
+    """A kubelet writes a pod's times; whoever may delete a pod says with what grace period, and the server takes any."""
+
+    def state_of(name: str, state: str, **more: Any) -> Json:
+        date = DATES.get(name, "2026-01-01T00:00:00Z")
+        found = container_status(
+            "Running" if state == "running" else "Failed", {state: {"startedAt": date, **more}}
+        )
+        stop = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+        return {**found, "conditions": [{**stop, "lastTransitionTime": date}]}
+
+    async def live(name: str) -> None:
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}-worker-0-1"
+        await server.until_condition(namespace, name, "Created", "True")
+        await server.until(lambda: server.pods(namespace), lambda pods: f"{name}-worker-0-1" in pods)
+        await server.run_pod(namespace, f"{name}-worker-0-1")
+        await server.set_pod_status(namespace, f"{name}-worker-0-1", state_of(name, "running"))
+        await server.until_condition(namespace, name, "Running", "True")
+        if name in GRACES:
+            await server.call("DELETE", path, {"gracePeriodSeconds": GRACES[name]})
+        await server.patch_job(namespace, name, {"spec": {"runPolicy": {"suspend": True}}})
+        await server.until_condition(namespace, name, "Suspended", "False", "StoppingPods")
+        ended = state_of(name, "terminated", exitCode=0, finishedAt=DATES.get(name))
+        await server.set_pod_status(namespace, f"{name}-worker-0-1", ended)
+        # The operator's own deletion of a pod that has ended removes it at once.
+        with contextlib.suppress(RefusedError):
+            await server.remove_pod(namespace, f"{name}-worker-0-1")
+        await server.until_condition(namespace, name, "Suspended", "True")
+
+    names = [*DATES, *GRACES]
+    async with running(settings) as operator:
+        for name in names:
+            manifest = build_job(name, workers=1, runPolicy={"activeDeadlineSeconds": 315_360_000})
+            await server.create_job(namespace, manifest)
+        await begin(server, namespace, "healthy")
+        await asyncio.gather(*map(live, names))
+        await end(server, namespace, "healthy")
+        assert b"greentrain_reconcile_failing{" not in operator.telemetry.render()

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from greentrain.controller.settings import Settings
 from sandbox.controlplane import ControlPlane
 from tests.support.api import Server, condition, container_status
 from tests.support.manifests import build_job
+from tests.support.proxy import Held, Proxy
 
 BOTH = {"digits-worker-0-1", "digits-worker-1-1"}
 
@@ -135,6 +138,99 @@ async def test_a_pod_deleted_by_hand_restarts_the_gang(
             lambda: server.clear_terminating(namespace),
             lambda pods: set(pods) == {"digits-worker-0-2", "digits-worker-1-2"},
         )
+
+
+Json = dict[str, Any]
+Deed = Callable[[Server, str, str], Awaitable[object]]
+"""Something done to a pod, given its namespace and name."""
+
+
+def said(**status: Any) -> Deed:
+    """Its status is written."""
+    return lambda server, namespace, pod: server.set_pod_status(namespace, pod, status)
+
+
+def ended(code: int, reason: str = "Error", *, ago: float = 5, **status: Any) -> Deed:
+    """Its kubelet says that the program ended so many seconds ago."""
+
+    def tell(server: Server, namespace: str, pod: str) -> Awaitable[None]:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - ago))
+        state = {"exitCode": code, "reason": reason, "finishedAt": moment, "message": "no such column"}
+        told = container_status("Failed" if code else "Succeeded", {"terminated": state})
+        return server.set_pod_status(namespace, pod, {**told, **status})
+
+    return tell
+
+
+def asked(server: Server, namespace: str, pod: str) -> Awaitable[object]:
+    """Its deletion is asked for."""
+    return server.call("DELETE", f"/api/v1/namespaces/{namespace}/pods/{pod}")
+
+
+def disrupted(reason: str) -> Json:
+    target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "said the cluster"}
+    return {"conditions": [target]}
+
+
+PREEMPTED, DRAINED = disrupted("PreemptionByScheduler"), disrupted("EvictionByEvictionAPI")
+ENDS: dict[str, tuple[tuple[Deed, ...], str, int | None, tuple[int, int]]] = {
+    "preempted": ((said(**PREEMPTED), asked, ended(137, **PREEMPTED)), "Preempted", 137, (0, 1)),
+    "preempted-unheard": ((said(**PREEMPTED),), "Preempted", None, (0, 1)),
+    "evicted": ((said(phase="Failed", reason="Evicted"),), "Evicted", None, (0, 1)),
+    "drained": ((said(**DRAINED), asked, ended(0, ago=-2, **DRAINED)), "Evicted", 0, (0, 1)),
+    "node-gone": ((said(phase="Failed", **disrupted("DeletionByPodGC")),), "NodeLost", None, (0, 1)),
+    "failed": ((ended(1),), "ProgramFailed", 1, (1, 0)),
+    "out-of-memory": ((ended(137, "OOMKilled"),), "OutOfMemory", 137, (1, 0)),
+    "done": ((ended(0, "Completed"),), "Succeeded", 0, (0, 0)),
+    "stopped": ((asked, ended(0, ago=-2)), "PodLost", 0, (0, 1)),
+    "deleted": ((), "PodLost", None, (0, 1)),
+}
+"""By a job's name: what happens to its only pod before it is removed; the reason and exit code of its attempt; what is counted
+against the job's two limits."""
+
+
+async def test_how_a_pod_ended_counts_although_it_is_gone_before_the_operator_looks(
+    server: Server, namespace: str, settings: Settings, plane: ControlPlane, tmp_path: Path
+) -> None:
+    let = asyncio.Event()
+    async with (
+        Proxy.start(plane.kubeconfig, tmp_path) as proxy,
+        running(replace(settings, kubeconfig=str(proxy.kubeconfig), workers=len(ENDS))),
+    ):
+        for job in ENDS:
+            await server.create_job(namespace, build_job(job, workers=1, restart_policy="Never"))
+        for pod in await server.until_pods(namespace, {f"{job}-worker-0-1" for job in ENDS}):
+            await server.run_pod(namespace, pod)
+        for job in ENDS:
+            await server.until_condition(namespace, job, "Running", "True")
+        rule = proxy.script("PATCH", "/status", Held(let), times=None)
+        try:
+            for job in ENDS:
+                await server.patch_job(namespace, job, {"spec": {"runPolicy": {"backoffLimit": 5}}})
+            await server.until(
+                lambda: asyncio.sleep(0, rule.hits), lambda hits: hits == len(ENDS), what="every pass held up"
+            )
+            for job, (deeds, *_) in ENDS.items():
+                pod = f"{job}-worker-0-1"
+                for deed in deeds:
+                    await deed(server, namespace, pod)
+                await server.remove_pod(namespace, pod)
+            await asyncio.sleep(0.5)  # the watch has told of all of it
+        finally:
+            proxy.forgive()
+            let.set()
+        for job, (_, reason, code, counts) in ENDS.items():
+            stored = await server.until(
+                partial(server.job, namespace, job),
+                lambda body: body["status"]["attempts"][0].get("endTime"),
+                what=f"the end of {job}",
+            )
+            status, first = stored["status"], stored["status"]["attempts"][0]
+            assert (first["reason"], first.get("exitCode")) == (reason, code), job
+            assert (status["failureCount"], status.get("infrastructureFailureCount", 0)) == counts, job
+        failed = condition(await server.job(namespace, "failed"), "Failed")
+        assert (failed["status"], "no such column" in failed["message"]) == ("True", True)
+        assert condition(await server.job(namespace, "done"), "Succeeded")["status"] == "True"
 
 
 async def test_a_job_deleted_and_made_again_waits_for_the_old_ones_pods(

@@ -14,6 +14,7 @@ from greentrain.api.conditions import (
 from greentrain.api.v1alpha1 import Condition
 
 Conditions = tuple[Condition, ...]
+FIRST, SECOND, THIRD = (f"2026-01-01T00:00:0{i}Z" for i in range(3))
 
 
 def put(
@@ -21,7 +22,7 @@ def put(
     value: ConditionStatus,
     message: str = "m",
     *,
-    now: str = "t1",
+    now: str = FIRST,
     type_: Type = Type.RUNNING,
 ) -> Conditions:
     return set_condition(conditions, type_, value, Reason.TRAINING, message, now=now, generation=1)
@@ -29,14 +30,14 @@ def put(
 
 def test_the_transition_time_moves_only_with_the_status() -> None:
     first = put((), "False")
-    retold = put(first, "False", "other words", now="t2")
-    turned = put(retold, "True", now="t3")
-    assert [c[0].last_transition_time for c in (first, retold, turned)] == ["t1", "t1", "t3"]
+    retold = put(first, "False", "other words", now=SECOND)
+    turned = put(retold, "True", now=THIRD)
+    assert [c[0].last_transition_time for c in (first, retold, turned)] == [FIRST, FIRST, THIRD]
 
 
 def test_an_unchanged_condition_changes_nothing() -> None:
     first = put((), "True")
-    assert put(first, "True", now="t2") is first
+    assert put(first, "True", now=SECOND) is first
 
 
 def test_conditions_stand_in_a_fixed_order() -> None:

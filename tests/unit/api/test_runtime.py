@@ -75,5 +75,7 @@ def test_what_a_program_says_is_cleaned_where_it_is_parsed() -> None:
 
 
 def test_a_condition_that_quotes_a_user_is_clean() -> None:
-    (condition,) = set_condition((), "Admitted", "False", "InvalidSpec", HOSTILE, now="2026", generation=1)
+    (condition,) = set_condition(
+        (), "Admitted", "False", "InvalidSpec", HOSTILE, now="2026-01-01T00:00:00Z", generation=1
+    )
     assert condition.message == CLEAN

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from aiohttp import web
+from kubernetes.aio.client import Configuration
 
 from greentrain.controller.registry import Sessions
 from greentrain.controller.settings import Settings
-from greentrain.kube.client import Connection
+from greentrain.kube.client import LIST_PAGE, Client, Connection
 
 DEEP = "[" * 1350 + "]" * 1350
 LINES = [
@@ -35,10 +38,51 @@ async def answer(request: web.Request) -> web.StreamResponse:
     return response
 
 
+LARGE = {"metadata": {"name": "large"}, "spec": {"notes": "x" * 600_000}}
+"""600 kB: two of them are more than a page may be."""
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """By pages of so many objects as are asked for, large ones amid small ones."""
+    jobs = [{"metadata": {"name": f"job-{i}"}, "spec": {}} for i in range(40)]
+    jobs[5:5] = [LARGE, LARGE, LARGE]
+    begin, limit = int(request.query.get("continue") or 0), int(request.query["limit"])
+    request.app[ASKED].append(limit)
+    end = begin + limit
+    meta = {"resourceVersion": "7", "continue": str(end) if end < len(jobs) else ""}
+    return web.json_response(
+        {"kind": "GreenTrainingJobList", "items": jobs[begin:end], "metadata": meta},
+        dumps=partial(json.dumps, separators=(",", ":")),
+    )
+
+
+async def watch_large(request: web.Request) -> web.StreamResponse:
+    env = [{"name": "TF_CONFIG", "value": "x" * 100_000}]
+    pod = {"nodeName": "node-1", "volumes": [{}] * 9, "containers": [{"name": "tensorflow", "env": env}]}
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for kind, body in (("GreenTrainingJob", LARGE), ("Pod", {"metadata": {"name": "p"}, "spec": pod})):
+        line = json.dumps({"type": "ADDED", "object": {"kind": kind, **body}})
+        await response.write(f"{line}\n".encode())
+    return response
+
+
+ASKED = web.AppKey("asked", list[int])
+
+
 @pytest.fixture
-async def server() -> AsyncIterator[str]:
+def asked() -> list[int]:
+    """How many objects the server was asked for, page by page."""
+    return []
+
+
+@pytest.fixture
+async def server(asked: list[int]) -> AsyncIterator[tuple[str, int]]:
     app = web.Application()
+    app[ASKED] = asked
+    app.router.add_get("/large", watch_large)
     app.router.add_get("/jobs", answer)
+    app.router.add_get("/apis/greentrain.dev/v1alpha1/greentrainingjobs", list_jobs)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -64,3 +108,60 @@ async def test_an_object_too_deep_for_python_is_one_object_of_a_list_or_watch(
     events = [json.loads(line) for line in told.decode().splitlines()]  # as Kopf does
     assert [e["object"]["metadata"]["name"] for e in events] == ["before", "deep", "wide", "after"]
     assert told.splitlines()[2].decode() == LINES[2]
+
+
+async def list_as_kopf_does(connection: Connection) -> list[dict[str, Any]]:
+    session = Sessions(Settings()).connect(connection)
+    found, token = [], ""
+    try:
+        while True:
+            params = {"limit": str(LIST_PAGE), **({"continue": token} if token else {})}
+            path = "/apis/greentrain.dev/v1alpha1/greentrainingjobs"
+            async with session.get(f"{connection.server}{path}", params=params) as response:
+                page = await response.json()
+            found += page["items"]
+            token = page["metadata"]["continue"]
+            if not token:
+                return found
+    finally:
+        await session.close()
+
+
+async def list_as_we_do(connection: Connection) -> list[dict[str, Any]]:
+    async with Client(Configuration(host=connection.server)) as client:
+        items, version = await client.list_jobs(None)
+    assert version == 7
+    return items
+
+
+@pytest.mark.parametrize("list_all", [list_as_kopf_does, list_as_we_do])
+async def test_a_list_of_large_objects_is_read_by_smaller_pages_and_what_is_too_large_is_not_kept(
+    server: tuple[str, int],
+    asked: list[int],
+    list_all: Callable[[Connection], Awaitable[list[dict[str, Any]]]],
+) -> None:
+    host, port = server
+    found = await list_all(Connection(f"http://{host}:{port}", None, None, None, None, verify=False))
+    names = [item["metadata"]["name"] for item in found]
+    assert names == [f"job-{i}" for i in range(5)] + ["large"] * 3 + [f"job-{i}" for i in range(5, 40)]
+    assert max(len(json.dumps(item)) for item in found) < 1_000
+    assert all("at most 512 KiB are allowed" in json.dumps(item) for item in found[5:8])
+    assert min(asked) == 1
+    assert len(asked) < 40
+
+
+async def test_of_a_large_object_that_a_watch_brings_what_is_needed_is_passed_on(
+    server: tuple[str, int],
+) -> None:
+    host, port = server
+    connection = Connection(f"http://{host}:{port}", None, None, None, None, verify=False)
+    session = Sessions(Settings()).connect(connection)
+    try:
+        async with session.get(f"{connection.server}/large", params={"watch": "true"}) as response:
+            told = b"".join([chunk async for chunk in response.content.iter_chunked(1 << 20)])
+    finally:
+        await session.close()
+    job, pod = (json.loads(line)["object"] for line in told.splitlines())
+    assert len(told) < 2_000
+    assert (job["metadata"], job["spec"]) == ({"name": "large"}, {})
+    assert pod["spec"] == {"nodeName": "node-1", "containers": [{"name": "tensorflow", "env": []}]}

@@ -24,13 +24,13 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.core.books.account import Account
 from greentrain.core.books.allowances import Holder, divide
-from greentrain.core.books.charges import Charges, keep_charges, overdue_seconds
+from greentrain.core.books.charges import Charges, energy_of, keep_charges, overdue_seconds
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.overshoot import stop_seconds, worst_seconds
 from greentrain.core.books.restarts import burnt_again
 from greentrain.core.gang.grace import grace_of
 from greentrain.core.lifecycle.decide import Decision, decide
-from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
+from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.times import format_time
@@ -525,11 +525,12 @@ def charged(
     before: Charges,
     *pods: Pod,
     second: float,
+    stored: EnergyStatus | None = None,
     energy: EnergyStatus | None = None,
     reports: tuple[NodeReport, ...] = (),
 ) -> Charges:
     budget = EnergyBudgetStatus(charges=before.pods, lost_joules=before.lost_joules)
-    known = (energy or EnergyStatus()).model_copy(update={"budget": budget})
+    known = (stored or energy or EnergyStatus()).model_copy(update={"budget": budget})
     attempt = AttemptStatus(
         number=1, start_time=format_time(at(0)), gpu_limit_milliwatts=GPU_LIMIT, replicas={"Worker": 1}
     )
@@ -537,7 +538,7 @@ def charged(
     account = Account(
         Snapshot(job=job, pods=pods, reports=reports), spec_in_force(job.status), attempt, at(second)
     )
-    return keep_charges(account, known)
+    return keep_charges(account, energy or EnergyStatus())
 
 
 def test_what_is_charged_for_a_pod_that_was_never_read() -> None:
@@ -554,6 +555,108 @@ def test_what_is_charged_for_a_pod_that_was_never_read() -> None:
     # Its node reports and never knew it.
     empty = NodeReport("node-1", at(700))
     assert charged(over, second=700, reports=(empty,)) == Charges((), 2 * 300 * 120)
+
+
+HOUR = ABANDONED_AFTER.total_seconds()
+READ = EnergyStatus(pods=(PodEnergyStatus(uid="pod-0-1", node="node-1", attempt=1, gpu_joules=7),))
+
+
+def reported(second: float, *, read: float | None = None) -> tuple[NodeReport, ...]:
+    """A report, with the pod's last reading of that second if any."""
+    last = "" if read is None else format_time(at(read))
+    entries = (
+        () if read is None else (PodEnergy(uid="pod-0-1", namespace="team", name="a", last_reading=last),)
+    )
+    return (NodeReport("node-1", at(second), entries, observed=at(second)),)
+
+
+@pytest.mark.parametrize(
+    ("facts", "second", "is_lost"),
+    [
+        ({}, 100 + HOUR - 1, False),
+        ({}, 100 + HOUR, True),
+        ({"reports": reported(0)}, 100 + HOUR - 1, False),
+        ({"reports": reported(0)}, 100 + HOUR, True),
+        ({"reports": reported(159)}, 170, False),
+        ({"reports": reported(160)}, 170, True),
+        ({"reports": reported(160, read=0)}, 170, False),
+        ({"energy": READ}, 100 + 2 * HOUR, False),
+        ({"energy": READ, "reports": reported(160)}, 170, False),
+        ({"stored": READ}, 101, True),
+    ],
+    ids=[
+        "no report for less than an hour",
+        "no report for an hour",
+        "an old report for less than an hour",
+        "an old report for an hour",
+        "a report too soon after its end",
+        "a report a minute after its end",
+        "a report that tells of it",
+        "its readings are listed",
+        "its readings are listed, and its agent has let go of it",
+        "its agent has let go of its readings before the last",
+    ],
+)
+def test_a_charge_is_made_final_when_the_last_word_cannot_come_any_more(
+    facts: dict[str, Any], second: float, is_lost: bool
+) -> None:
+    running_ = charged(Charges(), pod(0, gpus=1, node="node-1", started=at(0)), second=50)
+    ended = charged(running_, second=100)
+    assert (ended.joules, ended.lost_joules) == (300 * 100, 0)
+    later = charged(ended, second=second, **facts)
+    assert (later.joules, later.lost_joules) == (300 * 100, 300 * 100 if is_lost else 0)
+    assert [c.uid for c in later.pods] == ([] if is_lost else ["pod-0-1"])
+    again = charged(later, second=second + 1, **{**facts, "stored": None})
+    assert again.joules == later.joules, "and no charge is made final twice"
+
+
+def test_a_charge_ends_when_all_entries_of_its_pod_are_final() -> None:
+    first, second = (
+        PodEnergyStatus(uid="pod-0-1", segment=i, node="node-1", attempt=1, gpu_joules=7, final=not i)
+        for i in range(2)
+    )
+    ended = charged(charged(Charges(), pod(0, gpus=1, node="node-1", started=at(0)), second=50), second=100)
+    assert charged(ended, second=101, energy=EnergyStatus(pods=(first, second))).joules == 300 * 100
+    final = second.model_copy(update={"final": True})
+    assert charged(ended, second=101, energy=EnergyStatus(pods=(first, final))) == Charges()
+
+
+@pytest.mark.parametrize(
+    ("finished", "seen", "seconds"),
+    [(100, 200, 105), (100, 102, 102), (300, 200, 200), (None, 200, 200)],
+    ids=["long ago", "just now", "in the future", "not told"],
+)
+def test_an_ended_pod_is_charged_until_its_end_by_the_latest_its_nodes_clock_could_mean(
+    finished: float | None, seen: float, seconds: int
+) -> None:
+    before = charged(Charges(), pod(0, gpus=1, node="node-1", started=at(0)), second=10)
+    ended = pod(0, PodState.EXITED, gpus=1, node="node-1", exit_code=0)
+    ended = replace(ended, finished=None if finished is None else at(finished))
+    assert charged(before, ended, second=seen).joules == 300 * seconds
+
+
+@pytest.mark.parametrize(
+    ("reads", "joules"),
+    [((30,), 300 * 70), ((30, 20), 300 * 70), ((150,), 0), ((30, 150), 0)],
+    ids=["read before its end", "an old report came later", "a report after its end", "both"],
+)
+def test_an_ended_pod_is_charged_from_its_last_reading_and_never_less_than_nothing(
+    reads: tuple[int, ...], joules: int
+) -> None:
+    charges = charged(Charges(), pod(0, gpus=1, node="node-1", started=at(0)), second=10)
+    for read in reads:
+        ended = exited(0, 0, 95, gpus=1, node="node-1")
+        charges = charged(charges, ended, second=200, energy=READ, reports=reported(read, read=read))
+    assert (charges.joules, charges.lost_joules) == (joules, 0)
+    assert all(c.since <= (c.gone or "") for c in charges.pods)
+
+
+@pytest.mark.parametrize(
+    ("milliwatts", "seconds", "joules"),
+    [(1, 1, 1), (300_000, 10, 3000), (300_000, 0.001, 1), (1500, 1, 2), (0, 10, 0)],
+)
+def test_what_is_charged_is_rounded_up_to_whole_joules(milliwatts: int, seconds: float, joules: int) -> None:
+    assert energy_of(milliwatts, seconds) == joules
 
 
 def test_a_pod_of_which_its_node_tells_is_charged_though_nobody_saw_it_run() -> None:

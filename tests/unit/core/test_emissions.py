@@ -393,6 +393,30 @@ def test_a_gpu_of_which_nothing_is_told_is_charged_the_share_of_making_it() -> N
     assert 60 < after.budget.provisional_micrograms / SECOND < 125
 
 
+def test_a_part_of_a_second_that_is_charged_is_charged_a_whole_one_of_making_its_gpu() -> None:
+    story = making(1)
+    story.told(100, gpu_time=held(1))
+    story.step()
+    story.step(34.5)  # half a second longer than a report may take
+    emissions, energy = story.status.emissions, story.status.energy
+    assert emissions is not None
+    assert emissions.budget is not None
+    assert energy is not None
+    assert energy.budget is not None
+    assert energy.budget.provisional_joules == 150
+    assert emissions.budget.provisional_micrograms == SECOND + emissions_of(150, 1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("joules", "pue", "milligrams", "micrograms"),
+    [(KWH, 1000, 1000, 1_000_000), (1, 1000, 1, 1), (KWH + 1, 1000, 1000, 1_000_001), (0, 1000, 1000, 0)],
+)
+def test_what_energy_to_come_may_emit_is_rounded_up(
+    joules: int, pue: int, milligrams: int, micrograms: int
+) -> None:
+    assert emissions_of(joules, pue, milligrams) == micrograms
+
+
 def test_the_bound_in_emissions_is_said_before_the_attempt_starts() -> None:
     story = making(50)
     attempt = story.status.attempts[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,17 @@ from hypothesis import strategies as st
 
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
-from greentrain.core.books.ledger import decide_settled, fold
+from greentrain.api.v1alpha1 import (
+    EmissionsSpec,
+    EnergySpec,
+    EnergyStatus,
+    GpuTimeStatus,
+    GreenTrainingJobStatus,
+    PodEnergyStatus,
+    Scope,
+)
+from greentrain.core.books.in_force import BudgetSpec
+from greentrain.core.books.ledger import MOST_SQUARED, decide_settled, fold, has_last_word
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport, attempt_of, is_abandoned
 from greentrain.core.seen.pods import Pod
@@ -47,10 +57,18 @@ def folded(
     gone: set[str] | None = None,
     finished: bool = False,
     second: float = 0,
+    scope: Scope = "GPU",
 ) -> EnergyStatus:
     there = gone or set()
     energy, _ = fold(
-        account_of(reports, energy=old, is_gone=there.__contains__, finished=finished, now=at(second))
+        account_of(
+            reports,
+            energy=old,
+            spec=BudgetSpec(EnergySpec(scope=scope), EmissionsSpec()),
+            is_gone=there.__contains__,
+            finished=finished,
+            now=at(second),
+        )
     )
     assert energy is not None
     # As the server gives it back.
@@ -101,6 +119,46 @@ def test_an_entry_is_not_folded_before_its_last_word_is_stored() -> None:
     assert (energy.used_joules, energy.lost_pods, energy.pods) == (30, 1, ())
 
 
+def test_a_pod_is_not_given_up_while_its_node_has_no_report() -> None:
+    energy = folded(None, report(entry("0-1", 30)))
+    energy = folded(energy, report(node="node-2"), gone={"0-1"})
+    assert ([p.key for p in energy.pods], energy.lost_pods) == (["0-1/0"], 0)
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "holds"),
+    [
+        ((30, 3, 2), (30, 5, 2), (30, 5, 2)),
+        ((30, 3, 2), (30, 3, 4), (30, 3, 4)),
+        ((30, 3, 2), (29, 5, 4), (30, 5, 4)),
+        ((30, 3, 2), (29, 1, 1), (30, 3, 2)),
+        ((30, 3, 2), (31, 5, 4), (31, 5, 4)),
+    ],
+    ids=["doubt grows alone", "missing time grows alone", "both in an old report", "less", "more"],
+)
+def test_doubt_and_missing_time_are_never_less_than_what_was_told(
+    known: tuple[int, int, int], told: tuple[int, int, int], holds: tuple[int, int, int]
+) -> None:
+    energy: EnergyStatus | None = None
+    for joules, error, missing in (known, told):
+        energy = folded(energy, report(entry("0-1", joules, error_joules=error, missing_seconds=missing)))
+    assert energy is not None
+    (pod_,) = energy.pods
+    assert (pod_.joules, pod_.error_joules, pod_.missing_seconds) == holds
+
+
+def test_what_was_priced_stays_so_when_more_is_told() -> None:
+    priced = {
+        "priced_joules": 7,
+        "priced_until": "2026-01-01T00:15:00Z",
+        "gpu_time": (GpuTimeStatus(model="V100", seconds=9),),
+    }
+    known = folded(None, report(entry("0-1", 30)))
+    known = known.model_copy(update={"pods": (known.pods[0].model_copy(update=priced),)})
+    (later,) = folded(known, report(entry("0-1", 31))).pods
+    assert (later.joules, {name: getattr(later, name) for name in priced}) == (31, priced)
+
+
 def test_a_node_that_never_comes_back_is_given_up_after_an_hour() -> None:
     told = report(entry("0-1", 30))
     energy = folded(None, told)
@@ -112,10 +170,61 @@ def test_a_node_that_never_comes_back_is_given_up_after_an_hour() -> None:
     assert folded(given_up, told, gone={"0-1"}, finished=True, second=hour) == given_up
 
 
-def test_errors_of_pods_are_independent() -> None:
-    energy = folded(None, report(*(entry(f"{i}-1", 1000, closed=True, error_joules=30) for i in range(4))))
-    assert energy.error_joules == 60
-    assert folded(energy, report()).error_joules == 60
+@pytest.mark.parametrize(
+    ("errors", "bound"),
+    [
+        ((30, 30, 30, 30), 60),
+        ((1, 1), 2),
+        ((2, 1), 3),
+        ((1, 0), 1),
+        ((0, 0), 0),
+        ((3 * 10**9, 1), 3 * 10**9 + 1),
+    ],
+)
+def test_errors_of_pods_are_independent_and_their_bound_is_rounded_up(
+    errors: tuple[int, ...], bound: int
+) -> None:
+    told = [entry(f"{i}-1", 1000, closed=True, error_joules=error) for i, error in enumerate(errors)]
+    energy = folded(None, report(*told))
+    assert energy.error_joules == bound
+    for i in range(1, len(told)):
+        assert folded(energy, report(*told[i:])).error_joules == bound
+
+
+def test_the_sum_of_squares_is_one_that_the_server_stores() -> None:
+    energy = folded(None, report(entry("0-1", 1000, closed=True, error_joules=10**15)))
+    assert folded(energy, report()).folded_error_squared == MOST_SQUARED
+
+
+@pytest.mark.parametrize(("scope", "used", "estimated"), [("GPU", 1300, 1), ("Node", 1833, 30)])
+def test_of_pods_that_are_folded_every_figure_stays_in_the_sums(
+    scope: Scope, used: int, estimated: int
+) -> None:
+    kinds = ("cpu_joules", "dram_joules", "estimated_joules", "error_joules", "missing_seconds")
+    figures = ((100, 30, 11, 43, 6, 2), (400, 70, 23, 99, 2, 5), (800, 300, 99, 404, 3, 11))
+    told = [
+        entry(f"{i}-1", joules, closed=True, **dict(zip(kinds, of_pod, strict=True)))
+        for i, (joules, *of_pod) in enumerate(figures)
+    ]
+    energy = folded(None, report(*told), scope=scope)
+    sums = EnergyStatus(
+        scope=scope,
+        used=f"{used}J",
+        used_joules=used,
+        gpu_joules=1300,
+        cpu_joules=400,
+        dram_joules=133,
+        measured_percent=100 - estimated,
+        estimated_percent=estimated,
+        error_joules=7,
+        missing_seconds=18,
+    )
+    nothing = {"pods": (), "folded": None, "settled": (), "folded_error_squared": 0}
+    assert energy.model_copy(update=nothing) == sums
+    for i in range(1, len(told) + 1):
+        energy = folded(energy, report(*told[i:]), scope=scope)
+        assert len(energy.pods) == len(told) - i
+        assert energy.model_copy(update=nothing) == sums
 
 
 def test_attempts_share_what_their_pods_used() -> None:
@@ -130,6 +239,43 @@ def let_go(energy: EnergyStatus | None, shown: list[PodEnergy]) -> set[str]:
     status = NodePowerStatus(pods=tuple(shown))
     keys = decide_settled((), status, energy_of=lambda _: energy, is_ours=lambda _: True)
     return {key.partition("/")[0] for key in keys}
+
+
+def stored_as(**facts: Any) -> EnergyStatus:
+    return EnergyStatus(pods=(PodEnergyStatus(uid="0-1", gpu_joules=30, **facts),))
+
+
+@pytest.mark.parametrize(
+    ("stored", "joules", "may_go"),
+    [
+        (None, 30, False),
+        (EnergyStatus(), 30, False),
+        (stored_as(final=True), 30, True),
+        (stored_as(final=True), 29, True),
+        (stored_as(final=True), 31, False),
+        (stored_as(), 30, False),
+        (stored_as(final=True, segment=1), 30, False),
+        (EnergyStatus(settled=("0-1/0",)), 30, True),
+        (EnergyStatus(settled=("0-1/1",)), 30, False),
+    ],
+    ids=[
+        "nothing is stored",
+        "nothing of the pod is stored",
+        "its end is stored",
+        "more is stored",
+        "less is stored",
+        "its end is not stored",
+        "another segment's end is stored",
+        "it is in the sum",
+        "another segment is in the sum",
+    ],
+)
+def test_an_agent_lets_go_of_an_ended_pod_when_all_its_joules_are_stored_as_final(
+    stored: EnergyStatus | None, joules: int, may_go: bool
+) -> None:
+    told = entry("0-1", joules, closed=True)
+    assert has_last_word(stored, told) == may_go
+    assert let_go(stored, [told]) == ({"0-1"} if may_go else set())
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -239,6 +240,19 @@ def test_an_evaluator_that_fails_is_made_again_alone_and_counted_once() -> None:
     assert [p["metadata"]["name"] for p in gone.pods] == ["digits-evaluator-0-1"]
     new = step(stored(job, gone), *gang(), evaluator(uid="evaluator-2"), second=13)
     assert said(new, Type.PODS_READY)[:2] == ("True", "AllReady")
+
+
+def test_an_evaluator_that_failed_and_was_gone_before_anybody_looked_is_counted_once() -> None:
+    job = with_its_gang(with_evaluator())
+    dead = evaluator(PodState.EXITED, exit_code=1, log_tail="no checkpoint yet")
+    gone = Snapshot(job=job, pods=gang(), last_words=(dead,), has_service=True)
+    counted = decide(gone, now=at(10))
+    assert (counted.record_first, counted.deletions, counted.pods) == (True, (), ())
+    assert counted.status.failure_count == 1
+    assert [r.uid for r in counted.status.attempts[-1].replaced] == [dead.uid]
+    again = decide(replace(gone, job=stored(job, counted)), now=at(11))
+    assert again.status.failure_count == 1
+    assert [p["metadata"]["name"] for p in again.pods] == ["digits-evaluator-0-1"]
 
 
 def test_an_evaluators_second_restart_waits() -> None:

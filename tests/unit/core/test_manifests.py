@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -96,6 +97,28 @@ def test_a_template_of_any_depth_loses_its_nulls() -> None:
     while "args" in node:
         (node,) = node["args"]
     assert node == {}
+
+
+@pytest.mark.parametrize("value", [[], {}, [[]], [{"a": []}], 5, "x", True, 1e300, -1], ids=str)
+@pytest.mark.parametrize(
+    "container",
+    [
+        lambda value: {"ports": [{"containerPort": value, "name": value}]},
+        lambda value: {"securityContext": {"capabilities": {"add": [value]}, "runAsUser": value}},
+        lambda value: {"env": [{"name": value, "value": value}], "volumeMounts": [{"name": value}]},
+        lambda value: {"resources": {"limits": {"cpu": value}}, "image": value},
+    ],
+    ids=["ports", "security", "env", "resources"],
+)
+def test_a_value_of_a_wrong_type_is_passed_on_for_the_server_to_refuse(
+    container: Callable[[object], dict[str, Any]], value: object
+) -> None:
+    given = container(value)
+    manifest = build_job(workers=1)
+    manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = build_template(**given)
+    (built,) = pod_of(manifest, worker(0))["spec"]["containers"]
+    for field, found in given.items():
+        assert json.dumps(found)[1:-1] in json.dumps(built[field])
 
 
 def test_an_init_container_tells_its_last_lines_too() -> None:

@@ -254,6 +254,44 @@ def test_a_cell_of_the_matrix_says_what_happens(
         assert f"restartPolicy {policy}" in next(c.message for c in status.conditions if c.type == "Failed")
 
 
+@pytest.mark.parametrize("had_begun", [True, False], ids=["all had begun", "one was still to begin"])
+@pytest.mark.parametrize(
+    ("row", "culprit"),
+    [
+        pytest.param(row, culprit, id=f"{row.cause} {i}")
+        for row in read_matrix()
+        if row.outcomes["Never"] in ("Failed", "restart") and row.cause != "a rank is frozen"
+        for i, culprit in enumerate(culprits_of(row))
+        if "never" not in row.seen_as and culprit is not None
+    ],
+)
+def test_how_a_pod_ended_counts_although_it_was_gone_before_anybody_looked(
+    row: Row, culprit: Body, had_begun: bool
+) -> None:
+    manifest = build_job(restart_policy="ExitCode")
+    other, (last,) = body(0, running()), parsed(culprit)
+    status = started(manifest)
+    if had_begun:
+        status = live(manifest, [(at(5), parsed(other, body(1, running())))], status)
+    elif not last.ended:
+        (again,) = decide(
+            seen(job_of(manifest, status=status), *parsed(other), last_words=(last,)), now=at(12)
+        ).pods
+        assert again["metadata"]["name"] == last.name
+        return
+    for now, pods in ((12, parsed(other)), (13, parsed(body(0, exit_(144, 11))))):
+        job = job_of(manifest, status=status)
+        decision = decide(seen(job, *pods, last_words=(last,)), now=at(now))
+        assert not decision.pods
+        status = decision.status
+    ended = status.attempts[0]
+    assert (ended.reason,) == row.reasons
+    assert (ended.exit_code, ended.running_time is not None) == (last.exit_code, True)
+    assert ("Failed" if is_true(status.conditions, Type.FAILED) else "restart") == row.outcomes["ExitCode"]
+    counts = (status.failure_count, status.infrastructure_failure_count)
+    assert counts == ((1, 0) if row.counted_as == "program" else (0, 1))
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_exit_0_of_the_deciding_rank_succeeds_and_of_another_changes_nothing(policy: str) -> None:
     manifest = build_job(restart_policy=policy)

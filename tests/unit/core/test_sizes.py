@@ -11,7 +11,7 @@ import pytest
 
 from greentrain.core import limits
 from greentrain.core.admission import Admitted, Refused, decide_admission
-from greentrain.core.limits import count_bytes, find_metadata_excess
+from greentrain.core.limits import count_bytes, find_barrier, find_metadata_excess
 from greentrain.core.seen.pods import count_gpus, parse_count
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
@@ -162,13 +162,42 @@ def test_what_is_too_large_is_said_beside_what_else_is_wrong() -> None:
     assert f"{AT}.spec.containers[0].ports[0].containerPort: 1 is not valid" in message
 
 
+def with_values(count: int) -> Json:
+    """A spec of that many values, in maps and lists of several levels."""
+    spec: Json = {"a": {"b": []}}
+    values = count - 2
+    spec["a"]["b"] = [{"c": 1} for _ in range(values // 2)] + [1] * (values % 2)
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "refused"),
+    [
+        ({"a": [0] * 19_999}, False),
+        ({"a": [0] * 20_000}, True),
+        ({"a": [[]] * 20_000}, True),
+        ({f"k{i}": {} for i in range(20_000)}, False),
+        ({f"k{i}": {} for i in range(20_001)}, True),
+        (with_values(20_000), False),
+        (with_values(20_001), True),
+        ({"a": "x" * 100_000}, False),
+    ],
+)
+def test_a_spec_of_more_values_than_can_be_looked_at_often_is_not_looked_at(
+    spec: Json, refused: bool
+) -> None:
+    found = find_barrier(spec)
+    assert [str(p.path) for p in found] == (["spec"] if refused else [])
+    assert all("holds more than 20000 values" in p.message for p in found)
+
+
 def test_of_many_unknown_fields_the_first_are_explained_and_the_others_counted() -> None:
-    fields: Json = {f"field{i:05}": 1 for i in range(20_000)}
+    fields: Json = {f"field{i:05}": 1 for i in range(19_000)}
     manifest = build_job(enregy={}, **fields)
     verdict = decide_admission(job_of(manifest))
     assert isinstance(verdict, Refused)
     assert "spec.enregy: unknown field; did you mean energy?" in verdict.message
-    assert verdict.message.endswith("spec: and 19991 more unknown fields; remove them")
+    assert verdict.message.endswith("spec: and 18991 more unknown fields; remove them")
     assert len(verdict.problems) == 11
 
 
@@ -211,6 +240,7 @@ def test_the_page_of_limits_has_each_as_it_is_in_force() -> None:
         f"{limits.MAX_ANNOTATIONS_BYTES // 1024} KiB",
         f"{limits.MAX_METADATA_BYTES // 1024} KiB",
         f"{limits.MAX_LEVELS} levels",
+        f"{limits.MAX_VALUES:,}",
         f"{limits.MAX_GRACE_SECONDS:,} s",
         f"{limits.MAX_GPUS:,}",
     }

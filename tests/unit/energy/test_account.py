@@ -356,6 +356,10 @@ def test_an_interval_says_how_well_it_is_known() -> None:
     steady = measure(CardReading(None, 100_000), CardReading(None, 100_000), 1.0)
     stepping = measure(CardReading(None, 100_000), CardReading(None, 300_000), 1.0)
     assert (steady.uncertain, stepping.uncertain) == (0, 100_000)
+    lost = measure(CardReading(900_000, 200_000), CardReading(50_000, 100_000), 1.0)
+    hidden = measure(CardReading(900_000, 200_000), CardReading(90_000, 0), 1.0)
+    assert (lost.total, lost.uncertain) == (150_000, 100_000), "all that was lost may be too much"
+    assert (hidden.total, hidden.uncertain) == (100_000, 100_000), "it may have drawn the most all the time"
     assert measure_since_start(CardReading(7), 5.0).total == 7
     assert measure_since_start(CardReading(None, 7), 5.0).missing_seconds == 5.0
 

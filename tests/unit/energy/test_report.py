@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +90,101 @@ def test_a_pod_that_was_counted_under_two_keys_has_both() -> None:
     pod.absorb(pod_of((0, 1000, 1000, 0), (1, 0, 1000, 1000)))
     told = report_pod(pod).buckets
     assert (told.joules, told.host_joules) == ((4, 2), (3, 2))
+
+
+ONE = PodAccount(
+    "team",
+    "a",
+    uid="uid-a",
+    job="digits",
+    job_uid="uid-1",
+    owner_known=True,
+    segment=2,
+    gpu=1,
+    cpu=2,
+    dram=3,
+    estimated=4,
+    doubt_squared=5.0,
+    guessed=6.0,
+    missing_seconds=7.0,
+    first=START + 10,
+    last=START + 90,
+    closed=START + 91,
+    buckets={0: 8, BUCKET_SECONDS: 9},
+    earlier=10,
+    host_buckets={0: 11, BUCKET_SECONDS: 12},
+    earlier_host=13,
+    held={"V100": 14, "A100": 15},
+    host_draw=(16.0, 17.0),
+)
+OTHER = replace(
+    ONE,
+    gpu=100,
+    cpu=200,
+    dram=300,
+    estimated=400,
+    doubt_squared=500.0,
+    guessed=600.0,
+    missing_seconds=700.0,
+    buckets={BUCKET_SECONDS: 900, 2 * BUCKET_SECONDS: 950},
+    earlier=1000,
+    host_buckets={BUCKET_SECONDS: 1200, 2 * BUCKET_SECONDS: 1250},
+    earlier_host=1300,
+    held={"V100": 1400, "H100": 1500},
+)
+
+
+@pytest.mark.parametrize(
+    ("times", "first", "last"),
+    [
+        ((START + 5, START + 95), START + 5, START + 95),
+        ((START + 20, START + 80), START + 10, START + 90),
+        ((None, None), START + 10, START + 90),
+    ],
+    ids=["around its own", "within its own", "never read"],
+)
+def test_of_what_was_counted_of_a_pod_under_another_key_nothing_is_lost(
+    times: tuple[float | None, float | None], first: float, last: float
+) -> None:
+    mine = replace(ONE, buckets=dict(ONE.buckets), host_buckets=dict(ONE.host_buckets), held=dict(ONE.held))
+    mine.absorb(replace(OTHER, first=times[0], last=times[1]))
+    sums: dict[str, Any] = {
+        "gpu": 101,
+        "cpu": 202,
+        "dram": 303,
+        "estimated": 404,
+        "doubt_squared": 505.0,
+        "guessed": 606.0,
+        "missing_seconds": 707.0,
+        "earlier": 1010,
+        "earlier_host": 1313,
+        "buckets": {0: 8, BUCKET_SECONDS: 909, 2 * BUCKET_SECONDS: 950},
+        "host_buckets": {0: 11, BUCKET_SECONDS: 1212, 2 * BUCKET_SECONDS: 1250},
+        "held": {"V100": 1414, "A100": 15, "H100": 1500},
+    }
+    assert mine == replace(ONE, first=first, last=last, **sums)
+    names = {"namespace", "name", "uid", "job", "job_uid", "owner_known", "segment", "closed", "host_draw"}
+    assert {f.name for f in fields(PodAccount)} == {*names, *sums, "first", "last"}, "each is thought of"
+
+
+@pytest.mark.parametrize(
+    ("guessed", "doubt_squared", "missing", "error", "seconds"),
+    [
+        (0.0, 0.0, 0.0, 0, 0),
+        (1.0, 0.0, 0.1, 1, 1),
+        (1000.0, 0.0, 1.0, 1, 1),
+        (1000.1, 0.0, 1.001, 2, 2),
+        (0.0, 1.0, 0.0, 1, 0),
+    ],
+)
+def test_a_bound_and_missing_time_are_rounded_up(
+    guessed: float, doubt_squared: float, missing: float, error: int, seconds: int
+) -> None:
+    pod = PodAccount(
+        "team", "a", uid="u", guessed=guessed, doubt_squared=doubt_squared, missing_seconds=missing
+    )
+    told = report_pod(pod)
+    assert (told.error_joules, told.missing_seconds) == (error, seconds)
 
 
 def test_a_counter_gone_mad_is_reported_with_the_most_that_a_report_takes() -> None:

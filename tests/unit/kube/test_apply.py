@@ -6,9 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Iterator
 
 import pytest
+from aiohttp import web
+from kubernetes.aio.client import Configuration
 
-from greentrain.kube.apply import run_all
-from greentrain.kube.client import CONNECTIONS
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.core.lifecycle.decide import Decision
+from greentrain.kube.apply import apply_effects, run_all
+from greentrain.kube.cache import Cache
+from greentrain.kube.client import CONNECTIONS, WORDS_MAX, Client
+from tests.support.manifests import build_template
+from tests.support.snapshots import job_of
 
 
 class Requests:
@@ -58,3 +65,47 @@ async def test_what_cannot_be_built_leaves_no_request_under_way() -> None:
 
 async def test_nothing_to_do_is_nothing_done() -> None:
     assert await run_all(iter(())) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "all_are_posted"),
+    [
+        (422, "Invalid", False),
+        (400, "BadRequest", False),
+        (413, "RequestEntityTooLarge", False),
+        (403, "Forbidden", True),
+    ],
+)
+async def test_of_pods_that_are_alike_one_refusal_for_their_content_is_enough(
+    status: int, reason: str, all_are_posted: bool
+) -> None:
+    posted = 0
+
+    async def refuse(request: web.Request) -> web.Response:
+        nonlocal posted
+        await request.read()
+        posted += 1
+        words = "spec.containers[0].env[7]: abcdef7 is not valid; " * 10_000
+        return web.json_response({"kind": "Status", "reason": reason, "message": words}, status=status)
+
+    app = web.Application()
+    app.router.add_post("/api/v1/namespaces/team/pods", refuse)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    template = build_template(env=[{"name": "A", "value": "abcdef7"}])
+    pods = [
+        {"kind": "Pod", "metadata": {"name": f"p{i}", "namespace": "team"}, **template} for i in range(200)
+    ]
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with Client(Configuration(host=host)) as client:
+            decision = Decision(GreenTrainingJobStatus(), pods=pods)
+            outcome = await apply_effects(client, Cache(), job_of(), decision)
+    finally:
+        await runner.cleanup()
+    assert posted == (200 if all_are_posted else CONNECTIONS)
+    first = outcome.obstacles[0]
+    assert (first.name, first.reason, len(outcome.obstacles)) == ("p0", reason, posted)
+    assert first.message.startswith("spec.containers[0].env[7]: <hidden> is not valid; ")
+    assert len(first.message) == WORDS_MAX

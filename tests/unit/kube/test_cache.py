@@ -5,10 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+import pytest
+
+from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, RunPolicy
+from greentrain.core.admission import read_run_policy
 from greentrain.core.gang.manifests import Pods, ranks
 from greentrain.core.seen.pods import parse_pod
-from greentrain.kube.cache import REMEMBERED_DELETIONS, Cache, Key, Missed, node_of
+from greentrain.core.seen.snapshot import parse_job
+from greentrain.kube.cache import REMEMBERED_DELETIONS, Cache, Key, Missed, node_of, slim
 from greentrain.kube.redaction import find_pod_secrets
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
@@ -48,12 +52,37 @@ def test_an_older_word_never_replaces_a_newer_one() -> None:
 
 def test_a_deleted_object_stays_deleted_but_its_last_words_are_kept() -> None:
     cache = Cache()
+    cache.put("Job", body("Job", "job", 1))
     cache.put("Pod", body("Pod", "a", 5, status={"phase": "Running"}))
     assert cache.drop("Pod", body("Pod", "a", 6, status={"phase": "Failed"})) == KEY
     assert cache.put("Pod", body("Pod", "a", 7)) is None, "a late answer to our own request"
     assert versions(cache) == []
     assert [b["status"]["phase"] for b in cache.last_words(KEY, "job")] == ["Failed"]
     cache.forget_last_words(KEY)
+    assert cache.last_words(KEY, "job") == []
+
+
+def test_of_a_rank_that_is_made_again_and_again_the_newest_last_words_are_kept() -> None:
+    cache = Cache()
+    cache.put("Job", body("Job", "job", 1))
+    for uid, version in (("a", 5), ("b", 9), ("c", 7)):
+        gone = body("Pod", uid, version, status={"phase": uid})
+        gone["metadata"]["name"] = "digits-worker-0-1"
+        cache.drop("Pod", gone)
+    assert [b["status"]["phase"] for b in cache.last_words(KEY, "job")] == ["b"]
+
+
+@pytest.mark.parametrize("there", [None, "a job of the same name"])
+def test_pods_that_go_after_their_job_leave_nothing(there: str | None) -> None:
+    cache = Cache()
+    for pod in ("before", "after"):
+        cache.put("Pod", body("Pod", pod, 2, status={"phase": "Running"}))
+    cache.put("Job", body("Job", "job", 1))
+    cache.drop("Pod", body("Pod", "before", 3, status={"phase": "Failed"}))
+    cache.drop("Job", body("Job", "job", 4))
+    if there is not None:
+        cache.put("Job", body("Job", there, 5))
+    cache.drop("Pod", body("Pod", "after", 6, status={"phase": "Failed"}))
     assert cache.last_words(KEY, "job") == []
 
 
@@ -186,3 +215,87 @@ def test_a_pod_is_kept_without_what_nobody_asks_for() -> None:
     assert parse_pod(kept) == parse_pod(whole)
     assert (node_of(kept), find_pod_secrets([kept])) == (node_of(whole), find_pod_secrets([whole]))
     assert len(str(kept)) < 2_000 < 50_000 < len(str(whole))
+
+
+def pod_of(uid: str, role: str, attempt: int, value: str) -> dict[str, Any]:
+    env = [{"name": f"A{i}", "value": f"{value}{i}"} for i in range(50)]
+    pod = body("Pod", uid, 5, spec={"containers": [{"name": "tensorflow", "env": env}]})
+    labels = {"greentrain.dev/replica-type": role, "greentrain.dev/attempt": str(attempt), "theirs": "x"}
+    pod["metadata"]["labels"] |= labels
+    pod["metadata"]["annotations"] = {"theirs": "x", "greentrain.dev/spec-hash": "abc"}
+    return pod
+
+
+def test_pods_that_are_alike_share_what_was_in_their_template_and_the_others_keep_their_own() -> None:
+    cache = Cache()
+    cache.put("Job", body("Job", "job", 1))
+    for pod in (
+        pod_of("a", "Worker", 1, "v"),
+        pod_of("b", "Worker", 1, "v"),
+        pod_of("c", "Worker", 1, "changed on its way"),
+        pod_of("d", "Chief", 1, "v"),
+        pod_of("e", "Worker", 2, "w"),
+        pod_of("f", "Worker", 1, "changed on its way"),
+    ):
+        cache.put("Pod", pod)
+    kept = {b["metadata"]["uid"]: b for b in cache.owned("Pod", KEY, "job")}
+    first = kept["a"]["spec"]["containers"]
+    assert kept["b"]["spec"]["containers"] is first
+    values = {uid: b["spec"]["containers"][0]["env"][7]["value"] for uid, b in kept.items()}
+    assert values == {
+        "a": "v7",
+        "b": "v7",
+        "c": "changed on its way7",
+        "d": "v7",
+        "e": "w7",
+        "f": values["c"],
+    }
+    assert kept["a"]["metadata"]["annotations"] == {"greentrain.dev/spec-hash": "abc"}
+    assert "theirs" not in kept["a"]["metadata"]["labels"]
+    cache.drop("Pod", pod_of("b", "Worker", 1, "v") | {"status": {}})
+    (gone,) = cache.last_words(KEY, "job")
+    assert gone["spec"]["containers"] is first
+
+
+LISTS: list[list[Any]] = [[] for _ in range(20_001)]
+MANY = "spec: holds more than 20000 values"
+
+
+@pytest.mark.parametrize(
+    ("spec", "meta", "kept", "words"),
+    [
+        ({"notes": LISTS}, {}, {}, MANY),
+        (
+            {"notes": LISTS, "runPolicy": {"suspend": True, "x": 1}, "checkpoint": {"path": "a"}},
+            {},
+            {"runPolicy": {"suspend": True}, "checkpoint": {"volume": "too large"}},
+            MANY,
+        ),
+        (
+            {"runPolicy": {"schedulingPolicy": LISTS, "backoffLimit": 2}},
+            {},
+            {"runPolicy": {"schedulingPolicy": "too large", "backoffLimit": 2}},
+            MANY,
+        ),
+        ({"runPolicy": LISTS}, {}, {"runPolicy": "too large"}, MANY),
+        ({"notes": ["x" * 600_000]}, {}, {}, "spec: is 586"),
+        ({"energy": {}}, {"finalizers": ["x" * 600_000]}, {}, "metadata: is 586"),
+    ],
+    ids=["unknown", "policy", "inside a policy", "as a policy", "text", "metadata"],
+)
+def test_of_a_job_that_is_too_large_it_keeps_why_and_what_is_still_asked_of_it(
+    spec: dict[str, Any], meta: dict[str, Any], kept: dict[str, Any], words: str
+) -> None:
+    job = body("Job", "u", 3, spec=spec, status={"phase": "Running"})
+    job["metadata"] |= meta
+    cache = Cache()
+    cache.put("Job", job)
+    found = cache.job(KEY)
+    assert found is not None
+    assert (found["spec"], found["status"]) == (kept, {"phase": "Running"})
+    assert len(str(found)) < 1_000
+    (problem,) = parse_job(found).barrier
+    assert f"{problem.path}: {problem.message}".startswith(words)
+    read = read_run_policy(kept.get("runPolicy"), RunPolicy(backoff_limit=7))
+    assert read == read_run_policy(spec.get("runPolicy"), RunPolicy(backoff_limit=7))
+    assert slim("Job", found) == found

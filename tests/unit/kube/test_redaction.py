@@ -9,7 +9,7 @@ import pytest
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
 from greentrain.controller.passes import KEPT_SECRETS, remember, secrets_of
 from greentrain.core.gang.manifests import build_pod, replica_counts
-from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact
+from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact, redact_beginning
 from tests.support.manifests import build_job
 from tests.support.snapshots import job_of, worker
 
@@ -70,6 +70,23 @@ def test_of_many_values_each_is_hidden_that_is_there() -> None:
     secrets = frozenset({*(f"secret-{i:04}" for i in range(5_000)), "hunter", 'a"quoted\nword'})
     text = 'secret-0042, secret-4999x, hunters and hunter: "a\\"quoted\\nword"'
     assert redact(text, secrets) == '<hidden>, <hidden>x, hunters and <hidden>: "<hidden>"'
+
+
+@pytest.mark.parametrize("most", [1, 7, 20, 21, 22, 40, 60, 200])
+@pytest.mark.parametrize("length", [6, 7, 30, 500])
+def test_of_a_long_text_the_beginning_is_said_and_no_part_of_a_value_at_its_end(
+    most: int, length: int
+) -> None:
+    secret = "hünter2" * 100
+    secret = secret[:length]
+    text = f"the server says {secret} and {secret} " * 50
+    found = redact_beginning(text, frozenset({secret}), most)
+    whole = redact(text, frozenset({secret}))
+    assert whole.startswith(found)
+    assert "hün" not in found
+    assert len(found) <= most
+    if length < 10:
+        assert found == whole[:most]
 
 
 def test_values_lie_at_any_depth() -> None:

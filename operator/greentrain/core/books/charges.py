@@ -96,6 +96,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
                 continue
             node = pod.node or told.get(uid, "")
             begun = _read_time(uid, by_node.get(node), seen=True) or pod.started or now
+            begun = max(begun, pod.created or begun)
             charge = PodCharge(
                 uid=uid, node=node, limit_milliwatts=limit * pod.gpus, since=format_time(begun)
             )
@@ -105,7 +106,8 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             continue
         running = pod if pod is not None and not pod.ended else None
         gone = None if running is not None else parse_time(charge.gone) or _ended(pod, now)
-        since = _moment(charge.since)
+        # A node's clock must not put off what is charged.
+        since = min(_moment(charge.since, now), now)
         read = _read_time(uid, report, seen=True)
         since = max(since, min(read, gone or now)) if read is not None else since
         late = _overdue(since, report)
@@ -115,7 +117,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             joules = energy_of(charge.limit_milliwatts, max(0.0, (now - late).total_seconds()))
             growing = growing or now >= late
             dues += [late] if late > now else []
-            heard = _read_time(uid, report, seen=False) or _moment(charge.since)
+            heard = _read_time(uid, report, seen=False) or since
             unread += [running] if now - heard >= SILENT_AFTER else []
         found.append(
             charge.model_copy(
@@ -169,8 +171,8 @@ def _is_lost(
     return sure or now - gone >= ABANDONED_AFTER
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+def _moment(text: str, now: datetime) -> datetime:
+    return parse_time(text) or now
 
 
 def _overdue(since: datetime, report: NodeReport | None) -> datetime:

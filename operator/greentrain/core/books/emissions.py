@@ -41,6 +41,7 @@ from greentrain.units import (
     format_intensity,
     format_pue,
     format_unix_time,
+    parse_time,
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
@@ -317,7 +318,8 @@ def _buckets(entry: PodEnergy, scope: Scope) -> Iterator[Bucket]:
 
 
 def _moment(text: str | None) -> float:
-    return datetime.fromisoformat(text).timestamp() if text else -inf
+    moment = parse_time(text) if text else None
+    return -inf if moment is None else moment.timestamp()
 
 
 def _sum_up(

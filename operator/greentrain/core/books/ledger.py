@@ -9,7 +9,7 @@ name kept so that an old report of it is not counted again. Every step looks at 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import ceil, sqrt
+from math import isqrt
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
@@ -137,7 +137,7 @@ def _sum_up(
         measured_percent=100 - estimated if used else 0,
         estimated_percent=estimated,
         missing_seconds=total.missing_seconds,
-        error_joules=ceil(sqrt(squared + sum(p.error_joules**2 for p in kept))),
+        error_joules=_root(squared + sum(p.error_joules**2 for p in kept)),
         lost_pods=lost_pods,
         final=finished and all(p.final for p in kept),
         folded=whole if folded or before.folded is not None else None,
@@ -145,6 +145,11 @@ def _sum_up(
         pods=tuple(sorted(kept, key=lambda p: (p.attempt, p.name, p.uid, p.segment))),
         settled=(*before.settled, *(p.key for p in folded))[-KEPT_SETTLED:],
     )
+
+
+def _root(squared: int) -> int:
+    """The square root of a bound's square, rounded up."""
+    return 1 + isqrt(squared - 1) if squared else 0
 
 
 def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:

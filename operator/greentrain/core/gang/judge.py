@@ -99,40 +99,53 @@ class Broken:
     cause: Cause
 
 
+_NONE: Mapping[Rank, Pod] = {}
+
+
 def judge(
-    attempt: AttemptStatus, pods: Mapping[Rank, Pod], *, broken_since: datetime | None, now: datetime
+    attempt: AttemptStatus,
+    pods: Mapping[Rank, Pod],
+    *,
+    gone: Mapping[Rank, Pod] = _NONE,
+    broken_since: datetime | None,
+    now: datetime,
 ) -> Ongoing | Settling | Finishing | Done | Broken:
     """Judge the gang of an attempt that has not ended.
 
+    `gone` is the last that was seen of ranks without a pod: how a pod ended counts, whether or not it is still there.
     `broken_since` is when a failure was first recorded, on the operator's own clock: nodes' clocks and
     a pod that is gone give no time to count from. A rank missing after all had started is a lost one.
     """
-    done = finished_ranks(attempt, pods.values())
+    known = {**gone, **pods}
+    done = finished_ranks(attempt, known.values())
     seats = gang(attempt.replicas)
     if success_met(attempt, done):
-        finished = max((p.finished for p in pods.values() if p.exit_code == 0 and p.finished), default=None)
-        everyone_down = all(r in done or (r in pods and pods[r].ended) for r in seats)
+        finished = max((p.finished for p in known.values() if p.exit_code == 0 and p.finished), default=None)
+        everyone_down = all(r in done or (r in known and known[r].ended) for r in seats)
         # A time in the future is a node's wrong clock: nothing to wait by.
         if everyone_down or finished is None or not finished <= now < finished + LAST_RANKS:
             return Done()
         return Finishing(finished + LAST_RANKS)
     seats = tuple(r for r in seats if r not in done)
-    missing = [r for r in seats if r not in pods] if attempt.running_time is not None else []
+    started = attempt.running_time is not None
+    missing = {r: _gone(r, gone.get(r), started=started) for r in seats if r not in pods}
     there = [pods[r] for r in seats if r in pods]
-    failures = [*(cause_of(p) for p in there if failed(p) or _lost(p)), *map(_gone, missing)]
+    failures = [cause_of(p) for p in there if failed(p) or _lost(p)]
+    failures += [c for c in missing.values() if c is not None]
     if not failures:
         return Ongoing()
     # What has not ended is no failure yet, but it may be why the others failed.
     suspects = [c for p in there if (c := _suspicion(p)) is not None]
-    cause = earliest([*failures, *suspects], pods)
+    cause = earliest([*failures, *suspects], known)
     silent = next((p for p in there if p.state is PodState.RUNNING and _suspicion(p) is None), None)
     if cause.kind is CauseKind.PEER_LOST and silent is not None:
         cause = replace(
             cause, rank=silent.rank, message=f"{silent.rank} does not answer{_at(silent)}: {cause.message}"
         )
     due = until(broken_since or now, SETTLE if silent is None else SETTLE_SILENT, now=now)
-    gone = frozenset(missing)
-    everyone_down = all(r in gone or (r in pods and (pods[r].ended or pods[r].unreachable)) for r in seats)
+    everyone_down = all(
+        pods[r].ended or pods[r].unreachable if r in pods else missing[r] is not None for r in seats
+    )
     return Broken(cause) if everyone_down or now >= due else Settling(cause, due)
 
 
@@ -259,7 +272,14 @@ def _signal(code: int) -> str:
     return f"was killed by {known[code]} (exit code {code})" if code in known else f"exited with {code}"
 
 
-def _gone(rank: Rank) -> Cause:
+def _gone(rank: Rank, last: Pod | None, *, started: bool) -> Cause | None:
+    """Why a rank has no pod, by the last that was seen of it; None where it had not begun, and is simply made again."""
+    if last is not None and last.ended:
+        return cause_of(last)
+    if not started:
+        return None
+    if last is not None and (last.disruption is not None or last.unreachable):
+        return cause_of(last)  # removed before its kubelet told of its end
     return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, f"{rank}: its pod was deleted while it ran")
 
 
@@ -285,7 +305,7 @@ _NEVER_STARTED = frozenset({Reason.IMAGE_UNAVAILABLE, Reason.UNSCHEDULABLE, Reas
 def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
     """The cause an attempt is judged by, the same whatever order the exits were seen in.
 
-    A consequence (peer lost) is taken only where there is nothing else. A pod that is gone left no time:
+    A consequence (peer lost) is taken only where there is nothing else. A pod that is gone without an end left no time:
     it is taken to be the reason for the stops of the others, but not for a program's own failure.
     """
     program_failed = any(c.kind is CauseKind.PROGRAM for c in causes)

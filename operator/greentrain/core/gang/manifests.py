@@ -24,6 +24,9 @@ Manifest = dict[str, Any]
 LAST_LINES = "FallbackToLogsOnError"
 """Termination message policy: a foreign program writes no message, its last log lines then say why it failed."""
 
+ESCALATING = ("SYS_ADMIN", "CAP_SYS_ADMIN")
+"""Capabilities that the server lets no container have that is denied to escalate its privileges."""
+
 CHECKPOINT_MOUNT = "/checkpoints"
 """Where `spec.checkpoint.volume` is mounted in the tensorflow container."""
 
@@ -261,8 +264,7 @@ def _restrict(pod_spec: Manifest) -> None:
 def _restrict_container(container: Mapping[str, Any]) -> Manifest:
     context = dict(container.get("securityContext") or {})
     added = (context.get("capabilities") or {}).get("add") or []
-    # The server refuses a container that asks for these and is denied to escalate.
-    if not context.get("privileged") and not {"SYS_ADMIN", "CAP_SYS_ADMIN"} & set(added):
+    if not context.get("privileged") and not any(name in added for name in ESCALATING):
         context.setdefault("allowPrivilegeEscalation", False)
     if not context.get("privileged"):
         context.setdefault("capabilities", {"drop": ["ALL"]})
@@ -303,7 +305,7 @@ def _inject(
         *(container.get("env") or []),
     ]
     ports = container.get("ports") or []
-    taken = {p.get("containerPort") for p in ports}
+    taken = [p.get("containerPort") for p in ports]  # a list: whatever stands there, the server judges it
     wanted = (("tfjob-port", TENSORFLOW_PORT), ("progress", PROGRESS_PORT))
     container["ports"] = [*ports, *({"name": n, "containerPort": p} for n, p in wanted if p not in taken)]
     container.setdefault("terminationMessagePolicy", LAST_LINES)

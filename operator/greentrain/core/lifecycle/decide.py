@@ -287,7 +287,10 @@ def _refused(
         writer.refuse(Reason.INVALID_SPEC, text)
         return _stop(seen, None, attempt, stop, writer, now=now)
     writer.refuse(Reason.INVALID_SPEC, f"{verdict.message}; attempt {number} goes on as it was started")
-    judged = judge(attempt, seen.pods_of(number), broken_since=parse_time(attempt.broken_time), now=now)
+    broken_since = parse_time(attempt.broken_time)
+    judged = judge(
+        attempt, seen.pods_of(number), gone=seen.gone_of(number), broken_since=broken_since, now=now
+    )
     if isinstance(judged, Done | Finishing):
         return _succeed(attempt, writer, now=now)
     if isinstance(judged, Ongoing):
@@ -460,7 +463,7 @@ def _suspend(
     if spec is not None:
         writer.admit(spec)
     pods = seen.pods_of(attempt.number)
-    if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
+    if _has_succeeded(seen, attempt, now=now):
         return _succeed(attempt, writer, now=now)
     deletions = _all_of(seen)
     text = "stopped because spec.runPolicy.suspend was set"
@@ -489,7 +492,7 @@ def _stop_for_budget(
         writer.admit(spec)
     books = writer.books
     pods = seen.pods_of(attempt.number)
-    if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
+    if _has_succeeded(seen, attempt, now=now):
         return _succeed(attempt, writer, now=now)
     begun = attempt.reason == reason
     text = attempt.message or "" if begun else _why_stopped(seen, attempt, reason, books)
@@ -510,6 +513,12 @@ def _stop_for_budget(
     else:
         writer.restarting(ended, f"{text}; it may go on")
     return Decision(writer.finish(ended), deletions=_all_of(seen), record_first=True)
+
+
+def _has_succeeded(seen: Snapshot, attempt: AttemptStatus, *, now: datetime) -> bool:
+    """Whether an attempt that is to be stopped has met its success rule before."""
+    pods, gone = seen.pods_of(attempt.number), seen.gone_of(attempt.number)
+    return isinstance(judge(attempt, pods, gone=gone, broken_since=None, now=now), Done | Finishing)
 
 
 def _why_stopped(seen: Snapshot, attempt: AttemptStatus, reason: Reason, books: Books) -> str:
@@ -547,7 +556,7 @@ def _stop_for_deadline(
         writer.admit(spec)
     policy = run_policy_in_force(seen.job) if spec is None else spec.run_policy
     pods = seen.pods_of(attempt.number)
-    if isinstance(judge(attempt, pods, broken_since=None, now=now), Done | Finishing):
+    if _has_succeeded(seen, attempt, now=now):
         return _succeed(attempt, writer, now=now)
     allowed = policy.active_deadline_seconds
     text = _over_deadline(allowed)
@@ -583,7 +592,8 @@ def _run(
         writer.applies_at_next_attempt(attempt, spec)
     else:
         writer.admit(spec)
-    judged = judge(attempt, pods, broken_since=parse_time(attempt.broken_time), now=now)
+    gone = seen.gone_of(attempt.number)
+    judged = judge(attempt, pods, gone=gone, broken_since=parse_time(attempt.broken_time), now=now)
     if isinstance(judged, Done):
         return _succeed(attempt, writer, now=now)
     if isinstance(judged, Finishing):
@@ -607,7 +617,7 @@ def _run(
         text = f"pod {timed_out.name} was not scheduled within {limit} s: {timed_out.waiting_message}"
         ended = _end(attempt, Reason.SCHEDULE_TIMEOUT, text, now=now)
         return _fail(seen, ended, Reason.SCHEDULE_TIMEOUT, text, writer, now=now)
-    apart = _look_apart(attempt, pods, spec, writer, now=now)
+    apart = _look_apart(attempt, pods, gone, spec, writer, now=now)
     if isinstance(apart, Decision):
         return apart
     seats = set(manifests.ranks(attempt.replicas)) - finished_ranks(attempt, pods.values()) - apart.held_back
@@ -658,6 +668,7 @@ class _Apart:
 def _look_apart(
     attempt: AttemptStatus,
     pods: Mapping[Rank, Pod],
+    gone: Mapping[Rank, Pod],
     spec: GreenTrainingJobSpec,
     writer: Writer,
     *,
@@ -675,6 +686,9 @@ def _look_apart(
             continue  # of the gang, or of a role that was edited away: its failure is nobody's any more
         pod = pods.get(rank)
         if pod is None:
+            last_seen = gone.get(rank)
+            if last_seen is not None and failed(last_seen) and last_seen.uid not in known:
+                return _replace(attempt, last_seen, spec, writer, now=now)
             name_end = f"-{rank}-{attempt.number}"
             last = next((r for r in reversed(attempt.replaced) if r.name.endswith(name_end)), None)
             due = (
@@ -727,7 +741,8 @@ def _replace(
     attempt = attempt.model_copy(update={"replaced": (*attempt.replaced, entry)[-KEPT_REPLACED:]})
     writer.observe(attempt)
     writer.replacing(entry, f"{cause.message}; {limit.restart(count)}")
-    deletions = () if pod.terminating else (Deletion(pod.name, pod.uid),)
+    there = any(p.uid == pod.uid for p in writer.seen.pods)
+    deletions = (Deletion(pod.name, pod.uid),) if there and not pod.terminating else ()
     return Decision(writer.finish(attempt), deletions=deletions, record_first=True)
 
 
@@ -747,14 +762,13 @@ def _report_obstacles(seen: Snapshot, writer: Writer) -> None:
 
 
 def _mark_running(attempt: AttemptStatus, seen: Snapshot, now: datetime) -> AttemptStatus:
-    pods = seen.pods_of(attempt.number)
-    every = all(
-        r in pods and (pods[r].ended or pods[r].state is PodState.RUNNING)
-        for r in manifests.gang(attempt.replicas)
-    )
-    if attempt.running_time is None and every:
-        return attempt.model_copy(update={"running_time": format_time(now)})
-    return attempt
+    if attempt.running_time is not None:
+        return attempt
+    there, gone = seen.pods_of(attempt.number), seen.gone_of(attempt.number)
+    begun = {r for r, p in there.items() if p.ended or p.state is PodState.RUNNING}
+    begun |= {r for r, p in gone.items() if p.ended} | finished_ranks(attempt, ())
+    every = begun >= set(manifests.gang(attempt.replicas))
+    return attempt.model_copy(update={"running_time": format_time(now)}) if every else attempt
 
 
 def _mark_broken(attempt: AttemptStatus, now: datetime) -> AttemptStatus:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from greentrain.api.nodepower import GpuStatus, PodEnergy
+from greentrain.units import parse_time
 
 SILENT_AFTER = timedelta(seconds=95)
 """A node that has not reported for so long gives no readings: three intervals of 30 s and their jitter."""
@@ -44,7 +45,8 @@ class NodeReport:
         """Whether the agent could still read the pod's cards, and who holds them, when it observed this."""
         if self.observed is None or entry.last_reading is None:
             return self.observed is None
-        return self.observed - datetime.fromisoformat(entry.last_reading) < SILENT_AFTER
+        last = parse_time(entry.last_reading)
+        return last is not None and self.observed - last < SILENT_AFTER
 
 
 def attempt_of(pod_name: str) -> int:

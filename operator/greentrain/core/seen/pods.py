@@ -13,7 +13,7 @@ from greentrain.api import names
 from greentrain.api.conditions import Reason
 from greentrain.api.runtime import CONTAINER, TerminationMessage, clean_text, parse_termination_message
 from greentrain.api.v1alpha1 import ReplicaType
-from greentrain.core.seen.times import parse_time
+from greentrain.core.seen.times import CLOCK_WRONG, parse_time
 
 Raw = Mapping[str, Any]
 
@@ -155,7 +155,8 @@ def parse_pod(body: Raw) -> Pod | None:
         return None
     status = body.get("status") or {}
     disruption, words = _disruption(status)
-    stopped_by_node, node_stop_requested = _stopped_by_node(status)
+    created = parse_time(meta.get("creationTimestamp"))
+    stopped_by_node, node_stop_requested = _stopped_by_node(status, created)
     pod = Pod(
         name=meta["name"],
         uid=meta["uid"],
@@ -166,7 +167,7 @@ def parse_pod(body: Raw) -> Pod | None:
         ip=status.get("podIP") or "",
         node=(body.get("spec") or {}).get("nodeName") or "",
         spec_hash=(meta.get("annotations") or {}).get(names.ANNOTATION_SPEC_HASH, ""),
-        created=parse_time(meta.get("creationTimestamp")),
+        created=created,
         deletion_requested=_deletion_requested(meta),
         disruption=disruption,
         disruption_message=clean_text(words),
@@ -187,7 +188,7 @@ def parse_pod(body: Raw) -> Pod | None:
             state=PodState.EXITED,
             exit_code=int(terminated.get("exitCode", -1)),
             exit_reason=_exit_reason(status, terminated),
-            finished=parse_time(terminated.get("finishedAt")),
+            finished=_parse_event(terminated.get("finishedAt"), created),
             termination=termination,
             log_tail="" if termination else _tail(message or ""),
         )
@@ -199,7 +200,7 @@ def parse_pod(body: Raw) -> Pod | None:
             init_container=init.get("name") or "",
             exit_code=int(ended["exitCode"]),
             exit_reason=_exit_reason(status, ended),
-            finished=parse_time(ended.get("finishedAt")),
+            finished=_parse_event(ended.get("finishedAt"), created),
             # Not the program's word: whatever it looks like, it confirms no checkpoint.
             log_tail=_tail(ended.get("message") or ""),
         )
@@ -214,7 +215,7 @@ def parse_pod(body: Raw) -> Pod | None:
     if state.get("running") is not None:
         cut_off = _unreachable(status)
         ready = bool(container.get("ready")) and not cut_off
-        started = parse_time(state["running"].get("startedAt"))
+        started = _parse_event(state["running"].get("startedAt"), created)
         return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
     reason, message = _why_waiting(status, state)
     # A runtime quotes the template's own words.
@@ -259,9 +260,27 @@ def _tail(text: str) -> str:
     return cut.partition("\n")[2] or cut
 
 
+def _parse_event(text: str | None, created: datetime | None) -> datetime | None:
+    """When something happened to a pod; None where that was before the pod was made.
+
+    A kubelet writes 1970-01-01 for what its runtime does not know.
+    """
+    moment = parse_time(text)
+    early = moment is not None and created is not None and moment < created - CLOCK_WRONG
+    return None if early else moment
+
+
+LONGEST_GRACE = timedelta(days=36_500)
+"""Beyond this a pod's deletionTimestamp says nothing: `kubectl delete --grace-period` takes any number, and the API server adds
+that up in nanoseconds, of which an int64 holds 292 years."""
+
+
 def _deletion_requested(meta: Raw) -> datetime | None:
     deadline = parse_time(meta.get("deletionTimestamp"))
-    return deadline - timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0) if deadline else None
+    grace = meta.get("deletionGracePeriodSeconds") or 0
+    if deadline is None or not 0 <= grace <= LONGEST_GRACE.total_seconds():
+        return None
+    return deadline - timedelta(seconds=grace)
 
 
 def _disruption(status: Raw) -> tuple[Disruption | None, str]:
@@ -272,7 +291,7 @@ def _disruption(status: Raw) -> tuple[Disruption | None, str]:
     return _STATUS_REASONS.get(status.get("reason") or ""), status.get("message") or ""
 
 
-def _stopped_by_node(status: Raw) -> tuple[bool, datetime | None]:
+def _stopped_by_node(status: Raw, created: datetime | None) -> tuple[bool, datetime | None]:
     """Whether the kubelet itself stopped a pod, and when, as its condition says.
 
     Other reasons of DisruptionTarget announce a deletion, which may not follow; the deletion itself counts there.
@@ -280,7 +299,7 @@ def _stopped_by_node(status: Raw) -> tuple[bool, datetime | None]:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             if condition.get("reason") == "TerminationByKubelet":
-                return True, parse_time(condition.get("lastTransitionTime"))
+                return True, _parse_event(condition.get("lastTransitionTime"), created)
             break
     return status.get("reason") in (*_STATUS_REASONS, DEADLINE_EXCEEDED), None
 

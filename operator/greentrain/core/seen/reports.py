@@ -16,10 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from greentrain.api.nodepower import BUCKET_SECONDS, NodePowerStatus, PodEnergy
-
-CLOCK_WRONG = timedelta(hours=1)
-"""By how much a node's clock may be wrong. Further ahead of the operator's, or further before a pod was made, no reading of it
-can be."""
+from greentrain.core.seen.times import CLOCK_WRONG, parse_time
 
 SHOWN = 80
 """Characters of a value that are shown."""
@@ -116,7 +113,7 @@ def find_problem(entry: PodEnergy, *, now: datetime) -> str | None:
         problem = _find_wrong_time(field, text, now)
         if problem is not None:
             return problem
-    first, last, start = (_read_time(text) for _, text in times)
+    first, last, start = (parse_time(text) for _, text in times)
     if first is not None and last is not None and first > last:
         return f"firstReading {entry.first_reading} is after lastReading {entry.last_reading}"
     if start is not None and buckets.joules:
@@ -139,10 +136,10 @@ def find_false_date(entry: PodEnergy, binding: Binding) -> str | None:
         return None
     earliest = binding.created - CLOCK_WRONG
     for field, text in (("firstReading", entry.first_reading), ("lastReading", entry.last_reading)):
-        moment = _read_time(text)
+        moment = parse_time(text)
         if moment is not None and moment < earliest:
             return f"{field} {text} is before the pod was made"
-    start = _read_time(entry.buckets.start)
+    start = parse_time(entry.buckets.start)
     if start is not None and start < earliest - timedelta(seconds=BUCKET_SECONDS):
         return f"buckets.start {entry.buckets.start} is before the pod was made"
     return None
@@ -151,20 +148,9 @@ def find_false_date(entry: PodEnergy, binding: Binding) -> str | None:
 def _find_wrong_time(field: str, text: str | None, now: datetime) -> str | None:
     if text is None:
         return None
-    moment = _read_time(text)
+    moment = parse_time(text)
     if moment is None:
         return f"{field} {show(text)} is not a time with its offset (RFC 3339)"
     if moment - now > CLOCK_WRONG:
         return f"{field} {text} is more than an hour from now: see that the node's clock is right"
     return None
-
-
-def _read_time(text: str | None) -> datetime | None:
-    """The moment a text says; None where it says none, or one without an offset."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return None if moment.tzinfo is None else moment

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from greentrain.api import names
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.seen.intensities import Intensities
@@ -60,6 +61,8 @@ class Job:
     resource_version: str
     spec: Raw
     status: GreenTrainingJobStatus
+    barrier: tuple[TemplateProblem, ...] = ()
+    """Why it is not looked at any further: too deep or too large, with little of its spec left."""
     unreadable: str = ""
     """Why the ledger in its stored status cannot be read; such a job is held, and its status is not overwritten."""
     deleting: bool = False
@@ -93,7 +96,7 @@ class Snapshot:
     job: Job
     pods: tuple[Pod, ...] = ()
     last_words: tuple[Pod, ...] = ()
-    """Pods that are gone but were seen ended: what they said is still read, they fill no seat."""
+    """The last that was seen of pods that are gone: how they ended and what they said still counts, they fill no seat."""
     has_service: bool = False
     progress: Progress | None = None
     """The deciding rank's own word, None where it did not answer."""
@@ -114,6 +117,11 @@ class Snapshot:
     def pods_of(self, attempt: int) -> dict[Rank, Pod]:
         """The pods of one attempt by rank."""
         return {p.rank: p for p in self.pods if p.attempt == attempt}
+
+    def gone_of(self, attempt: int) -> dict[Rank, Pod]:
+        """The last that was seen of those ranks of one attempt that have no pod."""
+        there = self.pods_of(attempt)
+        return {p.rank: p for p in self.last_words if p.attempt == attempt and p.rank not in there}
 
 
 DERIVED = frozenset({"phase", "display", "replicaStatuses", "labelSelector", "power", "projection"})
@@ -139,6 +147,10 @@ def parse_status(raw: Raw | None) -> tuple[GreenTrainingJobStatus, str]:
     return GreenTrainingJobStatus.model_validate(kept), why
 
 
+BARRIER = f"{names.GROUP}/barrier"
+"""Key of a job's body, beside `spec`, for paths and messages of its barrier (`kube.cache.slim_job`); no server stores it."""
+
+
 def parse_job(body: Raw) -> Job:
     """Read a GreenTrainingJob as the API server stores it."""
     meta = body["metadata"]
@@ -152,6 +164,7 @@ def parse_job(body: Raw) -> Job:
         resource_version=meta.get("resourceVersion", ""),
         spec=spec if isinstance(spec, Mapping) else {},
         status=status,
+        barrier=tuple(TemplateProblem(path, message) for path, message in body.get(BARRIER) or ()),
         unreadable=unreadable,
         deleting=bool(meta.get("deletionTimestamp")),
         created=parse_time(meta.get("creationTimestamp")),

@@ -16,6 +16,7 @@ from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, Basis, EnergyStatus
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, CarbonSource, Intensities, Place, Steps
 from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.seen.times import parse_time
 
 MOST_STEPS = 20_000
 """Steps of one zone and basis: four days of 20 s. A source that changes more often costs its own answer, not the pass's time."""
@@ -117,4 +118,5 @@ def _walk(
 
 
 def _moment(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
+    moment = parse_time(text)
+    return None if moment is None else moment.timestamp()

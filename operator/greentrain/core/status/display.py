@@ -52,7 +52,8 @@ def display(status: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> Di
     text = ""
     if progress is not None:
         text = f"{progress.percent}%" if progress.percent is not None else f"step {progress.step}"
-    return DisplayStatus(
+    # Not checked here: `fit` cuts what is too long, such as the percent of a budget of 1 J.
+    return DisplayStatus.model_construct(
         workers=workers,
         progress=text,
         energy=status.energy.used if status.energy is not None else "",
