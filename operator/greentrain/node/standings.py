@@ -209,8 +209,11 @@ class Standings:
         self._near = False
         for uid, one in self.pods.items():
             counted = sight.counted.get(uid)
-            if counted is None or not counted.open:
-                continue  # it uses nothing here, or has ended: what was done is reported on
+            if counted is None:
+                self._count(uid, UNUSED)  # settled: if it goes on, it is counted from nothing
+                continue
+            if not counted.open:
+                continue  # it has ended: what was done is reported on
             used = self._count(uid, counted.used)
             watched, standing = self._watched[uid], self.pods[uid]
             draw = _find_draw(watched, used, standing, now)

@@ -1,0 +1,177 @@
+"""How it stands with allowances, look by look, whatever the account, the API server and the operator do between two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pytest
+
+from greentrain.api.lease import OPERATOR_SILENT_SECONDS
+from greentrain.node.allowance import UNUSED, Allowance, Used
+from greentrain.node.standings import (
+    EVICT_RETRY_SECONDS,
+    Counted,
+    Heard,
+    Sight,
+    Standing,
+    Standings,
+    find_unattended,
+    is_evictable,
+)
+
+JOULE = 1000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pod as the API server shows it."""
+
+    namespace: str = "team"
+    name: str = "digits-worker-0-1"
+    job_uid: str | None = "job"
+    budgeted: bool = True
+    terminal: bool = False
+
+
+def sight(now: float, joules: int, allowance: int | None = 100, **facts: object) -> Sight:
+    """One pod that has used so much, of an operator that was heard just now."""
+    told = None if allowance is None else {"pod": Allowance(allowance)}
+    seen = Sight(
+        now,
+        {"pod": Counted("team", "digits-worker-0-1", Used(gpu=joules * JOULE))},
+        told,
+        {"pod": Shown()},
+        pods_known=True,
+        operator=Heard(begun=0.0, last=now),
+        report_seconds=30.0,
+    )
+    return replace(seen, **facts)  # type: ignore[arg-type]
+
+
+def silent(now: float) -> Heard:
+    return Heard(begun=0.0, last=now - OPERATOR_SILENT_SECONDS)
+
+
+def test_what_was_settled_while_a_pod_went_on_counts_on() -> None:
+    """Its entry was closed and let go of; the account begins again at nothing."""
+    standings = Standings()
+    standings.look(sight(1, 80))
+    standings.look(sight(2, 0, counted={}))
+    standings.look(sight(3, 10))
+    assert standings.pods["pod"].earlier == Used(gpu=80 * JOULE)
+    assert standings.look(sight(4, 15)) == ()
+    (change,) = standings.look(sight(60, 20, operator=silent(60)))
+    assert (change.kind, change.used) == ("Throttled", Used(gpu=100 * JOULE))
+    # The next agent finds it on the disk.
+    after = Standings()
+    after.take_stored(standings.pods)
+    after.look(sight(61, 20, operator=silent(61)))
+    assert after.pods["pod"] == standings.pods["pod"]
+
+
+def test_what_is_counted_never_becomes_less() -> None:
+    standings = Standings()
+    standings.look(sight(1, 80))
+    standings.look(sight(2, 10))
+    (change,) = standings.look(sight(3, 30))
+    assert (change.kind, change.used) == ("Spent", Used(gpu=100 * JOULE))
+
+
+def test_while_the_operator_is_heard_it_decides() -> None:
+    standings = Standings()
+    (change,) = standings.look(sight(1, 100))
+    assert (change.kind, standings.spent, standings.throttled) == ("Spent", 1, frozenset())
+    assert standings.look(sight(2, 101)) == ()
+    assert standings.take_due(2) == ()
+
+
+def test_one_that_is_spent_in_silence_is_throttled_reported_and_then_evicted() -> None:
+    standings = Standings()
+    looked = sight(60, 100, operator=silent(60))
+    (change,) = standings.look(looked)
+    assert change.kind == "Throttled"
+    assert standings.find_haste(standings.pods) == "Now"
+    assert standings.find_haste(standings.pods) == "Near"
+    assert standings.take_due(60) == ()
+    standings.note_reported(["pod", "another"])
+    assert standings.take_due(61) == ("pod",)
+    assert standings.take_due(61 + EVICT_RETRY_SECONDS - 1) == ()
+    assert standings.take_due(61 + EVICT_RETRY_SECONDS) == ("pod",)
+    standings.note_evicted("pod")
+    assert standings.pods["pod"].action == "Evicted"
+    assert standings.take_due(1000) == ()
+    # A higher allowance does not bring an evicted pod back.
+    assert standings.look(sight(70, 100, 500)) == ()
+    assert standings.throttled == {"pod"}
+
+
+def test_a_higher_allowance_lifts_what_was_begun() -> None:
+    standings = Standings()
+    standings.look(sight(60, 100, operator=silent(60)))
+    standings.note_reported(["pod"])
+    (change,) = standings.look(sight(61, 100, 500))
+    assert (change.kind, standings.throttled) == ("Lifted", frozenset())
+    # What was reported of the last time says nothing of the next.
+    standings.look(sight(100, 500, 500, operator=silent(100)))
+    assert standings.take_due(100) == ()
+
+
+@pytest.mark.parametrize(
+    ("pods", "evicted"),
+    [
+        ({"pod": Shown()}, True),
+        ({"pod": Shown(terminal=True)}, False),
+        ({"pod": Shown(job_uid=None)}, False),
+        ({}, False),
+    ],
+)
+def test_only_pods_of_a_job_that_run_are_evicted(pods: Mapping[str, Shown], evicted: bool) -> None:
+    standings = Standings()
+    standings.look(sight(60, 100, operator=silent(60), pods=pods))
+    standings.note_reported(["pod"])
+    assert standings.take_due(60) == (("pod",) if evicted else ())
+    assert is_evictable(pods.get("pod")) is evicted
+
+
+def test_a_job_that_is_named_as_unattended_is_held_alone() -> None:
+    standings = Standings()
+    named = Heard(begun=0.0, last=60.0, unattended={"job": 55.0})
+    assert find_unattended(Shown(), named) == 55.0
+    assert find_unattended(Shown(job_uid="another"), named) is None
+    (change,) = standings.look(sight(60, 100, operator=named))
+    assert change.kind == "Throttled"
+
+
+def test_without_a_lease_allowances_hold_and_nobody_is_asked() -> None:
+    assert Heard(begun=0.0, lease=False).find_unconfirmed(100.0) == 0.0
+    assert Heard(begun=0.0).find_unconfirmed(100.0) == float("inf")
+    assert Heard(begun=0.0, last=40.0).find_unconfirmed(100.0) == 60.0
+
+
+def test_what_is_reported_is_what_the_disk_holds() -> None:
+    standings = Standings()
+    standings.look(sight(1, 10, 100))
+    stored = dict(standings.pods)
+    assert standings.find_haste(stored) == "Now"
+    standings.look(sight(2, 10, 500))
+    # The disk has the lower one still: nothing new is reported.
+    assert standings.find_haste(stored) == "None"
+    assert standings.find_haste(standings.pods) == "Now"
+
+
+def test_a_pod_that_nobody_knows_any_more_is_forgotten() -> None:
+    standings = Standings()
+    standings.look(sight(1, 10))
+    standings.look(sight(2, 0, counted={}, pods={}, told={}, pods_known=False))
+    assert "pod" in standings.pods
+    standings.look(sight(3, 0, counted={}, pods={}, told={}))
+    assert standings.pods == {}
+
+
+def test_what_the_disk_held_gives_way_to_what_was_learnt_since() -> None:
+    standings = Standings()
+    standings.look(sight(1, 10, 100))
+    standings.take_stored({"pod": Standing("team", "old", Allowance(5)), "other": Standing("team", "b")})
+    assert standings.pods["pod"].allowance == Allowance(100)
+    assert standings.pods["other"].earlier == UNUSED
