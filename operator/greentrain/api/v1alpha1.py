@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -98,7 +98,24 @@ class OnExhausted(StrEnum):
     @property
     def stops(self) -> bool:
         """Whether the job's pods are stopped."""
-        return self is not OnExhausted.WARN
+        match self:
+            case OnExhausted.WARN:
+                return False
+            case OnExhausted.SUSPEND | OnExhausted.FAIL:
+                return True
+            case _:
+                assert_never(self)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the job has failed by it."""
+        match self:
+            case OnExhausted.WARN | OnExhausted.SUSPEND:
+                return False
+            case OnExhausted.FAIL:
+                return True
+            case _:
+                assert_never(self)
 
 
 class OnUnknown(StrEnum):
@@ -106,6 +123,17 @@ class OnUnknown(StrEnum):
 
     SUSPEND = "Suspend"
     CONTINUE = "Continue"
+
+    @property
+    def stops(self) -> bool:
+        """Whether the job's pods are stopped, and none begun."""
+        match self:
+            case OnUnknown.SUSPEND:
+                return True
+            case OnUnknown.CONTINUE:
+                return False
+            case _:
+                assert_never(self)
 
 
 Scope = Literal["GPU", "Node"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, OnExhausted, OnUnknown
+from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, OnUnknown
 from greentrain.core.books.lines import Standing
 from greentrain.core.seen.pods import Pod
 
@@ -34,8 +34,8 @@ class Books:
     @property
     def exhausted(self) -> tuple[Standing, ...]:
         """The budgets that are spent, what stops a job hardest first."""
-        order = list(OnExhausted)
-        return tuple(sorted((s for s in self.standings if s.exhausted), key=lambda s: -order.index(s.action)))
+        exhausted = (s for s in self.standings if s.exhausted)
+        return tuple(sorted(exhausted, key=lambda s: (s.action.fails, s.action.stops), reverse=True))
 
     @property
     def stopping(self) -> Standing | None:
@@ -50,4 +50,4 @@ class Books:
     @property
     def unknown_stops(self) -> bool:
         """Whether the job may not run because its energy is not known."""
-        return self.on_unknown is OnUnknown.SUSPEND and bool(self.unread or self.waiting_for)
+        return self.on_unknown.stops and bool(self.unread or self.waiting_for)

@@ -56,7 +56,7 @@ class Standing:
     @property
     def fails(self) -> bool:
         """Whether the job has failed by it; for a charge it waits instead, until readings say what was used."""
-        return self.exhausted and self.action is OnExhausted.FAIL and not self.by_charge
+        return self.exhausted and self.action.fails and not self.by_charge
 
     @property
     def words(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import assert_never
 
 from greentrain.api.conditions import Reason
 from greentrain.api.runtime import EXIT_PEER_LOST, EXIT_STOPPED
@@ -163,9 +164,13 @@ def finished_ranks(attempt: AttemptStatus, pods: Iterable[Pod]) -> frozenset[Ran
 
 def success_met(attempt: AttemptStatus, done: Set[Rank]) -> bool:
     """TFJob's rule: the chief's, else worker 0's exit with 0; or every rank's of the gang under AllWorkers."""
-    if attempt.success_policy is SuccessPolicy.ALL_WORKERS:
-        return done >= set(gang(attempt.replicas))
-    return deciding_rank(attempt.replicas) in done
+    match attempt.success_policy:
+        case SuccessPolicy.ALL_WORKERS:
+            return done >= set(gang(attempt.replicas))
+        case SuccessPolicy.DEFAULT:
+            return deciding_rank(attempt.replicas) in done
+        case _:
+            assert_never(attempt.success_policy)
 
 
 def succeeded(pod: Pod) -> bool:
@@ -328,8 +333,29 @@ def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
 
 def retries(cause: Cause, policy: RestartPolicy) -> bool:
     """Whether the policy of the rank that failed asks for another attempt."""
-    if cause.kind in (CauseKind.INFRASTRUCTURE, CauseKind.PEER_LOST):
-        return True
-    if cause.kind is CauseKind.SIGNAL:
-        return policy is not RestartPolicy.NEVER
-    return policy in (RestartPolicy.ON_FAILURE, RestartPolicy.ALWAYS)
+    match cause.kind:
+        case CauseKind.INFRASTRUCTURE | CauseKind.PEER_LOST:
+            return True
+        case CauseKind.SIGNAL:
+            return _RETRIES_SIGNAL[policy]
+        case CauseKind.PROGRAM:
+            return _RETRIES_PROGRAM[policy]
+        case _:
+            assert_never(cause.kind)
+
+
+_RETRIES_SIGNAL = {
+    RestartPolicy.NEVER: False,
+    RestartPolicy.ON_FAILURE: True,
+    RestartPolicy.ALWAYS: True,
+    RestartPolicy.EXIT_CODE: True,
+}
+"""Whether a program that was killed is tried again."""
+
+_RETRIES_PROGRAM = {
+    RestartPolicy.NEVER: False,
+    RestartPolicy.ON_FAILURE: True,
+    RestartPolicy.ALWAYS: True,
+    RestartPolicy.EXIT_CODE: False,
+}
+"""Whether one is that ended by itself: exit codes from 1 to 127."""

@@ -19,7 +19,6 @@ from greentrain.api.v1alpha1 import (
     CleanPodPolicy,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
-    OnUnknown,
     ReplacedPod,
     ReplicaType,
     RestartPolicy,
@@ -406,7 +405,7 @@ def _unmeasurable(seen: Snapshot, spec: GreenTrainingJobSpec, *, now: datetime) 
             f"spec.energy.scope: Node needs the energy of processors and memory, which {len(nodes)} nodes cannot measure, "
             f"such as {nodes[0]} (kubectl describe nodepower {nodes[0]}); set GPU"
         )
-    if spec.energy.on_unknown is OnUnknown.CONTINUE or not _count_gpus(spec):
+    if not spec.energy.on_unknown.stops or not _count_gpus(spec):
         return None
     heard = seen.fleet.heard
     if seen.fleet.limit_milliwatts is None or heard is None or now - heard >= SILENT_AFTER:
@@ -870,12 +869,18 @@ def _cleanup(
     pods: Iterable[Pod], policy: CleanPodPolicy, *, now: datetime, completed: datetime
 ) -> tuple[Deletion, ...]:
     """Pods to delete after the end; those still running get a moment to end by themselves."""
-    if policy is CleanPodPolicy.NONE:
-        return ()
-    live = [p for p in pods if not p.terminating]
+    removes_ended, removes_running = _CLEANED[policy]
     late = now >= completed + FINISH_GRACE
     return tuple(
         Deletion(p.name, p.uid)
-        for p in live
-        if (p.ended and policy is CleanPodPolicy.ALL) or (not p.ended and late)
+        for p in pods
+        if not p.terminating and (removes_ended if p.ended else removes_running and late)
     )
+
+
+_CLEANED = {
+    CleanPodPolicy.NONE: (False, False),
+    CleanPodPolicy.RUNNING: (False, True),
+    CleanPodPolicy.ALL: (True, True),
+}
+"""Whether pods that have ended are removed, and those that run still."""
