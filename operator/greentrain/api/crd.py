@@ -20,7 +20,12 @@ from pydantic import BaseModel
 
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
-from greentrain.api.v1alpha1 import GreenTrainingJobSpec, GreenTrainingJobStatus, ReplicaType
+from greentrain.api.v1alpha1 import (
+    MAX_GRACE_SECONDS,
+    GreenTrainingJobSpec,
+    GreenTrainingJobStatus,
+    ReplicaType,
+)
 from greentrain.units import (
     EMISSIONS_FORM,
     EMISSIONS_PATTERN,
@@ -134,6 +139,23 @@ PRESERVED = (
     "spec.emissions",
 )
 """Sections whose unknown fields the server keeps, so that the operator can refuse them by name."""
+
+TEMPLATE: Schema = {
+    # No types, so that null stays a field that is not set, and what else is no number is refused by the operator in its words.
+    "spec": {
+        "description": "Spec of the pods (core/v1 PodSpec); the operator reads the whole of it.",
+        "properties": {
+            "terminationGracePeriodSeconds": {
+                "description": "Seconds a pod is given between SIGTERM and SIGKILL, a day at most.",
+                "minimum": 0,
+                "maximum": MAX_GRACE_SECONDS,
+                "x-kubernetes-preserve-unknown-fields": True,
+            }
+        },
+        "x-kubernetes-preserve-unknown-fields": True,
+    }
+}
+"""What the server itself checks of a pod template."""
 
 COLUMNS: list[dict[str, Any]] = [
     {
@@ -321,6 +343,8 @@ def _mark(out: Schema, path: str) -> None:
     generic = ".".join("*" if p in roles else p for p in path.split("."))
     if generic in PRESERVED:
         out["x-kubernetes-preserve-unknown-fields"] = True
+    if generic == "spec.tfReplicaSpecs.*.template":
+        out["properties"] = TEMPLATE
     if path in RULES:
         out["x-kubernetes-validations"] = RULES[path]
 

@@ -23,6 +23,9 @@ from greentrain.units import parse_emissions, parse_energy, parse_power_cap, par
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
 
+MAX_GRACE_SECONDS = 86_400
+"""Longest time a pod may have between SIGTERM and SIGKILL: a day. A stop for a budget takes so long at worst."""
+
 ZONE_PATTERN = r"[A-Za-z0-9]+([-_.:][A-Za-z0-9]+)*"
 """A grid zone's name: an ISO 3166-1 alpha-2 country (DE), what a grid operator calls its zone (US-CAL-CISO), or a zone of
 the table that ships, such as TECH:wind-onshore; in RE2's syntax too."""
@@ -293,7 +296,7 @@ class CheckpointSpec(_Strict):
     grace_period_seconds: int = Field(
         60,
         ge=1,
-        le=86_400,
+        le=MAX_GRACE_SECONDS,
         description="Seconds a pod is given between SIGTERM and SIGKILL to agree on a step and save it.",
     )
 

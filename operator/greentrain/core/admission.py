@@ -19,6 +19,7 @@ from greentrain.api import names
 from greentrain.api.crd import JOB_NAME_MAX
 from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
 from greentrain.api.v1alpha1 import (
+    MAX_GRACE_SECONDS,
     NOT_BUILT,
     GreenTrainingJobSpec,
     PowerPolicy,
@@ -29,7 +30,6 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.core.limits import (
     MAX_GPUS,
-    MAX_GRACE_SECONDS,
     MAX_WORD,
     SUGGESTIONS,
     find_barrier,

@@ -44,9 +44,6 @@ empty lists holds one in three bytes, and each costs as much as an honest one to
 MAX_METADATA_BYTES = 512 * KIB
 """Bytes of the metadata as JSON, managedFields too. With the largest spec 1 MiB: a third of an object is left for status."""
 
-MAX_GRACE_SECONDS = 86_400
-"""Longest time a pod may have between SIGTERM and SIGKILL: a day. A stop for a budget takes so long at worst."""
-
 MAX_GPUS = 1024
 """Most GPUs, or parts of one, that one container may ask for; no node has as many."""
 

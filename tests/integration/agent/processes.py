@@ -215,12 +215,18 @@ class Node:
             "spec": {"containers": [{"name": "tensorflow", "image": "x"}]},
         }
         made = await self.server.call("POST", f"/api/v1/namespaces/{self.name}/pods", body)
-        pod = Pod(name, made["metadata"]["uid"], cards, owner["uid"] if owner else None, devices)
+        return await self.take_pod(made, cards, devices=devices)
+
+    async def take_pod(self, made: Json, cards: tuple[int, ...], *, devices: tuple[str, ...] = ()) -> Pod:
+        """A pod that was made is bound to this node, gets its cards and runs."""
+        meta = made["metadata"]
+        owner = next(iter(meta.get("ownerReferences", ())), None)
+        pod = Pod(meta["name"], meta["uid"], cards, owner["uid"] if owner else None, devices)
         self._held.append(pod)
         for card in cards:
             self.meter.hold(card, pod.uid)
         self._list()
-        await self.server.run_pod(self.name, name, node=self.name)
+        await self.server.run_pod(self.name, pod.name, node=self.name)
         return pod
 
     async def _apply_job(self, name: str) -> Json:
@@ -238,14 +244,14 @@ class Node:
             "controller": True,
         }
 
-    async def end_pod(self, pod: Pod) -> None:
+    async def end_pod(self, pod: Pod, exit_code: int = 0) -> None:
         """Its container ends, and its cards are free."""
         self._held.remove(pod)
         for card in pod.cards:
             self.cards.set_load(card, 0.0)
             self.meter.hold(card, None)
         self._list()
-        await self.server.end_pod(self.name, pod.name, 0)
+        await self.server.end_pod(self.name, pod.name, exit_code)
 
     def _list(self) -> None:
         entries = []

@@ -7,18 +7,26 @@ of their time is waiting; each test tells how its story went.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes.util
+import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from greentrain.api.names import ANNOTATION_UNATTENDED
 from sandbox.controlplane import ControlPlane
 from sandbox.simgpu.cards import Fault
 from tests.contract.rapl.trees import write_cgroups, write_domain
 from tests.integration.agent.processes import (
+    Json,
     Node,
+    Pod,
     allowed,
     boards_of,
     build_kubeconfig_to_nowhere,
@@ -31,9 +39,191 @@ from tests.integration.agent.processes import (
     until,
 )
 from tests.integration.agent.stories import Book, Outcomes, Story, judge
+from tests.support.api import JOBS, MERGE, RefusedError, write_token_kubeconfig
+from tests.support.api import condition as job_condition
+from tests.support.manifests import build_job
 
 BOOK = Book("agents", seconds=150.0, at_once=4)
 story = BOOK.story
+
+LEASE = "operator"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
+BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+POLICIES = "/apis/admissionregistration.k8s.io/v1"
+
+
+@contextlib.asynccontextmanager
+async def operating(node: Node) -> AsyncIterator[str]:
+    """The operator as it is shipped looks after the jobs on this node, until the block ends; who it is to the API server."""
+    account = {"metadata": {"name": LEASE, "namespace": node.name}}
+    await node.server.call("POST", f"/api/v1/namespaces/{node.name}/serviceaccounts", account)
+    binding = {
+        "metadata": {"name": node.name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", **account["metadata"]}],
+    }
+    await node.server.call("POST", BINDINGS, binding)
+    token = await node.server.request_token(node.name, LEASE)
+    kubeconfig = write_token_kubeconfig(node.kubeconfig, node.folder / "kubeconfig-operator", token)
+    command = [sys.executable, "-m", "greentrain.controller", f"--kubeconfig={kubeconfig}", "--http-port=0"]
+    command += [f"--namespace={node.name}", f"--lease={node.name}/{LEASE}", "--progress-interval=1"]
+    if shutil.which("setpriv"):
+        command = ["setpriv", "--pdeathsig", "KILL", *command]
+    log = node.folder / "operator.log"
+    with log.open("wb") as stream:
+        process = await asyncio.create_subprocess_exec(*command, stdout=stream, stderr=stream)
+    try:
+        yield f"system:serviceaccount:{node.name}:{LEASE}"
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    except BaseException as error:
+        error.add_note(log.read_text()[-6000:])
+        raise
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await node.server.call("DELETE", f"{BINDINGS}/{node.name}")
+
+
+@contextlib.asynccontextmanager
+async def refusing(node: Node, job: str, operator: str) -> AsyncIterator[None]:
+    """Until the block ends nothing is stored of what a job uses, and the operator may delete none of its pods."""
+    stalled = "object.status.conditions.exists(c, c.type == 'Stalled' && c.status == 'True')"
+    status = f"object.metadata.name != '{job}' || {stalled}"
+    pods = f"request.userInfo.username != '{operator}' || !oldObject.metadata.name.startsWith('{job}-')"
+    rules = [
+        build_rule("greentrain.dev", "greentrainingjobs/status", "UPDATE"),
+        build_rule("", "pods", "DELETE"),
+    ]
+    expression = f"request.resource.resource == 'pods' ? ({pods}) : ({status})"
+    validation = {"expression": expression, "message": "the administrator says no", "reason": "Forbidden"}
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": node.name}}}
+    specs = {
+        "validatingadmissionpolicies": {
+            "matchConstraints": {"resourceRules": rules},
+            "validations": [validation],
+        },
+        "validatingadmissionpolicybindings": {
+            "policyName": node.name,
+            "validationActions": ["Deny"],
+            "matchResources": here,
+        },
+    }
+
+    async def is_refused() -> bool:
+        path = f"{JOBS.format(node.name)}/{job}/status?dryRun=All"
+        try:
+            await node.server.call("PATCH", path, {"status": {"phase": "Created"}}, content_type=MERGE)
+        except RefusedError as error:
+            return error.status == 403
+        return False
+
+    for kind, spec in specs.items():
+        await node.server.call("POST", f"{POLICIES}/{kind}", {"metadata": {"name": node.name}, "spec": spec})
+    try:
+        await node.server.until(is_refused, bool, what="the policy in force")
+        yield
+    finally:
+        for kind in specs:
+            await node.server.call("DELETE", f"{POLICIES}/{kind}/{node.name}")
+    await node.server.until(is_refused, lambda refused: not refused, what="the policy gone")
+
+
+def build_rule(group: str, resource: str, operation: str) -> Json:
+    return {
+        "apiGroups": [group],
+        "apiVersions": ["*"],
+        "operations": [operation],
+        "resources": [resource],
+    }
+
+
+async def begin_budgeted(node: Node, name: str, budget: str, card: int) -> Pod:
+    """A job of one worker with a budget; the operator makes its pod, which gets this card and runs."""
+    job = build_job(name, workers=1, energy={"budget": budget})
+    pod_spec = job["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"]
+    pod_spec["terminationGracePeriodSeconds"] = 1
+    pod_spec["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+    await node.server.create_job(node.name, job)
+    worker = f"{name}-worker-0-1"
+    pods = await node.server.until(
+        lambda: node.server.pods(node.name), lambda pods: worker in pods, what=worker
+    )
+    return await node.take_pod(pods[worker], (card,))
+
+
+def allows(pod: Pod, joules: int, status: Json) -> bool:
+    return find_entry(status, pod.key()).get("allowanceJoules") == joules
+
+
+@story("V100", "V100")
+async def a_job_whose_passes_fail_is_stopped_by_the_agent_and_its_neighbour_goes_on(node: Node) -> None:
+    victim_joules, neighbour_joules = 3_000, 20_000
+    server = node.server
+    await node.start_agent(arguments=("--operator-lease", f"{node.name}/{LEASE}"))
+    async with operating(node) as operator:
+        await node.until_told(lambda s: s["gpuCount"] == 2, "a first report")
+        victim = await begin_budgeted(node, "digits", f"{victim_joules}J", 0)
+        neighbour = await begin_budgeted(node, "other", f"{neighbour_joules}J", 1)
+        node.cards.set_load(1, 0.5)
+        for pod, joules in ((victim, victim_joules), (neighbour, neighbour_joules)):
+            await node.until_told(partial(allows, pod, joules), f"the allowance of {pod.name}")
+        (said,) = (await server.job(node.name, "digits"))["status"]["attempts"]
+        async with refusing(node, "digits", operator):
+            before = (await server.job(node.name, "other"))["status"]["energy"]["usedJoules"]
+            node.cards.set_load(0, 1.0)
+            pods = await server.until(
+                lambda: server.pods(node.name),
+                lambda pods: "deletionTimestamp" in pods[victim.name]["metadata"],
+                seconds=60,
+                what="the end of its pod",
+            )
+            assert node.joules(victim) >= victim_joules - allowed(victim_joules, node.peak(victim))
+            targets = [
+                c for c in pods[victim.name]["status"]["conditions"] if c["type"] == "DisruptionTarget"
+            ]
+            assert [c["reason"] for c in targets] == [
+                "EvictionByEvictionAPI"
+            ]  # not by the operator's deletion
+            await node.end_pod(victim, 143)
+            assert node.joules(victim) <= victim_joules + said["overshootBoundJoules"]
+            lease = await server.call("GET", f"{LEASES.format(node.name)}/{LEASE}")
+            assert lease["metadata"]["annotations"][ANNOTATION_UNATTENDED] == victim.job_uid
+            stored = await server.job(node.name, "digits")
+            stalled = job_condition(stored, "Stalled")
+            assert (stalled["status"], stalled["reason"]) == ("True", "ReconcileFailing")
+            assert "the administrator says no" in stalled["message"]
+            assert stored["status"]["energy"]["usedJoules"] < victim_joules
+
+            assert "deletionTimestamp" not in pods[neighbour.name]["metadata"]
+            status = await node.status()
+            assert (node.limit(1), find_entry(status, neighbour.key())["budgetAction"]) == (300, "None")
+            other = await server.job(node.name, "other")
+            assert other["status"]["energy"]["usedJoules"] > before
+            assert job_condition(other, "Running")["status"] == "True"
+            assert job_condition(other, "Stalled") == {}
+            await node.end_pod(neighbour)
+            await server.until_condition(node.name, "other", "Succeeded", "True")
+            assert node.joules(neighbour) <= neighbour_joules
+            assert job_condition(await server.job(node.name, "digits"), "Stalled")["status"] == "True"
+        await server.remove_pod(node.name, victim.name)
+        stored = await server.until_condition(node.name, "digits", "Suspended", "True", "BudgetExhausted")
+        assert job_condition(stored, "Stalled")["status"] == "False"
+        assert job_condition(stored, "BudgetExhausted")["status"] == "True"
+        (attempt,) = stored["status"]["attempts"]
+        assert (attempt["reason"], attempt["overshootBoundJoules"]) == (
+            "BudgetExhausted",
+            said["overshootBoundJoules"],
+        )
+        assert stored["status"].get("infrastructureFailureCount", 0) == 0
+        stored = await server.until(
+            lambda: server.job(node.name, "digits"),
+            lambda body: all(p.get("final") for p in body["status"]["energy"].get("pods", ())),
+            what="the last word of its pod",
+        )
+        true = node.joules(victim)
+        assert abs(stored["status"]["energy"]["usedJoules"] - true) <= allowed(true, node.peak(victim))
 
 
 @story("V100", "A100")

@@ -71,6 +71,33 @@ async def test_what_is_valid_is_taken(server: Server, namespace: str, section: d
         assert found == value if not isinstance(value, dict) else value.items() <= found.items()
 
 
+def with_grace(role: str, seconds: object) -> dict[str, Any]:
+    manifest = build_job()
+    template = build_template()
+    template["spec"]["terminationGracePeriodSeconds"] = seconds
+    manifest["spec"]["tfReplicaSpecs"][role] = {"template": template}
+    return manifest
+
+
+async def test_a_grace_period_of_more_than_a_day_is_refused_and_null_is_none(
+    server: Server, namespace: str
+) -> None:
+    probe = f"{JOBS.format(namespace)}?dryRun=All"
+    for role in ("Chief", "Worker", "Evaluator"):
+        field = f"spec.tfReplicaSpecs.{role}.template.spec.terminationGracePeriodSeconds"
+        for seconds, bound in ((86_401, "less than or equal to 86400"), (-1, "greater than or equal to 0")):
+            with pytest.raises(RefusedError) as refused:
+                await server.call("POST", probe, with_grace(role, seconds))
+            assert refused.value.status == 422
+            assert f"{field}: Invalid value: {seconds}" in str(refused.value)
+            assert bound in str(refused.value)
+        for accepted in (86_400, 0, None):
+            stored = await server.call("POST", probe, with_grace(role, accepted))
+            spec = stored["spec"]["tfReplicaSpecs"][role]["template"]["spec"]
+            assert spec.pop("terminationGracePeriodSeconds", None) == accepted
+            assert spec == build_template()["spec"]
+
+
 def build_two_chiefs(name: str) -> dict[str, Any]:
     """A job that breaks a rule of spec.tfReplicaSpecs."""
     manifest = build_job(name)

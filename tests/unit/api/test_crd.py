@@ -78,6 +78,8 @@ def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name() -> N
         ".spec.emissions",
         *roles,
         *(f"{r}.template" for r in roles),
+        *(f"{r}.template.spec" for r in roles),
+        *(f"{r}.template.spec.terminationGracePeriodSeconds" for r in roles),
     }
 
 

@@ -176,6 +176,17 @@ async def test_a_failure_ends_nothing_and_is_told_once(
     assert "is renewed again" in told[1]
 
 
+@pytest.mark.parametrize("status", [403, 410, 422, 429, 500, 503, 504])
+async def test_a_renewal_that_is_refused_is_none_and_the_next_one_looks_anew(status: int) -> None:
+    server = Server()
+    operator = Operator(server)
+    await operator.beat()
+    server.calls.clear()
+    server.failures.append(ApiError(status, "Refused", "no"))
+    assert [await operator.beat(), await operator.beat()] == [False, True]
+    assert server.calls == ["update", "get greentrain/operator", "update"]
+
+
 async def test_an_operator_that_is_not_well_does_not_renew() -> None:
     operator = Operator(Server())
     assert await operator.beat()

@@ -859,3 +859,10 @@ def test_a_restart_without_a_confirmed_checkpoint_is_told_with_its_price() -> No
         "Created: attempt 2 of 1 pods; steps that the last attempt did are done again, about 100Wh: no confirmed checkpoint "
         "holds them"
     )
+
+
+@pytest.mark.parametrize("room", [100, 101, 102, 2, 1, 0])
+def test_allowances_that_are_lowered_fit_into_what_remains(room: int) -> None:
+    known = divide(300, [Holder(str(i), 0, 1) for i in range(3)], ())
+    lowered = divide(room, [Holder(str(i), 0, 1, 100) for i in range(3)], known)
+    assert sum(a.joules for a in lowered) <= room

@@ -14,6 +14,7 @@ from greentrain.api.conditions import Type, find_condition
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, GpuTime, PodEnergy
 from greentrain.api.v1alpha1 import (
     Basis,
+    EmissionsBudgetStatus,
     EmissionsSpec,
     EmissionsStatus,
     EnergySpec,
@@ -23,6 +24,7 @@ from greentrain.api.v1alpha1 import (
 )
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
+from greentrain.core.books.allowances import joules_left
 from greentrain.core.books.emissions import count_emissions, embodied_of, emissions_of
 from greentrain.core.books.in_force import BudgetSpec, spec_in_force
 from greentrain.core.books.keep import keep_books
@@ -642,3 +644,24 @@ def test_books_kept_twice_are_the_same() -> None:
 def _in_force(stored: GreenTrainingJobStatus) -> tuple[Any, Any]:
     limits = spec_in_force(stored)
     return limits.energy, limits.emissions
+
+
+@pytest.mark.parametrize(
+    ("left", "joules"), [(99, 0), (100, 1), (150, 1), (199, 1), (200, 2), (0, 0), (-100, 0)]
+)
+def test_what_a_budget_of_emissions_still_allows_is_rounded_down(left: int, joules: int) -> None:
+    budget = EmissionsBudgetStatus(limit="1gCO2e", limit_micrograms=1000)
+    emissions = EmissionsStatus(total_micrograms=1000 - left, budget=budget)
+    assert joules_left(emissions, 360_000, 1000) == joules  # 100 micrograms a joule
+    assert emissions_of(joules, 1000, 360_000) <= max(left, 0)
+
+
+def test_what_an_ended_pod_used_at_no_known_time_stays_without_intensity() -> None:
+    told = entry([KWH], second=900, closed=True)
+    told = told.model_copy(
+        update={"gpu_joules": 3 * KWH, "buckets": told.buckets.model_copy(update={"earlier_joules": KWH})}
+    )
+    ledger = Ledger(steady(100))
+    for entries in ((told,), (told,), (), ()):
+        status = ledger.tell(*entries, second=900)
+        assert (grams(status), status.without_joules) == (200.0, KWH), "a kWh is of its last reading"

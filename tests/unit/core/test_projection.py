@@ -592,3 +592,10 @@ def test_whatever_was_measured_a_cap_is_on_the_ladder_and_no_rung_is_jumped_over
             ).percent
         )
     assert caps[-1] == caps[-2], caps
+
+
+def test_what_is_left_and_its_error_are_rounded_up() -> None:
+    found = CapMeasure(100, steps=3, joules=10, milliseconds=10, windows=LEAST_WINDOWS)
+    projection = project((found,), 100, used=0, steps_left=1, budget=5)
+    assert (projection.joules, projection.uncertainty_joules, projection.exceeds) == (4, 1, "No")
+    assert project((found,), 100, used=0, steps_left=1, budget=4).exceeds == "Unknown"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
-from greentrain.energy.account import NodeAccount, by_quarter
+from greentrain.energy.account import KEPT_SECONDS, PATIENCE_SECONDS, NodeAccount, by_quarter
 from greentrain.energy.attribution import Held, Window
 from greentrain.energy.intervals import CardReading, measure, measure_since_start
 from greentrain.energy.report import report_pod, report_pods
@@ -395,3 +395,52 @@ def test_what_lies_between_the_last_report_of_a_lost_account_and_a_new_ones_firs
     account.inherit((entry,), lambda _: "a")
     assert account.pods["a"].missing_seconds == pytest.approx(60)
     assert account.pods["a"].segment == 1, "told apart from what was told before"
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_what_let_go_pods_used_stays_in_the_nodes_sums(dropped: bool) -> None:
+    account = account_of("a", "b")
+    for name in ("a", "b"):
+        account.pods[name].gpu, account.pods[name].cpu, account.pods[name].dram = 100, 20, 3
+        account.close(name, wall=WALL)
+        account.settle([name], dropped=dropped)
+    assert (account.settled, account.host_settled, account.dropped) == (200, 46, 2 * dropped)
+
+
+def test_nobody_comes_for_a_pod_for_a_day_and_it_is_dropped() -> None:
+    account = account_of("a", "b")
+    account.close("a", wall=WALL)
+    assert account.drop_overdue(wall=WALL + KEPT_SECONDS - 1) == []
+    assert account.drop_overdue(wall=WALL + KEPT_SECONDS) == ["a"]
+    assert (account.dropped, list(account.pods)) == (1, ["b"])
+
+
+def test_a_card_that_does_not_come_back_leaves_its_pods_time_missing() -> None:
+    account = account_of("a")
+    look(account, 0, 0, A)
+    account.advance({}, {"GPU-1": (A,)}, at=30, wall=WALL + 30, boot="boot-1")
+    account.close("a", wall=WALL + 30)
+    assert account.give_up(wall=WALL + 30 + PATIENCE_SECONDS - 1) == []
+    assert account.give_up(wall=WALL + 30 + PATIENCE_SECONDS) == ["a"]
+    assert account.pods["a"].missing_seconds == 30
+    account.settle(["a"])
+    assert account.pods == {}
+
+
+@pytest.mark.parametrize(("at", "missing"), [(30.0, 3.0), (33.0, 0.0), (2.0, 10.0)])
+def test_what_a_pod_used_before_a_reboot_and_after_its_last_reading_is_missing(
+    at: float, missing: float
+) -> None:
+    account = account_of("a")
+    look(account, 1000, 900_000, A)
+    reading = CardReading(30_000)
+    account.advance({"GPU-1": reading}, {"GPU-1": ()}, at=at, wall=WALL + 1000 + 33, boot="boot-2")
+    assert account.pods["a"].missing_seconds == missing
+
+
+def test_what_was_divided_unseen_is_in_the_bound() -> None:
+    account = account_of("a")
+    look(account, 0, 0)
+    look(account, 100, 100_000, A)
+    assert (account.pods["a"].gpu, account.pods["a"].guessed) == (50_000, 50_000)
+    assert account.pods["a"].error >= 50_000, "it may have begun at any time"
