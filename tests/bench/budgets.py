@@ -19,11 +19,11 @@ from typing import Any
 from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from tests.bench.audit import AuditLog
-from tests.bench.operators import OPERATOR, operator
 from tests.integration.operator.test_budget import Meter
 from tests.integration.operator.test_energy import PATH, gpu_job
 from tests.scenario.budgets import measure
 from tests.support.api import Server
+from tests.support.operators import OPERATOR, operator
 
 Json = dict[str, Any]
 

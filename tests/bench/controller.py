@@ -28,9 +28,9 @@ from greentrain.core.seen.snapshot import parse_job
 from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from tests.bench.audit import WRITES
-from tests.bench.operators import OPERATOR, operator
 from tests.support.api import Server
 from tests.support.manifests import build_job
+from tests.support.operators import OPERATOR, operator
 
 JOB_COUNT, WORKERS = 100, 4
 ROUNDS = 3

@@ -24,9 +24,9 @@ from sandbox.binaries import gather_binaries
 from sandbox.controlplane import ControlPlane
 from tests.bench.audit import AuditLog, Entry, percentile
 from tests.bench.kubelet import build_address, kubelet
-from tests.bench.operators import OPERATOR, OperatorProcess, operator
 from tests.support.api import JOBS, Server
 from tests.support.manifests import build_job
+from tests.support.operators import OPERATOR, OperatorProcess, operator
 
 WORKERS = 2
 CLIENTS = 8

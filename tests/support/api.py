@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import functools
+import io
 import json
 import ssl
 import tempfile
@@ -84,7 +85,8 @@ class Server:
         """Send a JSON text as it is, and leave the answer unread: either may be too deep for Python."""
         assert self._session is not None
         headers = {"Content-Type": content_type}
-        async with self._session.request(method, self.url + path, data=text, headers=headers) as answer:
+        data = io.BytesIO(text.encode())  # of a text of megabytes aiohttp warns
+        async with self._session.request(method, self.url + path, data=data, headers=headers) as answer:
             if answer.status >= 300:
                 raise RefusedError(answer.status, json.loads(await answer.text()))
 

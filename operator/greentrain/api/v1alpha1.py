@@ -35,6 +35,9 @@ MAX_ZONE_LENGTH = 63
 KEPT_REPLACED = 10
 """How many replaced pods an attempt lists; the counts of the status count them all."""
 
+KEPT_PODS = 4 * MAX_REPLICAS
+"""How many entries of pods `status.energy.pods` lists."""
+
 KEPT_SETTLED = 128
 """How many settled pods are remembered by name. A report of one that is older than 128 others was overtaken long ago."""
 
@@ -191,7 +194,7 @@ class RunPolicy(_Strict):
     clean_pod_policy: CleanPodPolicy = Field(
         CleanPodPolicy.RUNNING,
         description="Which pods are deleted when the job has finished: Running (those still running, so that "
-        "no finished job holds a GPU), All, or None.",
+        "no finished job holds a GPU), All, or None. Under a budget that stops the job None is Running too.",
     )
     backoff_limit: int = Field(
         3,
@@ -877,7 +880,7 @@ class EnergyStatus(_Status):
     )
     pods: tuple[PodEnergyStatus, ...] = Field(
         (),
-        max_length=4 * MAX_REPLICAS,
+        max_length=KEPT_PODS,
         description="Pods whose nodes still report them, or have not said their last word.",
     )
     settled: tuple[str, ...] = Field(

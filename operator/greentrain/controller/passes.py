@@ -30,7 +30,7 @@ from greentrain.controller.settings import Settings
 from greentrain.controller.snapshots import keep_snapshot
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.books.in_force import spec_in_force
-from greentrain.core.lifecycle.decide import Decision, Deletion, decide, run_policy_in_force
+from greentrain.core.lifecycle.decide import Decision, decide, run_policy_in_force, stop_all
 from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot
@@ -352,9 +352,7 @@ class Passes:
             phase="Unknown",
         )
         if run_policy_in_force(job).suspend:
-            stop = Decision(
-                job.status, tuple(Deletion(p.name, p.uid) for p in seen.pods if not p.terminating)
-            )
+            stop = Decision(job.status, stop_all(seen))
             self._log_effects(key, stop, await apply_effects(self._client, self._cache, job, stop))
 
     def _log(self, level: int, key: Key, text: str, **fields: Any) -> None:

@@ -21,14 +21,13 @@ from greentrain.api import names
 from greentrain.controller.settings import Settings
 from greentrain.kube.cache import Slim, slim
 from greentrain.kube.client import (
-    LIST_BYTES,
     LIST_PAGE,
     WATCH_SECONDS,
     WATCH_SILENCE_SECONDS,
     Connection,
+    Pages,
     read_at_most,
     read_connection,
-    shrink,
 )
 from greentrain.kube.decoding import decode, is_shallow, whole_lines
 
@@ -65,6 +64,8 @@ class Sessions:
         self._known: tuple[Connection, kopf.AiohttpSession] | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._opened: dict[str, tuple[float, int]] = {}
+        self._pages: dict[str, Pages] = {}
+        """By path of a list."""
 
     async def log_in(self) -> kopf.AiohttpSession:
         """The connection as it is now. Unchanged, it is the same object: Kopf must see that a refusal stands."""
@@ -96,9 +97,25 @@ class Sessions:
             headers={"Authorization": connection.authorization} if connection.authorization else {},
             response_class=_Response,
             trace_configs=[tracing],
-            middlewares=[_read_page],
+            middlewares=[self._read_page],
             trust_env=False,
         )
+
+    async def _read_page(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """A page of a list, of as many objects as are not too long; Kopf asks for any number."""
+        if "limit" not in request.url.query:
+            return await send(request)
+        pages = self._pages.setdefault(request.url.path, Pages())
+        while True:
+            request.url = request.url.update_query(limit=str(pages.limit))
+            response = await send(request)
+            size = await response.read_page(pages.most_bytes) if isinstance(response, _Response) else 0
+            if size is not None:
+                pages.fit(size)
+                return response
+            pages.shrink()
 
     async def _pause(
         self, session: aiohttp.ClientSession, context: object, request: aiohttp.TraceRequestStartParams
@@ -114,19 +131,6 @@ class Sessions:
         await asyncio.sleep(pause)
 
 
-async def _read_page(
-    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """A page of a list, asked for again with fewer objects while it is too long."""
-    limit = int(request.url.query.get("limit") or 1)
-    while True:
-        response = await send(request)
-        if limit == 1 or not isinstance(response, _Response) or await response.fits(LIST_BYTES):
-            return response
-        limit = shrink(limit)
-        request.url = request.url.update_query(limit=str(limit))
-
-
 class _Response(aiohttp.ClientResponse):
     """An answer as Kopf reads it: a list by `json()`, a watch line by line, with a decoder that fails at some depth.
 
@@ -140,12 +144,13 @@ class _Response(aiohttp.ClientResponse):
             self.content = cast(aiohttp.StreamReader, _ShallowLines(self.content))
         return started
 
-    async def fits(self, most: int) -> bool:
-        """Read the body, unless it is longer than so many bytes."""
+    async def read_page(self, most: int | None) -> int | None:
+        """Read the body: how many bytes it has, None for more than `most`."""
         body = await read_at_most(self, most)
-        if body is not None:
-            self._body = body
-        return body is not None
+        if body is None:
+            return None
+        self._body = body
+        return len(body)
 
     async def json(
         self,

@@ -54,11 +54,12 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
         if obstacle is not None:
             return Outcome(changed, (obstacle,))
         changed = True
-    # Each pod is built when its turn has come, and gone when it is posted. Of what the server refuses of one for what is in it
-    # it would refuse each: a thousand answers of half a megabyte each, again and again.
-    refused: list[Obstacle] = []
-    pods = itertools.takewhile(lambda _: not refused, decision.pods)
-    outcomes = await run_all(_create_pod(client, cache, job, pod, refused) for pod in pods)
+    # Each pod is built when its turn has come, and gone when it is posted. What the server refuses of one for what is in it, it
+    # would refuse of each: a thousand answers of half a megabyte, again and again. So the first one goes ahead.
+    pods = iter(decision.pods)
+    outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in itertools.islice(pods, 1))
+    if not any(isinstance(o, Obstacle) and o.reason in CONTENT_REASONS for o in outcomes):
+        outcomes += await run_all(_create_pod(client, cache, job, pod) for pod in pods)
     obstacles = tuple(o for o in outcomes if isinstance(o, Obstacle))
     created = tuple(o for o in outcomes if isinstance(o, str))
     return Outcome(changed or bool(created), obstacles, created)
@@ -105,7 +106,9 @@ async def _delete_job(client: Client, cache: Cache, job: Job) -> None:
 
 async def _delete(client: Client, cache: Cache, job: Job, deletion: Deletion) -> bool:
     try:
-        body = await client.delete_pod(job.namespace, deletion.name, deletion.uid)
+        body = await client.delete_pod(
+            job.namespace, deletion.name, deletion.uid, grace_seconds=deletion.grace_seconds
+        )
     except ApiError as error:
         if error.status not in (404, 409):
             raise
@@ -132,14 +135,8 @@ def _ghost(job: Job, deletion: Deletion) -> Mapping[str, Any]:
     }
 
 
-async def _create_pod(
-    client: Client, cache: Cache, job: Job, manifest: Mapping[str, Any], refused: list[Obstacle]
-) -> str | Obstacle:
-    """Create a pod; where the server refuses what is in it, that is added to `refused`."""
-    obstacle = await _create(client, cache, job, "Pod", manifest)
-    if obstacle is not None and obstacle.reason in CONTENT_REASONS:
-        refused.append(obstacle)
-    return obstacle or str(manifest["metadata"]["name"])
+async def _create_pod(client: Client, cache: Cache, job: Job, manifest: Mapping[str, Any]) -> str | Obstacle:
+    return await _create(client, cache, job, "Pod", manifest) or str(manifest["metadata"]["name"])
 
 
 async def _create(

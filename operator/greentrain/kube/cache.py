@@ -249,7 +249,7 @@ _KEPT_OF_METADATA = frozenset(
 def slim_pod(body: Body) -> dict[str, Any]:
     """What decisions and redaction need of a pod: of a job of a thousand ranks each holds the addresses of all, 50 KiB."""
     meta, spec = body["metadata"], body.get("spec") or {}
-    slim = {key: value for key, value in spec.items() if key == "nodeName"}
+    slim = {k: spec[k] for k in ("nodeName", "terminationGracePeriodSeconds") if k in spec}
     for kind in _CONTAINERS:
         if spec.get(kind):
             slim[kind] = [_slim_container(c) for c in spec[kind]]

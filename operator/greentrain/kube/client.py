@@ -44,6 +44,9 @@ cache), but need not, and one that was restarted sends none of a kind of which n
 LIST_PAGE = 500
 """Objects in one answer to a list, at most."""
 
+FIRST_PAGE = 16
+"""Objects in the first answer, when it is not known how large they are."""
+
 LIST_BYTES = 1024 * 1024
 """An answer to a list is read up to so many bytes. One that is longer is asked for again with a quarter of the objects, down
 to one: a tenant may have any number of jobs of 1.5 MiB, and what is read of a text takes up to twenty times its length."""
@@ -139,9 +142,21 @@ class Client(AbstractAsyncContextManager["Client"]):
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
-        most: int | None = None,
     ) -> dict[str, Any]:
-        """The answer; LongAnswerError for one of more than `most` bytes."""
+        answer, _ = await self._exchange(method, path, body, query=query, content_type=content_type)
+        return answer
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        most: int | None = None,
+    ) -> tuple[dict[str, Any], int]:
+        """The answer and its length in bytes; LongAnswerError for one of more than `most`."""
         # The body is kept from param_serialize, which would copy it in search of generated models; ours is plain JSON.
         verb, url, headers, _, __ = await self._api.param_serialize(
             method,
@@ -171,7 +186,7 @@ class Client(AbstractAsyncContextManager["Client"]):
             raise ApiError(
                 502, NOT_JSON, f"{method} {path} was answered with {len(raw)} bytes that are not JSON"
             )
-        return found
+        return found, len(raw)
 
     async def _list(
         self, path: str, query: Mapping[str, str], kind: str = ""
@@ -190,22 +205,22 @@ class Client(AbstractAsyncContextManager["Client"]):
     ) -> tuple[list[dict[str, Any]], int]:
         items: list[dict[str, Any]] = []
         token = ""
-        limit = self._page
+        pages = Pages(self._page)
         slim = Slim(kind)
         while True:
-            asked = {**query, "limit": str(limit), **({"continue": token} if token else {})}
+            asked = {**query, "limit": str(pages.limit), **({"continue": token} if token else {})}
             try:
-                most = LIST_BYTES if limit > 1 else None
-                page = await self._request("GET", path, query=asked, most=most)
+                page, size = await self._exchange("GET", path, query=asked, most=pages.most_bytes)
             except LongAnswerError:
-                limit = shrink(limit)
+                pages.shrink()
                 continue
+            pages.fit(size)
             meta = page.get("metadata") or {}
             if "resourceVersion" not in meta:
                 raise ApiError(502, "NotAList", f"GET {path} was answered with something that is not a list")
             items += map(slim, page.get("items") or ())
-            limit = min(limit + max(limit // 4, 1), self._page)
             token = meta.get("continue") or ""
+            page = {}  # not kept while the next one is read
             if not token:
                 return items, int(meta["resourceVersion"])
 
@@ -358,12 +373,22 @@ class Client(AbstractAsyncContextManager["Client"]):
         """Read a Pod or Service by name."""
         return await self._request("GET", f"/api/v1{_within(namespace)}/{_PATHS[kind]}/{name}")
 
-    async def delete_pod(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
+    async def delete_pod(
+        self, namespace: str, name: str, uid: str, *, grace_seconds: int | None = None
+    ) -> dict[str, Any]:
         """Ask for a pod's deletion with its own grace period; a successor of the same name is safe.
+
+        Of a pod that is being deleted the grace period is cut short to `grace_seconds`; without these nothing changes.
 
         404 and 409 mean that no pod of that UID is there any more.
         """
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        options: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+        }
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         try:
             return await self._request("DELETE", f"/api/v1{_within(namespace)}/pods/{name}", options)
         except ApiError as error:
@@ -371,16 +396,22 @@ class Client(AbstractAsyncContextManager["Client"]):
                 _refuse_if_same(await self.read("Pod", namespace, name), uid, error)
             raise
 
-    async def evict_pod(self, namespace: str, name: str, uid: str) -> None:
+    async def evict_pod(
+        self, namespace: str, name: str, uid: str, *, grace_seconds: int | None = None
+    ) -> None:
         """Ask for a pod's eviction with its own grace period; a successor of the same name is safe.
 
+        Of a pod that is being deleted the grace period is cut short to `grace_seconds`; without these nothing changes.
         404 and 409 mean that no pod of that UID is there any more; 429 that a PodDisruptionBudget does not allow it now.
         """
+        options: dict[str, Any] = {"preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"namespace": namespace, "name": name},
-            "deleteOptions": {"preconditions": {"uid": uid}},
+            "deleteOptions": options,
         }
         pods = f"/api/v1{_within(namespace)}/pods"
         try:
@@ -493,9 +524,25 @@ def node_query(node: str) -> dict[str, str]:
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
 
 
-def shrink(limit: int) -> int:
-    """Of how many objects a list is asked for next, where that many were too long."""
-    return max(limit // 4, 1)
+class Pages:
+    """How many objects a list is asked for at once: so many that an answer has about half of `LIST_BYTES`."""
+
+    def __init__(self, most: int = LIST_PAGE) -> None:
+        self._most = most
+        self.limit = min(FIRST_PAGE, most)
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Up to how many bytes the answer is read; of one object the whole."""
+        return LIST_BYTES if self.limit > 1 else None
+
+    def shrink(self) -> None:
+        """The answer was too long."""
+        self.limit = max(self.limit // 4, 1)
+
+    def fit(self, size: int) -> None:
+        """The answer had so many bytes."""
+        self.limit = min(max(LIST_BYTES // 2 * self.limit // max(size, 1), 1), 4 * self.limit, self._most)
 
 
 async def read_at_most(response: aiohttp.ClientResponse, most: int | None) -> bytes | None:

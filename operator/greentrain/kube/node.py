@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerStatus, PodAsk, PodEnergy
+from greentrain.core.seen.pods import find_cut_grace
 from greentrain.core.seen.times import parse_time
 from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
@@ -63,6 +64,8 @@ class NodePod:
     """Unix time at which its last container ended; None while one runs."""
     budgeted: bool = False
     """Whether it belongs to a job that has a budget, as its annotation says."""
+    cut_grace: int | None = None
+    """Seconds of its own grace period, where its deletion was asked for with a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def parse_node_pod(body: Body) -> NodePod:
         began=min(began, default=None),
         ended=None if running else max(ended, default=None),
         budgeted=ours and (meta.get("annotations") or {}).get(names.ANNOTATION_BUDGETED) == "true",
+        cut_grace=find_cut_grace(body),
     )
 
 
@@ -289,7 +293,10 @@ class NodeView:
 
     async def evict(self, namespace: str, name: str, uid: str) -> None:
         """Ask for a pod's eviction; 404 and 409: it is not there any more, 429: not now."""
-        await self._client.evict_pod(namespace, name, uid)
+        pod = self._pods.get(uid)
+        await self._client.evict_pod(
+            namespace, name, uid, grace_seconds=None if pod is None else pod.cut_grace
+        )
 
     async def read_status(self) -> NodePowerStatus | None:
         """What an agent of this node reported last; None where there is no NodePower."""

@@ -130,6 +130,19 @@ async def test_it_sees_a_pod_begin_and_end(node: Node, code: int) -> None:
         assert ended >= begun.began
 
 
+async def test_an_eviction_cuts_short_a_grace_period_that_somebody_named(node: Node) -> None:
+    path = f"/api/v1/namespaces/{node.namespace}/pods/p"
+    async with following(node):
+        uid = await node.make_pod("p")
+        await node.server.call("DELETE", path, {"gracePeriodSeconds": 10**9})
+        await node.until(
+            lambda: uid in node.view.pods and node.view.pods[uid].cut_grace == 30, "its own grace period"
+        )
+        await node.view.evict(node.namespace, "p", uid)
+        await node.until(lambda: node.view.pods[uid].cut_grace is None, "that it is in force")
+    assert (await node.server.call("GET", path))["metadata"]["deletionGracePeriodSeconds"] == 30
+
+
 @pytest.mark.parametrize(
     ("change", "known"),
     [

@@ -39,7 +39,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
 
 
 LARGE = {"metadata": {"name": "large"}, "spec": {"notes": "x" * 600_000}}
-"""600 kB: two of them are more than a page may be."""
+"""600 kB: two of them are more than an answer may have."""
 
 
 async def list_jobs(request: web.Request) -> web.Response:

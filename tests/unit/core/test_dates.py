@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,39 +10,42 @@ import pytest
 
 from greentrain.core.books.charges import Charges
 from greentrain.core.gang.judge import failed, succeeded
+from greentrain.core.lifecycle.decide import Deletion, stop_all
 from greentrain.core.seen.pods import Pod, PodState, parse_pod
 from greentrain.core.seen.snapshot import parse_status
 from greentrain.core.seen.times import format_time
+from greentrain.kube.cache import slim_pod
 from greentrain.units import EARLIEST, LATEST
-from tests.support.snapshots import START, at, pod
+from tests.support.snapshots import START, at, job_of, pod, seen
 from tests.unit.core.test_budget import charged
 
 Json = dict[str, Any]
 DAY = 24 * 3600
 
 
-def pod_of(state: Json, *conditions: Json, **meta: Any) -> Pod:
+def pod_of(state: Json, *conditions: Json, spec: Json | None = None, **meta: Any) -> Pod:
     """A worker's pod that was made at the start of every test's time."""
-    found = parse_pod(
-        {
-            "metadata": {
-                "name": "digits-worker-0-1",
-                "uid": "pod-0-1",
-                "creationTimestamp": format_time(START),
-                "labels": {
-                    "greentrain.dev/replica-type": "Worker",
-                    "greentrain.dev/replica-index": "0",
-                    "greentrain.dev/attempt": "1",
-                },
-                **meta,
+    body = {
+        "metadata": {
+            "name": "digits-worker-0-1",
+            "uid": "pod-0-1",
+            "creationTimestamp": format_time(START),
+            "labels": {
+                "greentrain.dev/replica-type": "Worker",
+                "greentrain.dev/replica-index": "0",
+                "greentrain.dev/attempt": "1",
             },
-            "status": {
-                "phase": "Running",
-                "conditions": list(conditions),
-                "containerStatuses": [{"name": "tensorflow", "state": state}],
-            },
-        }
-    )
+            **meta,
+        },
+        "spec": spec or {},
+        "status": {
+            "phase": "Running",
+            "conditions": list(conditions),
+            "containerStatuses": [{"name": "tensorflow", "state": state}],
+        },
+    }
+    found = parse_pod(body)
+    assert found == parse_pod(slim_pod(body)), "what the cache keeps says the same"
     assert found is not None
     return found
 
@@ -91,9 +95,38 @@ def test_a_time_before_a_pod_was_made_is_not_known_and_none_is_beyond_what_can_b
 def test_when_a_deletion_was_asked_for_is_known_where_its_grace_period_can_be(
     deadline: Any, grace: int | None, requested: object
 ) -> None:
-    meta = {"deletionTimestamp": format_time(deadline), "deletionGracePeriodSeconds": grace}
+    meta: Json = {"deletionTimestamp": format_time(deadline), "deletionGracePeriodSeconds": grace}
     found = pod_of({"running": {}}, **meta)
     assert (found.terminating, found.deletion_requested) == (True, requested)
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "cut"),
+    [
+        (None, None, None),
+        (None, 30, None),
+        (None, 31, 30),
+        (60, 31, None),
+        (60, 2**62, 60),
+        (0, 1, 0),
+        (0, 0, None),
+        (86_400, 86_401, 86_400),
+    ],
+)
+def test_a_grace_period_that_is_longer_than_a_pods_own_is_cut_short_by_a_stop(
+    own: int | None, named: int | None, cut: int | None
+) -> None:
+    spec = {} if own is None else {"terminationGracePeriodSeconds": own}
+    meta: Json = {"deletionTimestamp": format_time(at(90)), "deletionGracePeriodSeconds": named}
+    going = pod_of({"running": {}}, spec=spec, **meta)
+    ended = replace(going, state=PodState.EXITED, exit_code=143)
+    assert going.cut_grace == cut
+    wanted = () if cut is None else (Deletion(going.name, going.uid, cut),)
+    assert stop_all(seen(job_of(), going)) == wanted
+    assert stop_all(seen(job_of(), ended)) == ()
+    assert stop_all(seen(job_of(), replace(going, terminating=False, cut_grace=None))) == (
+        Deletion(going.name, going.uid),
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +143,7 @@ def test_when_a_deletion_was_asked_for_is_known_where_its_grace_period_can_be(
 def test_an_exit_0_is_a_success_only_where_it_is_known_to_be_before_its_stop(
     finished: Any, grace: int, is_success: bool
 ) -> None:
-    meta = {"deletionTimestamp": format_time(at(90)), "deletionGracePeriodSeconds": grace}
+    meta: Json = {"deletionTimestamp": format_time(at(90)), "deletionGracePeriodSeconds": grace}
     found = pod_of({"terminated": {"exitCode": 0, "finishedAt": format_time(finished)}}, **meta)
     assert (succeeded(found), failed(found)) == (is_success, not is_success)
 

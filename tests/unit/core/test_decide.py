@@ -166,17 +166,34 @@ def test_a_finished_job_stays_finished_and_only_cleans_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "deleted"),
+    ("policy", "energy", "deleted"),
     [
-        ("Running", {"digits-worker-1-1"}),
-        ("All", {"digits-worker-0-1", "digits-worker-1-1"}),
-        ("None", set()),
+        ("Running", {}, {"digits-worker-1-1"}),
+        ("All", {}, {"digits-worker-0-1", "digits-worker-1-1"}),
+        ("None", {}, set()),
+        ("None", {"budget": "1kWh", "onExhausted": "Warn"}, set()),
+        ("None", {"budget": "1kWh"}, {"digits-worker-1-1"}),
+        ("None", {"budget": "1kWh", "onExhausted": "Fail"}, {"digits-worker-1-1"}),
+        ("All", {"budget": "1kWh"}, {"digits-worker-0-1", "digits-worker-1-1"}),
     ],
 )
-def test_clean_pod_policy_says_which_pods_go(policy: str, deleted: set[str]) -> None:
-    job = training(edited(cleanPodPolicy=policy))
+def test_clean_pod_policy_says_which_pods_go_and_under_a_budget_none_runs_on(
+    policy: str, energy: dict[str, str], deleted: set[str]
+) -> None:
+    job = training(build_job(runPolicy={"cleanPodPolicy": policy}, energy=energy))
     finished = stored(job, step(job, exited(0, 0), pod(1)))
     assert {d.name for d in step(finished, exited(0, 0), pod(1), second=60).deletions} == deleted
+
+
+@pytest.mark.parametrize(("second", "cut"), [(14, []), (15, [30])])
+def test_of_a_finished_job_no_pod_goes_on_by_a_grace_period_that_somebody_named(
+    second: float, cut: list[int]
+) -> None:
+    job = training()
+    leaving = pod(1, terminating=True, cut_grace=30)
+    finished = stored(job, step(job, exited(0, 0), leaving))
+    decision = step(finished, exited(0, 0), leaving, second=second)
+    assert [d.grace_seconds for d in decision.deletions] == cut
 
 
 def test_suspending_stops_every_pod_and_reads_their_last_words() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import (
+    KEPT_PODS,
     EmissionsSpec,
     EnergySpec,
     EnergyStatus,
@@ -354,6 +355,17 @@ def test_of_an_abandoned_node_what_a_status_calls_a_last_word_is_one() -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("at_once", [1024, 5000])
+def test_segments_without_end_go_into_the_sum_and_no_joule_is_lost(at_once: int) -> None:
+    energy: EnergyStatus | None = None
+    for first in range(0, 10_000, at_once):
+        told = report(*(entry("0-1", 1, segment=first + i) for i in range(at_once)))
+        energy = folded(energy, told)
+        assert (energy.used_joules, len(energy.pods)) == (first + at_once, min(first + at_once, KEPT_PODS))
+    assert energy is not None
+    assert energy.lost_pods == energy.used_joules - KEPT_PODS
 
 
 def live(

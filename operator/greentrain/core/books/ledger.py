@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from math import isqrt
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
+from greentrain.api.v1alpha1 import KEPT_PODS, KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
 from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import attempt_of, is_abandoned
 from greentrain.units import format_energy
@@ -65,6 +65,12 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
             lost += 1
         else:
             kept.append(pod)
+    if len(kept) > KEPT_PODS:
+        # Only an agent that invents segments lists so many. What it lists no longer goes into the sum first.
+        kept.sort(key=lambda p: p.key in told)
+        lost += sum(not p.final for p in kept[:-KEPT_PODS])
+        folded += kept[:-KEPT_PODS]
+        kept = kept[-KEPT_PODS:]
     return _sum_up(before, kept, folded, lost, finished=finished, scope=scope), growth
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-DEFAULT_GRACE_SECONDS = 30
-"""Kubernetes' own terminationGracePeriodSeconds."""
+from greentrain.core.seen.pods import DEFAULT_GRACE_SECONDS
 
 
 def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) -> int:

@@ -72,6 +72,8 @@ class Deletion:
 
     name: str
     uid: str
+    grace_seconds: int | None = None
+    """The grace period that is named, to cut a longer one short; None for the pod's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,7 +466,7 @@ def _suspend(
     pods = seen.pods_of(attempt.number)
     if _has_succeeded(seen, attempt, now=now):
         return _succeed(attempt, writer, now=now)
-    deletions = _all_of(seen)
+    deletions = stop_all(seen)
     text = "stopped because spec.runPolicy.suspend was set"
     if any(not p.ended for p in pods.values()):
         # The attempt stays open until every rank is down, so that its last words are still read.
@@ -500,7 +502,7 @@ def _stop_for_budget(
         stopping = attempt.model_copy(update={"reason": reason.value, "message": text[:MESSAGE_MAX]})
         writer.suspending(text)
         writer.count_pods(stopping)
-        return Decision(writer.finish(stopping), deletions=_all_of(seen), record_first=not begun)
+        return Decision(writer.finish(stopping), deletions=stop_all(seen), record_first=not begun)
     ended = _end(attempt, reason, text, now=now)
     standing = books.stopping
     if standing is not None:
@@ -511,7 +513,7 @@ def _stop_for_budget(
         writer.held(Reason.READINGS_STOPPED, gone=not seen.pods)
     else:
         writer.restarting(ended, f"{text}; it may go on")
-    return Decision(writer.finish(ended), deletions=_all_of(seen), record_first=True)
+    return Decision(writer.finish(ended), deletions=stop_all(seen), record_first=True)
 
 
 def _has_succeeded(seen: Snapshot, attempt: AttemptStatus, *, now: datetime) -> bool:
@@ -534,8 +536,13 @@ def _why_stopped(seen: Snapshot, attempt: AttemptStatus, reason: Reason, books: 
     return books.words or "stopped to keep its budget"
 
 
-def _all_of(seen: Snapshot) -> tuple[Deletion, ...]:
-    return tuple(Deletion(p.name, p.uid) for p in seen.pods if not p.terminating)
+def stop_all(seen: Snapshot) -> tuple[Deletion, ...]:
+    """What stops every pod within its own grace period, also where somebody has asked for its deletion with a longer one."""
+    return tuple(
+        Deletion(p.name, p.uid, p.cut_grace)
+        for p in seen.pods
+        if not p.terminating or (p.cut_grace is not None and not p.ended)
+    )
 
 
 def _over_deadline(allowed: int | None) -> str:
@@ -564,14 +571,14 @@ def _stop_for_deadline(
         stopping = attempt.model_copy(update={"reason": Reason.DEADLINE_EXCEEDED.value, "message": text})
         writer.stopping(Reason.DEADLINE_EXCEEDED, text)
         writer.count_pods(stopping)
-        return Decision(writer.finish(stopping), deletions=_all_of(seen), record_first=not begun)
+        return Decision(writer.finish(stopping), deletions=stop_all(seen), record_first=not begun)
     due = deadline(policy, seen.job.status, attempt)
     if due is None or now < due:  # raised or removed while the pods were stopping
         ended = _end(
             attempt, Reason.DEADLINE_EXCEEDED, "stopped for a deadline that was then extended", now=now
         )
         writer.restarting(ended, ended.message or "")
-        return Decision(writer.finish(ended), deletions=_all_of(seen), record_first=True)
+        return Decision(writer.finish(ended), deletions=stop_all(seen), record_first=True)
     ended = _end(attempt, Reason.DEADLINE_EXCEEDED, text, now=now)
     return _fail(seen, ended, Reason.DEADLINE_EXCEEDED, text, writer, now=now)
 
@@ -821,7 +828,7 @@ def _fail(
     writer.failed(ended, reason, message)
     return Decision(
         writer.finish(ended, completed=True),
-        deletions=_cleanup(seen.pods, run_policy_in_force(seen.job).clean_pod_policy, now=now, completed=now),
+        deletions=_cleanup(seen, now=now, completed=now),
         record_first=True,
         look_again=now + FINISH_GRACE,
     )
@@ -841,7 +848,7 @@ def _finished(seen: Snapshot, *, now: datetime) -> Decision:
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     completed = parse_time(seen.job.status.completion_time) or now
     policy = run_policy_in_force(seen.job)
-    deletions = _cleanup(seen.pods, policy.clean_pod_policy, now=now, completed=completed)
+    deletions = _cleanup(seen, now=now, completed=completed)
     if last is not None:
         last = fold_finished(last, seen)  # a rank that ended after the job: its pod may be deleted next
         writer.count_pods(last)
@@ -865,16 +872,17 @@ def run_policy_in_force(job: Job) -> RunPolicy:
     return read_run_policy(job.spec.get("runPolicy"), job.status.run_policy or RunPolicy())
 
 
-def _cleanup(
-    pods: Iterable[Pod], policy: CleanPodPolicy, *, now: datetime, completed: datetime
-) -> tuple[Deletion, ...]:
-    """Pods to delete after the end; those still running get a moment to end by themselves."""
-    removes_ended, removes_running = _CLEANED[policy]
+def _cleanup(seen: Snapshot, *, now: datetime, completed: datetime) -> tuple[Deletion, ...]:
+    """Pods to delete after the end; those still running get a moment to end by themselves.
+
+    Under a budget that stops a job none runs on, whatever cleanPodPolicy says: nothing would hold what it uses.
+    """
+    removes_ended, removes_running = _CLEANED[run_policy_in_force(seen.job).clean_pod_policy]
+    removes_running = removes_running or spec_in_force(seen.job.status).is_enforced
     late = now >= completed + FINISH_GRACE
+    running = {p.uid for p in seen.pods if not p.ended}
     return tuple(
-        Deletion(p.name, p.uid)
-        for p in pods
-        if not p.terminating and (removes_ended if p.ended else removes_running and late)
+        d for d in stop_all(seen) if (removes_running and late if d.uid in running else removes_ended)
     )
 
 

@@ -109,6 +109,8 @@ class Pod:
     created: datetime | None = None
     deletion_requested: datetime | None = None
     """When its deletion was asked for, before the grace period."""
+    cut_grace: int | None = None
+    """Seconds of its own grace period, where its deletion was asked for with a longer one: whoever may delete a pod names any."""
     disruption: Disruption | None = None
     disruption_message: str = ""
     stopped_by_node: bool = False
@@ -169,6 +171,7 @@ def parse_pod(body: Raw) -> Pod | None:
         spec_hash=(meta.get("annotations") or {}).get(names.ANNOTATION_SPEC_HASH, ""),
         created=created,
         deletion_requested=_deletion_requested(meta),
+        cut_grace=find_cut_grace(body),
         disruption=disruption,
         disruption_message=clean_text(words),
         stopped_by_node=stopped_by_node,
@@ -270,6 +273,10 @@ def _parse_event(text: str | None, created: datetime | None) -> datetime | None:
     return None if early else moment
 
 
+DEFAULT_GRACE_SECONDS = 30
+"""Kubernetes' own terminationGracePeriodSeconds."""
+
+
 LONGEST_GRACE = timedelta(days=36_500)
 """Beyond this a pod's deletionTimestamp says nothing: `kubectl delete --grace-period` takes any number, and the API server adds
 that up in nanoseconds, of which an int64 holds 292 years."""
@@ -281,6 +288,13 @@ def _deletion_requested(meta: Raw) -> datetime | None:
     if deadline is None or not 0 <= grace <= LONGEST_GRACE.total_seconds():
         return None
     return deadline - timedelta(seconds=grace)
+
+
+def find_cut_grace(body: Raw) -> int | None:
+    """A pod's own grace period in seconds, where its deletion was asked for with a longer one; else None."""
+    given = (body.get("spec") or {}).get("terminationGracePeriodSeconds")
+    own = DEFAULT_GRACE_SECONDS if given is None else int(given)
+    return own if (body["metadata"].get("deletionGracePeriodSeconds") or 0) > own else None
 
 
 def _disruption(status: Raw) -> tuple[Disruption | None, str]:

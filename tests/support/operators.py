@@ -1,4 +1,4 @@
-"""Operators as the benchmarks start them: processes of their own, looked at from outside by /proc and HTTP."""
+"""Operators as they are shipped: processes of their own, looked at from outside by /proc and HTTP."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
+import urllib.request
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -48,6 +51,11 @@ class OperatorProcess:
             )
 
     @property
+    def url(self) -> str:
+        """Where it serves health and metrics."""
+        return self._url
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         assert self._process is not None
@@ -60,6 +68,14 @@ class OperatorProcess:
             return status == 200
 
         return await self._until("/readyz", ready)
+
+    async def read_metrics(self) -> str:
+        """What it tells Prometheus."""
+        async with (
+            aiohttp.ClientSession(trust_env=False) as session,
+            session.get(f"{self._url}/metrics") as answer,
+        ):
+            return await answer.text()
 
     async def until_passes(self, count: int) -> float:
         """Wait until so many passes have ended; how many seconds after its start that was."""
@@ -95,8 +111,19 @@ class OperatorProcess:
 
     def resident_mib(self) -> float:
         """Its resident set size, in MiB."""
+        return self._memory("VmRSS")
+
+    def peak_mib(self) -> float:
+        """Its largest resident set size since its start, or since `forget_peak`, in MiB (proc(5), VmHWM)."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Begin anew with `peak_mib` at what is resident now (proc(5), /proc/pid/clear_refs)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _memory(self, name: str) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith(name))) / 1024
 
     def errors(self) -> list[str]:
         """The lines of its log that tell of an error: figures of a run that has any are worth little."""
@@ -121,3 +148,38 @@ async def operator(plane: ControlPlane, namespace: str | None = None) -> AsyncIt
             print(line, file=sys.stderr)
     finally:
         await running.end()
+
+
+@dataclass
+class Answers:
+    """How soon an operator has answered while it was asked; a blocked event loop answers nothing."""
+
+    longest: float = 0.0
+    """Seconds."""
+    count: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def asked(url: str, *, seconds: float = LOOK_SECONDS) -> Iterator[Answers]:
+    """Ask `GET /healthz` again and again for the length of the block, from a thread of its own."""
+    answers, over = Answers(), threading.Event()
+
+    def ask() -> None:
+        while not over.wait(seconds):
+            begun = time.monotonic()
+            try:
+                with urllib.request.urlopen(f"{url}/healthz", timeout=START_SECONDS) as answer:
+                    answer.read()
+            except OSError as error:
+                answers.failed.append(repr(error))
+            answers.longest = max(answers.longest, time.monotonic() - begun)
+            answers.count += 1
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join()
