@@ -21,7 +21,7 @@ from greentrain.api import names
 from greentrain.controller.settings import Settings
 from greentrain.kube.cache import Slim, slim
 from greentrain.kube.client import (
-    LIST_PAGE,
+    LIST_BYTES,
     WATCH_SECONDS,
     WATCH_SILENCE_SECONDS,
     Connection,
@@ -104,18 +104,25 @@ class Sessions:
     async def _read_page(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """A page of a list, of as many objects as are not too long; Kopf asks for any number."""
-        if "limit" not in request.url.query:
+        """A list whole, as Kopf asks for it, or where that is too long by pages: Kopf goes on by the token it is given."""
+        if request.method != "GET" or request.url.query.get("watch") == "true":
             return await send(request)
-        pages = self._pages.setdefault(request.url.path, Pages())
+        path = request.url.path
+        pages = self._pages.get(path) if "continue" in request.url.query else None
         while True:
-            request.url = request.url.update_query(limit=str(pages.limit))
+            if pages is not None:
+                request.url = request.url.update_query(limit=str(pages.limit))
             response = await send(request)
-            size = await response.read_page(pages.most_bytes) if isinstance(response, _Response) else 0
-            if size is not None:
-                pages.fit(size)
+            most = LIST_BYTES if pages is None else pages.most_bytes
+            size = await response.read_page(most) if isinstance(response, _Response) else 0
+            if size is None and pages is None:
+                pages = self._pages[path] = Pages()
+            elif size is None and pages is not None:
+                pages.shrink()
+            else:
+                if pages is not None:
+                    pages.fit(size or 0)
                 return response
-            pages.shrink()
 
     async def _pause(
         self, session: aiohttp.ClientSession, context: object, request: aiohttp.TraceRequestStartParams
@@ -302,7 +309,6 @@ def build_kopf_settings(*, inactivity: float = WATCH_SILENCE_SECONDS) -> kopf.Op
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
-    settings.watching.chunk_size = LIST_PAGE
     settings.queueing.idle_timeout = IDLE_SECONDS
     settings.watching.server_timeout = int(WATCH_SECONDS)
     settings.watching.inactivity_timeout = inactivity

@@ -13,7 +13,7 @@ from kubernetes.aio.client import Configuration
 
 from greentrain.controller.registry import Sessions
 from greentrain.controller.settings import Settings
-from greentrain.kube.client import LIST_PAGE, Client, Connection
+from greentrain.kube.client import Client, Connection
 
 DEEP = "[" * 1350 + "]" * 1350
 LINES = [
@@ -46,7 +46,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     """By pages of so many objects as are asked for, large ones amid small ones."""
     jobs = [{"metadata": {"name": f"job-{i}"}, "spec": {}} for i in range(40)]
     jobs[5:5] = [LARGE, LARGE, LARGE]
-    begin, limit = int(request.query.get("continue") or 0), int(request.query["limit"])
+    begin, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or 500)
     request.app[ASKED].append(limit)
     end = begin + limit
     meta = {"resourceVersion": "7", "continue": str(end) if end < len(jobs) else ""}
@@ -115,7 +115,7 @@ async def list_as_kopf_does(connection: Connection) -> list[dict[str, Any]]:
     found, token = [], ""
     try:
         while True:
-            params = {"limit": str(LIST_PAGE), **({"continue": token} if token else {})}
+            params = {"continue": token} if token else {}
             path = "/apis/greentrain.dev/v1alpha1/greentrainingjobs"
             async with session.get(f"{connection.server}{path}", params=params) as response:
                 page = await response.json()
