@@ -45,6 +45,9 @@ SHORT_WATCHES = 4
 
 LONGEST_PAUSE_SECONDS = 10.0
 
+LISTED = (names.PLURAL, names.NODE_POWER_PLURAL, "pods", "services")
+"""What Kopf lists, by the last part of its path."""
+
 SHORT_LINE = 64 * 1024
 """Bytes up to which a line of a watch is passed on as it came; of a longer one the object is made smaller before."""
 
@@ -105,7 +108,7 @@ class Sessions:
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         """A list whole, as Kopf asks for it, or where that is too long by pages: Kopf goes on by the token it is given."""
-        if request.method != "GET" or request.url.query.get("watch") == "true":
+        if request.url.name not in LISTED or request.url.query.get("watch") == "true":
             return await send(request)
         path = request.url.path
         pages = self._pages.get(path) if "continue" in request.url.query else None
@@ -113,8 +116,9 @@ class Sessions:
             if pages is not None:
                 request.url = request.url.update_query(limit=str(pages.limit))
             response = await send(request)
-            most = LIST_BYTES if pages is None else pages.most_bytes
-            size = await response.read_page(most) if isinstance(response, _Response) else 0
+            if not isinstance(response, _Response) or response.status != 200:
+                return response
+            size = await response.read_page(LIST_BYTES if pages is None else pages.most_bytes)
             if size is None and pages is None:
                 pages = self._pages[path] = Pages()
             elif size is None and pages is not None:
