@@ -551,12 +551,17 @@ async def read_at_most(response: aiohttp.ClientResponse, most: int | None) -> by
         return await response.read()
     parts: list[bytes] = []
     size = 0
-    async for chunk in response.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > most:
-            response.close()
-            return None
+    try:
+        async for chunk in response.content.iter_any():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > most:
+                response.close()
+                return None
+    except BaseException:
+        # As `read` does: else the connection of an answer that was cut off stays open until it is found as garbage.
+        response.close()
+        raise
     return b"".join(parts)
 
 
