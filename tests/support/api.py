@@ -8,6 +8,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import ssl
 import tempfile
 import time
@@ -23,6 +24,9 @@ JOBS = "/apis/greentrain.dev/v1alpha1/namespaces/{}/greentrainingjobs"
 ROOT = Path(__file__).parents[2]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 MERGE = "application/merge-patch+json"
+
+POD_ADDRESS = f"127.0.0.{2 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])}"
+"""Where the pods of this process's tests are: the port of `/progress` is always the same, and workers run side by side."""
 
 
 class RefusedError(Exception):
@@ -273,7 +277,7 @@ def container_status(phase: str, state: Json, *, ready: bool = False) -> Json:
     """A pod status whose tensorflow container is in that state."""
     return {
         "phase": phase,
-        "podIP": "127.0.0.1",
+        "podIP": POD_ADDRESS,
         "containerStatuses": [
             {
                 "name": "tensorflow",

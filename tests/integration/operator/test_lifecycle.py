@@ -20,7 +20,7 @@ from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import connect
 from greentrain.kube.readings import NodePowers
 from greentrain.telemetry.metrics import Telemetry
-from tests.support.api import RefusedError, Server, condition
+from tests.support.api import POD_ADDRESS, RefusedError, Server, condition
 from tests.support.manifests import build_job
 
 
@@ -79,7 +79,7 @@ async def counting_program() -> AsyncIterator[None]:
     app.add_routes([web.get("/progress", progress)])
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", PROGRESS_PORT).start()
+    await web.TCPSite(runner, POD_ADDRESS, PROGRESS_PORT).start()
     yield
     await runner.cleanup()
 
