@@ -65,7 +65,7 @@ def test_a_drained_node_stops_the_gang_at_one_step_and_it_goes_on_there_elsewher
         bench.kubectl("uncordon", node)
     job = bench.until_condition(name, "Succeeded", seconds=300)
     first, second = job["status"]["attempts"]
-    assert (first["reason"], first["countedAgainst"]) == ("PodLost", "infrastructureRestartLimit")
+    assert (first["reason"], first["countedAgainst"]) == ("Evicted", "infrastructureRestartLimit")
     # Not a multiple of --checkpoint-every: the step all of them agreed on, saved because of the drain.
     assert second["startStep"] == first["lastStep"] >= 40
     assert (job["status"]["failureCount"], job["status"]["infrastructureFailureCount"]) == (0, 1)
