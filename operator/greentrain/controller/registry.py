@@ -51,9 +51,6 @@ LISTED = (names.PLURAL, names.NODE_POWER_PLURAL, "pods", "services")
 SHORT_LINE = 64 * 1024
 """Bytes up to which a line of a watch is passed on as it came; of a longer one the object is made smaller before."""
 
-IDLE_SECONDS = 0.1
-"""How long Kopf keeps the last event of an object, whole, in case another follows; 5 s by default."""
-
 
 class Sessions:
     """The HTTP sessions of one Kopf: the operator's own connection, and a pause before a watch that always breaks.
@@ -313,7 +310,6 @@ def build_kopf_settings(*, inactivity: float = WATCH_SILENCE_SECONDS) -> kopf.Op
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
-    settings.queueing.idle_timeout = IDLE_SECONDS
     settings.watching.server_timeout = int(WATCH_SECONDS)
     settings.watching.inactivity_timeout = inactivity
     settings.watching.connect_timeout = 10

@@ -31,6 +31,10 @@ CONTENT_REASONS = frozenset({"Invalid", "BadRequest", "RequestEntityTooLarge"})
 """The server's reasons for a refusal of what is in an object (422, 400, 413)."""
 
 
+AT_ONCE = 8
+"""So many pods are posted at once: a small gang does not wait for its first pod's answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of applying a decision's creations and deletions."""
@@ -55,9 +59,10 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
             return Outcome(changed, (obstacle,))
         changed = True
     # Each pod is built when its turn has come, and gone when it is posted. What the server refuses of one for what is in it, it
-    # would refuse of each: a thousand answers of half a megabyte, again and again. So the first one goes ahead.
+    # would refuse of each: a thousand answers of half a megabyte, again and again. So of many the first one goes ahead.
     pods = iter(decision.pods)
-    outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in itertools.islice(pods, 1))
+    ahead = 1 if len(decision.pods) > AT_ONCE else None
+    outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in itertools.islice(pods, ahead))
     if not any(isinstance(o, Obstacle) and o.reason in CONTENT_REASONS for o in outcomes):
         outcomes += await run_all(_create_pod(client, cache, job, pod) for pod in pods)
     obstacles = tuple(o for o in outcomes if isinstance(o, Obstacle))
