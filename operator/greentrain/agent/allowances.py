@@ -1,6 +1,6 @@
 """Keeps the pods of one node inside their allowances while the operator is silent: lowest limit at once, then eviction.
 
-What `node.standings` decides is carried out here in an order that can be told afterwards: the limit (`agent.caps`), a
+What `node.standings` decides is carried out here in an order that can be reconstructed afterwards: the limit (`agent.caps`), a
 report that says why, the eviction, a report that says that too. What was read and what was done stands on the node's
 disk, so that an agent that begins anew while the API server is away goes on by it.
 """
@@ -68,7 +68,7 @@ class BudgetView(Protocol):
 
     @property
     def allowances(self) -> Mapping[str, Allowance] | None:
-        """The allowances that are given, by the pod's UID; None as long as nobody has told."""
+        """The allowances that are given, by the pod's UID; None as long as none were read."""
         ...
 
     @property
@@ -213,7 +213,7 @@ class Allowances:
         sight = Sight(
             now=self._clock.elapsed(),
             counted=sum_up(account),
-            told=view.allowances,
+            given=view.allowances,
             pods=view.pods,
             pods_known=view.pods_known,
             operator=self._hear(),

@@ -31,7 +31,7 @@ _REPLAY = """\
 Decide a pass again, by a snapshot that an operator of the same version kept (--snapshots), and print the decision as JSON.
 
 Nothing is asked of a cluster and nothing is changed: the same file always gives the same decision.
-docs/operations.md tells how to keep snapshots."""
+docs/operations.md describes how to keep snapshots."""
 
 _EXIT_CODES = """\
 exit codes:
@@ -142,7 +142,7 @@ def replay_file(file: str, streams: Streams) -> int:
     try:
         text = replay(content)
     except ValueError as error:
-        raise CommandError(f"{file} {error}") from None
+        raise CommandError(f"{file}: {error}") from None
     streams.stdout.write(text)
     streams.stdout.flush()
     return CONVERTED

@@ -12,7 +12,7 @@ from greentrain.core.status.events import changed_conditions
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LogLine:
     """What a status says that the one before did not: one log line."""
 
     decision: str
@@ -44,16 +44,16 @@ _WORTH_WAITING_FOR = frozenset(
         Reason.BACKING_OFF,
     }
 )
-"""Pods that merely start or have ended are told by other conditions."""
+"""Pods that merely start or have ended are reported by other conditions."""
 
 
-def told_by(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Iterator[Told]:
+def find_log_lines(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Iterator[LogLine]:
     """The decisions a new status shows, from the conditions that changed."""
     for condition in changed_conditions(old, new):
         decision = _decision(condition)
         if decision is not None:
             level = logging.WARNING if decision in _BAD else logging.INFO
-            yield Told(decision, condition.reason, condition.message, level)
+            yield LogLine(decision, condition.reason, condition.message, level)
 
 
 def _decision(condition: Condition) -> str | None:

@@ -25,9 +25,9 @@ from greentrain.api.conditions import MESSAGE_MAX, Reason, Type, find_condition,
 from greentrain.api.lease import UNATTENDED_SECONDS
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
-from greentrain.controller.logs import told_by
+from greentrain.controller.logs import find_log_lines
 from greentrain.controller.settings import Settings
-from greentrain.controller.snapshots import keep_snapshot
+from greentrain.controller.snapshots import forget_snapshot, keep_snapshot
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.lifecycle.decide import Decision, decide, run_policy_in_force, stop_all
@@ -372,6 +372,8 @@ class Passes:
             for gauge in (self._telemetry.reconcile_failing, self._telemetry.status_refused):
                 _mark(gauge, key, on=False)
             self._queue.forget(key)
+            if self._settings.snapshots is not None:
+                forget_snapshot(self._settings.snapshots, *key)
             return
         memory = self._memory.setdefault(key, _Memory())
         self._find_secrets(key, seen.job, memory)
@@ -390,7 +392,7 @@ class Passes:
         seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
         seen = replace(seen, privileged=privileged)
         source = self._carbon()
-        decision = self._decide(seen, source, memory)
+        decision = self._decide(key, seen, source, memory)
         if memory.sampled is not None and memory.sampled_joules is None:
             # Steps and joules of one moment belong together, also where they are stored by a later pass.
             energy = decision.status.energy
@@ -422,14 +424,14 @@ class Passes:
             after = _with_unstored(after, memory)
             after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
             after = replace(after, privileged=privileged)
-            seen, decision = after, self._decide(after, source, memory)
+            seen, decision = after, self._decide(key, after, source, memory)
             if decision.record_first:
                 self._queue.add(key)
                 return
         await self._record_rest(key, seen, decision, memory)
         self._look_again(key, decision, outcome)
 
-    def _decide(self, seen: Snapshot, source: CarbonSource | None, memory: _Memory) -> Decision:
+    def _decide(self, key: Key, seen: Snapshot, source: CarbonSource | None, memory: _Memory) -> Decision:
         """What to do; `source` is the same for all decisions of one pass."""
         now = self._clock()
         seen = with_intensities(seen, source, now=now)
@@ -437,11 +439,7 @@ class Passes:
             try:
                 keep_snapshot(self._settings.snapshots, seen, now=now)
             except OSError as error:
-                self._log(
-                    logging.WARNING,
-                    Key(seen.job.namespace, seen.job.name),
-                    f"its snapshot was not kept: {error}",
-                )
+                self._log(logging.WARNING, key, f"its snapshot was not kept: {error}")
         decision = decide(seen, now=now)
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 
@@ -537,13 +535,12 @@ class Passes:
         self._telemetry.status_writes.inc()
         self._stored(key, status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
-        for told in told_by(before, status):
-            self._log(told.level, key, told.message, **attempt, decision=told.decision, reason=told.reason)
+        for line in find_log_lines(before, status):
+            self._log(line.level, key, line.message, **attempt, decision=line.decision, reason=line.reason)
         latest = [s.attempts[-1] for s in (seen.job.status, status) if s.attempts]
         if not seen.pods and any(a.end_time is not None for a in latest):
-            self._cache.forget_last_words(
-                key
-            )  # that attempt is written down, and the next one has no pod yet
+            # That attempt is written down, and the next one has no pod yet.
+            self._cache.forget_last_words(key)
         now = self._clock()
         memory.untold += [
             _Untold(job, event, now + timedelta(microseconds=i))

@@ -1,4 +1,4 @@
-"""Keeps what each job's last pass saw, for whoever must find out why it decided as it did."""
+"""Keeps what each job's last pass saw, so that its decision can be explained and repeated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keep_snapshot(directory: Path, seen: Snapshot, *, now: datetime) -> None:
     Raises:
         OSError: it could not be written.
     """
-    path = directory / f"{seen.job.namespace}.{seen.job.name}.json"
+    path = _find_path(directory, seen.job.namespace, seen.job.name)
     partial = path.with_suffix(".partial")
     with contextlib.suppress(FileNotFoundError):
         partial.unlink()
@@ -27,3 +27,13 @@ def keep_snapshot(directory: Path, seen: Snapshot, *, now: datetime) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(dump_snapshot(seen, now=now))
     partial.replace(path)
+
+
+def forget_snapshot(directory: Path, namespace: str, name: str) -> None:
+    """Remove what was kept of a job that is gone: the directory holds no more than there are jobs."""
+    with contextlib.suppress(OSError):
+        _find_path(directory, namespace, name).unlink()
+
+
+def _find_path(directory: Path, namespace: str, name: str) -> Path:
+    return directory / f"{namespace}.{name}.json"

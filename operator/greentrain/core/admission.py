@@ -112,7 +112,7 @@ def decide_admission(
 def read_run_policy(raw: object, before: RunPolicy) -> RunPolicy:
     """`spec.runPolicy` by itself, whatever else is wrong with the spec; `before` is the one that was admitted last.
 
-    Whoever asks for a stop must get it, also beside a mistake. So each field is read alone: one that is not valid counts as
+    A stop that is asked for must come, also beside a mistake. So each field is read alone: one that is not valid counts as
     it was admitted last, an unknown one is left out, null is unset.
     """
     if raw is None:
@@ -233,7 +233,7 @@ def check_name(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 
 
 def check_roles(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """One chief at most, and somebody to do the work."""
+    """One chief at most, and a rank that does the work."""
     del job
     roles = spec.tf_replica_specs
     if not any(t.synchronous for t, _ in roles.roles()):

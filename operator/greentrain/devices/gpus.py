@@ -1,4 +1,4 @@
-"""The port to a node's GPUs, whoever makes them: what the agent asks of a vendor's library."""
+"""The port to a node's GPUs, of whatever vendor: what the agent asks of the vendor's library."""
 
 from __future__ import annotations
 

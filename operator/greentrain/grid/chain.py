@@ -1,7 +1,7 @@
 """Several sources as one: the first that has a value of the asked basis for the asked moment answers.
 
 So a grid operator's file can stand before the table that ships, and an hour that is missing in the file is accounted with
-the year's average instead of not at all; each source's share of the energy is told, so that this can be seen.
+the year's average instead of not at all; each source's share of the energy is reported, so that this can be seen.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Watch events and answers to our own requests race each other, so a body replaces another only if its
 resourceVersion is higher, and a deleted UID stays deleted. Objects that vanished while no watch was open
-(Kopf does not tell) are found by `resync` against a fresh list.
+(Kopf does not report them) are found by `resync` against a fresh list.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Key(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """A change a fresh list shows and no watch has told of yet."""
+    """A change a fresh list shows and no watch has brought yet."""
 
     key: Key
     """The job it concerns."""

@@ -33,7 +33,7 @@ class Allowance:
 
 
 NOTHING = Allowance(0)
-"""The allowance of a pod that is known to have a budget and of which the operator has told none."""
+"""The allowance of a pod that is known to have a budget and for which the operator has given none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +85,12 @@ def is_silent(heard: float | None, *, begun: float, now: float) -> bool:
     return find_silence(heard, begun=begun, now=now) >= patience
 
 
-def find_allowance(told: Allowance | None, used: Used, *, budgeted: bool) -> Allowance | None:
-    """The allowance that holds: the one that was told, none for a pod that has a budget all the same; else no bound.
+def find_allowance(given: Allowance | None, used: Used, *, budgeted: bool) -> Allowance | None:
+    """The allowance that holds: the one that was given, none for a pod that has a budget all the same; else no bound.
 
     The operator gives none to a pod without a GPU where GPUs alone count, so one that has used no GPU's energy is left.
     """
-    return NOTHING if told is None and budgeted and used.gpu > 0 else told
+    return NOTHING if given is None and budgeted and used.gpu > 0 else given
 
 
 def is_spent(used: Used, allowance: Allowance | None) -> bool:
@@ -116,7 +116,7 @@ def decide_action(
 ) -> Verdict:
     """What to do about a pod that has used so much of the allowance that holds, where `before` was done already.
 
-    `silence` is for how long nobody has said that the allowance still holds, in seconds.
+    `silence` is for how long it was not confirmed that the allowance still holds, in seconds.
 
     While the operator is heard nothing new is done: it knows of the spent allowance and decides. What was done stays, for
     it may only mean that the operator has just come back; it lifts it by a higher allowance. One that was worth nothing

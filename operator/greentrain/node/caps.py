@@ -1,8 +1,8 @@
 """What is to be done about one card's power limit, so that a cap is kept and never outlives its pod.
 
 A card has a limit that was there before us, its *prior*, which an administrator may have chosen; while a pod that asks
-for a cap holds the card, the limit is the lower of the two. Whatever ends the cap, the prior comes back, unless somebody
-else has changed the limit meanwhile: then theirs stays. What was changed stands in a journal on the node's disk before
+for a cap holds the card, the limit is the lower of the two. Whatever ends the cap, the prior comes back, unless another
+program has changed the limit meanwhile: then theirs stays. What was changed stands in a journal on the node's disk before
 the card is touched, so that an agent that was killed at any point knows afterwards what it may undo.
 
 Decided from what is read, never from what was meant to be done: deciding again after each step is how a step is seen to
@@ -22,7 +22,7 @@ SAME_MILLIWATTS = 1000
 
 CONTEST_SECONDS = 300.0
 CONTEST_CHANGES = 3
-"""So many changes by somebody else in so short a time are a quarrel: the agent stops writing."""
+"""So many changes by another program in so short a time are a conflict: the agent stops writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class Entry:
     pending: int | None = None
     """What we are about to set."""
     changes: tuple[float, ...] = ()
-    """When somebody else changed the limit lately, on the clock that only goes on."""
+    """When another program changed the limit lately, on the clock that only goes on."""
     contested: str = ""
-    """The ask that was given up because somebody else kept changing the limit."""
+    """The ask that was given up because another program kept changing the limit."""
 
     @property
     def changed(self) -> bool:
@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def standing(self) -> int:
-        """The limit the card has where nobody else has touched it and nothing is pending."""
+        """The limit the card has where no other program has touched it and nothing is pending."""
         return self.prior if self.written is None else self.written
 
 
@@ -95,7 +95,7 @@ class Hindrance:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that happened to a card and is told once."""
+    """Something that happened to a card and is reported once."""
 
     kind: Literal["Foreign", "Contested", "Restored", "Left"]
     milliwatts: int
@@ -181,7 +181,7 @@ def _release(entry: Entry | None, current: int) -> Verdict:
         return Verdict((Keep(None),), note=note)
     if entry.contested or not (_same(entry.standing, current) or _same(entry.pending, current)):
         return Verdict((Keep(None),), note=Note("Left", current))
-    # In the journal before it is done, lest an agent killed in between takes it for somebody else's change.
+    # In the journal before it is done, lest an agent killed in between takes it for another program's change.
     giving = replace(entry, written=current, pending=entry.prior)
     keep = (Keep(giving),) if giving != entry else ()
     return Verdict((*keep, SetLimit(entry.prior)))
@@ -204,7 +204,7 @@ def _cap(
     if entry is not None and entry.contested == ask.key:
         return Verdict(asked=asked, reason="Contested", message=_quarrel(current))
     if entry is not None and entry.contested:
-        entry = None  # somebody asks anew
+        entry = None  # it is asked for anew
     elif entry is not None:
         entry, note = _look(entry, current, ask, now)
         if entry.contested:
@@ -221,7 +221,7 @@ def _cap(
 
 
 def _look(entry: Entry, current: int, ask: Ask, now: float) -> tuple[Entry, Note | None]:
-    """The entry after what is read of the card: a step that has worked, or somebody else's change."""
+    """The entry after what is read of the card: a step that has worked, or another program's change."""
     if _same(entry.pending, current):
         # Read back, the driver's rounding included.
         return replace(entry, written=current, pending=None), None

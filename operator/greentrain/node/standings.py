@@ -113,7 +113,7 @@ class Sight:
     now: float
     counted: Mapping[str, Counted]
     """By the pod's UID."""
-    told: Mapping[str, Allowance] | None
+    given: Mapping[str, Allowance] | None
     """The allowances that are given, by the pod's UID; None as long as none were read."""
     pods: Mapping[str, KnownPod]
     """The node's pods, by UID."""
@@ -257,18 +257,18 @@ class Standings:
 
     def _take_up(self, sight: Sight) -> dict[str, Standing]:
         """What is known of every pod that has an allowance or a budget, with what the API server has shown since."""
-        told, pods = sight.told, sight.pods
+        given, pods = sight.given, sight.pods
         found = dict(self.pods)
-        for uid in (told or {}).keys() | pods.keys() | self.pods.keys():
+        for uid in (given or {}).keys() | pods.keys() | self.pods.keys():
             before, pod = self.pods.get(uid), pods.get(uid)
-            if told is not None:
-                allowance = told.get(uid)
+            if given is not None:
+                allowance = given.get(uid)
             else:
                 allowance = before.allowance if before is not None else None
             budgeted = pod.budgeted if pod is not None else before is not None and before.budgeted
             if before is None and allowance is None and not budgeted:
                 continue
-            known = told is not None and sight.pods_known
+            known = given is not None and sight.pods_known
             if known and allowance is None and pod is None and uid not in sight.counted:
                 found.pop(uid, None)
                 self._watched.pop(uid, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from dataclasses import replace
@@ -10,12 +11,25 @@ from pathlib import Path
 from greentrain.cli.main import Streams, main
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
-from tests.support.api import Server
+from tests.support.api import JOBS, Server
 from tests.support.manifests import build_job
 
 
 def look(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+async def test_what_was_kept_goes_with_its_job(
+    server: Server, namespace: str, settings: Settings, tmp_path: Path
+) -> None:
+    async with running(replace(settings, snapshots=tmp_path)):
+        await server.create_job(namespace, build_job("digits"))
+        await server.until_pods(namespace, {f"digits-worker-{i}-1" for i in range(2)})
+        assert look(tmp_path)
+        await server.call("DELETE", f"{JOBS.format(namespace)}/digits")
+        await server.until(
+            lambda: asyncio.to_thread(look, tmp_path), lambda left: not left, what="its file is gone"
+        )
 
 
 async def test_a_kept_pass_is_decided_again(

@@ -40,7 +40,7 @@ def test_pods_of_no_attempt_are_deleted() -> None:
 @pytest.mark.parametrize(
     ("content", "file", "words"),
     [
-        (b"{}", "-", "- is no snapshot of this version: now: Field required"),
+        (b"{}", "-", "-: is no snapshot of this version: now: Field required"),
         (b"", "/none.json", "/none.json: no such file or directory; name a file that can be read"),
     ],
 )

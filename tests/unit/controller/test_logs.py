@@ -12,7 +12,7 @@ import pytest
 
 from greentrain.api.conditions import Reason, Type, set_condition
 from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
-from greentrain.controller.logs import Told, told_by
+from greentrain.controller.logs import LogLine, find_log_lines
 from greentrain.telemetry.logs import choose_format, configure_logs
 
 
@@ -115,8 +115,8 @@ def with_condition(
 def test_a_new_condition_is_told_as_a_decision(
     type_: Type, status: Any, reason: Reason, decision: str, level: int
 ) -> None:
-    told = list(told_by(GreenTrainingJobStatus(), with_condition(type_, status, reason)))
-    assert told == [Told(decision, reason.value, "words", level)]
+    told = list(find_log_lines(GreenTrainingJobStatus(), with_condition(type_, status, reason)))
+    assert told == [LogLine(decision, reason.value, "words", level)]
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_a_new_condition_is_told_as_a_decision(
     ],
 )
 def test_what_only_accompanies_a_decision_is_not_told(type_: Type, status: Any, reason: Reason) -> None:
-    assert list(told_by(GreenTrainingJobStatus(), with_condition(type_, status, reason))) == []
+    assert list(find_log_lines(GreenTrainingJobStatus(), with_condition(type_, status, reason))) == []
 
 
 def test_other_words_alone_are_told_only_where_they_are_another_event() -> None:
     def told(type_: Type, status: Any, reason: Reason) -> int:
         old, new = with_condition(type_, status, reason, "one"), with_condition(type_, status, reason, "two")
-        return len(list(told_by(old, new)))
+        return len(list(find_log_lines(old, new)))
 
     assert told(Type.RESTARTING, "True", Reason.KILLED) == 1
     assert told(Type.PODS_READY, "False", Reason.UNSCHEDULABLE) == 0

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from operator import setitem
 from typing import Any
 
 from hypothesis import Phase, given, settings
@@ -284,7 +286,7 @@ def walk(node: Any, places: list[Callable[[str], None]]) -> None:
         if isinstance(value, dict | list):
             walk(value, places)
         elif isinstance(value, str) and value[4:5] == "-" and value.endswith("Z"):
-            places.append(lambda text, node=node, key=key: node.__setitem__(key, text))  # type: ignore[misc]
+            places.append(partial(setitem, node, key))
 
 
 def with_gpus(spec: Json) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -34,19 +35,19 @@ class Shown:
     terminal: bool = False
 
 
-def sight(now: float, joules: int, allowance: int | None = 100, **facts: object) -> Sight:
+def sight(now: float, joules: int, allowance: int | None = 100, **facts: Any) -> Sight:
     """One pod that has used so much, of an operator that was heard just now."""
-    told = None if allowance is None else {"pod": Allowance(allowance)}
+    given = None if allowance is None else {"pod": Allowance(allowance)}
     seen = Sight(
         now,
         {"pod": Counted("team", "digits-worker-0-1", Used(gpu=joules * JOULE))},
-        told,
+        given,
         {"pod": Shown()},
         pods_known=True,
         operator=Heard(begun=0.0, last=now),
         report_seconds=30.0,
     )
-    return replace(seen, **facts)  # type: ignore[arg-type]
+    return replace(seen, **facts)
 
 
 def silent(now: float) -> Heard:
@@ -163,9 +164,9 @@ def test_what_is_reported_is_what_the_disk_holds() -> None:
 def test_a_pod_that_nobody_knows_any_more_is_forgotten() -> None:
     standings = Standings()
     standings.look(sight(1, 10))
-    standings.look(sight(2, 0, counted={}, pods={}, told={}, pods_known=False))
+    standings.look(sight(2, 0, counted={}, pods={}, given={}, pods_known=False))
     assert "pod" in standings.pods
-    standings.look(sight(3, 0, counted={}, pods={}, told={}))
+    standings.look(sight(3, 0, counted={}, pods={}, given={}))
     assert standings.pods == {}
 
 

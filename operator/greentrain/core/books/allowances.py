@@ -38,7 +38,7 @@ class Holder:
     weight: int
     """Its part of what remains: the GPUs it asks for."""
     echo: int | None = None
-    """The allowance its agent goes by, as it told last."""
+    """The allowance its agent goes by, as it reported last."""
 
 
 def holders_of(
@@ -59,7 +59,7 @@ def divide(
     """What each pod may use, so that together they cannot exceed `room`, whatever their agents have read of it.
 
     `room` is what the holders may use in all, what they have used already included. An allowance is taken away at once and
-    given only when those who lost theirs have told that they know: what their agents may still hold counts until then.
+    given only when those who lost theirs have reported that they know: what their agents may still hold counts until then.
     Where room shrinks with time, those that were given stay as long as they exceed it by no more than `slack`.
     """
     echoes = {h.uid: h.echo for h in holders}
@@ -101,7 +101,7 @@ def _is_fair(
 
 
 def _lowered(known: PodAllowance | None, uid: str, fair: int) -> PodAllowance:
-    """A pod's allowance, less at once where it has more than its part; granted until its agent has told so."""
+    """A pod's allowance, less at once where it has more than its part; granted until its agent has reported it."""
     if known is None:
         return PodAllowance(uid=uid, joules=0)
     if known.joules <= fair:
@@ -146,7 +146,7 @@ def allow(
     if spec.emissions.is_enforced and books.emissions is not None and highest:
         gpus = sum(p.gpus for p in seen.pods if p.uid in living)
         embodied = partial(embodied_of, books.emissions, seen.intensities, seen.fleet.models)
-        # What nodes have told is so old at most, and as much later it is looked at again.
+        # What nodes have reported is so old at most, and as much later it is looked at again.
         late = overdue_seconds(seen.fleet.report_seconds)
         seconds = _hold_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
         # Twice as long as they hold, so that they need not be lowered with every second of GPU time.
@@ -171,7 +171,7 @@ def _hold_seconds(
     """For how long allowances of a budget of emissions hold without the operator; `keep`: micrograms kept free for a time.
 
     No longer than the grid is looked at ahead, and not so long that much of what is left must be kept free for the embodied
-    share of that time. Never less than agents were told before: they may not have read that it is less.
+    share of that time. Never less than agents were given before: they may not have read that it is less.
     """
     left = _micrograms_left(emissions)
     found = max(s for s in HOLD_SECONDS if s == HOLD_SECONDS[0] or keep(s) * KEPT_PART <= left)

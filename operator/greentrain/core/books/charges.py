@@ -2,7 +2,7 @@
 
 A charge is kept for every pod with GPUs from its start until its last word is in, and is nothing as long as its node reports
 in time. It grows from the moment a report is overdue; once the pod has ended it is for all the time since its last reading,
-because nobody will report in between. The next reading settles it. Where the last word is lost it stays for good.
+because no report will come in between. The next reading settles it. Where the last word is lost it stays for good.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_REPORT_SECONDS = 30
 """How often agents report where they have not said so."""
 
 SURE_AFTER = timedelta(seconds=60)
-"""A node that reports so long after a pod's end without a word of it never knew it: an agent tells of an end within seconds."""
+"""A node that reports so long after a pod's end without a word of it never knew it: an agent reports an end within seconds."""
 
 SKEW = timedelta(seconds=5)
 """By how much a node's clock may be behind the operator's; clusters keep theirs closer."""
@@ -181,7 +181,7 @@ def _overdue(since: datetime, report: NodeReport | None) -> datetime:
 
 
 def _read_time(uid: str, report: NodeReport | None, *, seen: bool) -> datetime | None:
-    """When a pod was read last, by the operator's clock; None where its node does not tell of it.
+    """When a pod was read last, by the operator's clock; None where its node does not report it.
 
     `seen` takes the time at which the report was made where that is known, else it is when it came.
     """

@@ -1,8 +1,8 @@
-"""A job's emissions from what its nodes told: energy × PUE × intensity at that time, and the share of making its GPUs.
+"""A job's emissions from what its nodes reported: energy × PUE × intensity at that time, and the share of making its GPUs.
 
-Nodes tell energy by quarter of an hour, for four days, so an operator that was away for hours loses nothing. A quarter is
+Nodes report energy by quarter of an hour, for four days, so an operator that was away for hours loses nothing. A quarter is
 priced once it is over and nothing can be added to it, and stays as it was priced then, whatever a source says later; what
-is not over yet is priced anew at each look. Energy for which there is no intensity of the job's basis is told as such.
+is not over yet is priced anew at each look. Energy for which there is no intensity of the job's basis is reported as such.
 
 The highest intensity seen stands in for values that are missing where a budget is weighed: nowhere else.
 """
@@ -45,7 +45,7 @@ from greentrain.units import (
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
-"""How long a quarter of an hour waits for a source that has no value for it yet; nodes tell it for four days."""
+"""How long a quarter of an hour waits for a source that has no value for it yet; nodes report it for four days."""
 
 NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
@@ -235,7 +235,7 @@ def embodied_of(
 def _fix_gone(
     fixed: _Fixed, stored: EnergyStatus | None, energy: EnergyStatus | None, scope: Scope, carbon: Intensities
 ) -> None:
-    """What is known of pods that the fold has just taken off the list: nobody will tell when the rest was used."""
+    """What is known of pods that the fold has just taken off the list: no report will say when the rest was used."""
     there = {p.key for p in energy.pods} if energy is not None else set()
     for pod in stored.pods if stored is not None else ():
         if pod.key in there:

@@ -28,7 +28,7 @@ from greentrain.core.seen.times import parse_time
 
 
 def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
-    """Power that these pods draw together, in milliwatts, as their nodes told last; None where none told."""
+    """Power that these pods draw together, in milliwatts, as their nodes reported last; None where none did."""
     uids = {p.uid for p in pods if not p.ended}
     told = [e.draw_milliwatts for r in reports for e in r.pods if e.uid in uids and not e.closed]
     known = [draw for draw in told if draw is not None]
@@ -97,7 +97,7 @@ def _weigh(
 def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
     """Nodes whose silence stopped the job and that are silent still."""
     before = energy.budget
-    # A running attempt waits for nobody: what of it is unread is known by itself.
+    # A running attempt waits for no node: what of it is unread is known by itself.
     waits = account.stage is not Stage.RUNNING or account.stopping
     if before is None or not waits or not _may_come(account.seen, now=account.now):
         return ()

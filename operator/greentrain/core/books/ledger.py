@@ -75,10 +75,10 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
 
 
 def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEnergyStatus:
-    """The further of what is known and what is told; joules grow with time, so it is the later one.
+    """The further of what is known and what is reported; joules grow with time, so it is the later one.
 
-    An end that is told with fewer joules is an end all the same: a card's counter and the agent's journal may have been
-    lost together, and what was told before them holds.
+    An end that is reported with fewer joules is an end all the same: a card's counter and the agent's journal may have been
+    lost together, and what was reported before them holds.
     """
     if known is not None and known.joules >= entry.joules:
         # Doubt and missing time can grow alone, as while a card cannot be read.
@@ -102,7 +102,7 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
         estimated_joules=entry.estimated_joules,
         error_joules=entry.error_joules,
         missing_seconds=entry.missing_seconds,
-        # What was priced stays so, whatever is told later.
+        # What was priced stays so, whatever is reported later.
         priced_joules=0 if known is None else known.priced_joules,
         priced_until=None if known is None else known.priced_until,
         gpu_time=() if known is None else known.gpu_time,
@@ -191,7 +191,7 @@ def decide_settled(
 
     `energy_of` gives the stored energy of the job an entry is of, and raises LookupError where it is of none, or of one
     that is no more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays. Of an
-    `abandoned` node no end will be told any more: what a job's status calls a last word is one.
+    `abandoned` node no end will be reported any more: what a job's status calls a last word is one.
     """
 
     def may_go(entry: PodEnergy) -> bool:

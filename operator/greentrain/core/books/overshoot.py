@@ -34,7 +34,7 @@ def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
 
 
 def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
-    """From the moment a budget is spent until the last pod has ended, whoever fails meanwhile.
+    """From the moment a budget is spent until the last pod has ended, whatever fails meanwhile.
 
     An agent that is away is not missed before its report is overdue; and an operator that dies just when it returns has to
     be silent for a while before the agent acts in its place. Before it dies its pass over the job may have hung for so long
@@ -46,7 +46,7 @@ def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
 def announce(
     attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: int
 ) -> AttemptStatus:
-    """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has told its limits."""
+    """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has reported its limits."""
     worst = worst_seconds(fleet.report_seconds, grace_seconds)
     limit = fleet.limit_milliwatts
     return attempt.model_copy(

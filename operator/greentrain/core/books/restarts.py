@@ -8,7 +8,7 @@ from greentrain.api.v1alpha1 import AttemptStatus, ProgressStatus
 def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> int | None:
     """Joules that the next attempt uses again for steps the last one had done and no confirmed checkpoint holds.
 
-    In proportion to steps; all of the last attempt's where it told none. None where there is nothing to tell.
+    In proportion to steps; all of the last attempt's where it reported none. None where nothing is used again.
     """
     if last is None or not last.energy_joules:
         return None

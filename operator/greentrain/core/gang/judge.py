@@ -28,7 +28,7 @@ SETTLE_SILENT = timedelta(seconds=75)
 to 55 seconds (a grace period of 50, looked at every 5), and the others' exits may have come first."""
 
 LAST_RANKS = timedelta(seconds=2)
-"""How long success waits for the other ranks' exits, which usually follow within a second: told once, told whole."""
+"""How long success waits for the other ranks' exits, which usually follow within a second: one status then holds them all."""
 
 STOP_ROOM = timedelta(seconds=1)
 """By how much a program must have ended before a stop was asked for to have ended by itself: Kubernetes reports both in whole
@@ -198,7 +198,7 @@ def failed(pod: Pod) -> bool:
 
 
 def _lost(pod: Pod) -> bool:
-    """Whether a pod that has not ended was given up with its node: its deletion is asked for and nobody carries it out."""
+    """Whether a pod that has not ended was given up with its node: its deletion is asked for and not carried out."""
     return not pod.ended and pod.terminating and (pod.unreachable or pod.disruption is Disruption.NODE_LOST)
 
 
@@ -231,7 +231,7 @@ def cause_of(pod: Pod) -> Cause:
         return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text, code)
     if pod.state is PodState.FAILED or code is None:
         if pod.terminating and pod.exit_reason == NO_REASON:
-            # Its kubelet has cleared the container away before it told of its end.
+            # Its kubelet has cleared the container away before it reported its end.
             text = f"{rank}: its pod was deleted{where}"
             return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text)
         text = f"{rank} failed without an exit code, {pod.exit_reason}{where}{said}"
@@ -259,7 +259,7 @@ def _at(pod: Pod) -> str:
 
 
 def _last_line_first(tail: str) -> str:
-    """A program's last lines as a message: what kubectl shows of it is one line, and a traceback's last one tells most."""
+    """A program's last lines as a message: what kubectl shows of it is one line, and a traceback's last one says most."""
     *before, last = [line for line in tail.splitlines() if line.strip()] or [""]
     return "\n".join([last.strip(), "its last lines:", *before, last]) if before else last
 
@@ -284,7 +284,7 @@ def _gone(rank: Rank, last: Pod | None, *, started: bool) -> Cause | None:
     if not started:
         return None
     if last is not None and (last.disruption is not None or last.unreachable):
-        return cause_of(last)  # removed before its kubelet told of its end
+        return cause_of(last)  # removed before its kubelet reported its end
     return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, f"{rank}: its pod was deleted while it ran")
 
 
@@ -323,7 +323,7 @@ def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
             return (3, moment, cause.rank)
         if cause.kind is CauseKind.INFRASTRUCTURE and cause.reason in _NEVER_STARTED:
             return (2, moment, cause.rank)
-        # An agreed stop follows the pod that was asked; asked is whoever is gone or on its way.
+        # An agreed stop follows the pod that was asked; asked are pods that are gone or on their way.
         follows_a_stop = cause.reason is Reason.STOPPED and disturbed
         cleared_away = cause.reason is Reason.POD_LOST and program_failed
         return (int(follows_a_stop or cleared_away), moment, cause.rank)

@@ -1,8 +1,8 @@
-"""One pass over one job: from a snapshot to what must be created, deleted, recorded and told.
+"""One pass over one job: from a snapshot to what must be created, deleted, recorded and reported.
 
 Level-triggered: every conclusion is drawn from the snapshot, and deciding twice changes nothing. What the
 world cannot show, that a pod which is gone had been there, or what became of it, is recorded in the attempt
-(`runningTime`, `finishedRanks`, `replaced`) before anything rests on it. `docs/lifecycle.md` tells the story in words.
+(`runningTime`, `finishedRanks`, `replaced`) before anything rests on it. `docs/lifecycle.md` describes it in words.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ LONGEST_BACKOFF = timedelta(minutes=5)
 """Delay before the second and later restarts, doubling as batch/v1 Job's does; the first one is at once."""
 
 LOOK_FOR_NODES = timedelta(seconds=10)
-"""How often a job that waits for nodes to report looks whether they do; nothing else tells it."""
+"""How often a job that waits for nodes to report looks whether they do; no event brings it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _stop_reason(seen: Snapshot, attempt: AttemptStatus, books: Books) -> Reason
 def acted_by_agent(seen: Snapshot, attempt: AttemptStatus) -> str | None:
     """The name of a pod that its node's agent stopped because its allowance was spent while the operator was silent.
 
-    An eviction is told after it was done, so a pod that is ending and was only throttled when its agent told last counts.
+    An eviction is reported after it was done, so a pod that is ending and was throttled in its agent's last report counts.
     """
     going_on = {p.uid for p in seen.pods if not p.ended and not p.terminating}
     for report in seen.reports:
@@ -537,7 +537,7 @@ def _why_stopped(seen: Snapshot, attempt: AttemptStatus, reason: Reason, books: 
 
 
 def stop_all(seen: Snapshot) -> tuple[Deletion, ...]:
-    """What stops every pod within its own grace period, also where somebody has asked for its deletion with a longer one."""
+    """What stops every pod within its own grace period, also where its deletion was asked for with a longer one."""
     return tuple(
         Deletion(p.name, p.uid, p.cut_grace)
         for p in seen.pods
@@ -689,7 +689,7 @@ def _look_apart(
     wanted = dict(spec.tf_replica_specs.roles())
     for rank in manifests.ranks(attempt.replicas):
         if rank.type.synchronous or rank.type not in wanted:
-            continue  # of the gang, or of a role that was edited away: its failure is nobody's any more
+            continue  # of the gang, or of a role that was edited away: its failure concerns no role any more
         pod = pods.get(rank)
         if pod is None:
             last_seen = gone.get(rank)

@@ -36,7 +36,7 @@ _SEVERITY: Mapping[Reason, int] = {
     Reason.NO_AGENT: 4,
     Reason.READINGS_STOPPED: 5,
 }
-"""Which finding of several is told: the worst; everything that is not here is worse than these."""
+"""Which finding of several is reported: the worst; everything that is not here is worse than these."""
 
 
 _IN_FORCE = frozenset({Reason.CAPPED, Reason.PRIOR_LOWER, Reason.CLAMPED})

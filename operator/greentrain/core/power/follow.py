@@ -1,7 +1,7 @@
-"""Follows a job's steps and energy, tells what it will have used at its end, and chooses its cap where that is ours to choose.
+"""Follows a job's steps and energy, projects what it will have used at its end, and chooses its cap where its policy asks for that.
 
 `core.power.projection` measures and decides; here its numbers come from what a pass knows, and go into the job's status. A sample
-is one pass in which the program was asked how far it is, with the energy its nodes have told by then. The program's word
+is one pass in which the program was asked how far it is, with the energy its nodes have reported by then. The program's word
 decides about a cap and about nothing else: a budget is held by counters alone.
 """
 
@@ -210,7 +210,7 @@ def _emissions_at_end(
 def _embodied_to_come(
     milliseconds: int | None, emissions: EmissionsStatus | None, attempt: AttemptStatus, seen: Snapshot
 ) -> int:
-    """Micrograms of embodied share for the time that is left; 0 where nobody knows how long that is."""
+    """Micrograms of embodied share for the time that is left; 0 where it is not known how long that is."""
     if emissions is None:
         return 0
     seconds = (milliseconds or 0) // 1000

@@ -66,7 +66,7 @@ class CapMeasure:
 
     @property
     def error_millionths(self) -> int:
-        """By how much joules per step may be wrong, 19 times of 20, in millionths of them; a million for a single window.
+        """By how much joules per step may be wrong, with 95 % confidence, in millionths of them; a million for a single window.
 
         The variance of a ratio of sums r = sum(e) / sum(s) is n / (n - 1) * sum((e - r s)^2) / sum(s)^2 (Cochran,
         Sampling Techniques, chapter 6), times Student's factor for n - 1. What is cut off of one window because its last

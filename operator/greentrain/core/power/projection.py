@@ -56,7 +56,7 @@ Reason = Literal[
 ]
 """Why a cap was chosen.
 
-- NoTotal: nobody knows how many steps are left, so nothing is projected.
+- NoTotal: it is not known how many steps are left, so nothing is projected.
 - Measuring: too little was measured at the cap in force.
 - Fits: the job finishes inside its budget at the cap in force.
 - Raised, Lowered: it does so at this one, the highest that was measured.
@@ -75,14 +75,14 @@ class Projection:
     joules: int | None = None
     """In all, with what is used; None where it is not known."""
     uncertainty_joules: int | None = None
-    """By how much that may be wrong, 19 times of 20."""
+    """By how much that may be wrong, with 95 % confidence."""
     milliseconds: int | None = None
     """Until the end."""
     exceeds: Exceeds = "Unknown"
 
     @property
     def most(self) -> int | None:
-        """Joules that are not exceeded 19 times of 20, or more often."""
+        """Joules that are not exceeded, with 95 % confidence or more."""
         if self.joules is None or self.uncertainty_joules is None:
             return None
         return self.joules + self.uncertainty_joules

@@ -38,7 +38,7 @@ class CarbonSource:
     """A GPU's product name → what making one emitted."""
     lifetime_seconds: int = LIFETIME_SECONDS
     pue: int | None = None
-    """Thousandths; None where nobody said."""
+    """Thousandths; None where the settings say none."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
 
@@ -100,7 +100,7 @@ class Intensities:
     """A GPU's product name → what making one emitted; None where that is not known."""
     lifetime_seconds: int = LIFETIME_SECONDS
     pue: int | None = None
-    """Thousandths; None where nobody said."""
+    """Thousandths; None where the settings say none."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
 

@@ -13,12 +13,12 @@ SILENT_AFTER = timedelta(seconds=95)
 
 
 ABANDONED_AFTER = timedelta(hours=1)
-"""A NodePower that nobody has written for so long, all of it settled, is removed."""
+"""A NodePower that was not written for so long, all of it settled, is removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What one node's agent told last, as far as it concerns one job."""
+    """What one node's agent reported last, as far as it concerns one job."""
 
     node: str
     received: datetime

@@ -110,7 +110,7 @@ class Pod:
     deletion_requested: datetime | None = None
     """When its deletion was asked for, before the grace period."""
     cut_grace: int | None = None
-    """Seconds of its own grace period, where its deletion was asked for with a longer one: whoever may delete a pod names any."""
+    """Seconds of its own grace period, where its deletion was asked for with a longer one: a user who may delete a pod may name any."""
     disruption: Disruption | None = None
     disruption_message: str = ""
     stopped_by_node: bool = False
@@ -122,7 +122,7 @@ class Pod:
     started: datetime | None = None
     """When its tensorflow container started, while that runs."""
     unreachable: bool = False
-    """Kubernetes has marked the pod of a node that stopped answering; whether it still runs nobody can know."""
+    """Kubernetes has marked the pod of a node that stopped answering; whether it still runs cannot be known."""
 
     @property
     def ended(self) -> bool:
@@ -131,7 +131,7 @@ class Pod:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether something asked the pod to stop: its deletion, whoever wanted that, or its own node."""
+        """Whether something asked the pod to stop: its deletion, by whatever user or controller, or its own node."""
         return self.terminating or self.stopped_by_node
 
     @property
@@ -255,7 +255,7 @@ LOG_TAIL_MAX = 1024
 
 
 def _tail(text: str) -> str:
-    """The last whole lines of a text that a program, or somebody about it, wrote."""
+    """The last whole lines of a text that a program wrote, or Kubernetes about it."""
     text = clean_text(text)
     if len(text) <= LOG_TAIL_MAX:
         return text

@@ -102,7 +102,7 @@ def show(value: object) -> str:
 
 
 def find_problem(entry: PodEnergy, *, now: datetime) -> str | None:
-    """Why an entry cannot be true, whoever's it is; None where it can."""
+    """Why an entry cannot be true, of whatever pod; None where it can."""
     buckets = entry.buckets
     times = (
         ("firstReading", entry.first_reading),

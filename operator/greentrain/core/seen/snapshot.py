@@ -107,7 +107,7 @@ class Snapshot:
     obstacles: tuple[Obstacle, ...] = ()
     template_problems: tuple[TemplateProblem, ...] = ()
     reports: tuple[NodeReport, ...] = ()
-    """What nodes' agents told of the job's pods, and those nodes that told of them before."""
+    """What nodes' agents reported of the job's pods, and those nodes that reported of them before."""
     fleet: Fleet = Fleet()
     privileged: bool = False
     """Whether the namespace's label lets pods ask for more than Pod Security's baseline; asked only for a job that does."""

@@ -1,4 +1,4 @@
-"""A snapshot as bytes, so that a pass that somebody saw go wrong can be decided again somewhere else.
+"""A snapshot as bytes, so that a pass that went wrong in a cluster can be decided again elsewhere.
 
 All that a pass rests on is in its snapshot and the time it was decided at: the same bytes give the same decision, whichever
 machine reads them. The format is the version's own: what another version wrote may be refused.

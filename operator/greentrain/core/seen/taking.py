@@ -35,8 +35,9 @@ def take_intensities(source: CarbonSource, seen: Snapshot, *, now: datetime) -> 
     asked = _read_section(seen.job.spec)
     named = asked.get("zone")
     wrong = isinstance(named, str) and len(named) <= MAX_ZONE_LENGTH and not source.is_known(named)
-    places = dict.fromkeys([("", ""), *((r.region, r.zone) for r in seen.reports)])
-    zones = dict.fromkeys(source.zone_of(*place) for place in places)
+    labels = dict.fromkeys([("", ""), *((r.region, r.zone) for r in seen.reports)])
+    places = tuple(Place(*label, source.zone_of(*label)) for label in labels)
+    zones = dict.fromkeys(place.grid_zone for place in places)
     if isinstance(named, str) and len(named) <= MAX_ZONE_LENGTH and not wrong:
         zones.setdefault(named)
     if emissions is not None and emissions.zone:
@@ -47,7 +48,7 @@ def take_intensities(source: CarbonSource, seen: Snapshot, *, now: datetime) -> 
     since = min((moment, *_find_earliest(entries, energy)))
     until = max((moment + LOOK_AHEAD_SECONDS, *_find_latest(entries)))
     return Intensities(
-        places=tuple(Place(*place, source.zone_of(*place)) for place in places),
+        places=places,
         steps=tuple(
             Steps(zone, basis, tuple(_walk(source, zone, basis, since, until)), since, until)
             for zone in zones

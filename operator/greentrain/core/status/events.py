@@ -1,4 +1,4 @@
-"""What a person should be told once: events and log lines, from the difference of two statuses."""
+"""Events and log lines, from the difference of two statuses: each is stored once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a person should be told once."""
+    """An event, stored once."""
 
     type: EventType
     reason: str
@@ -27,11 +27,11 @@ class Event:
 
 
 def changed_conditions(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Iterator[Condition]:
-    """The conditions of a new status that say something the old one did not; events and log lines tell them."""
+    """The conditions of a new status that say something the old one did not; events and log lines report them."""
     for condition in new.conditions:
         before = find_condition(old.conditions, Type(condition.type))
         if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
-            # A new refusal, attempt or failure in other words is told again; progress is not.
+            # A new refusal, attempt or failure in other words is reported again; progress is not.
             retold = condition.type in (Type.ADMITTED, Type.CREATED, Type.RESTARTING) or (
                 condition.reason == Reason.BUDGET_WARNING
             )
@@ -41,7 +41,7 @@ def changed_conditions(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus)
 
 
 def transition_events(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> tuple[Event, ...]:
-    """What a person should be told, from the conditions that changed between two statuses."""
+    """The events that follow from the conditions that changed between two statuses."""
     events = [_event_of(c) for c in changed_conditions(old, new)]
     return tuple(event for event in (*events, _throttling(old, new)) if event is not None)
 

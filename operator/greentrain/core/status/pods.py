@@ -32,7 +32,7 @@ def count_pods(attempt: AttemptStatus, pods: Mapping[Rank, Pod]) -> dict[str, Re
 
 
 def find_stuck(pods: Mapping[Rank, Pod]) -> tuple[Reason, str] | None:
-    """The first pod that cannot start, with the words of whoever refused it."""
+    """The first pod that cannot start, with the words of what refused it."""
     for rank in sorted(pods):
         pod = pods[rank]
         if pod.stuck is None:

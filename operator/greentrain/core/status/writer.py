@@ -1,7 +1,7 @@
 """Writes down what a pass saw: conditions, counts, attempts and progress, as one new status.
 
 A status is a fold of the snapshot over the old status, so that a pass which sees nothing new gives back
-an equal one and nothing is written. Events are derived from the difference of two statuses: told once,
+an equal one and nothing is written. Events are derived from the difference of two statuses: stored once,
 and only after the status that carries them is stored.
 """
 
@@ -258,7 +258,7 @@ class Writer:
         return None
 
     def wait_to_measure(self, reason: Reason, obstacle: str) -> None:
-        """A job with a budget does not begin where its energy could not be read, or its emissions not be told."""
+        """A job with a budget does not begin where its energy could not be read, or its emissions not be counted."""
         self._not_running(reason, obstacle)
 
     def stopping(self, reason: Reason, message: str) -> None:
@@ -404,7 +404,7 @@ class Writer:
                 self._set(Type.BUDGET_EXHAUSTED, "False", Reason.NO_BUDGET, "no budget is set")
             return
         if books.exhausted:
-            # Told once as it was found: a lowered budget is an old one at the next look.
+            # Reported once, as it was found: a lowered budget is an old one at the next look.
             stands = known is not None and known.status == "True"
             named = all(f"{s.path} {s.limit} " in (known.message if known else "") for s in books.exhausted)
             text = known.message if stands and named and known is not None else books.words

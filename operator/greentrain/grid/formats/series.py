@@ -1,6 +1,6 @@
 """Reading a time series of carbon intensity from the bytes of a CSV or JSON file.
 
-Whoever writes such a file looks at other tools' logs, not at ours: so what is not certain is refused with the line, the
+Writers of such a file look at other tools' logs, not at ours: so what is not certain is refused with the line, the
 value and what to write instead, and nothing is guessed. A time without an offset from UTC is an hour off for half of the
 year, rows out of order are two files pasted together, and an intensity of 0.4 in kilograms looks like a very clean grid.
 
@@ -43,7 +43,7 @@ EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0
 """2000 and 2100: Unix times outside are in another unit."""
 
 TOLD = 10
-"""Problems of one file that are told; the rest is a number."""
+"""Problems of one file that are named; the rest is a number."""
 
 COLUMNS = ("time", "intensity", "zone", "until")
 REQUIRED = ("time", "intensity")

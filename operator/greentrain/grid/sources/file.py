@@ -2,7 +2,7 @@
 
 The kubelet exchanges a mounted ConfigMap by pointing the link `..data` at another folder, so a file's own link never
 changes: what is looked at is the file at the end of the links. A file is read again where its inode, time of change or
-size is another one. What cannot be read or is not understood leaves the last good values in place and is told at each
+size is another one. What cannot be read or is not understood leaves the last good values in place and is reported at each
 `refresh` until it is mended; the values run out by themselves, as their times do.
 """
 

@@ -20,7 +20,7 @@ class Fixed:
     zone: str | None = None
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:  # noqa: ARG002
-        """The value; undated, as nobody has said since when it is true."""
+        """The value; undated, as it is not known since when it is true."""
         if self.zone is not None and zone != self.zone:
             return Absent(f"{self.name} has a value for {self.zone} only")
         if basis != self.basis:

@@ -45,7 +45,7 @@ class Row:
 
     @property
     def intensity(self) -> Intensity:
-        """For all time: of an annual average the age is told, and its end is nobody's to say."""
+        """For all time: of an annual average the age is reported; it has no end."""
         as_of = datetime(self.year + 1, 1, 1, tzinfo=UTC).timestamp()
         return Intensity(self.milligrams, f"{self.dataset} {self.year}", self.basis, as_of=as_of)
 
