@@ -171,10 +171,6 @@ class Cache:
         """The names of all jobs."""
         return list(self._objects["Job"])
 
-    def job_bodies(self) -> list[Body]:
-        """All jobs."""
-        return [body for known in self._objects["Job"].values() for body in known.values()]
-
     def owned(self, kind: str, key: Key, uid: str) -> list[Body]:
         """The pods or Services this very job controls."""
         return [b for b in self._objects[kind].get(key, {}).values() if controller_uid(b) == uid]
