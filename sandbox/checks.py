@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from sandbox.shell import hold_signals
+
 ROOT = Path(__file__).parents[1]
 
 LIVES = "GREENTRAIN_LIVES"
@@ -103,16 +105,17 @@ def run_tier(tier: Tier, make: str, folder: Path, ended: list[Ended]) -> int:
     durations = folder / f"{tier.target}.jsonl"
     environment = {**os.environ, LIVES: str(folder / LIVES), DURATIONS: str(durations)}
     begun, code = time.monotonic(), INTERRUPTED
-    program = subprocess.Popen([make, "--no-print-directory", tier.target], cwd=ROOT, env=environment)
+    program: subprocess.Popen[bytes] | None = None
     try:
+        with hold_signals():
+            program = subprocess.Popen([make, "--no-print-directory", tier.target], cwd=ROOT, env=environment)
         code = program.wait()
-    except KeyboardInterrupt:
-        # From the terminal: it was interrupted too, and says how far it got.
-        program.wait()
-        raise
-    except SystemExit:
-        program.terminate()
-        program.wait()
+    except (KeyboardInterrupt, SystemExit) as error:
+        if program is not None:
+            if isinstance(error, SystemExit):
+                program.terminate()
+            # Interrupted from the terminal it was interrupted too, and says how far it got.
+            program.wait()
         raise
     finally:
         ended.append(Ended(tier, time.monotonic() - begun, code, read_durations(durations)))

@@ -11,8 +11,9 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
@@ -59,6 +60,36 @@ def read_last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
     except OSError:
         return []
     return [line for line in text.splitlines() if line.strip()][-count:]
+
+
+@contextlib.contextmanager
+def hold_signals() -> Iterator[None]:
+    """Run a block to its end before SIGTERM, SIGHUP or SIGINT are answered; their handlers run after it.
+
+    For a block that starts a program and keeps it: a handler that raises in between would leave a program that runs and
+    that nothing knows of. Only the main thread answers signals, so elsewhere this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def keep(number: int, _frame: FrameType | None) -> None:
+        arrived.append(number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in handlers.items():
+            # One that is ignored stays so: the programs started here inherit that (nohup).
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, keep)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for each in arrived:
+            signal.raise_signal(each)
 
 
 def stop_running() -> None:
@@ -119,32 +150,35 @@ def run(
         log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("a")) if log is not None else subprocess.PIPE
+        program: subprocess.Popen[str] | None = None
         try:
-            program = subprocess.Popen(
-                words,
-                cwd=cwd,
-                env=_with_system_folders(os.environ if env is None else env),
-                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SandboxError(
-                f"«{words[0]}» could not be started: {error.strerror}.",
-                remedy=remedy or "install it and run again",
-            ) from error
-        with _lock:
-            _running.add(program)
-        if _stopping.is_set():
-            # `stop_running` came between the look above and the entry in the list, and has not seen it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(program.pid, signal.SIGTERM)
-        try:
+            with hold_signals():
+                program = subprocess.Popen(
+                    words,
+                    cwd=cwd,
+                    env=_with_system_folders(os.environ if env is None else env),
+                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                )
+                with _lock:
+                    _running.add(program)
+            if _stopping.is_set():
+                # `stop_running` came between the look above and the entry in the list, and has not seen it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(program.pid, signal.SIGTERM)
             text, _ = program.communicate(stdin, timeout=timeout)
         except BaseException as error:
+            if program is None:
+                if not isinstance(error, OSError):
+                    raise
+                raise SandboxError(
+                    f"«{words[0]}» could not be started: {error.strerror}.",
+                    remedy=remedy or "install it and run again",
+                ) from error
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
@@ -154,8 +188,9 @@ def run(
                 ) from error
             raise
         finally:
-            with _lock:
-                _running.discard(program)
+            if program is not None:
+                with _lock:
+                    _running.discard(program)
     if check and program.returncode != 0:
         tail = (
             ""

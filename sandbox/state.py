@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.controlplane import CLEAN_ENVIRONMENT, ServerSettings
-from sandbox.shell import SandboxError
+from sandbox.shell import SandboxError, hold_signals
 
 DEFAULT_DIRECTORY = Path("/var/lib/greentrain-sandbox")
 DIRECTORY_VARIABLE = "GREENTRAIN_SANDBOX_DIR"
@@ -255,7 +255,8 @@ def launch(
     sandbox.log.mkdir(parents=True, exist_ok=True)
     sandbox.records.mkdir(parents=True, exist_ok=True)
     words = [str(word) for word in command]
-    with log.open("wb") as stream:
+    # Started and recorded, or neither: what no record names is not ended by `sandbox-down`.
+    with hold_signals(), log.open("wb") as stream:
         try:
             child = subprocess.Popen(
                 words,
@@ -270,12 +271,12 @@ def launch(
             raise SandboxError(
                 f"{name} could not be started, {words[0]}: {error.strerror}; run: python3 -m sandbox packages"
             ) from error
-    _started.append(child)
-    program = Program(child.pid, read_start_time(child.pid) or 0, read_boot_id())
-    path = sandbox.records / f"{name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"pid": program.pid, "started": program.started, "boot": program.boot}))
-    partial.rename(path)
+        _started.append(child)
+        program = Program(child.pid, read_start_time(child.pid) or 0, read_boot_id())
+        path = sandbox.records / f"{name}.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"pid": program.pid, "started": program.started, "boot": program.boot}))
+        partial.rename(path)
     return program
 
 

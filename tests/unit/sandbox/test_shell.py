@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from sandbox import shell
-from sandbox.shell import SandboxError, read_last_lines
+from sandbox.shell import SandboxError, hold_signals, read_last_lines
 
 
 def test_what_a_program_printed_is_returned() -> None:
@@ -50,3 +55,64 @@ def test_the_last_lines_of_a_log_skip_empty_ones(tmp_path: Path, text: str, line
 
 def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
     assert read_last_lines(tmp_path / "none") == []
+
+
+class StoppedError(Exception):
+    """Raised by a handler."""
+
+
+@pytest.fixture
+def raises_on_sigterm() -> Iterator[None]:
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise StoppedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("raises_on_sigterm")
+def test_a_signal_is_answered_once_the_program_is_known() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with hold_signals():
+            signal.raise_signal(signal.SIGTERM)
+            started.append(subprocess.Popen(["sh", "-c", "kill -TERM $$"]))
+
+    with pytest.raises(StoppedError):
+        start()
+    (program,) = started
+    assert program.wait() == -signal.SIGTERM, "what was started answers signals as ever"
+    with pytest.raises(StoppedError):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("raises_on_sigterm")
+def test_a_signal_is_answered_also_when_the_program_could_not_be_started() -> None:
+    def start() -> None:
+        with hold_signals():
+            signal.raise_signal(signal.SIGTERM)
+            subprocess.Popen(["/nowhere/program"])
+
+    with pytest.raises(StoppedError) as raised:
+        start()
+    assert isinstance(raised.value.__context__, FileNotFoundError)
+
+
+def test_a_signal_that_is_ignored_stays_ignored_by_what_is_started() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with hold_signals():
+            signal.raise_signal(signal.SIGHUP)
+            shell.run(["sh", "-c", "kill -HUP $$"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_off_the_main_thread_a_program_runs_as_well() -> None:
+    said: list[str] = []
+    thread = threading.Thread(target=lambda: said.append(shell.run(["echo", "here"])))
+    thread.start()
+    thread.join()
+    assert said == ["here\n"]
