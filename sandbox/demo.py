@@ -170,8 +170,11 @@ def build_view(job: Mapping[str, Any]) -> View:
         return bool(conditions.get(kind, {}).get("status") == "True")
 
     progress = status.get("progress") or {}
-    display = status.get("display") or {}
+    # A column without a value, <none> or <unknown>, is left out of the line.
+    display = {k: v for k, v in (status.get("display") or {}).items() if not v.startswith("<")}
     words = [status.get("phase") or "waiting for the operator"]
+    if display.get("reason") not in (None, words[0]):
+        words[0] += f" ({display['reason']})"
     if display.get("workers"):
         words.append(f"workers {display['workers']}")
     if status.get("attemptCount", 0) > 1:

@@ -35,7 +35,8 @@ from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.ledger import decide_settled
-from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Disruption, Pod, PodState, count_gpus

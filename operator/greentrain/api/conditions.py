@@ -1,6 +1,6 @@
-"""Condition types and reasons of a GreenTrainingJob, and how one is set.
+"""Condition types of a GreenTrainingJob, and how one is set.
 
-Types and reasons are API: people `kubectl wait` on them and alert on them. Rules follow
+Types and reasons (`reasons.py`) are API: people `kubectl wait` on them and alert on them. Rules follow
 kubernetes/community `api-conventions.md`: the list is keyed by type, `Unknown` where nothing is known,
 and `lastTransitionTime` moves only when the status does.
 """
@@ -33,93 +33,6 @@ class Type(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     STALLED = "Stalled"
-
-
-class Reason(StrEnum):
-    """CamelCase reasons; the message beside them is for people."""
-
-    # Admitted
-    VALID = "Valid"
-    INVALID_SPEC = "InvalidSpec"
-    NAME_TAKEN = "NameTaken"
-    APPLIES_AT_NEXT_ATTEMPT = "AppliesAtNextAttempt"
-    # lifecycle
-    ATTEMPT_CREATED = "AttemptCreated"
-    STARTING = "Starting"
-    ALL_READY = "AllReady"
-    TRAINING = "Training"
-    WAITING_FOR_OLD_PODS = "WaitingForOldPods"
-    BACKING_OFF = "BackingOff"
-    SUSPENDED = "SuspendRequested"
-    SUSPENDING = "StoppingPods"
-    RESUMED = "Resumed"
-    FINISHED = "Finished"
-    SUCCEEDED = "Succeeded"
-    ACTIVE = "Active"
-    # why pods are not ready
-    UNSCHEDULABLE = "Unschedulable"
-    IMAGE_UNAVAILABLE = "ImageUnavailable"
-    CONTAINER_NOT_STARTED = "ContainerNotStarted"
-    CREATE_REFUSED = "CreateRefused"
-    STATUS_REFUSED = "StatusRefused"
-    # Stalled
-    RECONCILE_FAILING = "ReconcileFailing"
-    LEDGER_UNREADABLE = "LedgerUnreadable"
-    RECONCILED = "Reconciled"
-    POD_TERMINATING = "PodTerminating"
-    # why an attempt ended
-    PROGRAM_FAILED = "ProgramFailed"
-    KILLED = "Killed"
-    OUT_OF_MEMORY = "OutOfMemory"
-    STOPPED = "Stopped"
-    PEER_LOST = "PeerLost"
-    POD_LOST = "PodLost"
-    EVICTED = "Evicted"
-    POD_FAILED = "PodFailed"
-    SPEC_CHANGED = "SpecChanged"
-    NODE_LOST = "NodeLost"
-    PREEMPTED = "Preempted"
-    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
-    INFRASTRUCTURE_RESTART_LIMIT_EXCEEDED = "InfrastructureRestartLimitExceeded"
-    DEADLINE_EXCEEDED = "DeadlineExceeded"
-    SCHEDULE_TIMEOUT = "ScheduleTimeout"
-    # EnergyMetered
-    METERED = "Metered"
-    NO_GPU = "NoGPU"
-    NO_READINGS = "NoReadings"
-    READINGS_STOPPED = "ReadingsStopped"
-    LAST_WORD_MISSING = "LastWordMissing"
-    # BudgetExhausted
-    WITHIN_BUDGET = "WithinBudget"
-    BUDGET_WARNING = "BudgetWarning"
-    BUDGET_EXHAUSTED = "BudgetExhausted"
-    ALLOWANCE_SPENT = "AllowanceSpent"
-    WILL_BE_EXHAUSTED = "WillBeExhausted"
-    NO_BUDGET = "NoBudget"
-    NO_INTENSITY = "NoIntensity"
-    # PowerCapped: those of NodePower's GPUs (`api.nodepower.CapReason`), and these
-    CAPPED = "Capped"
-    CLAMPED = "Clamped"
-    PRIOR_LOWER = "PriorLower"
-    APPLYING = "Applying"
-    CONTESTED = "Contested"
-    DRY_RUN = "DryRun"
-    MIG_MODE = "MigMode"
-    SHARED = "Shared"
-    UNSUPPORTED = "Unsupported"
-    NOT_PERMITTED = "NotPermitted"
-    OUT_OF_RANGE = "OutOfRange"
-    NO_JOURNAL = "NoJournal"
-    GPU_LOST = "GpuLost"
-    GPU_FAILING = "GpuFailing"
-    PAUSED = "Paused"
-    NOT_HELD = "NotHeld"
-    NO_AGENT = "NoAgent"
-    NO_CAP = "NoCap"
-    # Checkpointed
-    NO_VOLUME = "NoVolume"
-    NOT_YET = "NotYet"
-    SAVED = "Saved"
 
 
 def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | None:

@@ -165,6 +165,12 @@ COLUMNS: list[dict[str, Any]] = [
         "description": "The job's state in one word.",
     },
     {
+        "name": "Reason",
+        "type": "string",
+        "jsonPath": ".status.display.reason",
+        "description": "Why it is not training, or has failed, in one word.",
+    },
+    {
         "name": "Workers",
         "type": "string",
         "jsonPath": ".status.display.workers",
@@ -199,6 +205,7 @@ COLUMNS: list[dict[str, Any]] = [
         "type": "string",
         "jsonPath": ".status.display.cap",
         "description": "Power cap of each GPU, and on how many of them it is in force where not on all.",
+        "priority": 1,
     },
     {
         "name": "Attempt",

@@ -1119,6 +1119,11 @@ class ProjectionStatus(_Status):
 class DisplayStatus(_Status):
     """Words for the columns of kubectl get; read by no program."""
 
+    reason: str = Field(
+        "",
+        max_length=64,
+        description="Why it is not training, or has failed; nothing where it trains or has succeeded.",
+    )
     workers: str = Field("", max_length=32, description="Ready of wanted pods.")
     progress: str = Field("", max_length=64, description="Percent done, or the step where no total is known.")
     energy: str = Field("", max_length=32, description="Energy used; nothing where nothing is known.")

@@ -21,8 +21,9 @@ import aiohttp
 from prometheus_client import Gauge
 from pydantic import ValidationError
 
-from greentrain.api.conditions import MESSAGE_MAX, Reason, Type, find_condition, is_true
+from greentrain.api.conditions import MESSAGE_MAX, Type, find_condition, is_true
 from greentrain.api.lease import UNATTENDED_SECONDS
+from greentrain.api.reasons import Reason, Severity
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import find_log_lines
@@ -30,14 +31,16 @@ from greentrain.controller.settings import Settings
 from greentrain.controller.snapshots import forget_snapshot, keep_snapshot
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.books.in_force import spec_in_force
-from greentrain.core.lifecycle.decide import Decision, decide, run_policy_in_force, stop_all
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.lifecycle.decision import Decision, stop_all
+from greentrain.core.lifecycle.ends import run_policy_in_force
 from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.core.status.essence import find_write_delay, reduce_to_least
-from greentrain.core.status.events import Event, EventType, transition_events
+from greentrain.core.status.events import Event, transition_events
 from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status, dump_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -325,7 +328,7 @@ class Passes:
         now = asyncio.get_running_loop().time()
         if is_event_due(memory.stalled, job, now):
             memory.stalled = (job.uid, job.generation, now)
-            memory.untold.append(_Untold(job, Event(EventType.WARNING, reason, message), self._clock()))
+            memory.untold.append(_Untold(job, Event(Severity.WARNING, reason, message), self._clock()))
             self._log(logging.WARNING, key, message, reason=reason.value)
         try:
             self._cache.put(
@@ -695,7 +698,7 @@ def build_refused_event(said: str, *, too_large: bool = False) -> Event:
         "kubectl edit, or delete the job (not with --cascade=foreground, which waits for such a job without end)"
     )
     return Event(
-        EventType.WARNING,
+        Severity.WARNING,
         Reason.STATUS_REFUSED,
         "the API server refuses to store the status of this job, so its state may not be updated and no attempt is begun; a "
         f"stop is carried out all the same. {remedy}. The server says: {words}",

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from greentrain.api import names
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.core.lifecycle.decide import Decision, Deletion
+from greentrain.core.lifecycle.decision import Decision, Deletion
 from greentrain.core.seen.snapshot import BEING_REMOVED, VANISHED, Job, Obstacle
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.events import Event

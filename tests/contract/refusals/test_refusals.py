@@ -12,7 +12,7 @@ import yaml
 from aiohttp import web
 
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.core.lifecycle.decide import Decision, Deletion
+from greentrain.core.lifecycle.decision import Decision, Deletion
 from greentrain.kube.apply import apply_effects
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client, connect

@@ -28,15 +28,15 @@ def test_digits_succeeds_and_its_saved_model_is_as_good_as_it_says(bench: Bench,
     assert row[0].split() == [
         "NAME",
         "STATE",
+        "REASON",
         "WORKERS",
         "PROGRESS",
         "ENERGY",
         "BUDGET",
         "CO2E",
-        "CAP",
         "AGE",
     ]
-    assert row[1].split()[1:4] == ["Succeeded", "2/2", "100%"]
+    assert row[1].split()[1:5] == ["Succeeded", "<none>", "2/2", "100%"]
     assert job["status"]["attemptCount"] == 1
     described = bench.kubectl("describe", "gtj", name)
     for word in ("Created", "Running", "Succeeded"):

@@ -178,7 +178,7 @@ async def test_an_edit_reaches_a_running_job_and_a_wrong_one_leaves_its_cap_alon
         await server.patch_job(namespace, "digits", {"spec": {"power": {"cap": None, "watts": None}}})
         await until_asked(server, one, {})
         job = await server.until_condition(namespace, "digits", "PowerCapped", "False", reason="NoCap")
-        assert "cap" not in job["status"]["display"]
+        assert job["status"]["display"]["cap"] == "<none>"
 
 
 @pytest.mark.parametrize(

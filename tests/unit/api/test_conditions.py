@@ -5,12 +5,12 @@ from __future__ import annotations
 from greentrain.api.conditions import (
     MESSAGE_MAX,
     ConditionStatus,
-    Reason,
     Type,
     find_condition,
     is_true,
     set_condition,
 )
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import Condition
 
 Conditions = tuple[Condition, ...]

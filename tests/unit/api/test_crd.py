@@ -99,12 +99,12 @@ def test_the_crd_offers_what_kubectl_needs() -> None:
     assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.tfReplicaSpecs.Worker.replicas"
     assert [c["name"].upper() for c in version["additionalPrinterColumns"] if not c.get("priority")] == [
         "STATE",
+        "REASON",
         "WORKERS",
         "PROGRESS",
         "ENERGY",
         "BUDGET",
         "CO2E",
-        "CAP",
         "AGE",
     ]
     known = {"." + p.lstrip(".") for p in FIELDS} | {".metadata.creationTimestamp"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from sandbox import demo, images, node, release
 from sandbox.demo import Target
 from sandbox.shell import SandboxError
@@ -109,7 +109,18 @@ def condition(kind: str, status: str, message: str = "", reason: str = "Because"
     ("found", "line", "finished", "failed"),
     [
         ({"metadata": {}}, "waiting for the operator", False, False),
-        (job(phase="Starting", display={"workers": "1/2"}), "Starting, workers 1/2", False, False),
+        (
+            job(phase="Starting", display={"reason": "Starting", "workers": "1/2", "energy": "<unknown>"}),
+            "Starting, workers 1/2",
+            False,
+            False,
+        ),
+        (
+            job(phase="Starting", display={"reason": "ImageUnavailable", "workers": "0/2", "cap": "<none>"}),
+            "Starting (ImageUnavailable), workers 0/2",
+            False,
+            False,
+        ),
         (
             job(
                 phase="Running",

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.conditions import Reason, Type, set_condition
+from greentrain.api.conditions import Type, set_condition
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
 from greentrain.controller.logs import LogLine, find_log_lines
 from greentrain.telemetry.logs import choose_format, configure_logs
@@ -102,8 +103,8 @@ def with_condition(
         (Type.CREATED, "True", Reason.ATTEMPT_CREATED, "started", logging.INFO),
         (Type.RUNNING, "True", Reason.TRAINING, "running", logging.INFO),
         (Type.RESTARTING, "True", Reason.KILLED, "restarted", logging.WARNING),
-        (Type.SUSPENDED, "False", Reason.SUSPENDING, "stopping", logging.INFO),
-        (Type.SUSPENDED, "True", Reason.SUSPENDED, "suspended", logging.INFO),
+        (Type.SUSPENDED, "False", Reason.STOPPING_PODS, "stopping", logging.INFO),
+        (Type.SUSPENDED, "True", Reason.SUSPEND_REQUESTED, "suspended", logging.INFO),
         (Type.SUSPENDED, "False", Reason.RESUMED, "resumed", logging.INFO),
         (Type.SUCCEEDED, "True", Reason.SUCCEEDED, "succeeded", logging.INFO),
         (Type.FAILED, "True", Reason.PROGRAM_FAILED, "failed", logging.WARNING),

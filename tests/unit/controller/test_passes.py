@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from greentrain.api.conditions import Type, set_condition
+from greentrain.api.reasons import Severity
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.controller.passes import (
     REFUSED_STATUS_SECONDS,
@@ -15,7 +16,6 @@ from greentrain.controller.passes import (
     is_event_due,
 )
 from greentrain.core.seen.times import format_time
-from greentrain.core.status.events import EventType
 from tests.support.manifests import build_job
 from tests.support.snapshots import at, job_of
 
@@ -42,7 +42,7 @@ def test_an_event_comes_once_a_generation_and_again_when_the_last_is_forgotten(
 @pytest.mark.parametrize("words", ["spec.energy: Invalid value: budget is not valid", "x" * 5000, ""])
 def test_it_says_what_to_do_and_quotes_the_server_within_the_bounds_of_an_event(words: str) -> None:
     event = build_refused_event(words)
-    assert (event.type, event.reason) == (EventType.WARNING, "StatusRefused")
+    assert (event.type, event.reason) == (Severity.WARNING, "StatusRefused")
     assert len(event.message) <= 1024
     assert "correct the field with kubectl edit, or delete the job" in event.message
     assert event.message.endswith(words if len(words) < 600 else "x…")

@@ -29,7 +29,8 @@ from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.overshoot import stop_seconds, worst_seconds
 from greentrain.core.books.restarts import burnt_again
 from greentrain.core.gang.grace import grace_of
-from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
@@ -839,7 +840,7 @@ def test_energy_beyond_what_nodes_told_is_not_called_used() -> None:
     story = running()
     story.step(200)
     assert story.status.energy is not None
-    assert (story.status.energy.used, story.status.display.energy) == ("", "")
+    assert (story.status.energy.used, story.status.display.energy) == ("", "<unknown>")
     assert story.budget.provisional_joules > 0
 
 

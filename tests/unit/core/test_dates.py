@@ -10,7 +10,7 @@ import pytest
 
 from greentrain.core.books.charges import Charges
 from greentrain.core.gang.judge import failed, succeeded
-from greentrain.core.lifecycle.decide import Deletion, stop_all
+from greentrain.core.lifecycle.decision import Deletion, stop_all
 from greentrain.core.seen.pods import Pod, PodState, parse_pod
 from greentrain.core.seen.snapshot import parse_status
 from greentrain.core.seen.times import format_time

@@ -543,7 +543,11 @@ def test_a_raised_budget_of_emissions_lets_the_job_go_on() -> None:
 def test_a_job_with_a_budget_of_emissions_does_not_begin_without_an_intensity() -> None:
     story = CarbonStory(hourly(None), budget="100gCO2e")
     assert story.step().pods == ()
-    assert story.condition(Type.PODS_READY) == ("False", "NoIntensity", "no value for DE")
+    assert story.condition(Type.PODS_READY) == (
+        "False",
+        "NoIntensity",
+        "no value for DE; give the zone an intensity (chart value emissions), or remove the budget",
+    )
     assert story.condition(Type.BUDGET_EXHAUSTED)[:2] == ("Unknown", "NoIntensity")
     story.carbon = hourly(100)
     assert len(story.step(10).pods) == 1

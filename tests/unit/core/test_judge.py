@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import AttemptStatus, SuccessPolicy
 from greentrain.core.gang.judge import (
     SETTLE,

@@ -426,7 +426,7 @@ def test_a_job_without_gpus_says_so() -> None:
     metered = find_condition(status.conditions, Type.ENERGY_METERED)
     assert metered is not None
     assert (metered.status, metered.reason) == ("False", "NoGPU")
-    assert (status.energy, status.display.energy) == (None, "")
+    assert (status.energy, status.display.energy) == (None, "<none>")
 
 
 def test_a_finished_jobs_energy_is_final_when_every_last_word_is_in() -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.v1alpha1 import ReplicaType
-from greentrain.core.lifecycle.decide import Decision, backoff_until, decide
+from greentrain.core.lifecycle.attempts import backoff_until
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.pods import Pod, PodState, Rank
 from greentrain.core.seen.snapshot import Job, Snapshot
 from tests.support.manifests import build_job, build_template

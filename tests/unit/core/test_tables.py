@@ -9,7 +9,7 @@ import pytest
 
 from greentrain.api.v1alpha1 import CleanPodPolicy, OnExhausted, OnUnknown, RestartPolicy
 from greentrain.core.gang import judge
-from greentrain.core.lifecycle import decide
+from greentrain.core.lifecycle import ends
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from greentrain.core.lifecycle import decide
     [
         (judge._RETRIES_SIGNAL, RestartPolicy),
         (judge._RETRIES_PROGRAM, RestartPolicy),
-        (decide._CLEANED, CleanPodPolicy),
+        (ends.CLEANED, CleanPodPolicy),
     ],
 )
 def test_a_table_names_every_member(table: Mapping[Enum, object], members: type[Enum]) -> None:

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from greentrain.api.nodepower import MAX_JOULES
 from greentrain.api.runtime import Checkpoint, Progress
 from greentrain.carbon.embodied import Embodied
-from greentrain.core.lifecycle.decide import Decision, decide
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time

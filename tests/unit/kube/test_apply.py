@@ -10,7 +10,7 @@ from aiohttp import web
 from kubernetes.aio.client import Configuration
 
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.core.lifecycle.decide import Decision
+from greentrain.core.lifecycle.decision import Decision
 from greentrain.kube.apply import apply_effects, run_all
 from greentrain.kube.cache import Cache
 from greentrain.kube.client import CONNECTIONS, WORDS_MAX, Client

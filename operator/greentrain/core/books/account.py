@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import AttemptStatus, EmissionsSpec, EmissionsStatus, EnergyStatus
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import Intensities

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import assert_never
 
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from greentrain.api.runtime import EXIT_PEER_LOST, EXIT_STOPPED
 from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, RestartPolicy, SuccessPolicy
 from greentrain.core.gang.manifests import deciding_rank, gang, ranks

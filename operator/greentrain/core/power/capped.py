@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from greentrain.api.conditions import ConditionStatus, Reason
+from greentrain.api.conditions import ConditionStatus
 from greentrain.api.nodepower import GpuStatus, resolve_cap
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod

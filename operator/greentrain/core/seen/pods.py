@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from greentrain.api import names
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from greentrain.api.runtime import CONTAINER, TerminationMessage, clean_text, parse_termination_message
 from greentrain.api.v1alpha1 import ReplicaType
 from greentrain.core.seen.times import CLOCK_WRONG, parse_time

@@ -1,49 +1,107 @@
-"""Events and log lines, from the difference of two statuses: each is stored once."""
+"""Events and log lines, from the difference of two statuses: each is stored once.
+
+What a condition's change is called is a row of `_CHANGES`; where its reason decides, a row of `greentrain.api.reasons`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
-from greentrain.api.conditions import Reason, Type, find_condition
+from greentrain.api.conditions import Type, find_condition
+from greentrain.api.reasons import REASONS, UNLISTED, Reason, Reasons, Severity
 from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
 
-
-class EventType(StrEnum):
-    """Types core/v1 Events may have."""
-
-    NORMAL = "Normal"
-    WARNING = "Warning"
+WAITING = "waiting"
+"""The log's word for pods that are not ready for a reason that the table of reasons marks so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event, stored once."""
+    """An event, stored once; its type is Normal or Warning."""
 
-    type: EventType
+    type: Severity
     reason: str
     message: str
 
 
-def changed_conditions(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Iterator[Condition]:
-    """The conditions of a new status that say something the old one did not; events and log lines report them."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a status says of a job that the one before did not."""
+
+    condition: Condition
+    severity: Severity
+    """Of its event and its log line."""
+    event: str = ""
+    """The event's reason; empty where it makes none."""
+    decision: str = ""
+    """The log's word; empty where it has no line."""
+
+
+_CHANGES: dict[tuple[Type, str], tuple[Severity, str, str]] = {
+    (Type.ADMITTED, "False"): (Severity.WARNING, "", "refused"),
+    (Type.CREATED, "True"): (Severity.NORMAL, "Created", "started"),
+    (Type.RUNNING, "True"): (Severity.NORMAL, "Running", "running"),
+    (Type.RESTARTING, "True"): (Severity.WARNING, "Restarting", "restarted"),
+    (Type.SUSPENDED, "True"): (Severity.NORMAL, "Suspended", "suspended"),
+    (Type.BUDGET_EXHAUSTED, "True"): (Severity.WARNING, "BudgetExhausted", "exhausted"),
+    (Type.SUCCEEDED, "True"): (Severity.NORMAL, "Succeeded", "succeeded"),
+    (Type.FAILED, "True"): (Severity.WARNING, "Failed", "failed"),
+    (Type.ENERGY_METERED, "True"): (Severity.NORMAL, "EnergyMetered", ""),
+    (Type.POWER_CAPPED, "True"): (Severity.NORMAL, "PowerCapped", ""),
+}
+"""Severity, event and log word of a condition that has come to stand so, whatever its reason; no event named: its reason."""
+
+_BY_REASON: dict[tuple[Type, str], tuple[Severity, str, str]] = {
+    (Type.ADMITTED, Reason.APPLIES_AT_NEXT_ATTEMPT): (Severity.NORMAL, "", "deferred"),
+    (Type.SUSPENDED, Reason.STOPPING_PODS): (Severity.NORMAL, "Suspending", "stopping"),
+    (Type.SUSPENDED, Reason.RESUMED): (Severity.NORMAL, "Resumed", "resumed"),
+    (Type.BUDGET_EXHAUSTED, Reason.BUDGET_WARNING): (Severity.WARNING, "", "warned"),
+    (Type.BUDGET_EXHAUSTED, Reason.WILL_BE_EXHAUSTED): (Severity.WARNING, "", "warned"),
+    (Type.ENERGY_METERED, Reason.READINGS_STOPPED): (Severity.WARNING, "", ""),
+}
+"""The same of one that has come to this reason."""
+
+
+def find_changes(
+    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS
+) -> Iterator[Change]:
+    """What a new status says that the old one did not, in the order of its conditions."""
     for condition in new.conditions:
         before = find_condition(old.conditions, Type(condition.type))
         if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
             # A new refusal, attempt or failure in other words is reported again; progress is not.
-            retold = condition.type in (Type.ADMITTED, Type.CREATED, Type.RESTARTING) or (
+            again = condition.type in (Type.ADMITTED, Type.CREATED, Type.RESTARTING) or (
                 condition.reason == Reason.BUDGET_WARNING
             )
-            if not retold or before.message == condition.message:
+            if not again or before.message == condition.message:
                 continue
-        yield condition
+        yield _classify(condition, reasons)
 
 
-def transition_events(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> tuple[Event, ...]:
+def _classify(condition: Condition, reasons: Reasons) -> Change:
+    type_, reason = Type(condition.type), condition.reason
+    found = _BY_REASON.get((type_, reason)) or _CHANGES.get((type_, condition.status))
+    if found is not None:
+        severity, event, decision = found
+        return Change(condition, severity, event or reason, decision)
+    about = reasons.get(reason, UNLISTED)
+    if type_ is Type.PODS_READY and condition.status == "False" and about.waits:
+        event = reason if about.severity is not Severity.SILENT else ""
+        return Change(condition, about.severity, event, WAITING)
+    if type_ is Type.POWER_CAPPED and about.severity is Severity.WARNING:
+        return Change(condition, about.severity, "NotCapped")
+    return Change(condition, Severity.SILENT)
+
+
+def transition_events(
+    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS
+) -> tuple[Event, ...]:
     """The events that follow from the conditions that changed between two statuses."""
-    events = [_event_of(c) for c in changed_conditions(old, new)]
-    return tuple(event for event in (*events, _throttling(old, new)) if event is not None)
+    changes = find_changes(old, new, reasons)
+    events = [Event(c.severity, c.event, c.condition.message) for c in changes if c.event]
+    throttled = _throttling(old, new)
+    return (*events, throttled) if throttled is not None else tuple(events)
 
 
 def _throttling(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Event | None:
@@ -54,51 +112,4 @@ def _throttling(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Eve
     if now.percent == before.percent:
         return None
     name = "Throttled" if now.percent < before.percent else "Unthrottled"
-    return Event(EventType.NORMAL, name, f"power cap {before.percent}% → {now.percent}%: {now.message}")
-
-
-_STUCK = frozenset(
-    {
-        Reason.UNSCHEDULABLE,
-        Reason.IMAGE_UNAVAILABLE,
-        Reason.CONTAINER_NOT_STARTED,
-        Reason.CREATE_REFUSED,
-        Reason.NODE_LOST,
-    }
-)
-
-
-_UNCAPPED_IN_PASSING = frozenset(
-    {Reason.APPLYING, Reason.NOT_HELD, Reason.NO_CAP, Reason.FINISHED, Reason.NO_AGENT}
-)
-"""Why a job is not capped without anything being wrong, or before anybody can know."""
-
-
-def _event_of(condition: Condition) -> Event | None:
-    type_, value, reason = Type(condition.type), condition.status, condition.reason
-    normal = (value == "True" and type_ in (Type.CREATED, Type.RUNNING, Type.SUSPENDED, Type.SUCCEEDED)) or (
-        type_ is Type.ADMITTED and reason == Reason.APPLIES_AT_NEXT_ATTEMPT
-    )
-    warning = (
-        (value == "True" and type_ in (Type.RESTARTING, Type.FAILED))
-        or (value == "False" and type_ is Type.ADMITTED)
-        or (value == "False" and type_ is Type.PODS_READY and reason in _STUCK)
-        or (type_ is Type.ENERGY_METERED and reason == Reason.READINGS_STOPPED)
-        or (
-            type_ is Type.BUDGET_EXHAUSTED
-            and (value == "True" or reason in (Reason.BUDGET_WARNING, Reason.WILL_BE_EXHAUSTED))
-        )
-    )
-    if normal or warning:
-        kind = EventType.WARNING if warning else EventType.NORMAL
-        name = type_.value if value == "True" and type_ is not Type.ADMITTED else reason
-        return Event(kind, name, condition.message)
-    if type_ in (Type.ENERGY_METERED, Type.POWER_CAPPED) and value == "True":
-        return Event(EventType.NORMAL, type_.value, condition.message)
-    if type_ is Type.POWER_CAPPED and reason not in _UNCAPPED_IN_PASSING:
-        return Event(EventType.WARNING, "NotCapped", condition.message)
-    if type_ is Type.SUSPENDED and reason == Reason.SUSPENDING:
-        return Event(EventType.NORMAL, "Suspending", condition.message)
-    if type_ is Type.SUSPENDED and reason == Reason.RESUMED:
-        return Event(EventType.NORMAL, "Resumed", condition.message)
-    return None
+    return Event(Severity.NORMAL, name, f"power cap {before.percent}% → {now.percent}%: {now.message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from greentrain.api.conditions import Reason
+from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import AttemptStatus, ReplicaStatus, ReplicaType
 from greentrain.core.gang.judge import failed, finished_ranks
 from greentrain.core.gang.manifests import ranks

@@ -7,15 +7,17 @@ and only after the status that carries them is stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 from greentrain.api import names
 from greentrain.api.bounds import fit
-from greentrain.api.conditions import ConditionStatus, Reason, Type, find_condition, is_true, set_condition
+from greentrain.api.conditions import ConditionStatus, Type, find_condition, is_true, set_condition
+from greentrain.api.reasons import REASONS, UNLISTED, Phase, Reason, Reasons
 from greentrain.api.v1alpha1 import (
     KEPT_ATTEMPTS,
     AttemptStatus,
+    CountedAgainst,
     EmissionsStatus,
     EnergyStatus,
     GreenTrainingJobSpec,
@@ -32,10 +34,10 @@ from greentrain.core.gang.manifests import ranks, replica_counts
 from greentrain.core.power.capped import judge_cap
 from greentrain.core.power.follow import chosen_cap
 from greentrain.core.seen.nodes import SILENT_AFTER
-from greentrain.core.seen.pods import Disruption, Pod, PodState, Rank
+from greentrain.core.seen.pods import Pod, PodState, Rank
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import format_time
-from greentrain.core.status.display import display, phase
+from greentrain.core.status.display import display, find_phase
 from greentrain.core.status.pods import count_pods, find_stuck
 from greentrain.core.status.progress import fold_progress, fold_steps
 
@@ -44,10 +46,17 @@ class Writer:
     """Folds one pass's findings over the old status; each method sets the conditions it names."""
 
     def __init__(
-        self, seen: Snapshot, books: Books, projection: ProjectionStatus | None, *, now: datetime
+        self,
+        seen: Snapshot,
+        books: Books,
+        projection: ProjectionStatus | None,
+        *,
+        now: datetime,
+        reasons: Reasons = REASONS,
     ) -> None:
         self.seen = seen
         self.books = books
+        self._reasons = reasons
         self._projection = projection
         self._old = seen.job.status
         self._now = format_time(now)
@@ -56,21 +65,17 @@ class Writer:
         self._counts = self._old.replica_statuses
         self._run_policy = self._old.run_policy
         self._cap = self._old.power.cap if self._old.power is not None else ""
-        self._failures = {
+        self.failures: dict[CountedAgainst, int] = {
             "backoffLimit": self._old.failure_count,
             "infrastructureRestartLimit": self._old.infrastructure_failure_count,
         }
 
     def count_failure(self, cause: Cause) -> int:
         """Count a failure against its limit; returns how many there are now."""
-        self._failures[cause.counts_against] += 1
-        return self._failures[cause.counts_against]
+        self.failures[cause.counts_against] += 1
+        return self.failures[cause.counts_against]
 
-    def failures(self, limit: str) -> int:
-        """Failures counted against a limit of spec.runPolicy by its name."""
-        return self._failures[limit]
-
-    def _set(self, type_: Type, value: ConditionStatus, reason: Reason, message: str) -> None:
+    def _set(self, type_: Type, value: ConditionStatus, reason: str, message: str) -> None:
         self._conditions = set_condition(
             self._conditions,
             type_,
@@ -90,7 +95,7 @@ class Writer:
         self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
         self._set(Type.ADMITTED, "True", Reason.VALID, "the spec is valid")
 
-    def refuse(self, reason: Reason, message: str) -> None:
+    def refuse(self, reason: str, message: str) -> None:
         """The spec, or a name it needs, is not to be had."""
         self._set(Type.ADMITTED, "False", reason, message)
 
@@ -162,7 +167,7 @@ class Writer:
         """Count the attempt's pods by role and state."""
         self._counts = count_pods(attempt, self.seen.pods_of(attempt.number))
 
-    def pods_not_ready(self, reason: Reason, message: str) -> None:
+    def pods_not_ready(self, reason: str, message: str) -> None:
         """Something keeps the pods from being made."""
         self._set(Type.PODS_READY, "False", reason, message)
 
@@ -177,93 +182,45 @@ class Writer:
         """An attempt ended and another is to follow."""
         self.count_pods(ended)
         self._not_running(Reason.WAITING_FOR_OLD_PODS, "the old pods are being removed")
-        self._set(Type.RESTARTING, "True", Reason(ended.reason or Reason.POD_FAILED), message)
+        self._set(Type.RESTARTING, "True", ended.reason or Reason.POD_FAILED, message)
 
     def replacing(self, replaced: ReplacedPod, message: str) -> None:
         """A pod outside the gang failed and is made again; the gang goes on."""
-        self._set(Type.PODS_READY, "False", Reason(replaced.reason), message)
+        self._set(Type.PODS_READY, "False", replaced.reason, message)
 
-    def waiting_for_old_pods(self, pods: Sequence[Pod]) -> None:
-        """The next attempt starts when every pod of the old one is gone."""
-        cut_off = next((p for p in pods if p.unreachable or p.disruption is Disruption.NODE_LOST), None)
-        first = cut_off or pods[0]
-        where = f" on node {first.node}" if first.node else ""
-        text = (
-            f"{len(pods)} old pods are still there, such as {first.name}{where}; "
-            "the next attempt starts when they are gone"
-        )
-        if cut_off is not None:
-            text += (
-                f". The node stopped answering: if it is off for good, delete it (kubectl delete node {first.node}) "
-                "or taint it node.kubernetes.io/out-of-service"
-            )
-        self._not_running(Reason.WAITING_FOR_OLD_PODS, text)
-        if self._is(Type.SUSPENDED):
-            self._set(Type.SUSPENDED, "False", Reason.RESUMED, text)
-
-    def backing_off(self, due: datetime) -> None:
-        """The next attempt waits, because the last ones failed."""
-        failures = sum(self._failures.values())
-        text = f"the next attempt starts at {format_time(due)}, after {failures} failures"
-        self._not_running(Reason.BACKING_OFF, text)
-
-    def _not_running(self, reason: Reason, message: str) -> None:
+    def _not_running(self, reason: str, message: str) -> None:
         self._set(Type.PODS_READY, "False", reason, message)
         self._set(Type.RUNNING, "False", reason, message)
 
-    def suspended(self, *, gone: bool) -> None:
-        """Suspension was asked for; it is reached when every pod is gone."""
-        if gone:
-            progress = self._old.progress
-            at = f" at step {progress.step}" if progress is not None else ""
-            text = f"suspended{at}; set spec.runPolicy.suspend to false to go on"
-            self._set(Type.SUSPENDED, "True", Reason.SUSPENDED, text)
-            self._counts = {}
-        else:
-            text = "suspension was asked for; the pods are stopping"
-            self._set(Type.SUSPENDED, "False", Reason.SUSPENDING, text)
-        self._not_running(Reason.SUSPENDED if gone else Reason.SUSPENDING, text)
-        if self._is(Type.RESTARTING):
-            self._set(Type.RESTARTING, "False", Reason.SUSPENDED, text)
-
-    def suspending(self, why: str) -> None:
-        """The pods are asked to stop, to keep a budget."""
-        text = f"{why}; the pods are stopping"
-        self._set(Type.SUSPENDED, "False", Reason.SUSPENDING, text)
-        self._not_running(Reason.SUSPENDING, text)
-
-    def held(self, reason: Reason, *, gone: bool) -> None:
-        """The job may not run, to keep its budget; it is suspended when every pod is gone."""
-        books = self.books
-        if reason is Reason.BUDGET_EXHAUSTED:
-            why = books.words
-            raised = " and ".join(
-                f"{s.path} above {s.limit}" for s in books.exhausted if s.stops and not s.by_charge
-            )
-            remedy = f"raise {raised} to go on" if raised else "it goes on when they are in and show less"
-        else:
-            nodes = books.waiting_for or tuple(p.node for p in books.unread)
-            why = f"its energy is not known: node {nodes[0]} does not report (kubectl describe nodepower {nodes[0]})"
-            remedy = "it goes on when it does; or set spec.energy.onUnknown to Continue"
-        if not gone:
-            return self.suspending(why)
+    def wait(self, reason: str, why: str, next_step: str = "") -> None:
+        """No attempt begins now; a job that is held for the reason is suspended when every pod is gone."""
+        about = self._reasons.get(str(reason), UNLISTED)
+        next_step = next_step or about.next_step
+        if about.phase is not Phase.SUSPENDED:
+            text = f"{why}; {next_step}" if next_step else why
+            self._not_running(reason, text)
+            if self._is(Type.SUSPENDED):
+                self._set(Type.SUSPENDED, "False", Reason.RESUMED, text)
+            return
+        if self.seen.pods:
+            self.stopping(reason, why)
+            return
         progress = self._old.progress
         at = f" at step {progress.step}" if progress is not None else ""
-        text = f"{why}; suspended{at}; {remedy}"
+        text = f"{why}; suspended{at}; {next_step}"
         self._set(Type.SUSPENDED, "True", reason, text)
         self._counts = {}
         self._not_running(reason, text)
         if self._is(Type.RESTARTING):
             self._set(Type.RESTARTING, "False", reason, text)
-        return None
 
-    def wait_to_measure(self, reason: Reason, obstacle: str) -> None:
-        """A job with a budget does not begin where its energy could not be read, or its emissions not be counted."""
-        self._not_running(reason, obstacle)
-
-    def stopping(self, reason: Reason, message: str) -> None:
-        """The gang is asked to stop for another reason than a suspension."""
-        self._not_running(reason, f"{message}; the pods are stopping")
+    def stopping(self, reason: str, why: str) -> None:
+        """The gang is asked to stop; a job that is held for the reason is on its way to be suspended."""
+        text = f"{why}; the pods are stopping"
+        if self._reasons.get(str(reason), UNLISTED).phase is Phase.SUSPENDED:
+            reason = Reason.STOPPING_PODS
+            self._set(Type.SUSPENDED, "False", reason, text)
+        self._not_running(reason, text)
 
     def succeeded(self, ended: AttemptStatus) -> None:
         """The job is done."""
@@ -279,9 +236,10 @@ class Writer:
         self._set(Type.SUCCEEDED, "True", Reason.SUCCEEDED, ", ".join(words))
         self._set(Type.FAILED, "False", Reason.SUCCEEDED, ", ".join(words))
 
-    def failed(self, ended: AttemptStatus, reason: Reason, message: str) -> None:
-        """The job is over without success."""
-        self.count_pods(ended)
+    def failed(self, ended: AttemptStatus | None, reason: str, message: str) -> None:
+        """The job is over without success; `ended` is its last attempt, None where none has begun."""
+        if ended is not None:
+            self.count_pods(ended)
         self._finished("the job failed")
         self._set(Type.SUCCEEDED, "False", reason, message)
         self._set(Type.FAILED, "True", reason, message)
@@ -321,8 +279,8 @@ class Writer:
             label_selector=f"{names.job_selector(job.name)},{names.LABEL_REPLICA_TYPE}={ReplicaType.WORKER.value}",
             attempts=attempts,
             attempt_count=max(old.attempt_count, number),
-            failure_count=self._failures["backoffLimit"],
-            infrastructure_failure_count=self._failures["infrastructureRestartLimit"],
+            failure_count=self.failures["backoffLimit"],
+            infrastructure_failure_count=self.failures["infrastructureRestartLimit"],
             active_seconds=old.active_seconds + _newly_active(old, attempt),
             start_time=old.start_time or (attempt.start_time if attempt is not None else None),
             completion_time=self._now if completed else old.completion_time,
@@ -333,7 +291,11 @@ class Writer:
             power=power,
             projection=self._projection,
         )
-        return fit(new.model_copy(update={"phase": phase(new, attempt), "display": display(new, attempt)}))
+        shown = {
+            "phase": find_phase(new, attempt, self._reasons),
+            "display": display(new, attempt, self._reasons),
+        }
+        return fit(new.model_copy(update=shown))
 
     def _metered(self, attempt: AttemptStatus | None, energy: EnergyStatus | None, *, over: bool) -> None:
         """Whether every GPU of the job is being read; Unknown where one is not, never a guess."""

@@ -1,0 +1,124 @@
+"""Attempts as the status records them: which one is current, when its time is over, how its end is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from greentrain.api.conditions import MESSAGE_MAX
+from greentrain.api.reasons import Reason
+from greentrain.api.v1alpha1 import (
+    AttemptStatus,
+    CountedAgainst,
+    GreenTrainingJobStatus,
+    ReplicaType,
+    RunPolicy,
+)
+from greentrain.core.gang import manifests
+from greentrain.core.gang.judge import finished_ranks, until
+from greentrain.core.seen.pods import PodState
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.seen.times import format_time, parse_time
+
+FIRST_BACKOFF = timedelta(seconds=10)
+LONGEST_BACKOFF = timedelta(minutes=5)
+"""Delay before the second and later restarts, doubling as batch/v1 Job's does; the first one is at once."""
+
+
+def current_attempt(seen: Snapshot) -> AttemptStatus | None:
+    """The latest attempt; taken from its pods where the status does not know it (it was wiped by hand)."""
+    known = seen.job.status.attempts[-1] if seen.job.status.attempts else None
+    newest = max(seen.pods, key=lambda p: p.attempt, default=None)
+    if newest is None or (known is not None and known.number >= newest.attempt):
+        return known
+    members = [p for p in seen.pods if p.attempt == newest.attempt]
+    counts = {
+        t.value: max((p.rank.index + 1 for p in members if p.rank.type is t), default=0) for t in ReplicaType
+    }
+    return AttemptStatus(
+        number=newest.attempt,
+        spec_hash=newest.spec_hash,
+        replicas={t: n for t, n in counts.items() if n},
+        start_time=format_time(seen.job.created) if seen.job.created else "1970-01-01T00:00:00Z",
+    )
+
+
+def mark_running(attempt: AttemptStatus, seen: Snapshot, now: datetime) -> AttemptStatus:
+    """The attempt with the time from which it runs: every rank of its gang has begun."""
+    if attempt.running_time is not None:
+        return attempt
+    there, gone = seen.pods_of(attempt.number), seen.gone_of(attempt.number)
+    begun = {r for r, p in there.items() if p.ended or p.state is PodState.RUNNING}
+    begun |= {r for r, p in gone.items() if p.ended} | finished_ranks(attempt, ())
+    every = begun >= set(manifests.gang(attempt.replicas))
+    return attempt.model_copy(update={"running_time": format_time(now)}) if every else attempt
+
+
+def mark_broken(attempt: AttemptStatus, now: datetime) -> AttemptStatus:
+    """The attempt with the time at which its first failure was seen."""
+    return attempt if attempt.broken_time else attempt.model_copy(update={"broken_time": format_time(now)})
+
+
+def end_attempt(
+    attempt: AttemptStatus, reason: str, message: str, *, now: datetime, **more: object
+) -> AttemptStatus:
+    """The attempt as it is written down when it is over."""
+    since = parse_time(attempt.running_time)
+    return attempt.model_copy(
+        update={
+            "end_time": format_time(now),
+            "reason": str(reason),
+            "message": message[:MESSAGE_MAX],
+            "active_seconds": max(0, int((now - since).total_seconds())) if since is not None else 0,
+            **more,
+        }
+    )
+
+
+def find_deadline(
+    policy: RunPolicy, known: GreenTrainingJobStatus, attempt: AttemptStatus
+) -> datetime | None:
+    """When a running attempt reaches activeDeadlineSeconds, given what earlier attempts have used of it."""
+    allowed, since = policy.active_deadline_seconds, parse_time(attempt.running_time)
+    if allowed is None or since is None:
+        return None
+    return since + timedelta(seconds=max(0, allowed - known.active_seconds))
+
+
+def explain_deadline(policy: RunPolicy) -> str:
+    """That a job has run for longer than its policy allows."""
+    return f"ran longer than spec.runPolicy.activeDeadlineSeconds {policy.active_deadline_seconds} allows"
+
+
+def backoff_until(ended: datetime | None, failures: int, *, now: datetime) -> datetime | None:
+    """When the next start may be: at once after the first failure of its kind, then doubling."""
+    if ended is None or failures < 2:
+        return None
+    return until(ended, min(FIRST_BACKOFF * (1 << min(failures - 2, 20)), LONGEST_BACKOFF), now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How often a job may fail in one way."""
+
+    name: CountedAgainst
+    """The field of spec.runPolicy."""
+    allowed: int
+    reason: Reason
+    noun: str
+
+    def restart(self, count: int) -> str:
+        """Which of the restarts that are allowed this is."""
+        return f"{self.noun} {count} of at most {self.allowed}"
+
+    def exceeded(self, count: int, last: str | None) -> str:
+        """That there was one too many, and the message of the last."""
+        return f"{count} failures, more than {self.name} {self.allowed} allows; the last: {last}"
+
+
+def find_limit(name: CountedAgainst, policy: RunPolicy) -> Limit:
+    """The limit that failures of one kind are counted against."""
+    if name == "backoffLimit":
+        return Limit(name, policy.backoff_limit, Reason.BACKOFF_LIMIT_EXCEEDED, "restart")
+    reason = Reason.INFRASTRUCTURE_RESTART_LIMIT_EXCEEDED
+    return Limit(name, policy.infrastructure_restart_limit, reason, "infrastructure restart")

@@ -1,0 +1,128 @@
+"""How a job ends: with success or without, and what is removed afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from greentrain.api.reasons import REASONS, Reason, Reasons
+from greentrain.api.v1alpha1 import (
+    AttemptStatus,
+    CleanPodPolicy,
+    GreenTrainingJobSpec,
+    RestartPolicy,
+    RunPolicy,
+)
+from greentrain.core.admission import Refused, decide_admission, read_run_policy
+from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.books.keep import keep_books
+from greentrain.core.gang.judge import FINISH_GRACE, Cause, retries
+from greentrain.core.lifecycle.attempts import end_attempt, find_limit
+from greentrain.core.lifecycle.decision import Decision, Deletion, delete_leftovers, look_by, stop_all
+from greentrain.core.lifecycle.outcomes import Fail
+from greentrain.core.lifecycle.passing import Pass
+from greentrain.core.seen.snapshot import Job, Snapshot
+from greentrain.core.seen.times import format_time, parse_time
+from greentrain.core.status.progress import fold_finished
+from greentrain.core.status.writer import Writer
+
+
+def end_broken(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus, cause: Cause) -> Decision:
+    """The attempt is over: restart the gang whole, or fail the job."""
+    limit = find_limit(cause.counts_against, spec.run_policy)
+    count = this.writer.count_failure(cause)
+    ended = end_attempt(
+        attempt,
+        cause.reason,
+        cause.message,
+        now=this.now,
+        exit_code=cause.exit_code,
+        counted_against=cause.counts_against,
+    )
+    policy = policy_of(cause, spec)
+    if not retries(cause, policy):
+        return fail(this, ended, Fail(cause.reason, f"{cause.message} (restartPolicy {policy.value})"))
+    if count > limit.allowed:
+        return fail(this, ended, Fail(limit.reason, limit.exceeded(count, ended.message)))
+    this.writer.restarting(ended, f"{cause.message}; {limit.restart(count)}")
+    return Decision(
+        this.writer.finish(ended), deletions=delete_leftovers(this.seen, ended), record_first=True
+    )
+
+
+def policy_of(cause: Cause, spec: GreenTrainingJobSpec) -> RestartPolicy:
+    """The restart policy of the role that failed; Never for a role that was edited away."""
+    role = dict(spec.tf_replica_specs.roles()).get(cause.rank.type)
+    return role.restart_policy if role is not None else RestartPolicy.NEVER
+
+
+def fail(this: Pass, ended: AttemptStatus | None, why: Fail) -> Decision:
+    """The job is over without success; `ended` is its last attempt, None where none has begun."""
+    this.writer.failed(ended, why.reason, why.message)
+    return Decision(
+        this.writer.finish(ended, completed=True),
+        deletions=_cleanup(this.seen, now=this.now, completed=this.now),
+        record_first=True,
+        look_again=this.now + FINISH_GRACE,
+    )
+
+
+def succeed(this: Pass, attempt: AttemptStatus) -> Decision:
+    """The job is done."""
+    running = attempt.model_copy(update={"running_time": attempt.running_time or format_time(this.now)})
+    ended = end_attempt(running, Reason.SUCCEEDED, "finished", now=this.now, exit_code=0)
+    this.writer.succeeded(ended)
+    return Decision(
+        this.writer.finish(ended, completed=True), record_first=True, look_again=this.now + FINISH_GRACE
+    )
+
+
+def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REASONS) -> Decision:
+    """Nothing starts again; pods are cleaned up as the policy says, the job when its time to live is over."""
+    books = keep_books(seen, spec_in_force(seen.job.status), None, now=now)
+    writer = Writer(seen, books, seen.job.status.projection, now=now, reasons=reasons)
+    last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
+    completed = parse_time(seen.job.status.completion_time) or now
+    policy = run_policy_in_force(seen.job)
+    deletions = _cleanup(seen, now=now, completed=completed)
+    if last is not None:
+        last = fold_finished(last, seen)  # a rank that ended after the job: its pod may be deleted next
+        writer.count_pods(last)
+    waiting = any(not p.ended and not p.terminating for p in seen.pods) and not deletions
+    due = completed + FINISH_GRACE
+    decision = Decision(
+        writer.finish(last), deletions=deletions, look_again=due if waiting and now < due else None
+    )
+    ttl = policy.ttl_seconds_after_finished
+    # Nothing is deleted by a spec that is wrong; what its pods may ask for matters no more.
+    if ttl is None or isinstance(decide_admission(seen.job, privileged=True), Refused):
+        return decision
+    expiry = completed + timedelta(seconds=ttl)
+    return replace(decision, delete_job=True) if now >= expiry else look_by(decision, expiry)
+
+
+def run_policy_in_force(job: Job) -> RunPolicy:
+    """`spec.runPolicy`, which is obeyed also where the spec is refused; field by field as admitted last where it is wrong."""
+    return read_run_policy(job.spec.get("runPolicy"), job.status.run_policy or RunPolicy())
+
+
+def _cleanup(seen: Snapshot, *, now: datetime, completed: datetime) -> tuple[Deletion, ...]:
+    """Pods to delete after the end; those still running get a moment to end by themselves.
+
+    Under a budget that stops a job none runs on, whatever cleanPodPolicy says: nothing would hold what it uses.
+    """
+    removes_ended, removes_running = CLEANED[run_policy_in_force(seen.job).clean_pod_policy]
+    removes_running = removes_running or spec_in_force(seen.job.status).is_enforced
+    late = now >= completed + FINISH_GRACE
+    running = {p.uid for p in seen.pods if not p.ended}
+    return tuple(
+        d for d in stop_all(seen) if (removes_running and late if d.uid in running else removes_ended)
+    )
+
+
+CLEANED = {
+    CleanPodPolicy.NONE: (False, False),
+    CleanPodPolicy.RUNNING: (False, True),
+    CleanPodPolicy.ALL: (True, True),
+}
+"""Whether pods that have ended are removed, and those that run still."""

@@ -1,0 +1,194 @@
+"""The gates that an attempt passes before it begins, in the order in which they are asked.
+
+Each is a pure function of a start: None lets it pass, `Wait` holds the job and says why, `Fail` ends it. The first that
+does not let it pass decides. A reason to wait is a function and a row here, and a row in `greentrain.api.reasons`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from greentrain.api.reasons import Reason
+from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, GreenTrainingJobSpec
+from greentrain.core.books.books import Books
+from greentrain.core.books.in_force import BudgetSpec
+from greentrain.core.lifecycle.attempts import backoff_until, explain_deadline, find_limit
+from greentrain.core.lifecycle.outcomes import Fail, Wait
+from greentrain.core.seen.nodes import SILENT_AFTER
+from greentrain.core.seen.pods import Disruption, count_gpus
+from greentrain.core.seen.snapshot import Snapshot
+from greentrain.core.seen.times import format_time, parse_time
+
+LOOK_FOR_NODES = timedelta(seconds=10)
+"""How often a job that waits for nodes to report looks whether they do; no event brings it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt that could begin now."""
+
+    seen: Snapshot
+    spec: GreenTrainingJobSpec
+    """As admitted."""
+    last: AttemptStatus | None
+    """The attempt before; None for the first."""
+    failures: Mapping[CountedAgainst, int]
+    """How many are counted against each limit of spec.runPolicy."""
+    books: Books
+    now: datetime
+
+
+Gate = Callable[[Start], Wait | Fail | None]
+
+
+SUSPENSION = Wait(Reason.SUSPEND_REQUESTED, "spec.runPolicy.suspend is set", "set it to false to go on")
+
+
+def wait_while_suspended(start: Start) -> Wait | None:
+    """The user asked for it."""
+    return SUSPENSION if start.spec.run_policy.suspend else None
+
+
+def fail_over_deadline(start: Start) -> Fail | None:
+    """The time that the job may run is used up."""
+    policy, last = start.spec.run_policy, start.last
+    allowed = policy.active_deadline_seconds
+    if last is None or allowed is None or start.seen.job.status.active_seconds < allowed:
+        return None
+    text = f"{explain_deadline(policy)}, and attempt {last.number} ended: {last.message}"
+    return Fail(Reason.DEADLINE_EXCEEDED, text)
+
+
+def fail_over_limit(start: Start) -> Fail | None:
+    """The limit on failures was lowered since the last one."""
+    last = start.last
+    if last is None or last.counted_against is None:
+        return None
+    limit, count = (
+        find_limit(last.counted_against, start.spec.run_policy),
+        start.failures[last.counted_against],
+    )
+    return Fail(limit.reason, limit.exceeded(count, last.message)) if count > limit.allowed else None
+
+
+def hold_for_budget(start: Start) -> Wait | Fail | None:
+    """A budget that stops the job is spent; without any attempt a job that would fail by it waits."""
+    failed = fail_for_budget(start.books) if start.last is not None else None
+    return failed or wait_for_budget(start.books)
+
+
+def fail_for_budget(books: Books) -> Fail | None:
+    """That the job has failed by a budget; None where it has not."""
+    standing = books.stopping
+    return Fail(Reason.BUDGET_EXHAUSTED, books.words) if standing is not None and standing.fails else None
+
+
+def wait_for_budget(books: Books) -> Wait | None:
+    """That the job may not run because of a budget; None where it may."""
+    if books.stopping is None:
+        return None
+    raised = " and ".join(f"{s.path} above {s.limit}" for s in books.exhausted if s.stops and not s.by_charge)
+    remedy = f"raise {raised} to go on" if raised else "it goes on when they are in and show less"
+    return Wait(Reason.BUDGET_EXHAUSTED, books.words, remedy)
+
+
+def wait_for_reports(start: Start) -> Wait | None:
+    """What the job has used is not known, and it may not go on without."""
+    return wait_while_unknown(start.books, start.now)
+
+
+def wait_while_unknown(books: Books, now: datetime) -> Wait | None:
+    """That a job may not run because its energy is not known; None where it may."""
+    if not books.unknown_stops:
+        return None
+    node = (books.waiting_for or tuple(p.node for p in books.unread))[0]
+    why = f"its energy is not known: node {node} does not report (kubectl describe nodepower {node})"
+    remedy = "it goes on when it does; or set spec.energy.onUnknown to Continue"
+    return Wait(Reason.READINGS_STOPPED, why, remedy, now + LOOK_FOR_NODES)
+
+
+def wait_for_old_pods(start: Start) -> Wait | None:
+    """The next attempt starts when every pod of the old one is gone."""
+    pods = start.seen.pods
+    if not pods:
+        return None
+    cut_off = next((p for p in pods if p.unreachable or p.disruption is Disruption.NODE_LOST), None)
+    first = cut_off or pods[0]
+    where = f" on node {first.node}" if first.node else ""
+    text = f"{len(pods)} old pods are still there, such as {first.name}{where}"
+    if cut_off is None:
+        return Wait(Reason.WAITING_FOR_OLD_PODS, text)
+    remedy = (
+        "the next attempt starts when they are gone. The node stopped answering: if it is off for good, delete it "
+        f"(kubectl delete node {first.node}) or taint it node.kubernetes.io/out-of-service"
+    )
+    return Wait(Reason.WAITING_FOR_OLD_PODS, text, remedy)
+
+
+def wait_for_readings(start: Start) -> Wait | None:
+    """A job with a budget does not begin where its energy could not be read."""
+    seen, spec = start.seen, start.spec
+    if not BudgetSpec(spec.energy, spec.emissions).has_budget:
+        return None
+    until = start.now + LOOK_FOR_NODES
+    if spec.energy.scope == "Node" and seen.fleet.without_host:
+        nodes = seen.fleet.without_host
+        text = (
+            f"spec.energy.scope: Node needs the energy of processors and memory, which {len(nodes)} nodes cannot measure, "
+            f"such as {nodes[0]} (kubectl describe nodepower {nodes[0]})"
+        )
+        return Wait(Reason.NO_READINGS, text, "set GPU", until)
+    if not spec.energy.on_unknown.stops or not count_job_gpus(spec):
+        return None
+    heard = seen.fleet.heard
+    if seen.fleet.limit_milliwatts is not None and heard is not None and start.now - heard < SILENT_AFTER:
+        return None
+    text = "no node reports the energy of its GPUs (kubectl get nodepowers), and a job with a budget does not begin without"
+    return Wait(
+        Reason.NO_READINGS, text, "see that agents run, or set spec.energy.onUnknown to Continue", until
+    )
+
+
+def wait_for_intensity(start: Start) -> Wait | None:
+    """A job with a budget of emissions does not begin where they could not be counted."""
+    text = start.books.unpriced
+    return Wait(Reason.NO_INTENSITY, text, until=start.now + LOOK_FOR_NODES) if text else None
+
+
+def back_off(start: Start) -> Wait | None:
+    """The last attempts failed, and too soon again would fail as well."""
+    last = start.last
+    if last is None or last.counted_against is None:
+        return None
+    due = backoff_until(parse_time(last.end_time), start.failures[last.counted_against], now=start.now)
+    if due is None or start.now >= due:
+        return None
+    text = f"the next attempt starts at {format_time(due)}, after {sum(start.failures.values())} failures"
+    return Wait(Reason.BACKING_OFF, text, until=due)
+
+
+GATES: tuple[Gate, ...] = (
+    wait_while_suspended,
+    fail_over_deadline,
+    fail_over_limit,
+    hold_for_budget,
+    wait_for_reports,
+    wait_for_old_pods,
+    wait_for_readings,
+    wait_for_intensity,
+    back_off,
+)
+
+
+def find_hold(start: Start, gates: tuple[Gate, ...] = GATES) -> Wait | Fail | None:
+    """What the first gate says that does not let the start pass; None where all do."""
+    return next((outcome for gate in gates if (outcome := gate(start)) is not None), None)
+
+
+def count_job_gpus(spec: GreenTrainingJobSpec) -> int:
+    """GPUs that all replicas of a job ask for together."""
+    return sum(
+        r.replicas * count_gpus(r.template.get("spec") or {}) for _, r in spec.tf_replica_specs.roles()
+    )

@@ -1,0 +1,71 @@
+"""Between attempts: wait for what a gate waits for, or begin the next one."""
+
+from __future__ import annotations
+
+from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.core.books.account import Account, pue_of
+from greentrain.core.books.in_force import BudgetSpec
+from greentrain.core.books.overshoot import announce, announce_emissions
+from greentrain.core.books.restarts import burnt_again
+from greentrain.core.gang import manifests
+from greentrain.core.gang.grace import grace_of
+from greentrain.core.lifecycle.decision import Decision, delete_leftovers
+from greentrain.core.lifecycle.ends import fail
+from greentrain.core.lifecycle.gates import Start, count_job_gpus, find_hold
+from greentrain.core.lifecycle.outcomes import Fail
+from greentrain.core.lifecycle.passing import Pass
+from greentrain.core.seen.times import format_time
+from greentrain.units import format_energy
+
+
+def start_or_wait(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -> Decision:
+    """No attempt is under way: the next one begins unless a gate holds it."""
+    writer = this.writer
+    writer.admit(spec)
+    hold = find_hold(Start(this.seen, spec, last, writer.failures, this.books, this.now), this.rules.gates)
+    if isinstance(hold, Fail):
+        return fail(this, last, hold)
+    if hold is None:
+        return _begin(this, spec, last)
+    writer.wait(hold.reason, hold.message, hold.next_step)
+    return Decision(writer.finish(last), deletions=delete_leftovers(this.seen, last), look_again=hold.until)
+
+
+def _begin(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -> Decision:
+    seen, now = this.seen, this.now
+    counts = manifests.replica_counts(spec)
+    attempt = AttemptStatus(
+        number=max(seen.job.status.attempt_count, last.number if last else 0) + 1,
+        spec_hash=manifests.spec_hash(spec),
+        replicas=counts,
+        success_policy=spec.success_policy,
+        start_time=format_time(now),
+    )
+    grace = None if spec.checkpoint is None else spec.checkpoint.grace_period_seconds
+    attempt = announce(
+        attempt,
+        gpus=count_job_gpus(spec),
+        grace_seconds=grace_of(grace, (r.template for _, r in spec.tf_replica_specs.roles())),
+        fleet=seen.fleet,
+        pue=pue_of(spec.emissions, seen.intensities),
+    )
+    account = Account(seen, BudgetSpec(spec.energy, spec.emissions), None, now)
+    attempt = announce_emissions(attempt, account, this.books.emissions)
+    again = burnt_again(last, seen.job.status.progress)
+    this.writer.started(attempt, again="" if again is None else _explain_again(again, spec))
+    return Decision(
+        this.writer.finish(attempt),
+        service=None if seen.has_service else manifests.build_service(seen.job),
+        pods=manifests.Pods(seen.job, spec, attempt, manifests.ranks(counts)),
+        record_first=True,
+    )
+
+
+def _explain_again(joules: int, spec: GreenTrainingJobSpec) -> str:
+    """What a restart costs."""
+    why = (
+        "no volume for checkpoints is set"
+        if spec.checkpoint is None
+        else "no confirmed checkpoint holds them"
+    )
+    return f"steps that the last attempt did are done again, about {format_energy(joules)}: {why}"
