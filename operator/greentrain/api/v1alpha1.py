@@ -304,11 +304,11 @@ class CheckpointSpec(_Strict):
     )
 
 
-class PowerPolicy(StrEnum):
-    """Who chooses the cap."""
+class BudgetPolicy(StrEnum):
+    """What a budget may do to the cap."""
 
-    FIXED = "Fixed"
-    BUDGET = "Budget"
+    NONE = "None"
+    LOWER_CAP = "LowerCap"
 
 
 class PowerSpec(_Strict):
@@ -321,9 +321,9 @@ class PowerSpec(_Strict):
         "default limit (70%). A lower limit that an administrator has set stays. Applies at once, also to a running job.",
     )
 
-    policy: PowerPolicy = Field(
-        PowerPolicy.FIXED,
-        description="Fixed: the cap stays as it is. Budget: it is lowered step by step, never above cap, while what was "
+    budget_policy: BudgetPolicy = Field(
+        BudgetPolicy.NONE,
+        description="None: the cap stays as it is. LowerCap: it is lowered step by step, never above cap, while what was "
         "measured says that the job would not finish inside its budget at the present one but might at a lower one.",
     )
     max_slowdown_percent: int | None = Field(
@@ -339,6 +339,17 @@ class PowerSpec(_Strict):
         if value is not None:
             parse_power_cap(value)
         return value
+
+    @property
+    def lowers_cap(self) -> bool:
+        """Whether a lower cap may be chosen to keep a budget."""
+        match self.budget_policy:
+            case BudgetPolicy.LOWER_CAP:
+                return True
+            case BudgetPolicy.NONE:
+                return False
+            case _:
+                assert_never(self.budget_policy)
 
 
 class EnergySpec(_Strict):
@@ -1106,7 +1117,7 @@ class ProjectionStatus(_Status):
         None,
         ge=1,
         le=100,
-        description="The cap that was chosen; none where spec.power.policy does not choose.",
+        description="The cap that was chosen; none where spec.power.budgetPolicy does not choose.",
     )
     measures: tuple[CapMeasureStatus, ...] = Field(
         (), max_length=32, description="What was measured, by cap."
@@ -1198,6 +1209,7 @@ class GreenTrainingJobStatus(_Status):
 
 NOT_BUILT: dict[str, str] = {
     "spec.schedule": "carbon-aware scheduling",
+    "spec.power.optimization": "finding the cap at which a step costs least",
     "spec.elastic": "elastic sizes",
     "spec.checkpoint.restoreFrom": "restoring from another job's checkpoint",
     "spec.runPolicy.schedulingPolicy.queue": "gang scheduling",
@@ -1210,3 +1222,8 @@ NOT_BUILT: dict[str, str] = {
 
 A job that asks for them must not run as if it had not: it is refused by the full path until they exist.
 """
+
+REPLACED: dict[str, str] = {
+    "spec.power.policy": "it is spec.power.budgetPolicy now: write LowerCap there for Budget, or nothing for Fixed",
+}
+"""Fields that this version does not have any more, by path, with what stands in their place."""

@@ -21,8 +21,8 @@ from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, T
 from greentrain.api.v1alpha1 import (
     MAX_GRACE_SECONDS,
     NOT_BUILT,
+    REPLACED,
     GreenTrainingJobSpec,
-    PowerPolicy,
     ReplicaSpec,
     ReplicaType,
     RunPolicy,
@@ -143,13 +143,20 @@ def _within(path: str, prefix: str) -> bool:
 
 
 def check_not_built(spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Fields of the agreed API that this version does not have."""
+    """Fields of the agreed API that this version does not have yet, and those it does not have any more."""
     for path, purpose in NOT_BUILT.items():
-        node: Any = {"spec": spec}
-        for part in path.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        if node is not None:
+        if _is_set(spec, path):
             yield Problem(path, f"{purpose}: not built yet in this version of greentrain; remove the field")
+    for path, instead in REPLACED.items():
+        if _is_set(spec, path):
+            yield Problem(path, instead)
+
+
+def _is_set(spec: Mapping[str, Any], path: str) -> bool:
+    node: Any = {"spec": spec}
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node is not None
 
 
 def explain(error: ValidationError) -> Iterator[Problem]:
@@ -436,16 +443,16 @@ def check_power(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
     del job
     if spec.power is None:
         return
-    chooses = spec.power.policy is PowerPolicy.BUDGET
+    chooses = spec.power.lowers_cap
     if chooses and spec.energy.budget is None and spec.emissions.budget is None:
         yield Problem(
-            "spec.power.policy",
-            "'Budget' is not valid without a budget: set spec.energy.budget or spec.emissions.budget, or Fixed",
+            "spec.power.budgetPolicy",
+            "'LowerCap' is not valid without a budget: set spec.energy.budget or spec.emissions.budget, or None",
         )
     if not chooses and spec.power.max_slowdown_percent is not None:
         yield Problem(
             "spec.power.maxSlowdownPercent",
-            f"'{spec.power.max_slowdown_percent}' is only for spec.power.policy Budget: set that, or remove it",
+            f"'{spec.power.max_slowdown_percent}' is only for spec.power.budgetPolicy LowerCap: set that, or remove it",
         )
 
 

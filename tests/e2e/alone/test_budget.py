@@ -207,7 +207,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
         f"--step-cpu-seconds={STEP_CPU_SECONDS}",
     ]
     container.setdefault("resources", {}).setdefault("limits", {})["nvidia.com/gpu"] = "1"
-    spec["power"] = {"policy": "Budget", "cap": "70%"}
+    spec["power"] = {"budgetPolicy": "LowerCap", "cap": "70%"}
     spec["energy"] = {"budget": "1kWh"}
     spec["checkpoint"]["gracePeriodSeconds"] = 5
     bench.apply(digits)

@@ -133,12 +133,21 @@ TRAINER = ["python3", "-m", "greentrain_trainer"]
         ),
         ("spec.power", {"cap": "120%"}, "spec.power.cap: '120%' is not valid: write watts"),
         ("spec.power", {"cup": "250W"}, "spec.power.cup: unknown field; did you mean cap?"),
-        ("spec.power", {"policy": "Optimize"}, "spec.power.policy: 'Optimize' is not valid"),
-        ("spec.power", {"policy": "Budget"}, "spec.power.policy: 'Budget' is not valid without a budget"),
+        ("spec.power", {"budgetPolicy": "Optimize"}, "spec.power.budgetPolicy: 'Optimize' is not valid"),
+        (
+            "spec.power",
+            {"budgetPolicy": "LowerCap"},
+            "spec.power.budgetPolicy: 'LowerCap' is not valid without a budget",
+        ),
+        (
+            "spec.power",
+            {"policy": "Budget"},
+            "spec.power.policy: it is spec.power.budgetPolicy now: write LowerCap there for Budget",
+        ),
         (
             "spec.power",
             {"maxSlowdownPercent": 9},
-            "spec.power.maxSlowdownPercent: '9' is only for spec.power.policy",
+            "spec.power.maxSlowdownPercent: '9' is only for spec.power.budgetPolicy",
         ),
     ],
 )

@@ -55,7 +55,7 @@ EDITS: list[tuple[str, str, Any]] = [
     ("spec.checkpoint.*", "checkpoint.path", "other"),
     ("spec.checkpoint.*", "checkpoint.gracePeriodSeconds", 7),
     ("spec.power.cap", "power.cap", "70%"),
-    ("spec.power.policy", "power.policy", "Budget"),
+    ("spec.power.budgetPolicy", "power.budgetPolicy", "LowerCap"),
     ("spec.power.maxSlowdownPercent", "power.maxSlowdownPercent", 20),
     ("spec.energy.budget", "energy.budget", "5kWh"),
     ("spec.energy.onExhausted", "energy.onExhausted", "Fail"),

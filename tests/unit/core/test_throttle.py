@@ -41,11 +41,13 @@ class Card:
 
 
 class Throttled(Story):
-    """A job with power policy Budget on one card of 300 W that may be limited down to half of it."""
+    """A job with budgetPolicy LowerCap on one card of 300 W that may be limited down to half of it."""
 
     def __init__(self, budget: str, *, total: int | None = STEPS, **power: Any) -> None:
         manifest = budgeted(budget)
-        super().__init__({**manifest, "spec": {**manifest["spec"], "power": {"policy": "Budget", **power}}})
+        super().__init__(
+            {**manifest, "spec": {**manifest["spec"], "power": {"budgetPolicy": "LowerCap", **power}}}
+        )
         self.fleet = Fleet(
             limit_milliwatts=GPU_LIMIT,
             report_seconds=30,
@@ -124,7 +126,7 @@ class OnCleanGrid(Throttled):
     MODEL = "Tesla V100"
 
     def __init__(self, grams: float) -> None:
-        super().__init__("1GWh", policy="Fixed")
+        super().__init__("1GWh", budgetPolicy="None")
         spec = self.manifest["spec"]
         spec = {**spec, "energy": {}, "emissions": {"budget": f"{grams:.3f}gCO2e"}}
         self.manifest = {**self.manifest, "spec": spec}
@@ -218,7 +220,7 @@ def test_back_to_fixed_the_cap_is_that_of_the_spec_again() -> None:
     story.train(most_seconds=600)
     assert story.percent < 100
     spec = story.manifest["spec"]
-    story.manifest = {**story.manifest, "spec": {**spec, "power": {"policy": "Fixed"}}}
+    story.manifest = {**story.manifest, "spec": {**spec, "power": {"budgetPolicy": "None"}}}
     story.step(1)
     assert story.percent == 100
     assert story.status.projection is not None

@@ -309,7 +309,7 @@ def test_a_pass_decides_and_its_status_is_stored_whatever_specs_pods_nodes_and_p
         spec = {**with_gpus(spec), "runPolicy": {**spec.get("runPolicy", {}), "suspend": False}}
     if chance.random() < 0.5:
         spec["energy"] = {"budget": chance.choice(("1J", "1MWh", "100GWh")), "onUnknown": "Continue"}
-        spec["power"] = {"policy": "Budget"}
+        spec["power"] = {"budgetPolicy": "LowerCap"}
     world = World(spec, chance)
     world.tell("node-1")
     for _ in range(8):

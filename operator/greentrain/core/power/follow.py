@@ -17,7 +17,6 @@ from greentrain.api.v1alpha1 import (
     EmissionsStatus,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
-    PowerPolicy,
     PowerSpec,
     ProjectionStatus,
     SampleStatus,
@@ -39,7 +38,7 @@ NO_LIMIT = 1 << 62
 def chosen_cap(spec: GreenTrainingJobSpec, projection: ProjectionStatus | None, fleet: Fleet) -> str:
     """The cap that is asked for: the spec's own, or the lower one that was chosen in its place."""
     power = spec.power
-    if power is None or power.policy is not PowerPolicy.BUDGET:
+    if power is None or not power.lowers_cap:
         return spec.power_cap
     chosen = projection.percent if projection is not None else None
     return spec.power_cap if chosen is None or chosen >= ceiling_of(power, fleet) else f"{chosen}%"
@@ -56,7 +55,7 @@ def follow(
     """The projection after this pass; as it stands where the program did not say anything new."""
     known, progress = seen.job.status.projection, seen.progress
     ceiling = ceiling_of(spec.power, seen.fleet)
-    throttles = spec.power is not None and spec.power.policy is PowerPolicy.BUDGET
+    throttles = spec.power is not None and spec.power.lowers_cap
     if not throttles and known is not None and known.percent is not None:
         known = known.model_copy(
             update={"percent": None, "reason": "", "message": "", "cannot_finish": False}

@@ -1,4 +1,4 @@
-"""Whether a job will finish inside its budget of energy, and which power cap lets it: `spec.power.policy: Budget`.
+"""Whether a job will finish inside its budget of energy, and which power cap lets it: `spec.power.budgetPolicy: LowerCap`.
 
 What a step costs is measured at each cap that was in force, never taken from a model of cards: a lower cap saves energy
 down to a point that depends on the card and the work, and below it costs more, because the card idles longer. So caps go
