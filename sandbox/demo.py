@@ -461,17 +461,11 @@ def read_server_version(cluster: Cluster) -> str:
 
 def _describe_budgets(status: Mapping[str, Any]) -> Iterator[str]:
     """What is left of each budget, and where its emissions come from."""
-    energy, emissions = status.get("energy") or {}, status.get("emissions") or {}
-    for name, section, used in (
-        ("Energy", energy, energy.get("used")),
-        ("Emissions", emissions, emissions.get("total")),
-    ):
-        budget = section.get("budget") or {}
-        if budget.get("limit"):
-            bound = (
-                f", at worst exceeded by {budget['overshootBound']}" if budget.get("overshootBound") else ""
-            )
-            yield f"  {name}: {used or 'unknown'} of {budget['limit']}, {budget.get('percent', 0)} %{bound}"
+    emissions = status.get("emissions") or {}
+    for line in status.get("budgets") or ():
+        bound = f", at worst exceeded by {line['bound']}" if line.get("bound") else ""
+        used = line.get("used") or "unknown"
+        yield f"  {line['type']}: {used} of {line['limit']}, {line.get('percent', 0)} %{bound}"
     if emissions.get("embodiedMicrograms") is not None:
         operational, made, low, high = (
             emissions.get(f"{name}Micrograms", 0) / 1000

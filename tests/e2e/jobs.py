@@ -11,6 +11,7 @@ from sandbox.images import ROOT
 from sandbox.outage import find_node
 from sandbox.simgpu import cards, nodecards
 from sandbox.simgpu.nodecards import Places
+from tests.support.statuses import read_whole
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Bench
@@ -164,15 +165,15 @@ def set_budget(bench: Bench, job: str, joules: int | str) -> None:
 
 
 def read_budget(bench: Bench, job: str) -> Json:
-    """status.energy.budget."""
-    budget: Json = bench.read_job(job)["status"]["energy"]["budget"]
+    """How its budget of energy stands, as the operator keeps it."""
+    budget: Json = read_whole(bench.read_job(job))["energy"]["budget"]
     return budget
 
 
 def until_ahead(bench: Bench, job: str) -> Json:
     """The status of energy once it says what a stop would take."""
     energy: Json = bench.until(
-        lambda: bench.read_job(job).get("status", {}).get("energy", {}),
+        lambda: read_whole(bench.read_job(job)).get("energy", {}),
         lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
         seconds=60,
         what=f"{job} says what it uses until it would have stopped",

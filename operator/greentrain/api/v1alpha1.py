@@ -13,10 +13,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, assert_never
+from typing import Annotated, Any, ClassVar, Literal, assert_never
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema
 
 from greentrain.units import parse_emissions, parse_energy, parse_power_cap, parse_pue, parse_time
 
@@ -498,6 +507,10 @@ class GreenTrainingJobSpec(_Strict):
         return self.power.cap or "" if self.power is not None else ""
 
 
+MAX_LEDGER = 1 << 20
+"""Characters: a job of 1,024 pods, each with its sums, takes about half; etcd takes objects of 1.5 MiB."""
+
+
 def _is_time(value: str) -> str:
     if parse_time(value) is None:
         raise ValueError("write a time with its offset, such as 2026-01-31T18:00:00Z")
@@ -523,12 +536,27 @@ class Condition(_Strict):
     message: str = Field("", max_length=2048, description="What a person should know.")
 
 
-class _Status(_Strict):
+class StatusModel(_Strict):
+    """A part of a status; what belongs to the ledger is stored apart (`greentrain.api.stored`) and in no schema."""
+
     # A newer operator may have written more; what an older one does not know it leaves out.
     model_config = ConfigDict(extra="ignore")
 
+    LEDGER: ClassVar[frozenset[str]] = frozenset()
+    """Names of the fields that are the operator's own working memory."""
 
-class ReplicaStatus(_Status):
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema without those."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name in cls.LEDGER:
+            schema.get("properties", {}).pop(cls.model_fields[name].alias or name, None)
+        return schema
+
+
+class ReplicaStatus(StatusModel):
     """How many pods of one role are in which state."""
 
     active: int = Field(0, ge=0, description="Pods pending or running.")
@@ -541,7 +569,7 @@ class ReplicaStatus(_Status):
     failed: int = Field(0, ge=0, description="Pods that failed.")
 
 
-class CheckpointStatus(_Status):
+class CheckpointStatus(StatusModel):
     """A checkpoint the program reported."""
 
     step: int = Field(ge=0, description="Global step it holds.")
@@ -551,7 +579,7 @@ class CheckpointStatus(_Status):
     )
 
 
-class ProgressStatus(_Status):
+class ProgressStatus(StatusModel):
     """How far the program says it is."""
 
     step: int = Field(0, ge=0, description="Global steps done.")
@@ -572,7 +600,7 @@ class ProgressStatus(_Status):
     model_path: str | None = Field(None, max_length=1024, description="Where the trained model was saved.")
 
 
-class ReplacedPod(_Status):
+class ReplacedPod(StatusModel):
     """A pod outside the gang that failed and was made again within its attempt."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
@@ -587,8 +615,10 @@ class ReplacedPod(_Status):
     message: str = Field("", max_length=1024, description="Why it ended, for people.")
 
 
-class AttemptStatus(_Status):
+class AttemptStatus(StatusModel):
     """One run of the whole gang."""
+
+    LEDGER = frozenset({"spec_hash", "success_policy", "broken_time", "finished_ranks", "pue_thousandths"})
 
     number: int = Field(ge=1, description="Number of the attempt, from 1.")
     spec_hash: str = Field("", max_length=64, description="Hash of the spec its pods were built from.")
@@ -681,14 +711,14 @@ class AttemptStatus(_Status):
     )
 
 
-class GpuTimeStatus(_Status):
+class GpuTimeStatus(StatusModel):
     """How long GPUs of one model were held."""
 
     model: str = Field("", max_length=96, description="Product name; nothing where the GPU never told it.")
     seconds: int = Field(0, ge=0, description="Seconds, added up over the GPUs.")
 
 
-class PodEnergyStatus(_Status):
+class PodEnergyStatus(StatusModel):
     """What one pod used, as its node's agent last told; folded into the sums once the agent has let go of it."""
 
     uid: str = Field("", max_length=64, description="UID of the pod; none for a sum.")
@@ -733,7 +763,7 @@ class PodEnergyStatus(_Status):
         return self.gpu_joules if scope == "GPU" else self.joules
 
 
-class PodAllowance(_Status):
+class PodAllowance(StatusModel):
     """How much energy one pod may use before its node's agent acts by itself."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
@@ -759,7 +789,7 @@ def _or_nothing(value: str, parse: Callable[[str], int]) -> str:
     return ""
 
 
-class PodCharge(_Status):
+class PodCharge(StatusModel):
     """What is charged for one pod while its readings are missing."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
@@ -781,7 +811,7 @@ class PodCharge(_Status):
     )
 
 
-class EnergyBudgetStatus(_Status):
+class EnergyBudgetStatus(StatusModel):
     """How the budget of energy stands."""
 
     @field_validator("limit")
@@ -825,6 +855,9 @@ class EnergyBudgetStatus(_Status):
         ge=0,
         description="The limit that was spent: the job goes on when a higher one is set. None while it is not.",
     )
+    lowered: bool = Field(
+        False, description="Whether it is spent because it was set below what had been used."
+    )
     charges: tuple[PodCharge, ...] = Field(
         (),
         max_length=4 * MAX_REPLICAS,
@@ -845,8 +878,10 @@ class EnergyBudgetStatus(_Status):
     )
 
 
-class EnergyStatus(_Status):
+class EnergyStatus(StatusModel):
     """Energy the job has used, over all attempts, pods and nodes."""
+
+    LEDGER = frozenset({"budget", "folded", "folded_error_squared", "pods", "settled"})
 
     scope: Scope = Field("GPU", description="What is counted as used: GPU, or Node.")
     budget: EnergyBudgetStatus | None = Field(None, description="How its budget stands; none without one.")
@@ -901,7 +936,7 @@ class EnergyStatus(_Status):
     )
 
 
-class EmissionsShare(_Status):
+class EmissionsShare(StatusModel):
     """Energy that was priced with the values of one source."""
 
     source: str = Field(max_length=64, description="Name of the source.")
@@ -916,7 +951,7 @@ class EmissionsShare(_Status):
     )
 
 
-class FixedEmissions(_Status):
+class FixedEmissions(StatusModel):
     """Sums that nothing changes any more, whatever a source says later."""
 
     shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
@@ -931,7 +966,7 @@ class FixedEmissions(_Status):
     )
 
 
-class EmissionsBudgetStatus(_Status):
+class EmissionsBudgetStatus(StatusModel):
     """How the budget of emissions stands."""
 
     @field_validator("limit")
@@ -962,10 +997,17 @@ class EmissionsBudgetStatus(_Status):
     exhausted_limit_micrograms: int | None = Field(
         None, ge=0, description="The limit that was spent: the job goes on when a higher one is set."
     )
+    lowered: bool = Field(
+        False, description="Whether it is spent because it was set below what had been emitted."
+    )
 
 
-class EmissionsStatus(_Status):
+class EmissionsStatus(StatusModel):
     """Emissions the job has caused, over all attempts, pods and nodes."""
+
+    LEDGER = frozenset(
+        {"budget", "fixed", "highest_milligrams_per_kilowatt_hour", "zone", "include_embodied"}
+    )
 
     @field_validator("pue")
     @classmethod
@@ -1022,7 +1064,7 @@ class EmissionsStatus(_Status):
     final: bool = Field(False, description="True when the job has finished and all its energy is in.")
 
 
-class PowerStatus(_Status):
+class PowerStatus(StatusModel):
     """Power limits of the GPUs the job holds now, as their nodes' agents have read them back."""
 
     cap: str = Field(
@@ -1058,7 +1100,7 @@ class PowerStatus(_Status):
     )
 
 
-class CapMeasureStatus(_Status):
+class CapMeasureStatus(StatusModel):
     """What steps at one cap cost, summed up over windows of time."""
 
     percent: int = Field(ge=1, le=100, description="The cap, of the GPUs' default limit; 100: none.")
@@ -1073,7 +1115,7 @@ class CapMeasureStatus(_Status):
     latest: int = Field(0, description="How much the last one differed.")
 
 
-class SampleStatus(_Status):
+class SampleStatus(StatusModel):
     """How far a job was, and what it had used by then."""
 
     attempt: int = Field(ge=0, description="Attempt it was seen in.")
@@ -1084,8 +1126,10 @@ class SampleStatus(_Status):
     complete: bool = Field(True, description="Whether it was in force on all of its GPUs.")
 
 
-class ProjectionStatus(_Status):
+class ProjectionStatus(StatusModel):
     """What the job will have used and emitted when it has finished, from what its steps were measured to cost."""
+
+    LEDGER = frozenset({"measures", "begun", "anchor", "last"})
 
     energy: str = Field(
         "", max_length=32, description="Energy at the end, for people; nothing where not known."
@@ -1127,7 +1171,42 @@ class ProjectionStatus(_Status):
     last: SampleStatus | None = Field(None, description="Last sample.")
 
 
-class DisplayStatus(_Status):
+class AdmittedSections(StatusModel):
+    """Sections of the spec as they were admitted last: what holds where an edit is refused."""
+
+    run_policy: RunPolicy = Field(RunPolicy(), description="spec.runPolicy.")
+    energy: EnergySpec = Field(EnergySpec(), description="spec.energy.")
+    emissions: EmissionsSpec = Field(EmissionsSpec(), description="spec.emissions.")
+    power: PowerSpec | None = Field(None, description="spec.power.")
+
+
+BudgetType = Literal["Energy", "Emissions"]
+
+
+class BudgetLine(StatusModel):
+    """How one budget stands."""
+
+    type: BudgetType = Field(description="What is limited: Energy or Emissions.")
+    limit: str = Field(max_length=32, description="The budget as it is in force.")
+    used: str = Field("", max_length=32, description="What the job has used or emitted of it.")
+    percent: int = Field(
+        0,
+        ge=0,
+        description="Whole percent of the limit that is used, what is charged for missing readings included.",
+    )
+    bound: str = Field(
+        "", max_length=32, description="By how much it could be exceeded at worst by the attempt under way."
+    )
+    warned: int = Field(
+        0, ge=0, le=100, description="The highest of spec.energy.warnAtPercent that was reached."
+    )
+    exhausted: bool = Field(
+        False, description="Whether it is spent, or would be by the time a stop has taken effect."
+    )
+    action: OnExhausted = Field(description="What happens when it is spent: Suspend, Fail or Warn.")
+
+
+class DisplayStatus(StatusModel):
     """Words for the columns of kubectl get; read by no program."""
 
     reason: str = Field(
@@ -1148,8 +1227,10 @@ class DisplayStatus(_Status):
     )
 
 
-class GreenTrainingJobStatus(_Status):
+class GreenTrainingJobStatus(StatusModel):
     """What the operator observed."""
+
+    LEDGER = frozenset({"admitted"})
 
     observed_generation: int = Field(0, ge=0, description="metadata.generation this status was computed for.")
     phase: str = Field("", max_length=32, description="One word for people, derived from the conditions.")
@@ -1186,9 +1267,8 @@ class GreenTrainingJobStatus(_Status):
     completion_time: Time | None = Field(
         None, max_length=32, json_schema_extra={"format": "date-time"}, description="When the job finished."
     )
-    run_policy: RunPolicy | None = Field(
-        None,
-        description="spec.runPolicy as it was admitted last: what holds where an edit of it is refused.",
+    admitted: AdmittedSections | None = Field(
+        None, description="Sections of the spec as they were admitted last; none before that."
     )
     progress: ProgressStatus | None = Field(None, description="How far the program says it is.")
     energy: EnergyStatus | None = Field(
@@ -1204,7 +1284,20 @@ class GreenTrainingJobStatus(_Status):
         None,
         description="What the job will have used when it has finished; none before anything was measured.",
     )
+    budgets: tuple[BudgetLine, ...] = Field(
+        (),
+        max_length=8,
+        description="One line for each budget.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
     display: DisplayStatus = Field(DisplayStatus(), description="Words for the columns of kubectl get.")
+    ledger: str = Field(
+        "",
+        max_length=MAX_LEDGER,
+        description="The operator's own working memory, as JSON: what each pod used, what is charged and allowed, what was "
+        "measured, and the spec's sections as they were admitted last. Not for people, and not to be edited: a job whose "
+        "ledger cannot be read is held.",
+    )
 
 
 NOT_BUILT: dict[str, str] = {

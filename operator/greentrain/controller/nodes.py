@@ -15,12 +15,12 @@ import aiohttp
 
 from greentrain.api import names
 from greentrain.api.nodepower import PodEnergy
+from greentrain.api.stored import dump_status
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.ledger import decide_settled
 from greentrain.core.seen.nodes import ABANDONED_AFTER, is_abandoned
-from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job

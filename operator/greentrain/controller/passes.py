@@ -25,6 +25,7 @@ from greentrain.api.conditions import MESSAGE_MAX, Type, find_condition, is_true
 from greentrain.api.lease import UNATTENDED_SECONDS
 from greentrain.api.reasons import Reason, Severity
 from greentrain.api.runtime import Progress
+from greentrain.api.stored import dump_status
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
 from greentrain.controller.logs import find_log_lines
 from greentrain.controller.settings import Settings
@@ -41,7 +42,7 @@ from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.core.status.essence import find_write_delay, reduce_to_least
 from greentrain.core.status.events import Event, transition_events
-from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status, dump_status
+from greentrain.kube.apply import Outcome, apply_effects, apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
 from greentrain.kube.gather import gather, gather_progress

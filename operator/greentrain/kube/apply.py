@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
 from greentrain.api import names
 from greentrain.api.reasons import Reason
+from greentrain.api.stored import dump_job_status
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decision import Decision, Deletion
 from greentrain.core.seen.snapshot import BEING_REMOVED, VANISHED, Job, Obstacle
@@ -183,22 +182,8 @@ async def _look_whose(client: Client, cache: Cache, job: Job, kind: str, name: s
 
 async def apply_status(client: Client, cache: Cache, job: Job, status: GreenTrainingJobStatus) -> None:
     """Store the status; ApiError 409 where the job changed since the snapshot."""
-    body = await client.replace_status(job.namespace, job.name, job.resource_version, dump_status(status))
+    body = await client.replace_status(job.namespace, job.name, job.resource_version, dump_job_status(status))
     cache.put("Job", body)
-
-
-def dump_status(status: BaseModel) -> dict[str, Any]:
-    """A status as it is stored: what is null or an empty string is left out, as in Kubernetes' own types."""
-    dumped: dict[str, Any] = _without_empty(status.model_dump(mode="json", by_alias=True, exclude_none=True))
-    return dumped
-
-
-def _without_empty(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {k: _without_empty(v) for k, v in node.items() if v != ""}
-    if isinstance(node, list):
-        return [_without_empty(v) for v in node]
-    return node
 
 
 async def apply_events(client: Client, job: Job, events: tuple[Event, ...], *, now: datetime) -> None:

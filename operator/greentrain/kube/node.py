@@ -20,9 +20,9 @@ from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerStatus, PodAsk, PodEnergy
+from greentrain.api.stored import dump_status
 from greentrain.core.seen.pods import find_cut_grace
 from greentrain.core.seen.times import parse_time
-from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import version_of
 from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, lease_path, node_query
 from greentrain.node.allowance import Allowance

@@ -32,6 +32,7 @@ from tests.e2e.jobs import (
     until_ahead,
     until_used,
 )
+from tests.support.statuses import read_whole
 
 Json = dict[str, Any]
 
@@ -253,7 +254,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
         seconds=150,
         what="its energy is final",
     )
-    last = job["status"]["projection"]
+    last = read_whole(job)["projection"]
     print(
         f"at 70 % it would have used {first['energyJoules']} J ±{first['uncertaintyJoules']} J; budget {budget} J, "
         f"{within} J but for a stop; used "

@@ -42,6 +42,7 @@ from tests.integration.agent.stories import Book, Outcomes, Story, judge
 from tests.support.api import JOBS, MERGE, RefusedError, write_token_kubeconfig
 from tests.support.api import condition as job_condition
 from tests.support.manifests import build_job
+from tests.support.statuses import read_whole
 
 BOOK = Book("agents", seconds=150.0, at_once=4)
 story = BOOK.story
@@ -219,7 +220,7 @@ async def a_job_whose_passes_fail_is_stopped_by_the_agent_and_its_neighbour_goes
         assert stored["status"].get("infrastructureFailureCount", 0) == 0
         stored = await server.until(
             lambda: server.job(node.name, "digits"),
-            lambda body: all(p.get("final") for p in body["status"]["energy"].get("pods", ())),
+            lambda body: all(p.get("final") for p in read_whole(body)["energy"].get("pods", ())),
             what="the last word of its pod",
         )
         true = node.joules(victim)

@@ -14,6 +14,7 @@ from greentrain.controller.settings import Settings
 from tests.integration.operator.test_budget import GPU, Meter, start
 from tests.integration.operator.test_energy import PATH, gpu_job
 from tests.support.api import MERGE, RefusedError, Server, condition, timestamp
+from tests.support.statuses import read_whole
 
 Json = dict[str, Any]
 
@@ -114,7 +115,7 @@ async def test_a_node_that_lies_about_pods_of_another_harms_none(
         )
         there = await server.pods(namespace)
         assert stored["status"]["energy"]["usedJoules"] == 300_000
-        assert {p["node"] for p in stored["status"]["energy"]["pods"]} == {meter.node}
+        assert {p["node"] for p in read_whole(stored)["energy"]["pods"]} == {meter.node}
         assert stored["status"]["energy"].get("drawMilliwatts") is None
         assert condition(stored, "Running")["status"] == "True"
         assert set(there) == set(pods)

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 from greentrain.api.nodepower import MAX_JOULES
 from greentrain.api.runtime import Checkpoint, Progress
+from greentrain.api.stored import dump_job_status
 from greentrain.carbon.embodied import Embodied
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
-from greentrain.kube.apply import dump_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.gather import gather
 from greentrain.kube.readings import NodePowers
@@ -140,7 +140,7 @@ class World:
             return None
         decision = decide(seen, now=self.now)
         check(decision.status)
-        self.job["status"] = dump_status(decision.status)
+        self.job["status"] = dump_job_status(decision.status)
         for pod in decision.pods:
             self.make(pod)
         for deletion in decision.deletions:

@@ -12,6 +12,7 @@ from math import ceil
 
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
+    BudgetType,
     EmissionsBudgetStatus,
     EmissionsStatus,
     EnergyBudgetStatus,
@@ -33,6 +34,7 @@ EMISSIONS_BUDGET = "spec.emissions.budget"
 class Standing:
     """How one budget stands, and what is to be done about it."""
 
+    type: BudgetType
     path: str
     """The field of the spec it is set by."""
     limit: str
@@ -131,6 +133,7 @@ def weigh_energy(
     bound = said.overshoot_bound_joules if said is not None else None
     percent = (used + charged) * 100 // limit
     standing = Standing(
+        "Energy",
         ENERGY_BUDGET,
         spec.budget,
         spec.on_exhausted,
@@ -138,7 +141,11 @@ def weigh_energy(
         max((p for p in spec.warn_at_percent if percent >= p), default=0),
         verdict.exhausted,
         verdict.by_charge,
-        lowered=before is not None and limit < before.limit_joules and used >= limit,
+        lowered=before is not None
+        and verdict.exhausted
+        and (
+            before.lowered if limit == before.limit_joules else limit < before.limit_joules and used >= limit
+        ),
         bound="" if bound is None else format_energy(bound),
     )
     status = EnergyBudgetStatus(
@@ -158,6 +165,7 @@ def weigh_energy(
         overshoot_bound_joules=bound,
         warned_percent=standing.warned,
         exhausted_limit_joules=verdict.spent_limit,
+        lowered=standing.lowered,
     )
     return standing, status
 
@@ -212,6 +220,7 @@ def weigh_emissions(
         bound = max(bound, attempt.overshoot_bound_micrograms or 0)
     percent = (used + charged) * 100 // limit
     standing = Standing(
+        "Emissions",
         EMISSIONS_BUDGET,
         spec.budget,
         spec.on_exhausted,
@@ -219,7 +228,13 @@ def weigh_emissions(
         max((p for p in account.spec.energy.warn_at_percent if percent >= p), default=0),
         verdict.exhausted,
         verdict.by_charge,
-        lowered=before is not None and limit < before.limit_micrograms and used >= limit,
+        lowered=before is not None
+        and verdict.exhausted
+        and (
+            before.lowered
+            if limit == before.limit_micrograms
+            else limit < before.limit_micrograms and used >= limit
+        ),
         bound="" if bound is None else format_emissions(bound),
     )
     status = EmissionsBudgetStatus(
@@ -236,5 +251,6 @@ def weigh_emissions(
         overshoot_bound=standing.bound,
         overshoot_bound_micrograms=bound,
         exhausted_limit_micrograms=verdict.spent_limit,
+        lowered=standing.lowered,
     )
     return standing, status

@@ -103,7 +103,8 @@ def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REA
 
 def run_policy_in_force(job: Job) -> RunPolicy:
     """`spec.runPolicy`, which is obeyed also where the spec is refused; field by field as admitted last where it is wrong."""
-    return read_run_policy(job.spec.get("runPolicy"), job.status.run_policy or RunPolicy())
+    admitted = job.status.admitted
+    return read_run_policy(job.spec.get("runPolicy"), admitted.run_policy if admitted else RunPolicy())
 
 
 def _cleanup(seen: Snapshot, *, now: datetime, completed: datetime) -> tuple[Deletion, ...]:

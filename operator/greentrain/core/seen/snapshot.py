@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.runtime import Progress
+from greentrain.api.stored import LEDGER, LedgerError, join_ledger
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.seen.intensities import Intensities
 from greentrain.core.seen.nodes import NodeReport
@@ -124,8 +126,10 @@ class Snapshot:
         return {p.rank: p for p in self.last_words if p.attempt == attempt and p.rank not in there}
 
 
-DERIVED = frozenset({"phase", "display", "replicaStatuses", "labelSelector", "power", "projection"})
-"""Sections of a status that are concluded or measured again; all others are the ledger, which nothing else knows."""
+DERIVED = frozenset(
+    {"phase", "display", "budgets", "replicaStatuses", "labelSelector", "power", "projection"}
+)
+"""Sections of a status that are concluded or measured again; with any other a job cannot be looked after."""
 
 
 def parse_status(raw: Raw | None) -> tuple[GreenTrainingJobStatus, str]:
@@ -136,15 +140,37 @@ def parse_status(raw: Raw | None) -> tuple[GreenTrainingJobStatus, str]:
     """
     stored = raw if isinstance(raw, Mapping) else {}
     try:
-        return GreenTrainingJobStatus.model_validate(stored), ""
+        joined = join_ledger(stored)
+    except LedgerError as error:
+        people = {key: value for key, value in stored.items() if key != LEDGER}
+        status, why = _read_sections(people, people)
+        return status, why or f"status.ledger: {error}"
+    return _read_sections(joined, stored)
+
+
+def _read_sections(joined: Raw, stored: Raw) -> tuple[GreenTrainingJobStatus, str]:
+    try:
+        return GreenTrainingJobStatus.model_validate(joined), ""
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False, include_context=False)
     wrong = {str(e["loc"][0]) for e in errors if e["loc"]}
     first = next((e for e in errors if e["loc"] and str(e["loc"][0]) not in DERIVED), None)
-    kept = {key: value for key, value in stored.items() if key not in wrong}
-    path = "" if first is None else "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
-    why = "" if first is None else f"status{path}: {first['msg'][:200]}"
+    kept = {key: value for key, value in joined.items() if key not in wrong}
+    why = "" if first is None else f"{_find_path(first['loc'], stored)}: {first['msg'][:200]}"
     return GreenTrainingJobStatus.model_validate(kept), why
+
+
+def _find_path(location: tuple[int | str, ...], stored: Raw) -> str:
+    """Where a value of a status is stored: in the section that people read, or in the ledger."""
+    node: Any = stored
+    for part in location:
+        listed = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if not listed and not (isinstance(node, Mapping) and part in node):
+            node = None
+            break
+        node = node[part]
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location)
+    return f"status{path}" if node is not None or LEDGER not in stored else f"status.ledger{path}"
 
 
 BARRIER = f"{names.GROUP}/barrier"

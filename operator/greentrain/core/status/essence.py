@@ -25,6 +25,7 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
             "projection": _projection_essence(status.projection),
             "replica_statuses": {},
             "display": DisplayStatus(),
+            "budgets": (),
             "attempts": tuple(
                 a.model_copy(
                     update={
@@ -124,6 +125,7 @@ def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJob
             "projection": None,
             "power": power,
             "attempts": attempts,
+            "budgets": (),
         }
         workers = DisplayStatus(workers=status.display.workers, cap=status.display.cap)
         return status.model_copy(update={**bare, "display": workers})

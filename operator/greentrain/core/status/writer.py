@@ -16,7 +16,10 @@ from greentrain.api.conditions import ConditionStatus, Type, find_condition, is_
 from greentrain.api.reasons import REASONS, UNLISTED, Phase, Reason, Reasons
 from greentrain.api.v1alpha1 import (
     KEPT_ATTEMPTS,
+    AdmittedSections,
     AttemptStatus,
+    BudgetLine,
+    BudgetType,
     CountedAgainst,
     EmissionsStatus,
     EnergyStatus,
@@ -40,6 +43,7 @@ from greentrain.core.seen.times import format_time
 from greentrain.core.status.display import display, find_phase
 from greentrain.core.status.pods import count_pods, find_stuck
 from greentrain.core.status.progress import fold_progress, fold_steps
+from greentrain.units import format_emissions, format_energy
 
 
 class Writer:
@@ -63,7 +67,7 @@ class Writer:
         self._moment = now
         self._conditions = self._old.conditions
         self._counts = self._old.replica_statuses
-        self._run_policy = self._old.run_policy
+        self._admitted = self._old.admitted
         self._cap = self._old.power.cap if self._old.power is not None else ""
         self.failures: dict[CountedAgainst, int] = {
             "backoffLimit": self._old.failure_count,
@@ -91,9 +95,16 @@ class Writer:
 
     def admit(self, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound and in force."""
-        self._run_policy = spec.run_policy
-        self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
+        self._put_in_force(spec)
         self._set(Type.ADMITTED, "True", Reason.VALID, "the spec is valid")
+
+    def _put_in_force(self, spec: GreenTrainingJobSpec) -> None:
+        admitted = AdmittedSections(
+            run_policy=spec.run_policy, energy=spec.energy, emissions=spec.emissions, power=spec.power
+        )
+        # The same object where nothing has changed.
+        self._admitted = self._admitted if self._admitted == admitted else admitted
+        self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
 
     def refuse(self, reason: str, message: str) -> None:
         """The spec, or a name it needs, is not to be had."""
@@ -101,8 +112,7 @@ class Writer:
 
     def applies_at_next_attempt(self, attempt: AttemptStatus, spec: GreenTrainingJobSpec) -> None:
         """The spec is sound, but the running attempt was built from an earlier one."""
-        self._run_policy = spec.run_policy
-        self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
+        self._put_in_force(spec)
         wanted = replica_counts(spec)
         changes = [
             f"spec.tfReplicaSpecs.{t}.replicas {attempt.replicas.get(t, 0)} → {wanted.get(t, 0)}"
@@ -284,12 +294,13 @@ class Writer:
             active_seconds=old.active_seconds + _newly_active(old, attempt),
             start_time=old.start_time or (attempt.start_time if attempt is not None else None),
             completion_time=self._now if completed else old.completion_time,
-            run_policy=self._run_policy,
+            admitted=self._admitted,
             progress=progress,
             energy=energy,
             emissions=self._emissions(energy),
             power=power,
             projection=self._projection,
+            budgets=self._draw_lines(energy),
         )
         shown = {
             "phase": find_phase(new, attempt, self._reasons),
@@ -357,6 +368,35 @@ class Writer:
         emissions = self.books.emissions
         return emissions and emissions.model_copy(update={"final": energy is not None and energy.final})
 
+    def _draw_lines(self, energy: EnergyStatus | None) -> tuple[BudgetLine, ...]:
+        emissions = self.books.emissions
+        amounts: dict[BudgetType, tuple[str, str, str]] = {}
+        if energy is not None and energy.budget is not None:
+            budget = energy.budget
+            charged, ahead = format_energy(budget.provisional_joules), format_energy(budget.ahead_joules)
+            amounts["Energy"] = energy.used, charged, ahead
+        if emissions is not None and emissions.budget is not None:
+            grams = emissions.budget
+            charged = format_emissions(grams.provisional_micrograms)
+            amounts["Emissions"] = emissions.total, charged, format_emissions(grams.ahead_micrograms)
+        lines = []
+        for s in self.books.standings:
+            used, charged, reserved = amounts[s.type]
+            line = BudgetLine.model_construct(
+                type=s.type,
+                limit=s.limit,
+                used=used,
+                percent=s.percent,
+                charged=charged,
+                reserved=reserved,
+                bound=s.bound,
+                warned=s.warned,
+                exhausted=s.exhausted,
+                action=s.action,
+            )
+            lines.append(line)
+        return tuple(lines)
+
     def _budgeted(self, *, over: bool) -> None:
         """How the budgets stand."""
         books = self.books
@@ -366,11 +406,7 @@ class Writer:
                 self._set(Type.BUDGET_EXHAUSTED, "False", Reason.NO_BUDGET, "no budget is set")
             return
         if books.exhausted:
-            # Reported once, as it was found: a lowered budget is an old one at the next look.
-            stands = known is not None and known.status == "True"
-            named = all(f"{s.path} {s.limit} " in (known.message if known else "") for s in books.exhausted)
-            text = known.message if stands and named and known is not None else books.words
-            self._set(Type.BUDGET_EXHAUSTED, "True", Reason.BUDGET_EXHAUSTED, text)
+            self._set(Type.BUDGET_EXHAUSTED, "True", Reason.BUDGET_EXHAUSTED, books.words)
         elif books.unread or books.waiting_for:
             text = "readings are missing; until they come each GPU is charged at its power limit"
             self._set(Type.BUDGET_EXHAUSTED, "Unknown", Reason.READINGS_STOPPED, text)

@@ -1,0 +1,154 @@
+"""How a status is stored: sections that people read, and one string for the operator itself, the ledger.
+
+Books and decision are stored by one write, so the operator's own working memory stands in the status too: what each pod used,
+what is charged, measured and allowed, and the spec's sections as they were admitted last. It is one string of canonical JSON
+(sorted keys, no spaces), so that `kubectl describe` stays readable and no number in it can make the API server refuse the
+status. Which fields belong to it each model says (`LEDGER`); in the operator they stand where they are used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus, StatusModel
+
+Raw = Mapping[str, Any]
+
+VERSION = 1
+"""Of the ledger's form."""
+
+LEDGER = "ledger"
+ATTEMPTS = "attempts"
+
+
+class LedgerError(ValueError):
+    """The ledger of a job that has run cannot be read, or is gone."""
+
+
+def dump_status(status: BaseModel) -> dict[str, Any]:
+    """A part of a status as it is stored: what is null or an empty string is left out, as in Kubernetes' own types."""
+    dumped: dict[str, Any] = _without_empty(status.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return dumped
+
+
+def dump_job_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
+    """A job's status as it is stored, with its ledger."""
+    dumped = dump_status(status)
+    ledger = _take_out(status, dumped)
+    text = json.dumps(
+        {"version": VERSION, **ledger}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return {**dumped, LEDGER: text}
+
+
+def _without_empty(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _without_empty(v) for k, v in node.items() if v != ""}
+    if isinstance(node, list):
+        return [_without_empty(v) for v in node]
+    return node
+
+
+def _take_out(model: StatusModel, dumped: dict[str, Any]) -> dict[str, Any]:
+    """Move what belongs to the ledger out of a dumped model; attempts by their number."""
+    taken: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        key, value = field.alias or name, getattr(model, name)
+        if key not in dumped:
+            continue
+        if name in type(model).LEDGER:
+            taken[key] = dumped.pop(key)
+        elif isinstance(value, StatusModel):
+            taken[key] = _take_out(value, dumped[key])
+        elif key == ATTEMPTS:
+            pairs = zip(value, dumped[key], strict=True)
+            taken[key] = {str(attempt.number): _take_out(attempt, raw) for attempt, raw in pairs}
+    return {key: value for key, value in taken.items() if value not in ({}, ())}
+
+
+def join_ledger(stored: Raw) -> dict[str, Any]:
+    """A stored status with everything where the operator uses it; one of an earlier form is brought into this one.
+
+    Raises:
+        LedgerError: the ledger is no JSON object of a version that is known, or is gone although the job has run.
+    """
+    people = {key: value for key, value in stored.items() if key != LEDGER}
+    if stored.get(LEDGER) is None:
+        return _migrate(people)
+    try:
+        ledger = json.loads(stored[LEDGER])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LedgerError(f"it is no JSON: {error}") from error
+    if not isinstance(ledger, dict):
+        raise LedgerError("it is no JSON object")
+    version = ledger.pop("version", None)
+    if version != VERSION:
+        raise LedgerError(f"its version is {version!r}, and this operator reads {VERSION}")
+    kept = ledger.pop(ATTEMPTS, None)
+    joined = _merge(people, ledger)
+    if isinstance(kept, dict) and isinstance(people.get(ATTEMPTS), list):
+        joined[ATTEMPTS] = [
+            _merge(a, _of_attempt(kept, a)) if isinstance(a, dict) else a for a in people[ATTEMPTS]
+        ]
+    return joined
+
+
+def _of_attempt(kept: Raw, attempt: Raw) -> Raw:
+    found = kept.get(str(attempt.get("number")))
+    return found if isinstance(found, Mapping) else {}
+
+
+def _merge(people: Raw, ledger: Raw) -> dict[str, Any]:
+    merged = dict(people)
+    for key, value in ledger.items():
+        there = merged.get(key)
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(there, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _migrate(stored: Raw) -> dict[str, Any]:
+    """A status of before there was a ledger: its fields stood in the sections, the spec in parts of them.
+
+    Raises:
+        LedgerError: it is none of those, and the job has run: its ledger was lost.
+    """
+    attempts = stored.get(ATTEMPTS)
+    recorded = attempts if isinstance(attempts, list) else []
+    if recorded and not any(isinstance(a, Mapping) and "successPolicy" in a for a in recorded):
+        raise LedgerError("it is gone, although the job has run")
+    admitted = {
+        "runPolicy": stored.get("runPolicy"),
+        "energy": _find_energy(stored.get("energy")),
+        "emissions": _find_emissions(stored.get("emissions")),
+    }
+    admitted = {key: value for key, value in admitted.items() if value}
+    rest = {key: value for key, value in stored.items() if key != "runPolicy"}
+    return {**rest, "admitted": admitted} if admitted else rest
+
+
+def _find_energy(energy: object) -> Raw:
+    if not isinstance(energy, Mapping):
+        return {}
+    budget = energy.get("budget")
+    found = {"scope": energy.get("scope")}
+    if isinstance(budget, Mapping):
+        found |= {"budget": budget.get("limit")}
+        found |= {key: budget.get(key) for key in ("onExhausted", "onUnknown", "warnAtPercent")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _find_emissions(emissions: object) -> Raw:
+    if not isinstance(emissions, Mapping):
+        return {}
+    budget = emissions.get("budget")
+    found = {key: emissions.get(key) for key in ("zone", "pue", "basis", "includeEmbodied")}
+    if isinstance(budget, Mapping):
+        found |= {"budget": budget.get("limit"), "onExhausted": budget.get("onExhausted")}
+    return {key: value for key, value in found.items() if value not in (None, "")}

@@ -1,0 +1,157 @@
+"""A status is stored for people, with the operator's working memory as one string, and read again as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greentrain.api.crd import build_crd
+from greentrain.api.stored import dump_job_status
+from greentrain.api.v1alpha1 import (
+    AdmittedSections,
+    AttemptStatus,
+    BudgetPolicy,
+    EnergyBudgetStatus,
+    EnergySpec,
+    EnergyStatus,
+    GreenTrainingJobStatus,
+    PodEnergyStatus,
+    PowerSpec,
+    RunPolicy,
+    StatusModel,
+)
+from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.seen.snapshot import parse_status
+
+Json = dict[str, Any]
+
+STATUSES = sorted((Path(__file__).parent / "statuses").glob("*.json"))
+"""Statuses as an operator stored them in a cluster before there was a ledger."""
+
+STATUS = GreenTrainingJobStatus(
+    attempts=(
+        AttemptStatus(number=2, spec_hash="abc", start_time="2026-01-01T00:00:00Z", stop_seconds=69, gpus=2),
+        AttemptStatus(number=3, start_time="2026-01-01T00:10:00Z", finished_ranks=("worker-1",)),
+    ),
+    attempt_count=3,
+    energy=EnergyStatus(
+        used="10J",
+        used_joules=10,
+        pods=(PodEnergyStatus(uid="u", node="n", gpu_joules=10),),
+        budget=EnergyBudgetStatus(limit="5kWh", limit_joules=18_000_000),
+    ),
+    admitted=AdmittedSections(
+        run_policy=RunPolicy(backoff_limit=7),
+        energy=EnergySpec(budget="5kWh"),
+        power=PowerSpec(cap="70%", budget_policy=BudgetPolicy.LOWER_CAP),
+    ),
+)
+
+
+def test_the_ledger_is_one_string_of_canonical_json_and_holds_nothing_that_people_read() -> None:
+    stored = dump_job_status(STATUS)
+    ledger = json.loads(stored["ledger"])
+    assert stored["ledger"] == json.dumps(ledger, sort_keys=True, separators=(",", ":"))
+    assert ledger["version"] == 1
+    assert ledger["attempts"]["3"]["finishedRanks"] == ["worker-1"]
+    assert ledger["energy"]["pods"][0]["gpuJoules"] == 10
+    assert ledger["admitted"]["energy"]["budget"] == "5kWh"
+    assert stored["energy"]["usedJoules"] == 10
+    assert not {"pods", "budget", "settled"} & set(stored["energy"])
+    assert not {"specHash", "brokenTime", "finishedRanks"} & set(stored["attempts"][0])
+
+
+def test_what_is_stored_is_read_as_it_was() -> None:
+    stored = json.loads(json.dumps(dump_job_status(STATUS)))
+    assert parse_status(stored) == (STATUS, "")
+
+
+def test_no_field_of_the_ledger_is_in_the_schema() -> None:
+    properties = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+    models: list[type[StatusModel]] = [GreenTrainingJobStatus, EnergyStatus, AttemptStatus]
+    sections = [properties, properties["properties"]["energy"], properties["properties"]["attempts"]["items"]]
+    for model, section in zip(models, sections, strict=True):
+        hidden = {model.model_fields[name].alias for name in model.LEDGER}
+        assert hidden
+        assert not hidden & set(section["properties"])
+
+
+@pytest.mark.parametrize(
+    ("ledger", "why"),
+    [
+        ("{", "status.ledger: it is no JSON"),
+        ("[" * 100_000, "status.ledger: it is no JSON"),
+        ("[]", "status.ledger: it is no JSON object"),
+        ("{}", "status.ledger: its version is None, and this operator reads 1"),
+        ('{"version":2}', "status.ledger: its version is 2, and this operator reads 1"),
+        ('{"version":1,"energy":{"pods":[{"gpuJoules":-1}]}}', "status.ledger.energy.pods[0].gpuJoules: "),
+        ('{"version":1,"attempts":{"2":{"brokenTime":"then"}}}', "status.ledger.attempts[0].brokenTime: "),
+        ('{"version":1,"admitted":{"energy":{"limit":"5kWh"}}}', "status.ledger.admitted.energy.limit: "),
+        (7, "status.ledger: it is no JSON"),
+        (None, "status.ledger: it is gone, although the job has run"),
+    ],
+    ids=["cut", "deep", "list", "no version", "newer", "number", "time", "spec", "no text", "gone"],
+)
+def test_a_ledger_that_cannot_be_read_is_named_and_what_people_read_stays(ledger: object, why: str) -> None:
+    stored = {**dump_job_status(STATUS), "ledger": ledger}
+    status, unreadable = parse_status(stored)
+    assert unreadable.startswith(why)
+    assert status.attempt_count == 3
+
+
+def test_an_attempt_that_was_deleted_by_hand_takes_no_other_with_it() -> None:
+    stored = dump_job_status(STATUS)
+    del stored["attempts"][0]
+    status, unreadable = parse_status(stored)
+    assert (unreadable, status.attempts) == ("", STATUS.attempts[1:])
+
+
+def test_a_job_that_has_not_run_has_no_ledger_to_lose() -> None:
+    assert parse_status({"observedGeneration": 1}) == (GreenTrainingJobStatus(observed_generation=1), "")
+
+
+def find_hidden(model: StatusModel, raw: Json) -> set[str]:
+    """Paths of fields of the ledger in a part of a status."""
+    found = {model.model_fields[name].alias or name for name in type(model).LEDGER} & set(raw)
+    for name, field in type(model).model_fields.items():
+        value, key = getattr(model, name), field.alias or name
+        if isinstance(value, StatusModel) and isinstance(raw.get(key), dict):
+            found |= find_hidden(value, raw[key])
+    return found
+
+
+@pytest.mark.parametrize("path", STATUSES, ids=lambda path: path.stem)
+def test_a_status_of_before_the_ledger_is_migrated_whole(path: Path) -> None:
+    stored: Json = json.loads(path.read_text())
+    status, unreadable = parse_status(stored)
+    assert unreadable == ""
+    assert find_hidden(status, stored), "it is one of those"
+    # All that was stored is there, in its place of before or in the ledger's sections.
+    plain = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for key, value in stored.items():
+        if key not in ("runPolicy", "phase", "display"):
+            assert_holds(plain[key], value, key)
+    admitted = spec_in_force(status)
+    budget = stored.get("energy", {}).get("budget", {})
+    assert admitted.energy.budget == (budget.get("limit") or None)
+    assert status.admitted is not None
+    assert_holds(
+        status.admitted.run_policy.model_dump(mode="json", by_alias=True), stored["runPolicy"], "runPolicy"
+    )
+    # Written once it is of the new form, and means the same.
+    assert parse_status(json.loads(json.dumps(dump_job_status(status)))) == (status, "")
+
+
+def assert_holds(found: Any, stored: Any, path: str) -> None:
+    if isinstance(stored, dict):
+        for key, value in stored.items():
+            assert_holds(found[key], value, f"{path}.{key}")
+    elif isinstance(stored, list):
+        assert len(found) == len(stored), path
+        for i, (a, b) in enumerate(zip(found, stored, strict=True)):
+            assert_holds(a, b, f"{path}[{i}]")
+    else:
+        assert found == stored, path
