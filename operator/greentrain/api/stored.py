@@ -23,6 +23,8 @@ VERSION = 1
 
 LEDGER = "ledger"
 ATTEMPTS = "attempts"
+CONDITIONS = "conditions"
+GENERATION = "observedGeneration"
 
 
 class LedgerError(ValueError):
@@ -36,9 +38,19 @@ def dump_status(status: BaseModel) -> dict[str, Any]:
 
 
 def dump_job_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
-    """A job's status as it is stored, with its ledger."""
-    dumped = dump_status(status)
+    """A job's status as it is stored, with its ledger.
+
+    What is as it was before anything happened is left out, and the generation of a condition that has the status's own:
+    `kubectl wait` takes that one for it.
+    """
+    dumped = _without_empty(
+        status.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    )
     ledger = _take_out(status, dumped)
+    for condition, raw in zip(status.conditions, dumped.get(CONDITIONS, ()), strict=True):
+        raw[GENERATION] = condition.observed_generation
+        if condition.observed_generation == status.observed_generation:
+            del raw[GENERATION]
     text = json.dumps(
         {"version": VERSION, **ledger}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
@@ -77,6 +89,8 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
         LedgerError: the ledger is no JSON object of a version that is known, or is gone although the job has run.
     """
     people = {key: value for key, value in stored.items() if key != LEDGER}
+    if isinstance(people.get(CONDITIONS), list):
+        people[CONDITIONS] = [_with_generation(c, stored.get(GENERATION)) for c in people[CONDITIONS]]
     if stored.get(LEDGER) is None:
         return _migrate(people)
     try:
@@ -95,6 +109,10 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
             _merge(a, _of_attempt(kept, a)) if isinstance(a, dict) else a for a in people[ATTEMPTS]
         ]
     return joined
+
+
+def _with_generation(condition: object, generation: object) -> object:
+    return {GENERATION: generation or 0, **condition} if isinstance(condition, Mapping) else condition
 
 
 def _of_attempt(kept: Raw, attempt: Raw) -> Raw:

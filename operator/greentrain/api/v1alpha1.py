@@ -528,7 +528,9 @@ class Condition(_Strict):
 
     type: str = Field(max_length=64, description="Name of the aspect, such as Running or Succeeded.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
-    observed_generation: int = Field(0, ge=0, description="metadata.generation this was seen for.")
+    observed_generation: int = Field(
+        0, ge=0, description="metadata.generation this was seen for; where it is missing, the status's own."
+    )
     last_transition_time: Time = Field(
         max_length=32, json_schema_extra={"format": "date-time"}, description="When status last changed."
     )
@@ -618,7 +620,17 @@ class ReplacedPod(StatusModel):
 class AttemptStatus(StatusModel):
     """One run of the whole gang."""
 
-    LEDGER = frozenset({"spec_hash", "success_policy", "broken_time", "finished_ranks", "pue_thousandths"})
+    LEDGER = frozenset(
+        {
+            "spec_hash",
+            "success_policy",
+            "broken_time",
+            "finished_ranks",
+            "pue_thousandths",
+            "report_seconds",
+            "stop_seconds",
+        }
+    )
 
     number: int = Field(ge=1, description="Number of the attempt, from 1.")
     spec_hash: str = Field("", max_length=64, description="Hash of the spec its pods were built from.")

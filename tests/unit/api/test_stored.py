@@ -14,6 +14,7 @@ from greentrain.api.v1alpha1 import (
     AdmittedSections,
     AttemptStatus,
     BudgetPolicy,
+    Condition,
     EnergyBudgetStatus,
     EnergySpec,
     EnergyStatus,
@@ -67,6 +68,17 @@ def test_the_ledger_is_one_string_of_canonical_json_and_holds_nothing_that_peopl
 def test_what_is_stored_is_read_as_it_was() -> None:
     stored = json.loads(json.dumps(dump_job_status(STATUS)))
     assert parse_status(stored) == (STATUS, "")
+
+
+def test_a_condition_of_the_statuss_own_generation_does_not_repeat_it() -> None:
+    seen = {"status": "True", "reason": "R", "last_transition_time": "2026-01-01T00:00:00Z"}
+    conditions = tuple(
+        Condition(type=t, observed_generation=g, **seen) for t, g in (("A", 3), ("B", 2), ("C", 0))
+    )
+    status = GreenTrainingJobStatus(observed_generation=3, conditions=conditions)
+    stored = json.loads(json.dumps(dump_job_status(status)))
+    assert [c.get("observedGeneration") for c in stored["conditions"]] == [None, 2, 0]
+    assert parse_status(stored) == (status, "")
 
 
 def test_no_field_of_the_ledger_is_in_the_schema() -> None:
