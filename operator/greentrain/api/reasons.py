@@ -86,7 +86,10 @@ class Reason(StrEnum):
     )
     NAME_TAKEN = (
         "NameTaken",
-        _stuck("delete or rename the object that the message names; it is not the job's"),
+        About(
+            Severity.WARNING,
+            next_step="delete or rename the object that the message names; it is not the job's",
+        ),
     )
     APPLIES_AT_NEXT_ATTEMPT = (
         "AppliesAtNextAttempt",

@@ -16,6 +16,7 @@ from greentrain.core.lifecycle.outcomes import Fail, Restart, Stop, Wait
 from greentrain.core.lifecycle.passing import Rules
 from greentrain.core.lifecycle.stops import STOPS, Running
 from greentrain.core.seen.pods import Pod
+from greentrain.core.seen.snapshot import Obstacle
 from greentrain.core.status.events import Event, transition_events
 from tests.support.snapshots import at, exited, job_of, pod, seen
 
@@ -125,3 +126,13 @@ def test_a_new_stop_goes_by_the_one_protocol(
 def test_every_reason_for_which_a_job_is_held_names_a_next_step() -> None:
     silent = [r for r in Reason if (r.about.waits or r.about.phase is not None) and not r.about.next_step]
     assert silent == []
+
+
+def test_what_a_refusal_says_is_no_second_event_of_the_pods() -> None:
+    taken = Obstacle(
+        "Pod", "digits-worker-0-1", Reason.NAME_TAKEN, "Pod digits-worker-0-1 exists and is not this job's"
+    )
+    begun = decide(seen(job_of()), now=at(1)).status
+    refused = decide(seen(job_of(status=begun), obstacles=(taken,)), now=at(2)).status
+    assert [e.reason for e in transition_events(begun, refused)] == ["NameTaken"]
+    assert (refused.phase, refused.display.reason) == ("Refused", "NameTaken")
