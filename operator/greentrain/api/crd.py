@@ -137,8 +137,14 @@ PRESERVED = (
     "spec.power",
     "spec.energy",
     "spec.emissions",
+    "status",
+    "status.attempts[]",
+    "status.energy",
+    "status.emissions",
+    "status.projection",
 )
-"""Sections whose unknown fields the server keeps, so that the operator can refuse them by name."""
+"""Sections whose unknown fields the server keeps: of a spec, so that the operator can refuse them by name; of a status, which
+the server prunes as it reads it from etcd, so that one of before there was a ledger can still be read."""
 
 TEMPLATE: Schema = {
     # No types, so that null stays a field that is not set, and what else is no number is refused by the operator in its words.

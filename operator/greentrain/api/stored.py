@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus, StatusModel
+from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus, StatusModel
 
 Raw = Mapping[str, Any]
 
@@ -131,6 +131,10 @@ def _merge(people: Raw, ledger: Raw) -> dict[str, Any]:
     return merged
 
 
+_IN_ATTEMPTS = {AttemptStatus.model_fields[name].alias or name for name in AttemptStatus.LEDGER}
+"""What an attempt had in place before there was a ledger."""
+
+
 def _migrate(stored: Raw) -> dict[str, Any]:
     """A status of before there was a ledger: its fields stood in the sections, the spec in parts of them.
 
@@ -139,7 +143,7 @@ def _migrate(stored: Raw) -> dict[str, Any]:
     """
     attempts = stored.get(ATTEMPTS)
     recorded = attempts if isinstance(attempts, list) else []
-    if recorded and not any(isinstance(a, Mapping) and "successPolicy" in a for a in recorded):
+    if recorded and not any(isinstance(a, Mapping) and _IN_ATTEMPTS & set(a) for a in recorded):
         raise LedgerError("it is gone, although the job has run")
     admitted = {
         "runPolicy": stored.get("runPolicy"),

@@ -127,7 +127,7 @@ def test_a_job_that_has_not_run_has_no_ledger_to_lose() -> None:
 
 def find_hidden(model: StatusModel, raw: Json) -> set[str]:
     """Paths of fields of the ledger in a part of a status."""
-    found = {model.model_fields[name].alias or name for name in type(model).LEDGER} & set(raw)
+    found = {type(model).model_fields[name].alias or name for name in type(model).LEDGER} & set(raw)
     for name, field in type(model).model_fields.items():
         value, key = getattr(model, name), field.alias or name
         if isinstance(value, StatusModel) and isinstance(raw.get(key), dict):
