@@ -13,14 +13,13 @@ import yaml
 from greentrain.api.crd import (
     JOB_NAME_MAX,
     RULES,
-    UnknownConstructError,
     build_crd,
     build_schema,
     main,
     render_all,
     schema_hash,
-    structural,
 )
+from greentrain.api.structural import UnknownConstructError, structural
 from greentrain.api.v1alpha1 import ReplicaType
 from tests.support.manifests import build_job
 
