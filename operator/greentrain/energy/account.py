@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from math import sqrt
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
+from greentrain.api.nodepower import PodEnergy
 from greentrain.energy.attribution import Held, Phase, Presence, Window, find_presences, share_out, split
+from greentrain.energy.cards import DRAW_SECONDS, CardAccount, Holders, LastHeld, LastSeen, Seen
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     LONGEST_STEP_SECONDS,
@@ -32,15 +31,8 @@ from greentrain.energy.intervals import (
     measure,
     measure_since_start,
 )
+from greentrain.energy.pods import PodAccount
 from greentrain.units import parse_time
-
-SPREAD = 1.1
-"""Times the root of the sum of squares of doubts makes a bound that holds 19 times of 20.
-
-A moment between two readings is equally likely anywhere, so an end of a hold is wrong by at most h to either side. Of
-two such ends the sum's distribution is a triangle of half width 2h, the root h times sqrt(2), and within 1.1 times the
-root lies 1 - (1 - 1.1 / sqrt(2))^2 = 0.951 of it; of one end all, of more than two more than that.
-"""
 
 SHORTEST_STEP_SECONDS = 0.5
 """Readings nearer to each other than this do not tell a draw: beside a card that hangs a round takes the whole deadline and
@@ -50,209 +42,17 @@ UNKNOWN_AT_REBOOT_SECONDS = 10.0
 """Of the time between the last reading before a reboot and the machine's end at most this much counts as missing: how
 old the journal's last reading may be."""
 
-DRAW_SECONDS = 10.0
-"""Over how long a draw is averaged, and how old its last reading may be: longer than a look takes beside a card that hangs
-(2 s) and than processors are looked at apart (5 s), short enough to see a job's steps begin and end."""
 
-SHORTEST_DRAW_SECONDS = 2.0
-"""Over less than this a counter that is renewed ten times a second tells a draw to 5 % at best."""
-
-Holders = tuple[tuple[str, float, bool], ...]
-"""Pod, share and whether alone, of each holder of a card."""
-
-
-@dataclass(slots=True)
-class Seen:
-    """A time throughout which the same pods were seen to hold a card."""
-
-    begin: float
-    end: float
-    holders: Holders = ()
-
-
-@dataclass(slots=True)
-class LastHeld:
-    """The last moment at which a card's holders were known, whether it could be read or not."""
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """When one look was."""
 
     at: float
-    boot: str
-    holders: Holders = ()
-
-
-@dataclass(slots=True)
-class LastSeen:
-    """The last moment at which a card's reading and its holders were both known, and its holders seen since."""
-
-    at: float
+    """On the readings' clock."""
     wall: float
+    """The same as a Unix time."""
     boot: str
-    counter: int | None = None
-    draw: int | None = None
-    busy: bool = False
-    phases: list[Seen] = field(default_factory=list)
-
-    @property
-    def reading(self) -> CardReading:
-        """The reading of that moment."""
-        return CardReading(self.counter, self.draw, self.busy)
-
-    def see(self, holders: Holders, at: float) -> None:
-        """Who holds the card at a later moment, whether it can be read or not."""
-        if self.phases and self.phases[-1].holders == holders:
-            self.phases[-1].end = max(at, self.phases[-1].end)
-        else:
-            self.phases.append(Seen(begin=at, end=at, holders=holders))
-
-
-@dataclass(slots=True)
-class CardAccount:
-    """One card, whoever used it."""
-
-    last: LastSeen | None = None
-    measured: int = 0
-    estimated: int = 0
-    missing_seconds: float = 0.0
-    idle_draw: float | None = None
-    """Milliwatts it draws when nobody holds it and nothing runs on it, as learnt."""
-    model: str = ""
-    """Product name, as it was told last; empty where it never was."""
-    held: LastHeld | None = None
-    recent: Annotated[list[tuple[float, int]], Field(exclude=True)] = field(
-        default_factory=list, compare=False
-    )
-    """Times and millijoules used by then, of the last readings between which the same pods held it."""
-
-    def learn_idle(self, draw: float) -> None:
-        """Take in what the idle card drew between two readings."""
-        self.idle_draw = draw if self.idle_draw is None else self.idle_draw + (draw - self.idle_draw) / 16
-
-    def note(self, at: float) -> None:
-        """Remember what it has used by now, for its draw."""
-        recent = self.recent
-        if recent and not 0.0 <= at - recent[-1][0] <= DRAW_SECONDS:
-            recent.clear()
-        recent.append((at, self.measured + self.estimated))
-        while recent[0][0] < at - DRAW_SECONDS and at - recent[1][0] >= SHORTEST_DRAW_SECONDS:
-            del recent[0]
-
-    def find_draw(self, at: float) -> float | None:
-        """Milliwatts over the last seconds; None where too little was read of late, or it tells nothing."""
-        if not self.recent or at - self.recent[-1][0] > DRAW_SECONDS:
-            return None
-        (begin, before), (end, after) = self.recent[0], self.recent[-1]
-        return None if end - begin < SHORTEST_DRAW_SECONDS else (after - before) / (end - begin)
-
-
-@dataclass(slots=True)
-class PodAccount:
-    """One pod's part of all cards, processors and memory of the node."""
-
-    namespace: str
-    name: str
-    uid: str = ""
-    job: str | None = None
-    job_uid: str | None = None
-    owner_known: bool = False
-    """Whether the API server has told whose pod it is."""
-    segment: int = 0
-    gpu: int = 0
-    cpu: int = 0
-    dram: int = 0
-    estimated: int = 0
-    doubt_squared: float = 0.0
-    """Sum of squares of doubts that do not hang together, in square millijoules."""
-    guessed: float = 0.0
-    """Sum of doubts that may all lie on one side, in millijoules."""
-    missing_seconds: float = 0.0
-    first: float | None = None
-    last: float | None = None
-    closed: float | None = None
-    """Wall time at which it was found to hold nothing any more."""
-    buckets: dict[int, int] = field(default_factory=dict)
-    """Millijoules by the Unix time at which a quarter of an hour begins."""
-    earlier: int = 0
-    host_buckets: dict[int, int] = field(default_factory=dict)
-    """Of `buckets`, the millijoules of processors and memory."""
-    earlier_host: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    """Milliseconds it held cards, by their model; of a card that is shared, its share of them."""
-    host_draw: Annotated[tuple[float, float] | None, Field(exclude=True)] = field(default=None, compare=False)
-    """Milliwatts of processors and memory, and when they were found, on the readings' clock."""
-
-    @property
-    def total(self) -> int:
-        """Millijoules of all device kinds."""
-        return self.gpu + self.cpu + self.dram
-
-    @property
-    def error(self) -> float:
-        """Millijoules by which the total may be wrong; 19 times of 20 it is not more."""
-        return SPREAD * sqrt(self.doubt_squared) + self.guessed
-
-    def absorb(self, other: PodAccount) -> None:
-        """Take in what was counted of the same pod under another key."""
-        self.gpu += other.gpu
-        self.cpu += other.cpu
-        self.dram += other.dram
-        self.estimated += other.estimated
-        self.doubt_squared += other.doubt_squared
-        self.guessed += other.guessed
-        self.missing_seconds += other.missing_seconds
-        self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
-        self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
-        self.earlier += other.earlier
-        self.earlier_host += other.earlier_host
-        for mine, others in (
-            (self.buckets, other.buckets),
-            (self.host_buckets, other.host_buckets),
-        ):
-            for start, amount in others.items():
-                mine[start] = mine.get(start, 0) + amount
-        for model, milliseconds in other.held.items():
-            self.hold(model, milliseconds)
-
-    def hold(self, model: str, milliseconds: int) -> None:
-        """Take in time for which it held a card."""
-        self.held[model] = self.held.get(model, 0) + milliseconds
-
-    def add(self, amount: int, *, begin: float, end: float, estimated: int) -> None:
-        """Take in GPU energy used between two wall times."""
-        self.gpu += amount
-        self.estimated += estimated
-        self._date(amount, begin=begin, end=end)
-
-    def add_host(self, cpu: int, dram: int, *, begin: float, end: float) -> None:
-        """Take in a share of the processors' and the memory's energy: divided, so estimated."""
-        self.cpu += cpu
-        self.dram += dram
-        self.estimated += cpu + dram
-        self._date(cpu + dram, begin=begin, end=end, host=True)
-
-    def _date(self, amount: int, *, begin: float, end: float, host: bool = False) -> None:
-        self.first = begin if self.first is None else min(self.first, begin)
-        self.last = end if self.last is None else max(self.last, end)
-        for start, part in by_quarter(amount, begin=begin, end=end):
-            self.buckets[start] = self.buckets.get(start, 0) + part
-            if host:
-                self.host_buckets[start] = self.host_buckets.get(start, 0) + part
-        # By span, not by count: a clock that was wrong for a moment must not stretch the list over years.
-        while max(self.buckets) - min(self.buckets) >= KEPT_BUCKETS * BUCKET_SECONDS:
-            oldest = min(self.buckets)
-            self.earlier += self.buckets.pop(oldest)
-            self.earlier_host += self.host_buckets.pop(oldest, 0)
-
-
-def by_quarter(amount: int, *, begin: float, end: float) -> list[tuple[int, int]]:
-    """An amount used evenly between two Unix times, by the quarter of an hour (UTC) it falls into; to the unit."""
-    first, last = int(begin // BUCKET_SECONDS), int(end // BUCKET_SECONDS)
-    if last <= first or end <= begin:
-        return [(last * BUCKET_SECONDS, amount)]
-    edges = [begin, *(float(i * BUCKET_SECONDS) for i in range(first + 1, last + 1)), end]
-    shown = [int(amount * ((edge - begin) / (end - begin))) for edge in edges]
-    shown[-1] = amount
-    return [
-        ((first + i) * BUCKET_SECONDS, later - earlier) for i, (earlier, later) in enumerate(pairwise(shown))
-    ]
+    """The start of the machine since which the readings' clock runs."""
 
 
 @dataclass(slots=True)
@@ -296,7 +96,7 @@ class NodeAccount:
         if holders is None:
             return
         self.looked = at
-        doubts: dict[str, float] = {}
+        moment, doubts = _Moment(at, wall, boot), dict[str, float]()
         for uuid, held in holders.items():
             card = self.cards.get(uuid)
             if card is None:
@@ -317,7 +117,7 @@ class NodeAccount:
                     card.last.see(seen, at)
                 continue
             if card.last is not None:
-                self._attribute(card, card.last, reading, held, at, wall, boot, windows or {}, doubts)
+                self._attribute(card, card.last, reading, held, moment, windows or {}, doubts)
             card.last = LastSeen(
                 at=at, wall=wall, boot=boot, counter=reading.counter, draw=reading.draw, busy=reading.busy
             )
@@ -408,12 +208,11 @@ class NodeAccount:
         last: LastSeen,
         reading: CardReading,
         held: Sequence[Held],
-        at: float,
-        wall: float,
-        boot: str,
+        moment: _Moment,
         windows: Mapping[str, Window],
         doubts: dict[str, float],
     ) -> None:
+        at, wall, boot = moment.at, moment.wall, moment.boot
         if boot == last.boot:
             interval = measure(last.reading, reading, at - min(last.at, at), idle_draw=card.idle_draw)
             phases = [self._phase(seen) for seen in last.phases]

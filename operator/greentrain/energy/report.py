@@ -13,7 +13,8 @@ from greentrain.api.nodepower import (
     GpuTime,
     PodEnergy,
 )
-from greentrain.energy.account import NodeAccount, PodAccount
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.pods import PodAccount
 from greentrain.units import format_unix_time, to_joules
 
 

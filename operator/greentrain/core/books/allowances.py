@@ -179,13 +179,20 @@ def _hold_seconds(
 
 
 def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> int:
-    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free."""
+    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free.
+
+    Raises:
+        ValueError: these emissions have no budget.
+    """
     left = _micrograms_left(emissions) - kept
     return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))
 
 
 def _micrograms_left(emissions: EmissionsStatus) -> int:
     """What a budget of emissions still allows; less than nothing where it is exceeded."""
-    assert emissions.budget is not None
+    if emissions.budget is None:
+        raise ValueError(
+            "status.emissions has no budget, of which something could be left: see spec.emissions.budget"
+        )
     spent = emissions.total_micrograms + emissions.budget.provisional_micrograms
     return emissions.budget.limit_micrograms - spent

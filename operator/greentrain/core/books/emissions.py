@@ -148,8 +148,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
             }
         ),
         held,
-        known=energy is not None and bool(energy.used),
-        final=energy is not None and energy.final,
+        energy,
         steps=progress.step if progress is not None else None,
     )
     return Counted(emissions, energy)
@@ -328,11 +327,11 @@ def _sum_up(
     embodied: _Embodied | None,
     base: EmissionsStatus,
     held: Intensity | None,
+    energy: EnergyStatus | None,
     *,
-    known: bool,
-    final: bool,
     steps: int | None,
 ) -> EmissionsStatus:
+    known, final = energy is not None and bool(energy.used), energy is not None and energy.final
     made = fixed.embodied.plus(embodied) if embodied is not None else None
     operational = whole.micrograms
     total = operational + (made.typical if made is not None else 0)
