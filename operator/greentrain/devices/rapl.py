@@ -40,7 +40,7 @@ class HostEnergy:
     package_mj: int
     """Of all sockets: cores, caches, memory controllers and what else is in the package."""
     dram_mj: int | None
-    """Of all memory, which is not part of the packages; None where RAPL does not tell it."""
+    """Of all memory, which is not part of the packages; None where RAPL does not show it."""
     errors: Mapping[str, DeviceError]
     """Domains that could not be read this time, by the name of their folder: what they used is missing above."""
 
@@ -80,7 +80,7 @@ class _Domain:
 
 
 def _not_permitted(folder: Path) -> NotPermitted:
-    # Closed to all but root since CVE-2020-8694, for it tells what other programs compute.
+    # Closed to all but root since CVE-2020-8694, for it shows what other programs compute.
     return NotPermitted(f"{folder}/energy_uj", "run as root, or with the capability DAC_READ_SEARCH")
 
 
@@ -88,7 +88,7 @@ class Rapl:
     """The node's RAPL counters; each object counts from its own first reading.
 
     A counter wraps around within minutes at full power, and a whole turn leaves no trace: read again within
-    `longest_gap_seconds`, else joules are lost and nobody can tell. `core` and `uncore` are parts of their package and
+    `longest_gap_seconds`, else joules are lost unseen. `core` and `uncore` are parts of their package and
     `psys` counts the packages again, so none of these is added.
     """
 
