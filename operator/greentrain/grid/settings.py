@@ -38,8 +38,6 @@ MAX_MODEL_LENGTH = 96
 
 MAX_BYTES = 1_000_000
 
-SOURCE_TYPES = ("file", "fixed", "table")
-
 
 class SettingsError(ValueError):
     """The settings cannot be used; `problems` names each field, its value and what would be right."""
@@ -147,6 +145,9 @@ class TableSource(_Strict):
 SourceSettings = Annotated[FileSource | FixedSource | TableSource, Field(discriminator="type")]
 
 
+_SOURCES: Mapping[str, type[BaseModel]] = {"file": FileSource, "fixed": FixedSource, "table": TableSource}
+
+
 class EmbodiedSettings(_Strict):
     """What making GPUs emitted, and over how long that is spread."""
 
@@ -239,7 +240,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
         elif item["type"] == "missing":
             yield f"{path}: is required"
         elif item["type"].startswith("union_tag"):
-            yield f"{path}.type: {_shown(item['input'])} is not valid: write one of {', '.join(SOURCE_TYPES)}"
+            yield f"{path}.type: {_shown(item['input'])} is not valid: write one of {', '.join(_SOURCES)}"
         elif item["type"] in ("model_attributes_type", "model_type", "dict_type", "mapping_type"):
             yield f"{path}: {_shown(item['input'])} is not valid: write an object in braces"
         elif path:
@@ -250,16 +251,15 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 def _is_tag(location: tuple[int | str, ...], at: int) -> bool:
     """Whether this part of a path is one pydantic puts there and nobody writes: a source's type, or the mark of a key."""
-    return location[at] == "[key]" or (at == 2 and location[0] == "sources" and location[2] in SOURCE_TYPES)
+    return location[at] == "[key]" or (at == 2 and location[0] == "sources" and location[2] in _SOURCES)
 
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[object, type[BaseModel]] = {"file": FileSource, "fixed": FixedSource, "table": TableSource}
     model: type[BaseModel] = EmissionsSettings
     if len(location) > 1 and location[0] == "embodied":
         model = EmbodiedSettings
     elif len(location) > 2 and location[0] == "sources":
-        model = models.get(location[2], EmissionsSettings)
+        model = _SOURCES.get(str(location[2]), EmissionsSettings)
     return [f.alias or n for n, f in model.model_fields.items()]
 
 
