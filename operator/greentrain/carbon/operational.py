@@ -65,6 +65,8 @@ class Priced:
     """One for each source, in the order of their names."""
     without_joules: int = 0
     """Energy without an intensity: it is in no gram."""
+    forecast_joules: int = 0
+    """Energy in the shares that was priced with forecasts: what is observed later may price it otherwise."""
     reasons: tuple[str, ...] = ()
     """Why, in the order of the alphabet, the first few."""
 
@@ -108,32 +110,34 @@ def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
     if pue < THOUSANDTHS:
         raise ValueError(f"a PUE of {pue} thousandths: a facility uses no less than its IT equipment")
     sums: dict[str, _Sum] = {}
-    without, reasons = 0, set[str]()
+    without, forecast, reasons = 0, 0, set[str]()
     parts = (part for bucket in buckets if bucket.joules for part in _divide(bucket, at))
     for part in parts:
         if isinstance(part.held, Absent):
             without += part.joules
             reasons.add(part.held.reason)
             continue
+        forecast += part.joules if part.held.is_forecast else 0
         total = sums.setdefault(part.held.source, _Sum())
         total.joules += part.joules
         total.weighted += part.exact * part.held.milligrams
         total.as_of = max(total.as_of, part.held.as_of)
     shares = (SourceShare(s, t.joules, _grams(t.weighted, pue), t.as_of) for s, t in sorted(sums.items()))
-    return Priced(tuple(shares), without, _first(reasons))
+    return Priced(tuple(shares), without, forecast, _first(reasons))
 
 
 def merge(parts: Iterable[Priced]) -> Priced:
     """All of them as one; the order and the grouping make no difference."""
     shares: dict[str, SourceShare] = {}
-    without, reasons = 0, set[str]()
+    without, forecast, reasons = 0, 0, set[str]()
     for part in parts:
         without += part.without_joules
+        forecast += part.forecast_joules
         reasons.update(part.reasons)
         for share in part.shares:
             known = shares.get(share.source)
             shares[share.source] = share if known is None else _add(known, share)
-    return Priced(tuple(shares[s] for s in sorted(shares)), without, _first(reasons))
+    return Priced(tuple(shares[s] for s in sorted(shares)), without, forecast, _first(reasons))
 
 
 @dataclass(frozen=True, slots=True)

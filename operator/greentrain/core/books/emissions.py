@@ -45,7 +45,8 @@ from greentrain.units import (
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
-"""How long a quarter of an hour waits for a source that has no value for it yet; nodes report it for four days."""
+"""How long a quarter of an hour waits for a source that has no value for it yet, or only a forecast; nodes report it for four
+days."""
 
 NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
@@ -258,7 +259,8 @@ def _price_pod(
         if not entry.closed and end > last:
             break
         priced = price((bucket,), pue, at)
-        waits = priced.without_joules and not entry.closed
+        # A forecast prices what is not over yet; for good only the value that was observed does, while it may still come.
+        waits = (priced.without_joules or priced.forecast_joules) and not entry.closed
         if waits and last - end < WAIT_FOR_INTENSITY.total_seconds():
             break
         fixed.priced = merge((fixed.priced, priced))

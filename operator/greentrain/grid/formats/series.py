@@ -14,7 +14,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -45,7 +45,7 @@ EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0
 TOLD = 10
 """Problems of one file that are named; the rest is a number."""
 
-COLUMNS = ("time", "intensity", "zone", "until")
+COLUMNS = ("time", "intensity", "zone", "until", "issued")
 REQUIRED = ("time", "intensity")
 
 NUMBER_PATTERN = r"[+-]?\d{1,20}(\.\d{1,30})?([eE][+-]?\d{1,2})?"
@@ -60,7 +60,7 @@ ANY_ZONE = ""
 
 
 class SeriesError(ValueError):
-    """The file is not such a series; `problems` says for people what to mend, each with the file's name and the line."""
+    """The file is not such a series; `problems` says what to mend, each with the file's name and the line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         """With at least one problem."""
@@ -75,6 +75,8 @@ class Period:
     begin: float
     end: float
     milligrams: int
+    issued: float | None = None
+    """The Unix time at which it was published; None where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Series:
     """Periods in order and without overlaps."""
 
     periods: tuple[Period, ...]
+    step: float
+    """Seconds from one period's beginning to the next one's: the median."""
 
     def find(self, moment: float) -> Period | tuple[float, float]:
         """The period of a Unix time, or from when to when there is none around it."""
@@ -108,6 +112,7 @@ class _Row:
     begin: float
     until: float | None
     milligrams: int
+    issued: float | None = None
 
 
 def parse(content: bytes, name: str) -> Parsed:
@@ -139,7 +144,7 @@ def parse(content: bytes, name: str) -> Parsed:
     by_zone: dict[str, list[_Row]] = {}
     for row in rows:
         by_zone.setdefault(row.zone, []).append(row)
-    series = {zone: Series(_as_periods(of)) for zone, of in by_zone.items()}
+    series = {zone: _build_series(of) for zone, of in by_zone.items()}
     return Parsed(series, tuple(warnings[:TOLD]))
 
 
@@ -301,7 +306,8 @@ def _read_row(place: str, cells: Mapping[str, str]) -> _Row:
     until = _read(cells, "until", parse_time) if cells.get("until") else None
     if until is not None and until <= begin:
         raise ValueError(f"until '{cells['until']}' is not after time '{cells['time']}'")
-    return _Row(place, zone, begin, until, _read(cells, "intensity", parse_grams))
+    issued = _read(cells, "issued", parse_time) if cells.get("issued") else None
+    return _Row(place, zone, begin, until, _read(cells, "intensity", parse_grams), issued)
 
 
 def _read(cells: Mapping[str, str], column: str, parse_cell: Callable[[str], _T]) -> _T:
@@ -337,12 +343,16 @@ def _check_order(rows: Sequence[_Row], warnings: list[str]) -> tuple[list[_Row],
 
 
 def _same(one: _Row, other: _Row) -> bool:
-    return (one.begin, one.until, one.milligrams) == (other.begin, other.until, other.milligrams)
+    return replace(one, place="") == replace(other, place="")
 
 
 def _compare(before: _Row, row: _Row) -> str | None:
     of = f" of zone {row.zone}" if row.zone else ""
     now, then = format_unix_time(row.begin), format_unix_time(before.begin)
+    if row.begin == before.begin and replace(row, place="", issued=before.issued) == replace(
+        before, place=""
+    ):
+        return f"has another time of issue{of} for {now} than {before.place}: leave the earlier one out"
     if row.begin == before.begin:
         return f"has another value{of} for {now} than {before.place}: leave one of them out"
     if row.begin < before.begin:
@@ -354,7 +364,7 @@ def _compare(before: _Row, row: _Row) -> str | None:
     return None
 
 
-def _as_periods(rows: Sequence[_Row]) -> tuple[Period, ...]:
+def _build_series(rows: Sequence[_Row]) -> Series:
     """Each row until its `until`; without one until the next row, or one median step where that is far or none."""
     steps = [b.begin - a.begin for a, b in pairwise(rows)]
     step = median(steps) if steps else SINGLE_ROW_SECONDS
@@ -362,10 +372,9 @@ def _as_periods(rows: Sequence[_Row]) -> tuple[Period, ...]:
     for number, row in enumerate(rows):
         to_next = steps[number] if number < len(steps) else inf
         held = to_next if to_next <= GAP_STEPS * step else step
-        periods.append(
-            Period(row.begin, row.begin + held if row.until is None else row.until, row.milligrams)
-        )
-    return tuple(periods)
+        until = row.begin + held if row.until is None else row.until
+        periods.append(Period(row.begin, until, row.milligrams, row.issued))
+    return Series(tuple(periods), step)
 
 
 def _short(text: str) -> str:

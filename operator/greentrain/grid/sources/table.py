@@ -80,20 +80,20 @@ class Table:
         return zone in self._labels
 
     def label(self, zone: str) -> str | None:
-        """A zone's name for people; None where it is not in the table."""
+        """A zone's name in plain words; None where it is not in the table."""
         return self._labels.get(zone)
 
     def suggest(self, zone: str) -> tuple[str, ...]:
         """Zones that may have been meant: by code, by name, by the country a longer name begins with."""
         return suggest(zone, self._labels)
 
-    async def refresh(self) -> Refreshed:
+    async def refresh(self, wanted: Collection[str] = ()) -> Refreshed:  # noqa: ARG002
         """It is part of the program, and never changes."""
         return Refreshed(self)
 
 
 def suggest(zone: str, labels: dict[str, str]) -> tuple[str, ...]:
-    """Up to three of these zones (with their names for people) that are near to what was written."""
+    """Up to three of these zones (with their names) that are near to what was written."""
     upper = {z.upper(): z for z in labels}
     names = {n.casefold(): z for z, n in labels.items()}
     prefix = zone.replace("_", "-").partition("-")[0].upper()
