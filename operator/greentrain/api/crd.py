@@ -27,7 +27,7 @@ from greentrain.api.v1alpha1 import (
     GreenTrainingJobStatus,
     ReplicaType,
 )
-from greentrain.units import (
+from greentrain.quantities import (
     EMISSIONS_FORM,
     EMISSIONS_PATTERN,
     ENERGY_FORM,

@@ -2,7 +2,7 @@
 
 The energy comes in buckets of a quarter of an hour, the intensity in steps of its own, which need not fit and may have
 gaps. A bucket's joules spread evenly over its time; each part is priced with what held then, and the part for which
-nothing is known is told as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy
+nothing is known is reported as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy
 over that of its IT equipment, here in thousandths.
 """
 
@@ -14,9 +14,7 @@ from fractions import Fraction
 from math import isfinite
 
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
-from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS
-
-MICROGRAMS_PER_MILLIGRAM = 1000
+from greentrain.quantities import THOUSANDTHS, Joules, Micrograms, emit
 
 MOST_PERIODS = 10_000
 """Periods one bucket is divided into at most, so that a broken source costs its own answer and not the operator's time."""
@@ -71,18 +69,18 @@ class Priced:
     """Why, in the order of the alphabet, the first few."""
 
     @property
-    def joules(self) -> int:
+    def joules(self) -> Joules:
         """All energy, priced or not."""
-        return sum(s.joules for s in self.shares) + self.without_joules
+        return Joules(sum(s.joules for s in self.shares) + self.without_joules)
 
     @property
-    def micrograms(self) -> int:
+    def micrograms(self) -> Micrograms:
         """Emissions of what could be priced."""
-        return sum(s.micrograms for s in self.shares)
+        return Micrograms(sum(s.micrograms for s in self.shares))
 
     @property
     def reason(self) -> str:
-        """Why energy has no intensity, for people; empty where all has one."""
+        """Why energy has no intensity, in words; empty where all has one."""
         return "; ".join(self.reasons)
 
 
@@ -122,7 +120,10 @@ def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
         total.joules += part.joules
         total.weighted += part.exact * part.held.milligrams
         total.as_of = max(total.as_of, part.held.as_of)
-    shares = (SourceShare(s, t.joules, _grams(t.weighted, pue), t.as_of) for s, t in sorted(sums.items()))
+    shares = (
+        SourceShare(s, t.joules, Micrograms(round(emit(t.weighted, pue))), t.as_of)
+        for s, t in sorted(sums.items())
+    )
     return Priced(tuple(shares), without, forecast, _first(reasons))
 
 
@@ -172,11 +173,6 @@ def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intens
         return held, held.end
     what = f"source {held.source}" if isinstance(held, Intensity) else "a source"
     return Absent(f"{what} answered with a value of another time: report it to its maker"), limit
-
-
-def _grams(weighted: Fraction, pue: int) -> int:
-    """Micrograms of CO2 equivalent from joules × mg/kWh."""
-    return round(weighted * pue * MICROGRAMS_PER_MILLIGRAM / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
 
 
 def _add(one: SourceShare, other: SourceShare) -> SourceShare:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
+from greentrain.quantities import from_microseconds, from_nanoseconds, to_microjoules, to_millijoules
 
 POWERCAP = Path("/sys/class/powercap")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -101,7 +102,7 @@ class Rapl:
     def longest_gap_seconds(self) -> float | None:
         """Half a turn of the fastest counter at 500 W; None before the first reading."""
         ranges = [domain.range for domain in self._domains.values()]
-        return min(ranges) / 2 / (MOST_WATTS * 1e6) if ranges else None
+        return min(ranges) / 2 / to_microjoules(MOST_WATTS) if ranges else None
 
     def read(self) -> HostEnergy:
         """What all sockets and memory have used since the first reading.
@@ -124,8 +125,8 @@ class Rapl:
             raise refusals[0]
         drams = [domain.used for domain in self._domains.values() if domain.is_dram]
         return HostEnergy(
-            package_mj=sum(d.used for d in self._domains.values() if d.is_package) // 1000,
-            dram_mj=sum(drams) // 1000 if drams else None,
+            package_mj=to_millijoules(sum(d.used for d in self._domains.values() if d.is_package)),
+            dram_mj=to_millijoules(sum(drams)) if drams else None,
             errors=errors,
         )
 
@@ -262,6 +263,6 @@ def _read_seconds(folder: Path, version: int) -> float | None:
         # ENODEV where it vanished after it was opened.
         return None
     if version == 1:
-        return int(text) / 1e9
+        return from_nanoseconds(int(text))
     found = re.search(r"^usage_usec (\d+)$", text, re.MULTILINE)
-    return None if found is None else int(found[1]) / 1e6
+    return None if found is None else from_microseconds(int(found[1]))

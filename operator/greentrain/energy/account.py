@@ -32,7 +32,7 @@ from greentrain.energy.intervals import (
     measure_since_start,
 )
 from greentrain.energy.pods import PodAccount
-from greentrain.units import parse_time
+from greentrain.quantities import SECONDS_PER_DAY, Millijoules, parse_time, to_milliseconds
 
 SHORTEST_STEP_SECONDS = 0.5
 """Readings nearer to each other than this do not tell a draw: beside a card that hangs a round takes the whole deadline and
@@ -160,7 +160,7 @@ class NodeAccount:
             return
         began = last.at if boot == last.boot else 0.0
         # Of two moments, so that what is cut off of one interval is in the next.
-        milliseconds = max(0, int(at * 1000) - int(began * 1000))
+        milliseconds = max(0, to_milliseconds(at) - to_milliseconds(began))
         if boot == last.boot and holders == last.holders and (not holders or holders[0][1:] == (1.0, True)):
             # The ordinary case: one pod, or none, held all of it all the time.
             if len(holders) == 1 and milliseconds:
@@ -384,9 +384,9 @@ class NodeAccount:
         return _ACCOUNT.validate_json(content)
 
     @property
-    def used(self) -> int:
-        """Millijoules of all cards, measured and estimated."""
-        return sum(card.measured + card.estimated for card in self.cards.values())
+    def used(self) -> Millijoules:
+        """What all cards have used, measured and estimated."""
+        return Millijoules(sum(card.measured + card.estimated for card in self.cards.values()))
 
 
 def _find_host_draw(pod: PodAccount, at: float) -> float:
@@ -399,7 +399,7 @@ def _find_host_draw(pod: PodAccount, at: float) -> float:
 PATIENCE_SECONDS = 900.0
 """How long an ended pod's last word waits for a card that cannot be read: until then it may still tell what it used."""
 
-KEPT_SECONDS = 24 * 3600
+KEPT_SECONDS = SECONDS_PER_DAY
 """How long an ended pod is reported while nobody settles it."""
 
 REMEMBERED_SEGMENTS = 4096

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
+from greentrain.quantities import Millijoules
 
 SPREAD = 1.1
 """Times the root of the sum of squares of doubts is a bound with 95 % confidence.
@@ -60,9 +61,9 @@ class PodAccount:
     """Milliwatts of processors and memory, and when they were found, on the readings' clock."""
 
     @property
-    def total(self) -> int:
-        """Millijoules of all device kinds."""
-        return self.gpu + self.cpu + self.dram
+    def total(self) -> Millijoules:
+        """What all device kinds have used."""
+        return Millijoules(self.gpu + self.cpu + self.dram)
 
     @property
     def error(self) -> float:

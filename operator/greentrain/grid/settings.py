@@ -22,10 +22,16 @@ from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.intensity import MAX_SOURCE_LENGTH
 from greentrain.grid.formats.series import RepeatedKeyError, refuse_twice
 from greentrain.grid.source import ZONE_FORM
-from greentrain.units import parse_emissions, parse_intensity, parse_pue
-
-SECONDS_PER_YEAR = 365 * 24 * 3600
-"""As the Software Carbon Intensity specification counts a lifespan (1.1.0, "Embodied emissions")."""
+from greentrain.quantities import (
+    Intensity,
+    Micrograms,
+    Thousandths,
+    format_size,
+    from_years,
+    parse_emissions,
+    parse_intensity,
+    parse_pue,
+)
 
 LIFETIME_FORM = 'a number of years from 0.5 to 30 in quotes, such as "4"'
 
@@ -61,15 +67,15 @@ def _read_zone(value: object) -> str:
     return text
 
 
-def _read_pue(value: object) -> int:
+def _read_pue(value: object) -> Thousandths:
     return parse_pue(_quoted(value, 'a number such as "1.2"'))
 
 
-def _read_intensity(value: object) -> int:
+def _read_intensity(value: object) -> Intensity:
     return parse_intensity(_quoted(value, 'such as "200gCO2e/kWh"'))
 
 
-def _read_emissions(value: object) -> int:
+def _read_emissions(value: object) -> Micrograms:
     return parse_emissions(_quoted(value, 'such as "150kgCO2e"'))
 
 
@@ -98,9 +104,9 @@ def _read_model(value: object) -> str:
 
 
 Zone = Annotated[str, BeforeValidator(_read_zone)]
-Pue = Annotated[int, BeforeValidator(_read_pue)]
-Milligrams = Annotated[int, BeforeValidator(_read_intensity)]
-Micrograms = Annotated[int, BeforeValidator(_read_emissions)]
+Pue = Annotated[Thousandths, BeforeValidator(_read_pue)]
+Milligrams = Annotated[Intensity, BeforeValidator(_read_intensity)]
+Emissions = Annotated[Micrograms, BeforeValidator(_read_emissions)]
 Years = Annotated[Decimal, BeforeValidator(_read_years)]
 Name = Annotated[str, BeforeValidator(_read_name)]
 Model = Annotated[str, BeforeValidator(_read_model)]
@@ -152,13 +158,13 @@ class EmbodiedSettings(_Strict):
     """What making GPUs emitted, and over how long that is spread."""
 
     lifetime_years: Years = Decimal(4)
-    models: Mapping[Model, Micrograms] = Field(default_factory=dict)
+    models: Mapping[Model, Emissions] = Field(default_factory=dict)
     """Micrograms of CO2 equivalent by GPU product name; before the table that ships."""
 
     @property
     def lifetime_seconds(self) -> int:
         """The lifetime in seconds of years of 365 days."""
-        return int(self.lifetime_years * SECONDS_PER_YEAR)
+        return from_years(self.lifetime_years)
 
 
 class EmissionsSettings(_Strict):
@@ -199,7 +205,7 @@ def load_settings(path: Path) -> EmissionsSettings:
     except OSError as error:
         raise SettingsError((f"{path} cannot be read: {error.strerror or error}",)) from error
     if len(content) > MAX_BYTES:
-        raise SettingsError((f"{path} is larger than {MAX_BYTES // 1_000_000} MB",))
+        raise SettingsError((f"{path} is larger than {format_size(MAX_BYTES)}",))
     return parse_settings(content, str(path))
 
 

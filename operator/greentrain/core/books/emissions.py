@@ -33,15 +33,16 @@ from greentrain.carbon.operational import Bucket, Priced, SourceShare, merge, pr
 from greentrain.carbon.sci import score
 from greentrain.core.books.account import Account
 from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, Intensities
-from greentrain.units import (
-    JOULES_PER_KILOWATT_HOUR,
-    MICROGRAMS_PER_GRAM,
+from greentrain.quantities import (
     THOUSANDTHS,
+    emit,
     format_emissions,
     format_intensity,
     format_pue,
     format_unix_time,
+    from_grams,
     parse_time,
+    to_milliseconds,
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
@@ -211,7 +212,7 @@ def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
             total = total.plus(_Embodied(unknown_seconds=amount))
             continue
         shares = (
-            amortise(grams * MICROGRAMS_PER_GRAM, amount * 1000, carbon.lifetime_seconds)
+            amortise(from_grams(grams), to_milliseconds(amount), carbon.lifetime_seconds)
             for grams in (known.typical, known.low, known.high)
         )
         total = total.plus(_Embodied(*shares))
@@ -229,7 +230,7 @@ def embodied_of(
         return 0
     known = (figure.typical for figure in map(carbon.embodied, models) if figure is not None)
     grams = max(known, default=0)
-    return amortise(grams * MICROGRAMS_PER_GRAM, gpu_seconds * 1000, carbon.lifetime_seconds)
+    return amortise(from_grams(grams), to_milliseconds(gpu_seconds), carbon.lifetime_seconds)
 
 
 def _fix_gone(
@@ -398,7 +399,7 @@ def _percent(part: int, whole: int) -> int:
 
 def emissions_of(joules: int, pue: int, milligrams: int) -> int:
     """Micrograms of so much energy at a PUE (thousandths) and an intensity (mg/kWh), rounded up."""
-    return ceil(joules * pue * milligrams * 1000 / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
+    return ceil(emit(joules * milligrams, pue))
 
 
 def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:

@@ -56,7 +56,7 @@ from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot, Temp
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.core.status.progress import fold_finished
 from greentrain.core.status.writer import Writer
-from greentrain.units import format_energy
+from greentrain.quantities import format_energy
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LONGEST_BACKOFF = timedelta(minutes=5)

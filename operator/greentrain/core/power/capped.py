@@ -15,7 +15,7 @@ from greentrain.api.nodepower import GpuCap, GpuStatus, resolve_cap
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.units import parse_power_cap
+from greentrain.quantities import parse_power_cap
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,14 @@ from greentrain.core.power.measures import CapMeasure, Sample, Track, observe
 from greentrain.core.power.projection import Choice, Projection, build_ladder, choose_cap, project
 from greentrain.core.seen.snapshot import Fleet, Snapshot
 from greentrain.core.seen.times import format_time
-from greentrain.units import THOUSANDTHS, format_emissions, format_energy, parse_power_cap
+from greentrain.quantities import (
+    THOUSANDTHS,
+    format_emissions,
+    format_energy,
+    parse_power_cap,
+    to_milliseconds,
+    to_seconds,
+)
 
 NO_LIMIT = 1 << 62
 """Joules: a job without a budget exceeds none."""
@@ -78,7 +85,7 @@ def follow(
         attempt=attempt.number,
         step=progress.step,
         joules=joules,
-        moment=int(seen.sampled.timestamp() * 1000),
+        moment=to_milliseconds(seen.sampled.timestamp()),
         percent=present,
         complete=_in_force(seen.job.status, chosen_cap(spec, known, seen.fleet)),
     )
@@ -86,8 +93,8 @@ def follow(
     track = observe(
         _read_track(known),
         sample,
-        settle_milliseconds=overdue_seconds(every) * 1000,
-        window_milliseconds=ceil((every or 30) * 2 / 3) * 1000,
+        settle_milliseconds=to_milliseconds(overdue_seconds(every)),
+        window_milliseconds=to_milliseconds(ceil((every or 30) * 2 / 3)),
     )
     left = None if progress.total_steps is None else max(0, progress.total_steps - progress.step)
     pace = project(
@@ -217,7 +224,7 @@ def _embodied_to_come(
     """Micrograms of embodied share for the time that is left; 0 where it is not known how long that is."""
     if emissions is None:
         return 0
-    seconds = (milliseconds or 0) // 1000
+    seconds = to_seconds(milliseconds or 0)
     return embodied_of(emissions, seen.intensities, seen.fleet.models, attempt.gpus * seconds)
 
 

@@ -24,7 +24,7 @@ from greentrain.core.power.measures import (
     PRECISE_MILLIONTHS,
     CapMeasure,
 )
-from greentrain.units import format_energy
+from greentrain.quantities import Joules, format_energy
 
 RUNG_PERCENT = 10
 """Distance of two caps that are tried, in percent points: less saves hardly anything (a few percent of a step's energy), and
@@ -72,9 +72,9 @@ class Projection:
     """What a job will have used at its end if it goes on at one cap."""
 
     percent: int
-    joules: int | None = None
+    joules: Joules | None = None
     """In all, with what is used; None where it is not known."""
-    uncertainty_joules: int | None = None
+    uncertainty_joules: Joules | None = None
     """By how much that may be wrong, with 95 % confidence."""
     milliseconds: int | None = None
     """Until the end."""
@@ -85,15 +85,15 @@ class Projection:
 class Estimate(Projection):
     """The same for a cap at which steps were measured, so that nothing of it is unknown."""
 
-    joules: int
-    uncertainty_joules: int
+    joules: Joules
+    uncertainty_joules: Joules
     milliseconds: int
     exceeds: Exceeds
 
     @property
-    def most(self) -> int:
-        """Joules that are not exceeded, with 95 % confidence or more."""
-        return self.joules + self.uncertainty_joules
+    def most(self) -> Joules:
+        """What is not exceeded, with 95 % confidence or more."""
+        return Joules(self.joules + self.uncertainty_joules)
 
 
 def project(
@@ -121,7 +121,7 @@ def _estimate(found: CapMeasure, *, used: int, steps_left: int, budget: int) -> 
     elif found.windows >= LEAST_WINDOWS and used + left - uncertainty > budget:
         exceeds = "Yes"
     milliseconds = found.milliseconds * steps_left // found.steps
-    return Estimate(found.percent, used + left, uncertainty, milliseconds, exceeds)
+    return Estimate(found.percent, Joules(used + left), Joules(uncertainty), milliseconds, exceeds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from greentrain.devices.errors import DeviceError, Gone, Hanging, OutOfRange
 from greentrain.devices.nvidia.answers import ABSENT, LOST, STALE, UNUSABLE
 from greentrain.energy.intervals import CardReading
 from greentrain.node.cards import Card, CurrentLimits, Partition, known_limit
-from greentrain.units import format_power
+from greentrain.quantities import format_power
 
 BUSY_PERCENT = 5
 """Utilization from which a card counts as working; an assumption, for NVML names no threshold."""

@@ -25,7 +25,15 @@ from typing import Any, NoReturn, TypeVar
 
 from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN
 from greentrain.grid.source import ZONE_FORM
-from greentrain.units import MILLIGRAMS_PER_GRAM, MOST_INTENSITY, format_unix_time, parse_intensity
+from greentrain.quantities import (
+    MOST_INTENSITY,
+    Intensity,
+    format_size,
+    format_unix_time,
+    in_grams_per_kilowatt_hour,
+    parse_intensity,
+    to_intensity,
+)
 
 MAX_BYTES = 20_000_000
 """A year of quarter hours of 15 zones; beyond it a file is a mistake, and reading it would hold the operator up."""
@@ -123,7 +131,7 @@ def parse(content: bytes, name: str) -> Parsed:
     """
     if len(content) > MAX_BYTES:
         _refuse(
-            name, f"is larger than {MAX_BYTES // 1_000_000} MB: leave out zones and times that are not needed"
+            name, f"is larger than {format_size(MAX_BYTES)}: leave out zones and times that are not needed"
         )
     try:
         text = content.decode("utf-8-sig")
@@ -176,13 +184,13 @@ def parse_time(text: str) -> float:
 
 
 @lru_cache(maxsize=8192)  # the same numbers stand in a file again and again
-def parse_grams(text: str) -> int:
+def parse_grams(text: str) -> Intensity:
     """Milligrams per kilowatt-hour of `210.5` (grams) or `210.5gCO2e/kWh`.
 
     Raises:
         ValueError: it is not that, negative, or more than 5,000 g; the text says what would be right.
     """
-    form = f"write grams of CO2e per kWh from 0 to {MOST_INTENSITY // MILLIGRAMS_PER_GRAM}, such as 210.5 or 210.5gCO2e/kWh"
+    form = f"write grams of CO2e per kWh from 0 to {in_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
     if text.endswith("gCO2e/kWh"):
         try:
             return parse_intensity(text)
@@ -190,10 +198,10 @@ def parse_grams(text: str) -> int:
             raise ValueError(f"is no intensity: {form}") from None
     if re.fullmatch(NUMBER_PATTERN, text, re.ASCII) is None:
         raise ValueError(f"is no number: {form}")
-    milligrams = Decimal(text) * MILLIGRAMS_PER_GRAM
+    milligrams = to_intensity(Decimal(text))
     if not 0 <= milligrams <= MOST_INTENSITY:
         raise ValueError(f"is no intensity: {form}")
-    return round(milligrams)
+    return Intensity(round(milligrams))
 
 
 _Entry = tuple[str, Mapping[str, str]]

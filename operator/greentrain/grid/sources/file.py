@@ -19,7 +19,7 @@ from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.formats.series import ANY_ZONE, MAX_BYTES, Period, Series, SeriesError, parse
 from greentrain.grid.source import Refreshed, other_basis
-from greentrain.units import format_unix_time
+from greentrain.quantities import format_unix_time
 
 _Signature = tuple[int, int, int]
 

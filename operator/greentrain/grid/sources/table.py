@@ -20,7 +20,7 @@ from typing import cast
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.source import Refreshed, other_basis
-from greentrain.units import MILLIGRAMS_PER_GRAM
+from greentrain.quantities import to_intensity
 
 NEAR = 3
 """How many zones are named beside an unknown one."""
@@ -119,7 +119,7 @@ def read_rows() -> tuple[Row, ...]:
             zone=r["zone"],
             label=r["name"],
             basis=cast(Basis, r["basis"]),
-            milligrams=int(Decimal(r["intensity"]) * MILLIGRAMS_PER_GRAM),
+            milligrams=int(to_intensity(Decimal(r["intensity"]))),
             year=int(r["year"]),
             dataset=r["dataset"],
             source=r["source"],
