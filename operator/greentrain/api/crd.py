@@ -230,7 +230,7 @@ NODE_POWER_COLUMNS: list[dict[str, Any]] = [
         "name": "Idle-J",
         "type": "integer",
         "jsonPath": ".status.idleJoules",
-        "description": "Joules of GPUs that nobody held.",
+        "description": "Joules of GPUs that no pod held.",
     },
     {
         "name": "Unattributed-J",

@@ -250,7 +250,7 @@ class NodeAccount:
                 pod.doubt_squared += (interval.uncertain * share.weight) ** 2
         free = measured[-1] + estimated[-1]
         if found or not (last.busy and reading.busy):
-            # Beside a pod, or in the parts of a shared card that nobody holds, a card is idle.
+            # Beside a pod, or in the parts of a shared card that no pod holds, a card is idle.
             self.idle += free
         else:
             self.unattributed += free
@@ -288,30 +288,30 @@ class NodeAccount:
         known.absorb(pod)
 
     def close_unnamed(self, key: str, *, wall: float, name: str) -> None:
-        """A pod that ended before anybody told its UID gets a name of ours, so that it can be reported and settled."""
+        """A pod that ended before its UID was known gets a name of ours, so that it can be reported and settled."""
         pod = self.pods[key]
         pod.uid = name
         pod.closed = wall
 
     def inherit(self, entries: Iterable[PodEnergy], key_of: Callable[[PodEnergy], str]) -> None:
-        """Go on telling what an account before this one, lost with its journal, had told; its pods begin anew."""
+        """Go on reporting what an account before this one, lost with its journal, had reported; its pods begin anew."""
         for entry in entries:
             self.inherited[entry.key] = entry.model_copy(update={"closed": True, "draw_milliwatts": 0})
             key = key_of(entry)
             self.segments[key] = max(self.segments.get(key, 0), entry.segment + 1)
             if key in self.pods:
                 self.pods[key].segment = self.segments[key]
-            told = parse_time(entry.last_reading) if entry.last_reading is not None else None
-            if not entry.closed and told is not None:
-                self._miss_since(told.timestamp(), entry, key)
+            reported = parse_time(entry.last_reading) if entry.last_reading is not None else None
+            if not entry.closed and reported is not None:
+                self._miss_since(reported.timestamp(), entry, key)
 
-    def _miss_since(self, told: float, entry: PodEnergy, key: str) -> None:
+    def _miss_since(self, reported: float, entry: PodEnergy, key: str) -> None:
         """What a pod used between the last word of the account before and this one's first reading is missing."""
-        begun = max((c.last.wall for c in self.cards.values() if c.last is not None), default=told)
+        begun = max((c.last.wall for c in self.cards.values() if c.last is not None), default=reported)
         for k, pod in self.pods.items():
             unnamed = not pod.uid and (pod.namespace, pod.name) == (entry.namespace, entry.name)
             if k == key or unnamed:
-                pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - told)
+                pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - reported)
 
     def add_host(self, cpu: int, dram: int, shares: Mapping[str, float], *, begin: float, end: float) -> None:
         """Divide the processors' and the memory's millijoules by shares of CPU time; the rest is others'."""
@@ -327,7 +327,7 @@ class NodeAccount:
         self.host_others += of_cpu[-1] + of_dram[-1]
 
     def drop_overdue(self, *, wall: float) -> list[str]:
-        """Let go of what nobody came for in 24 hours; the keys of the pods it concerns."""
+        """Let go of what was not settled within 24 hours; the keys of the pods it concerns."""
         late = [k for k, p in self.pods.items() if p.closed is not None and wall - p.closed >= KEPT_SECONDS]
         self.settle(late, dropped=True)
         return late
@@ -339,7 +339,7 @@ class NodeAccount:
             pod.closed = wall
 
     def settle(self, keys: Sequence[str], *, dropped: bool = False) -> None:
-        """Let go of closed pods whose energy stands elsewhere, or, `dropped`, that nobody came for."""
+        """Let go of closed pods whose energy stands elsewhere, or, `dropped`, that were not settled in time."""
         for key in keys:
             pod = self.pods.get(key)
             if pod is None or pod.closed is None or self.awaits(key):
@@ -400,9 +400,9 @@ PATIENCE_SECONDS = 900.0
 """How long an ended pod's last word waits for a card that cannot be read: until then it may still tell what it used."""
 
 KEPT_SECONDS = SECONDS_PER_DAY
-"""How long an ended pod is reported while nobody settles it."""
+"""How long an ended pod is reported that is not settled."""
 
 REMEMBERED_SEGMENTS = 4096
-"""Settled pods whose return would be told as another segment."""
+"""Settled pods whose return would be reported as another segment."""
 
 _ACCOUNT = TypeAdapter(NodeAccount)

@@ -1,4 +1,4 @@
-"""The account as NodePower tells it: whole joules that only grow, and whose parts add up."""
+"""The account as NodePower reports it: whole joules that only grow, and whose parts add up."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ their sources, and a site can set its own. A GPU that neither knows has unknown 
 
 Names are matched by words: a row stands for the cards whose name has all of the row's words (`H100 HBM3` for `NVIDIA H100
 80GB HBM3`, and not for `NVIDIA H100 PCIe`), and the row with the most words wins. So form and memory, which decide much of
-the figure, can be told apart where sources do, and a card that is merely similar gets no figure.
+the figure, can be distinguished where sources do so, and a card that is merely similar gets no figure.
 """
 
 from __future__ import annotations

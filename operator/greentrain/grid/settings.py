@@ -1,7 +1,7 @@
 """The operator's settings for emissions: where it runs, what a kilowatt-hour costs there, what making a GPU cost.
 
 They are a JSON file, which the chart renders from its values. Every field is optional: with none, jobs that name a zone
-are accounted with the table that ships. What is wrong is told all at once, each with its path, its value and what would
+are accounted with the table that ships. What is wrong is said all at once, each with its path, its value and what would
 be right.
 """
 
@@ -174,7 +174,7 @@ class EmissionsSettings(_Strict):
     zones: Mapping[str, Zone] = Field(default_factory=dict)
     """Grid zone by the value of a node's label topology.kubernetes.io/zone or /region."""
     pue: Pue | None = None
-    """Thousandths; None: nobody said, so that no overhead of the site is counted."""
+    """Thousandths; None where the settings do not say: no overhead of the site is counted then."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
     embodied: EmbodiedSettings = EmbodiedSettings()
@@ -188,7 +188,7 @@ class EmissionsSettings(_Strict):
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
             raise ValueError(
-                f"sources: two are called '{twice}': give each its own name, by which its values are told"
+                f"sources: two are called '{twice}': give each its own name, by which its values are reported"
             )
         return self
 
@@ -256,7 +256,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 
 def _is_tag(location: tuple[int | str, ...], at: int) -> bool:
-    """Whether this part of a path is one pydantic puts there and nobody writes: a source's type, or the mark of a key."""
+    """Whether this part of a path is one that pydantic puts there and that no file has: a source's type, or the mark of a key."""
     return location[at] == "[key]" or (at == 2 and location[0] == "sources" and location[2] in _SOURCES)
 
 

@@ -249,9 +249,9 @@ class Client(AbstractAsyncContextManager["Client"]):
                 if line:
                     event = decode(line)
                     if event["type"] == "ERROR":
-                        told = event["object"]
+                        said = event["object"]
                         raise ApiError(
-                            int(told.get("code") or 500), told.get("reason") or "", told.get("message") or ""
+                            int(said.get("code") or 500), said.get("reason") or "", said.get("message") or ""
                         )
                     yield event["type"], event["object"]
         finally:
@@ -286,7 +286,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         )
 
     async def report_node_power(self, node: str, status: Body) -> dict[str, Any]:
-        """Store what a node's agent observed, whole; nobody else writes it."""
+        """Store what a node's agent observed, whole; nothing else writes it."""
         return await self._request(
             "PATCH",
             f"{NODE_POWERS}/{node}/status",
@@ -322,7 +322,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         )
 
     async def delete_node_power(self, node: str, uid: str, resource_version: str) -> None:
-        """Delete a NodePower, if nobody has written it since."""
+        """Delete a NodePower, if it was not written since."""
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",

@@ -66,7 +66,7 @@ def begin_emissions(spec: EmissionsSpec, carbon: Intensities) -> EmissionsStatus
 
 
 def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) -> str | None:
-    """What is wrong with `spec.emissions.zone`, for people; `spec` is unparsed."""
+    """What is wrong with `spec.emissions.zone`, in words; `spec` is unparsed."""
     section = spec.get("emissions")
     zone = section.get("zone") if isinstance(section, Mapping) else None
     if carbon is None or not isinstance(zone, str) or len(zone) > MAX_ZONE_LENGTH or carbon.is_known(zone):
@@ -102,7 +102,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     pues = {a.number: a.pue_thousandths for a in account.attempts}
     default = account.default_pue
     progress = account.seen.job.status.progress
-    told = {e.key: (e, r) for r in account.reports for e in r.pods}
+    reported = {e.key: (e, r) for r in account.reports for e in r.pods}
     fixed = _Fixed.of(before.fixed)
     _fix_gone(fixed, stored, energy, scope, carbon)
     open_: list[Priced] = []
@@ -110,14 +110,12 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     zones: dict[str, None] = dict.fromkeys(before.zones)
     now_held: list[Intensity | Absent] = []
     for pod in energy.pods if energy is not None else ():
-        entry, report = told.get(pod.key, (None, None))
+        entry, report = reported.get(pod.key, (None, None))
         pue = pues.get(pod.attempt) or default
         if entry is None or report is None:
             left = pod.counted(scope) - pod.priced_joules
             if left > 0:
-                open_.append(
-                    Priced(without_joules=left, reasons=("its node does not tell when it was used",))
-                )
+                open_.append(Priced(without_joules=left, reasons=("its node does not say when it was used",)))
             pods.append(pod)
             continue
         zone = spec.zone or carbon.zone_of(report.region, report.zone)
@@ -275,14 +273,14 @@ def _price_pod(
         fixed.priced = merge((fixed.priced, odds))
         done, odds = done + odds.joules, Priced()
     gpu_time = tuple(GpuTimeStatus(model=t.model, seconds=t.seconds) for t in entry.gpu_time)
-    told = pod.model_copy(
+    found = pod.model_copy(
         update={
             "priced_joules": pod.priced_joules + done,
             "priced_until": None if until == -inf else format_unix_time(until),
             "gpu_time": gpu_time or pod.gpu_time,
         }
     )
-    return (pod if told == pod else told), merge((odds, price(rest, pue, at)))
+    return (pod if found == pod else found), merge((odds, price(rest, pue, at)))
 
 
 def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, last: float) -> Priced:
@@ -420,7 +418,7 @@ def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:
 
 
 def find_absence(account: Account, basis: Basis) -> str:
-    """Why there is no intensity now, for people; empty where there is one."""
+    """Why there is no intensity now, in words; empty where there is one."""
     carbon = account.intensities
     if carbon is None:
         return ""
