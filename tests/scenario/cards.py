@@ -36,7 +36,7 @@ from greentrain.node.caps import (
     find_target,
     rehearse,
 )
-from greentrain.units import PowerCap, format_power
+from greentrain.quantities import PowerCap, format_power
 
 WATT = 1000
 ROUNDS = 4

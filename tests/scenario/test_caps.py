@@ -10,7 +10,7 @@ import pytest
 
 from greentrain.api.nodepower import CapReason
 from greentrain.node.caps import Hindrance
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 from tests.scenario.cards import FOREVER, WATT, Card, Node, World, odd_limit
 from tests.support.lives import Suite
 

@@ -36,6 +36,7 @@ LOG_SECONDS = 3.0
 class Course:
     """One rank's way from its start step to the last."""
 
+    # Twelve parameters: all that both loops share, each made once by `training`; a value around them would name them again.
     def __init__(
         self,
         options: Options,

@@ -26,9 +26,10 @@ def iterate_batches(program: Program, shard: Shard, start: int, stop: int) -> It
         for step in range(start, stop):
             yield program.batch(step, shard)
         return
-    assert program.stream is not None
     step = start
-    for inputs, targets in program.stream(start, shard) if start < stop else ():
+    # A program has one of the two (`Program`).
+    batches = () if program.stream is None or start >= stop else program.stream(start, shard)
+    for inputs, targets in batches:
         yield inputs, targets
         step += 1
         if step == stop:

@@ -87,7 +87,16 @@ class _Heard:
     progress: Progress | None = None
     reason: str | None = None
 
-    def hear(self, line: bytes) -> None:
+    unread: bytes = b""
+    """The beginning of a line whose end has not come."""
+
+    def take(self, chunk: bytes) -> None:
+        """The next bytes from the pipe."""
+        *lines, self.unread = (self.unread + chunk).split(b"\n")
+        for line in lines:
+            self._hear(line)
+
+    def _hear(self, line: bytes) -> None:
         message = json.loads(line)
         self.joined = self.joined or message.get("joined", False)
         self.reason = message.get("reason", self.reason)
@@ -169,6 +178,108 @@ def _child(train: Callable[[Pipe], Ending], pipe: Pipe) -> NoReturn:
     exit_now(ending.code)
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+@dataclass
+class _Process:
+    """The training process as its parent sees it."""
+
+    waker: socket.socket
+    wakened: socket.socket
+    """Each signal wakes the first by a byte into the second."""
+    identity: int = 0
+    reader: int = -1
+    """The parent's end of the pipe."""
+    asked_to_stop: bool = False
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Note a request to stop; that a child has ended is seen elsewhere."""
+        self.asked_to_stop = self.asked_to_stop or number != signal.SIGCHLD
+
+
+def _start(train: Callable[[Pipe], Ending]) -> _Process:
+    """Fork the process that trains; from then on signals are noted and wake the parent."""
+    reader, writer = os.pipe()
+    waker, wakened = socket.socketpair()
+    for each in (waker, wakened):
+        each.setblocking(False)
+    process = _Process(waker, wakened, reader=reader)
+    signal.set_wakeup_fd(wakened.fileno())
+    for number in _SIGNALS:
+        signal.signal(number, process.on_signal)
+    # Between fork and the child's own settings no signal may reach the parent's handlers in the child.
+    # What was held back since `__main__` arrives here in the parent: a child inherits no pending signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    parent = os.getpid()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    process.identity = os.fork()
+    if process.identity == 0:
+        signal.set_wakeup_fd(-1)
+        os.close(reader)
+        waker.close()
+        wakened.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _become_child(parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _child(train, Pipe(writer))
+    os.close(writer)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    return process
+
+
+def _watch(
+    process: _Process,
+    heard: _Heard,
+    *,
+    peers: Sequence[str],
+    start_timeout_seconds: float,
+    grace_period_seconds: float,
+) -> tuple[int, Ending | None]:
+    """Hear the child and hold its deadlines until it has ended: its wait status, and our verdict where we ended it."""
+    started = time.monotonic()
+    stop_deadline: float | None = None
+    verdict: Ending | None = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.reader, selectors.EVENT_READ)
+        selector.register(process.waker, selectors.EVENT_READ)
+        while True:
+            now = time.monotonic()
+            deadlines = [stop_deadline] if stop_deadline is not None else []
+            if peers and not heard.joined:
+                deadlines.append(started + start_timeout_seconds)
+            timeout = max(0.0, min(deadlines) - now) if deadlines else None
+            for key, _events in selector.select(timeout):
+                if key.fileobj is process.waker:
+                    process.waker.recv(4096)
+                    continue
+                chunk = os.read(process.reader, 65536)
+                if not chunk:
+                    selector.unregister(process.reader)
+                heard.take(chunk)
+            ended, status = os.waitpid(process.identity, os.WNOHANG)
+            if ended:
+                return status, verdict
+            now = time.monotonic()
+            if verdict is not None:
+                continue
+            if process.asked_to_stop and stop_deadline is None:
+                if heard.joined:
+                    # Asked first and logged then: a log that is not read must not hold up the stop.
+                    os.kill(process.identity, signal.SIGTERM)
+                    stop_deadline = now + grace_period_seconds - grace_margin(grace_period_seconds)
+                    log.info("asked to stop; all workers stop after a common step")
+                else:
+                    verdict = Ending(EXIT_STOPPED, "Stopped on request before training began.")
+            elif stop_deadline is not None and now >= stop_deadline:
+                verdict = Ending(EXIT_STOPPED, _explain_overdue_stop(heard.progress, grace_period_seconds))
+            elif peers and not heard.joined and now >= started + start_timeout_seconds:
+                verdict = Ending(EXIT_PEER_LOST, _explain_absence(peers, now - started))
+            if verdict is not None:
+                os.kill(process.identity, signal.SIGKILL)
+
+
 def supervise(
     train: Callable[[Pipe], Ending],
     *,
@@ -183,100 +294,19 @@ def supervise(
     `peers` are the addresses (`host:port`) of the other ranks; where there are any, joining may take
     `start_timeout_seconds` at most. Must be called before TensorFlow or any thread is started.
     """
-    reader, writer = os.pipe()
-    waker, wakened = socket.socketpair()
-    for each in (waker, wakened):
-        each.setblocking(False)
-    asked_to_stop = False
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked_to_stop
-        asked_to_stop = asked_to_stop or number != signal.SIGCHLD
-
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-    signal.set_wakeup_fd(wakened.fileno())
-    for number in signals:
-        signal.signal(number, on_signal)
-    # Between fork and the child's own settings no signal may reach the parent's handlers in the child.
-    # What was held back since `__main__` arrives here in the parent: a child inherits no pending signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    parent = os.getpid()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    child = os.fork()
-    if child == 0:
-        signal.set_wakeup_fd(-1)
-        os.close(reader)
-        waker.close()
-        wakened.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _become_child(parent)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        _child(train, Pipe(writer))
-    os.close(writer)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-
-    heard = _Heard()
-    started = time.monotonic()
-    stop_deadline: float | None = None
-    verdict: Ending | None = None
-    unread = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(reader, selectors.EVENT_READ)
-        selector.register(waker, selectors.EVENT_READ)
-        while True:
-            now = time.monotonic()
-            deadlines = [stop_deadline] if stop_deadline is not None else []
-            if peers and not heard.joined:
-                deadlines.append(started + start_timeout_seconds)
-            timeout = max(0.0, min(deadlines) - now) if deadlines else None
-            for key, _events in selector.select(timeout):
-                if key.fileobj is waker:
-                    waker.recv(4096)
-                    continue
-                chunk = os.read(reader, 65536)
-                if not chunk:
-                    selector.unregister(reader)
-                *lines, unread = (unread + chunk).split(b"\n")
-                for line in lines:
-                    heard.hear(line)
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                break
-            now = time.monotonic()
-            if verdict is not None:
-                continue
-            if asked_to_stop and stop_deadline is None:
-                if heard.joined:
-                    # Told first and logged then: a log that nobody reads must not hold up the stop.
-                    os.kill(child, signal.SIGTERM)
-                    stop_deadline = now + grace_period_seconds - grace_margin(grace_period_seconds)
-                    log.info("asked to stop; all workers stop after a common step")
-                else:
-                    verdict = Ending(EXIT_STOPPED, "Stopped on request before training began.")
-            elif stop_deadline is not None and now >= stop_deadline:
-                verdict = Ending(EXIT_STOPPED, _explain_overdue_stop(heard.progress, grace_period_seconds))
-            elif peers and not heard.joined and now >= started + start_timeout_seconds:
-                verdict = Ending(EXIT_PEER_LOST, _explain_absence(peers, now - started))
-            if verdict is not None:
-                os.kill(child, signal.SIGKILL)
+    process, heard = _start(train), _Heard()
+    status, verdict = _watch(
+        process,
+        heard,
+        peers=peers,
+        start_timeout_seconds=start_timeout_seconds,
+        grace_period_seconds=grace_period_seconds,
+    )
     # Nothing can change the verdict now, and the interpreter puts default signal actions back as it ends.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    while chunk := _drain(reader):
-        unread += chunk
-    for line in unread.split(b"\n")[:-1]:
-        heard.hear(line)
-
-    code = os.waitstatus_to_exitcode(status)
-    if verdict is None:
-        reason = heard.reason
-        if code < 0:
-            code = 128 - code
-            reason = (
-                f"The training process was ended by {signal.Signals(code - 128).name}"
-                f"{' (often: out of memory)' if code == 137 else ''}."
-            )
-        verdict = Ending(code, reason or f"The program left with exit code {code}.")
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    while chunk := _drain(process.reader):
+        heard.take(chunk)
+    verdict = verdict or _conclude(os.waitstatus_to_exitcode(status), heard.reason)
     log.info("%s (exit code %d)", verdict.reason.rstrip(), verdict.code)
     try:
         text = build_termination_message(
@@ -287,6 +317,17 @@ def supervise(
     else:
         write_termination_message(termination_log, text)
     return verdict.code
+
+
+def _conclude(code: int, reason: str | None) -> Ending:
+    """How a child ended that was left alone: by an exit code, or (negative) by a signal."""
+    if code < 0:
+        code = 128 - code
+        reason = (
+            f"The training process was ended by {signal.Signals(code - 128).name}"
+            f"{' (often: out of memory)' if code == 137 else ''}."
+        )
+    return Ending(code, reason or f"The program left with exit code {code}.")
 
 
 def _explain_absence(peers: Sequence[str], waited_seconds: float) -> str:

@@ -26,9 +26,9 @@ from greentrain.devices.podresources import PodResources
 from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.kube.client import connect
 from greentrain.kube.node import NodeView
+from greentrain.quantities import format_power
 from greentrain.telemetry.logs import configure_logs
 from greentrain.telemetry.serving import serve
-from greentrain.units import format_power
 
 logger = logging.getLogger("greentrain.agent")
 

@@ -37,7 +37,7 @@ from greentrain.node.standings import (
     find_unattended,
     is_evictable,
 )
-from greentrain.units import MILLIJOULES_PER_JOULE, format_energy, to_joules
+from greentrain.quantities import MILLIJOULES_PER_JOULE, format_energy, to_joules
 
 logger = logging.getLogger("greentrain.agent")
 

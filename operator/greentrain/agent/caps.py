@@ -31,7 +31,7 @@ from greentrain.devices.gpus import LimitedGpus
 from greentrain.devices.nvidia.driver import read_load
 from greentrain.node.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.units import PowerCap, format_power
+from greentrain.quantities import PowerCap, format_power
 
 logger = logging.getLogger("greentrain.agent")
 

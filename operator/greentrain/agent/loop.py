@@ -42,7 +42,7 @@ from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card
-from greentrain.units import PowerCap, format_unix_time, to_joules
+from greentrain.quantities import PowerCap, format_unix_time, to_joules
 
 logger = logging.getLogger("greentrain.agent")
 

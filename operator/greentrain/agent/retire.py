@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.kube.client import ApiError, Client
-from greentrain.units import format_power
+from greentrain.quantities import format_power
 
 logger = logging.getLogger("greentrain.agent")
 

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from greentrain.agent.clock import Clock
 from greentrain.agent.loop import Agent
 from greentrain.energy.intervals import CardReading
-from greentrain.units import MILLIJOULES_PER_JOULE, MILLIWATTS_PER_WATT
+from greentrain.quantities import MILLIJOULES_PER_JOULE, MILLIWATTS_PER_WATT
 
 SILENT_SECONDS = 60.0
 """Without a look at cards and holders for so long the agent is not ready."""

@@ -1,8 +1,7 @@
 """Generates the CustomResourceDefinitions from the pydantic models.
 
-JSON Schema as pydantic writes it is not what a CRD may hold (structural schemas, no `$ref`, no `const`,
-no null unions). The conversion knows the constructs the models use and raises on any other, so that a
-new one cannot become a silently weaker schema.
+The models' fields and their words are the schema (`api.structural` converts it); what a model cannot say stands here: the
+server's rules, the sections whose unknown fields are kept, and the columns of `kubectl get`.
 
 `python -m greentrain.api.crd --write` writes `crds/` and the chart's copy; `--check` compares them.
 """
@@ -13,20 +12,22 @@ import argparse
 import hashlib
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
+from greentrain.api.structural import Schema, structural
 from greentrain.api.v1alpha1 import (
     MAX_GRACE_SECONDS,
     GreenTrainingJobSpec,
     GreenTrainingJobStatus,
     ReplicaType,
 )
-from greentrain.units import (
+from greentrain.quantities import (
     EMISSIONS_FORM,
     EMISSIONS_PATTERN,
     ENERGY_FORM,
@@ -36,29 +37,6 @@ from greentrain.units import (
     PUE_FORM,
     PUE_PATTERN,
 )
-
-Schema = dict[str, Any]
-
-_COPIED = frozenset(
-    {
-        "description",
-        "enum",
-        "format",
-        "items",
-        "maximum",
-        "minimum",
-        "maxItems",
-        "maxLength",
-        "minItems",
-        "minLength",
-        "pattern",
-        "type",
-        "x-kubernetes-preserve-unknown-fields",
-        "x-kubernetes-list-type",
-        "x-kubernetes-list-map-keys",
-    }
-)
-_DROPPED = frozenset({"title"})
 
 JOB_NAME_MAX = names.DNS_LABEL_MAX - len("-worker-0")
 
@@ -265,7 +243,7 @@ NODE_POWER_COLUMNS: list[dict[str, Any]] = [
         "name": "Idle-J",
         "type": "integer",
         "jsonPath": ".status.idleJoules",
-        "description": "Joules of GPUs that nobody held.",
+        "description": "Joules of GPUs that no pod held.",
     },
     {
         "name": "Unattributed-J",
@@ -290,67 +268,6 @@ NODE_POWER_COLUMNS: list[dict[str, Any]] = [
 ]
 
 
-class UnknownConstructError(Exception):
-    """A model uses a JSON Schema construct the generator has no structural form for."""
-
-    def __init__(self, path: str, construct: str) -> None:
-        super().__init__(
-            f"{path or '.'}: {construct} has no structural form here; teach greentrain.api.crd about it"
-        )
-
-
-def structural(schema: Schema, defs: dict[str, Schema], path: str = "") -> Schema:
-    """Convert one JSON Schema node to a structural one; raise UnknownConstructError on anything new."""
-    node = dict(schema)
-    if "$ref" in node:
-        target = defs[node.pop("$ref").removeprefix("#/$defs/")]
-        # The words at the place of use say more than those of the type.
-        return structural({**target, **node}, defs, path)
-    if "allOf" in node and len(node["allOf"]) == 1:
-        only = node.pop("allOf")[0]
-        return structural({**only, **node}, defs, path)
-    if "anyOf" in node:
-        branches = [b for b in node.pop("anyOf") if b != {"type": "null"}]
-        if len(branches) != 1:
-            raise UnknownConstructError(path, "a union of several types")
-        if node.get("default", 0) is None:
-            del node["default"]
-        return structural({**branches[0], **node}, defs, path)
-    node.pop("$defs", None)
-    out: Schema = {}
-    properties = node.pop("properties", None)
-    additional = node.pop("additionalProperties", None)
-    required = node.pop("required", None)
-    default = node.pop("default", None)
-    if "const" in node:
-        node["enum"] = [node.pop("const")]
-    if "prefixItems" in node:
-        raise UnknownConstructError(path, "prefixItems")
-    for key, value in node.items():
-        if key in _DROPPED:
-            continue
-        if key not in _COPIED:
-            raise UnknownConstructError(path, key)
-        out[key] = structural(value, defs, f"{path}[]") if key == "items" else value
-    if properties is not None:
-        out["properties"] = {k: structural(v, defs, f"{path}.{k}".lstrip(".")) for k, v in properties.items()}
-        if required:
-            out["required"] = sorted(required)
-    elif isinstance(additional, dict):
-        out["additionalProperties"] = structural(additional, defs, f"{path}.*")
-    elif additional is True:
-        out["x-kubernetes-preserve-unknown-fields"] = True
-    if _is_plain(default):
-        out["default"] = default
-    _mark(out, path)
-    return out
-
-
-def _is_plain(default: object) -> bool:
-    # An empty string says no more than its absence, and object defaults would appear in what people applied.
-    return default not in (None, "") and isinstance(default, bool | int | str)
-
-
 def _mark(out: Schema, path: str) -> None:
     roles = tuple(t.value for t in ReplicaType)
     generic = ".".join("*" if p in roles else p for p in path.split("."))
@@ -366,7 +283,7 @@ def _sections(kind: str, **models: type[BaseModel]) -> Schema:
     sections: Schema = {}
     for name, model in models.items():
         raw = model.model_json_schema(by_alias=True, mode="validation")
-        sections[name] = structural(raw, raw.get("$defs", {}), name)
+        sections[name] = structural(raw, raw.get("$defs", {}), name, _mark)
     return {
         "apiVersion": {"type": "string", "description": f"Always {names.API_VERSION}."},
         "kind": {"type": "string", "description": f"Always {kind}."},
@@ -420,35 +337,66 @@ def schema_hash(schema: Schema) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _definition(
-    schema: Schema,
-    *,
-    scope: str,
-    kind: str,
-    plural: str,
-    singular: str,
-    short: str,
-    subresources: Schema,
-    columns: list[dict[str, Any]],
-    categories: tuple[str, ...] = (),
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a CRD says of a kind beside its schema."""
+
+    scope: Literal["Namespaced", "Cluster"]
+    kind: str
+    plural: str
+    singular: str
+    short: str
+    columns: list[dict[str, Any]]
+    subresources: Schema = field(default_factory=dict)
+    """Beside `status`, which every kind has."""
+    categories: tuple[str, ...] = ()
+
+
+_JOB = _Kind(
+    scope="Namespaced",
+    kind=names.KIND,
+    plural=names.PLURAL,
+    singular=names.SINGULAR,
+    short=names.SHORT_NAME,
+    columns=COLUMNS,
+    subresources={
+        "scale": {
+            "specReplicasPath": ".spec.tfReplicaSpecs.Worker.replicas",
+            "statusReplicasPath": ".status.replicaStatuses.Worker.active",
+            "labelSelectorPath": ".status.labelSelector",
+        }
+    },
+    categories=("all",),
+)
+
+_NODE_POWER = _Kind(
+    scope="Cluster",
+    kind=names.NODE_POWER_KIND,
+    plural=names.NODE_POWER_PLURAL,
+    singular=names.NODE_POWER_SINGULAR,
+    short=names.NODE_POWER_SHORT_NAME,
+    columns=NODE_POWER_COLUMNS,
+)
+
+
+def _build_definition(kind: _Kind, schema: Schema) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": f"{plural}.{names.GROUP}",
+            "name": f"{kind.plural}.{names.GROUP}",
             "annotations": {names.ANNOTATION_SCHEMA_HASH: schema_hash(schema)},
         },
         "spec": {
             "group": names.GROUP,
-            "scope": scope,
+            "scope": kind.scope,
             "names": {
-                "kind": kind,
-                "listKind": f"{kind}List",
-                "plural": plural,
-                "singular": singular,
-                "shortNames": [short],
-                **({"categories": list(categories)} if categories else {}),
+                "kind": kind.kind,
+                "listKind": f"{kind.kind}List",
+                "plural": kind.plural,
+                "singular": kind.singular,
+                "shortNames": [kind.short],
+                **({"categories": list(kind.categories)} if kind.categories else {}),
             },
             "versions": [
                 {
@@ -456,8 +404,8 @@ def _definition(
                     "served": True,
                     "storage": True,
                     "schema": {"openAPIV3Schema": schema},
-                    "subresources": {"status": {}, **subresources},
-                    "additionalPrinterColumns": columns,
+                    "subresources": {"status": {}, **kind.subresources},
+                    "additionalPrinterColumns": kind.columns,
                 }
             ],
         },
@@ -466,36 +414,12 @@ def _definition(
 
 def build_crd() -> dict[str, Any]:
     """Return the CustomResourceDefinition of GreenTrainingJob as one plain mapping."""
-    scale = {
-        "specReplicasPath": ".spec.tfReplicaSpecs.Worker.replicas",
-        "statusReplicasPath": ".status.replicaStatuses.Worker.active",
-        "labelSelectorPath": ".status.labelSelector",
-    }
-    return _definition(
-        build_schema(),
-        scope="Namespaced",
-        kind=names.KIND,
-        plural=names.PLURAL,
-        singular=names.SINGULAR,
-        short=names.SHORT_NAME,
-        subresources={"scale": scale},
-        columns=COLUMNS,
-        categories=("all",),
-    )
+    return _build_definition(_JOB, build_schema())
 
 
 def build_node_power_crd() -> dict[str, Any]:
     """Return the CustomResourceDefinition of NodePower as one plain mapping."""
-    return _definition(
-        build_node_power_schema(),
-        scope="Cluster",
-        kind=names.NODE_POWER_KIND,
-        plural=names.NODE_POWER_PLURAL,
-        singular=names.NODE_POWER_SINGULAR,
-        short=names.NODE_POWER_SHORT_NAME,
-        subresources={},
-        columns=NODE_POWER_COLUMNS,
-    )
+    return _build_definition(_NODE_POWER, build_node_power_schema())
 
 
 def wanted_hashes() -> dict[str, str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from greentrain.api.v1alpha1 import Condition, Scope
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 
 BUCKET_SECONDS = 900
 """Length of a bucket: a quarter of an hour, aligned to UTC, as grids publish their intensity."""

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema
 
-from greentrain.units import parse_emissions, parse_energy, parse_power_cap, parse_pue, parse_time
+from greentrain.quantities import parse_emissions, parse_energy, parse_power_cap, parse_pue, parse_time
 
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""

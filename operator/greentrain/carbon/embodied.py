@@ -3,7 +3,7 @@
 The M of the Software Carbon Intensity specification (1.1.0, "Embodied emissions"; ISO/IEC 21031:2024): the emissions of
 making the hardware, times the time it was reserved over its expected lifespan, times the share of it that was reserved.
 Reserved time counts whether the GPU worked or not; a card that stands idle for half of its life charges that half to
-nobody.
+no job.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-MILLISECONDS_PER_SECOND = 1000
+from greentrain.quantities import Micrograms, to_milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Embodied:
             raise ValueError(f"low {self.low}, typical {self.typical}, high {self.high} g are not in order")
 
 
-def amortise(grams_micro: int, gpu_milliseconds: int, lifetime_seconds: int) -> int:
+def amortise(grams_micro: int, gpu_milliseconds: int, lifetime_seconds: int) -> Micrograms:
     """Micrograms that fall to so much GPU time, of `grams_micro` micrograms for one GPU that lasts `lifetime_seconds`.
 
     GPU time is the sum over the GPUs a job held (two for a second are 2,000 ms); of a part of a GPU that part of its time.
@@ -47,4 +47,4 @@ def amortise(grams_micro: int, gpu_milliseconds: int, lifetime_seconds: int) -> 
         raise ValueError(f"{grams_micro} µg and {gpu_milliseconds} ms of GPU time: neither can be negative")
     if lifetime_seconds <= 0:
         raise ValueError(f"a lifetime of {lifetime_seconds} s: it must be positive")
-    return round(Fraction(grams_micro * gpu_milliseconds, lifetime_seconds * MILLISECONDS_PER_SECOND))
+    return Micrograms(round(Fraction(grams_micro * gpu_milliseconds, to_milliseconds(lifetime_seconds))))

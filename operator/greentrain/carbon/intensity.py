@@ -2,6 +2,8 @@
 
 Two numbers of the same grid differ by their *basis*: `Lifecycle` counts fuel supply, building and disposal of power
 stations too, `Direct` only what leaves their stacks. They are never mixed in one sum, so each value carries its own.
+
+A value that was published before its time began is a *forecast*: it may change until it is observed.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ MAX_SOURCE_LENGTH = 64
 """Characters a source's short name may have: it stands in a job's status once per source."""
 
 UNDATED = -inf
-"""`as_of` of a value of which nobody has said when it was true."""
+"""`as_of` of a value of which it is not known when it was true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Intensity:
     """Emissions per energy, from `begin` up to but not including `end`.
 
     Raises:
-        ValueError: it is negative, its source has no name or one of more than 64 characters, or its time is empty.
+        ValueError: it is negative, its source has no name or one of more than 64 characters, or its time or step is empty.
     """
 
     milligrams: int
@@ -36,6 +38,15 @@ class Intensity:
     end: float = inf
     as_of: float = UNDATED
     """Unix time the value is of: the period's beginning in a time series, 1 January after the year of an annual average."""
+    step: float | None = None
+    """Seconds from one value of its source to the next, in a time series; None for a value that has no next one."""
+    issued: float | None = None
+    """Unix time at which the source published it; None where its format does not say."""
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether it was published before its time began."""
+        return self.issued is not None and self.issued < self.as_of
 
     def __post_init__(self) -> None:
         if self.milligrams < 0:
@@ -44,6 +55,8 @@ class Intensity:
             raise ValueError(
                 f"a source's name has 1 to {MAX_SOURCE_LENGTH} characters, not {len(self.source)}"
             )
+        if self.step is not None and not self.step > 0:
+            raise ValueError(f"a step of {self.step} s: it must be positive")
         _check_period(self.begin, self.end)
 
     def covers(self, moment: float) -> bool:
@@ -60,7 +73,7 @@ class Absent:
     """
 
     reason: str
-    """For people: the zone, the source and what would help."""
+    """In words: the zone, the source and what would help."""
     begin: float = -inf
     end: float = inf
     """Unix seconds, so that a gap in a series ends where the series goes on."""

@@ -2,7 +2,7 @@
 
 The energy comes in buckets of a quarter of an hour, the intensity in steps of its own, which need not fit and may have
 gaps. A bucket's joules spread evenly over its time; each part is priced with what held then, and the part for which
-nothing is known is told as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy
+nothing is known is reported as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy
 over that of its IT equipment, here in thousandths.
 """
 
@@ -14,9 +14,7 @@ from fractions import Fraction
 from math import isfinite
 
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
-from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS
-
-MICROGRAMS_PER_MILLIGRAM = 1000
+from greentrain.quantities import THOUSANDTHS, Joules, Micrograms, emit
 
 MOST_PERIODS = 10_000
 """Periods one bucket is divided into at most, so that a broken source costs its own answer and not the operator's time."""
@@ -65,22 +63,24 @@ class Priced:
     """One for each source, in the order of their names."""
     without_joules: int = 0
     """Energy without an intensity: it is in no gram."""
+    forecast_joules: int = 0
+    """Energy in the shares that was priced with forecasts: what is observed later may price it otherwise."""
     reasons: tuple[str, ...] = ()
     """Why, in the order of the alphabet, the first few."""
 
     @property
-    def joules(self) -> int:
+    def joules(self) -> Joules:
         """All energy, priced or not."""
-        return sum(s.joules for s in self.shares) + self.without_joules
+        return Joules(sum(s.joules for s in self.shares) + self.without_joules)
 
     @property
-    def micrograms(self) -> int:
+    def micrograms(self) -> Micrograms:
         """Emissions of what could be priced."""
-        return sum(s.micrograms for s in self.shares)
+        return Micrograms(sum(s.micrograms for s in self.shares))
 
     @property
     def reason(self) -> str:
-        """Why energy has no intensity, for people; empty where all has one."""
+        """Why energy has no intensity, in words; empty where all has one."""
         return "; ".join(self.reasons)
 
 
@@ -108,32 +108,37 @@ def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
     if pue < THOUSANDTHS:
         raise ValueError(f"a PUE of {pue} thousandths: a facility uses no less than its IT equipment")
     sums: dict[str, _Sum] = {}
-    without, reasons = 0, set[str]()
+    without, forecast, reasons = 0, 0, set[str]()
     parts = (part for bucket in buckets if bucket.joules for part in _divide(bucket, at))
     for part in parts:
         if isinstance(part.held, Absent):
             without += part.joules
             reasons.add(part.held.reason)
             continue
+        forecast += part.joules if part.held.is_forecast else 0
         total = sums.setdefault(part.held.source, _Sum())
         total.joules += part.joules
         total.weighted += part.exact * part.held.milligrams
         total.as_of = max(total.as_of, part.held.as_of)
-    shares = (SourceShare(s, t.joules, _grams(t.weighted, pue), t.as_of) for s, t in sorted(sums.items()))
-    return Priced(tuple(shares), without, _first(reasons))
+    shares = (
+        SourceShare(s, t.joules, Micrograms(round(emit(t.weighted, pue))), t.as_of)
+        for s, t in sorted(sums.items())
+    )
+    return Priced(tuple(shares), without, forecast, _first(reasons))
 
 
 def merge(parts: Iterable[Priced]) -> Priced:
     """All of them as one; the order and the grouping make no difference."""
     shares: dict[str, SourceShare] = {}
-    without, reasons = 0, set[str]()
+    without, forecast, reasons = 0, 0, set[str]()
     for part in parts:
         without += part.without_joules
+        forecast += part.forecast_joules
         reasons.update(part.reasons)
         for share in part.shares:
             known = shares.get(share.source)
             shares[share.source] = share if known is None else _add(known, share)
-    return Priced(tuple(shares[s] for s in sorted(shares)), without, _first(reasons))
+    return Priced(tuple(shares[s] for s in sorted(shares)), without, forecast, _first(reasons))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +173,6 @@ def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intens
         return held, held.end
     what = f"source {held.source}" if isinstance(held, Intensity) else "a source"
     return Absent(f"{what} answered with a value of another time: report it to its maker"), limit
-
-
-def _grams(weighted: Fraction, pue: int) -> int:
-    """Micrograms of CO2 equivalent from joules × mg/kWh."""
-    return round(weighted * pue * MICROGRAMS_PER_MILLIGRAM / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
 
 
 def _add(one: SourceShare, other: SourceShare) -> SourceShare:

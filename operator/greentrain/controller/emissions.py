@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from greentrain.api.v1alpha1 import Basis
+from greentrain.carbon.intensity import Absent, Intensity
+from greentrain.controller.clock import read_elapsed
 from greentrain.core.seen.intensities import CarbonSource
-from greentrain.grid.chain import Sources
+from greentrain.grid.chain import Grid, Sources
 from greentrain.grid.embodied import EmbodiedTable
 from greentrain.grid.settings import EmissionsSettings
+from greentrain.grid.source import Source
 
 logger = logging.getLogger("greentrain.controller")
 
 REFRESH_SECONDS = 30.0
 """How often files are looked at; the kubelet takes about a minute to bring a changed ConfigMap."""
 
+WANTED_SECONDS = 3600.0
+"""How long sources are asked for a zone after a pass asked for it last: a job's passes are minutes apart at most."""
+
 
 class Emissions:
     """The sources, refreshed, and what a pass takes from them."""
 
-    def __init__(self, settings: EmissionsSettings, *, told: Callable[[int], None]) -> None:
-        """As the settings say; `told` is given how many problems the sources have."""
+    def __init__(
+        self,
+        settings: EmissionsSettings,
+        *,
+        told: Callable[[int], None],
+        sources: Iterable[Source] | None = None,
+        elapsed: Callable[[], float] = read_elapsed,
+    ) -> None:
+        """As the settings say, or with these sources in place of theirs; `told` is given how many problems they have."""
         self._settings = settings
-        self._sources = Sources(settings)
+        self._sources = Sources(settings, sources)
+        self._elapsed = elapsed
+        self._asked: dict[str, float] = {}
+        """When a pass asked for a zone last."""
         self._figures = EmbodiedTable(settings.embodied.models)
         self._told = told
         self._problems: tuple[str, ...] = ()
@@ -33,9 +50,11 @@ class Emissions:
 
     async def refresh(self) -> None:
         """Read what has changed; each problem is logged when it is new."""
-        grid, problems = await self._sources.refresh()
+        now = self._elapsed()
+        self._asked = {zone: at for zone, at in self._asked.items() if now - at < WANTED_SECONDS}
+        grid, problems = await self._sources.refresh(frozenset(self._asked))
         self.source = CarbonSource(
-            at=grid.at,
+            at=self._noting(grid),
             zone_of=grid.zone_of,
             is_known=grid.is_known,
             suggest=grid.suggest,
@@ -52,6 +71,15 @@ class Emissions:
             logger.info("emissions: every source can be read again")
         self._problems = problems
         self._told(len(problems))
+
+    def _noting(self, grid: Grid) -> Callable[[str, Basis, float], Intensity | Absent]:
+        """What the grid answers; which zones it is asked for is noted."""
+
+        def at(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+            self._asked[zone] = self._elapsed()
+            return grid.at(zone, basis, moment)
+
+        return at
 
     async def work(self) -> None:
         """Refresh until cancelled."""

@@ -19,16 +19,10 @@ import kopf
 
 from greentrain.api import names
 from greentrain.controller.settings import Settings
+from greentrain.kube.answers import LIST_BYTES, Pages, read_at_most
 from greentrain.kube.cache import Slim, slim
-from greentrain.kube.client import (
-    LIST_BYTES,
-    WATCH_SECONDS,
-    WATCH_SILENCE_SECONDS,
-    Connection,
-    Pages,
-    read_at_most,
-    read_connection,
-)
+from greentrain.kube.client import WATCH_SECONDS, WATCH_SILENCE_SECONDS
+from greentrain.kube.connection import Connection, read_connection
 from greentrain.kube.decoding import decode, is_shallow, whole_lines
 
 logger = logging.getLogger("greentrain.controller")

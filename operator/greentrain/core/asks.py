@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from greentrain.api.nodepower import PodAsk
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus, Scope
 from greentrain.core.books.in_force import spec_in_force
-from greentrain.units import PowerCap, parse_power_cap
+from greentrain.quantities import PowerCap, parse_power_cap
 
 UNLIMITED_JOULES = 1 << 53
 """What a pod is allowed that was made under a budget its job has no more: with no allowance at all its agent would allow it

@@ -1,6 +1,6 @@
 """What can be wrong with a node's devices, each error named after what the caller does about it.
 
-NVML, RAPL and cgroups fail in dozens of ways; whoever reads them each second needs to know only whether to ask again,
+NVML, RAPL and cgroups fail in dozens of ways; a reader that asks each second needs to know only whether to ask again,
 to do without, to ask a person, or to open everything anew.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class DeviceError(Exception):
-    """Any of the errors below; the text is a whole sentence for people."""
+    """Any of the errors below; the text is a whole sentence."""
 
 
 class Unavailable(DeviceError):  # noqa: N818 - says what to do next

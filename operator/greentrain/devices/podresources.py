@@ -147,7 +147,7 @@ class ClaimedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One ResourceClaim (Dynamic Resource Allocation) that one container uses; which cards it gave is not told."""
+    """One ResourceClaim (Dynamic Resource Allocation) that one container uses; which cards it gave is not said."""
 
     namespace: str
     pod: str
@@ -202,7 +202,7 @@ class Holder:
     """None where the pod is not known."""
     containers: tuple[str, ...]
     references: tuple[CardReference, ...]
-    """What the kubelet said, so that replicas can be told apart."""
+    """What the kubelet said, so that replicas can be distinguished."""
 
 
 def counts_as_gpu(resource: str) -> bool:
@@ -355,10 +355,9 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
             raise _unavailable(self._path, f"its answer makes no sense, {error}") from error
 
     async def _call(self, method: str) -> bytes:
-        await self._connect()
-        assert self._channel is not None
+        channel = await self._connect()
         # Bytes go in and out: with a deserializer gRPC would log what cannot be parsed, and answer None.
-        ask: Any = self._channel.unary_unary(method)
+        ask: Any = channel.unary_unary(method)
         try:
             answer: bytes = await ask(b"")
         except grpc.aio.AioRpcError as error:
@@ -372,18 +371,20 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
             raise
         return answer
 
-    async def _connect(self) -> None:
-        """Have a connection to the socket that lies at the path now."""
+    async def _connect(self) -> grpc.aio.Channel:
+        """A connection to the socket that lies at the path now."""
         identity = _identify(self._path)
-        if self._channel is None or self._identity != identity:
+        channel = self._channel
+        if channel is None or self._identity != identity:
             await self.close()
             target = f"unix://{quote(str(self._path))}"
-            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            channel = self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
             self._identity = identity
+        return channel
 
 
 def _identify(path: Path) -> tuple[int, ...]:
-    """What tells the socket at a path from a later one there.
+    """What distinguishes the socket at a path from a later one there.
 
     Raises:
         Unavailable: there is none.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
+from greentrain.quantities import from_microseconds, from_nanoseconds, to_microjoules, to_millijoules
 
 POWERCAP = Path("/sys/class/powercap")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -40,7 +41,7 @@ class HostEnergy:
     package_mj: int
     """Of all sockets: cores, caches, memory controllers and what else is in the package."""
     dram_mj: int | None
-    """Of all memory, which is not part of the packages; None where RAPL does not tell it."""
+    """Of all memory, which is not part of the packages; None where RAPL does not show it."""
     errors: Mapping[str, DeviceError]
     """Domains that could not be read this time, by the name of their folder: what they used is missing above."""
 
@@ -80,7 +81,7 @@ class _Domain:
 
 
 def _not_permitted(folder: Path) -> NotPermitted:
-    # Closed to all but root since CVE-2020-8694, for it tells what other programs compute.
+    # Closed to all but root since CVE-2020-8694, for it shows what other programs compute.
     return NotPermitted(f"{folder}/energy_uj", "run as root, or with the capability DAC_READ_SEARCH")
 
 
@@ -88,7 +89,7 @@ class Rapl:
     """The node's RAPL counters; each object counts from its own first reading.
 
     A counter wraps around within minutes at full power, and a whole turn leaves no trace: read again within
-    `longest_gap_seconds`, else joules are lost and nobody can tell. `core` and `uncore` are parts of their package and
+    `longest_gap_seconds`, else joules are lost unseen. `core` and `uncore` are parts of their package and
     `psys` counts the packages again, so none of these is added.
     """
 
@@ -101,7 +102,7 @@ class Rapl:
     def longest_gap_seconds(self) -> float | None:
         """Half a turn of the fastest counter at 500 W; None before the first reading."""
         ranges = [domain.range for domain in self._domains.values()]
-        return min(ranges) / 2 / (MOST_WATTS * 1e6) if ranges else None
+        return min(ranges) / 2 / to_microjoules(MOST_WATTS) if ranges else None
 
     def read(self) -> HostEnergy:
         """What all sockets and memory have used since the first reading.
@@ -124,8 +125,8 @@ class Rapl:
             raise refusals[0]
         drams = [domain.used for domain in self._domains.values() if domain.is_dram]
         return HostEnergy(
-            package_mj=sum(d.used for d in self._domains.values() if d.is_package) // 1000,
-            dram_mj=sum(drams) // 1000 if drams else None,
+            package_mj=to_millijoules(sum(d.used for d in self._domains.values() if d.is_package)),
+            dram_mj=to_millijoules(sum(drams)) if drams else None,
             errors=errors,
         )
 
@@ -262,6 +263,6 @@ def _read_seconds(folder: Path, version: int) -> float | None:
         # ENODEV where it vanished after it was opened.
         return None
     if version == 1:
-        return int(text) / 1e9
+        return from_nanoseconds(int(text))
     found = re.search(r"^usage_usec (\d+)$", text, re.MULTILINE)
-    return None if found is None else int(found[1]) / 1e6
+    return None if found is None else from_microseconds(int(found[1]))

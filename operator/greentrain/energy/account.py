@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from math import sqrt
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
+from greentrain.api.nodepower import PodEnergy
 from greentrain.energy.attribution import Held, Phase, Presence, Window, find_presences, share_out, split
+from greentrain.energy.cards import DRAW_SECONDS, CardAccount, Holders, LastHeld, LastSeen, Seen
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     LONGEST_STEP_SECONDS,
@@ -32,15 +31,8 @@ from greentrain.energy.intervals import (
     measure,
     measure_since_start,
 )
-from greentrain.units import parse_time
-
-SPREAD = 1.1
-"""Times the root of the sum of squares of doubts makes a bound that holds 19 times of 20.
-
-A moment between two readings is equally likely anywhere, so an end of a hold is wrong by at most h to either side. Of
-two such ends the sum's distribution is a triangle of half width 2h, the root h times sqrt(2), and within 1.1 times the
-root lies 1 - (1 - 1.1 / sqrt(2))^2 = 0.951 of it; of one end all, of more than two more than that.
-"""
+from greentrain.energy.pods import PodAccount
+from greentrain.quantities import SECONDS_PER_DAY, Millijoules, parse_time, to_milliseconds
 
 SHORTEST_STEP_SECONDS = 0.5
 """Readings nearer to each other than this do not tell a draw: beside a card that hangs a round takes the whole deadline and
@@ -50,209 +42,17 @@ UNKNOWN_AT_REBOOT_SECONDS = 10.0
 """Of the time between the last reading before a reboot and the machine's end at most this much counts as missing: how
 old the journal's last reading may be."""
 
-DRAW_SECONDS = 10.0
-"""Over how long a draw is averaged, and how old its last reading may be: longer than a look takes beside a card that hangs
-(2 s) and than processors are looked at apart (5 s), short enough to see a job's steps begin and end."""
 
-SHORTEST_DRAW_SECONDS = 2.0
-"""Over less than this a counter that is renewed ten times a second tells a draw to 5 % at best."""
-
-Holders = tuple[tuple[str, float, bool], ...]
-"""Pod, share and whether alone, of each holder of a card."""
-
-
-@dataclass(slots=True)
-class Seen:
-    """A time throughout which the same pods were seen to hold a card."""
-
-    begin: float
-    end: float
-    holders: Holders = ()
-
-
-@dataclass(slots=True)
-class LastHeld:
-    """The last moment at which a card's holders were known, whether it could be read or not."""
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """When one look was."""
 
     at: float
-    boot: str
-    holders: Holders = ()
-
-
-@dataclass(slots=True)
-class LastSeen:
-    """The last moment at which a card's reading and its holders were both known, and its holders seen since."""
-
-    at: float
+    """On the readings' clock."""
     wall: float
+    """The same as a Unix time."""
     boot: str
-    counter: int | None = None
-    draw: int | None = None
-    busy: bool = False
-    phases: list[Seen] = field(default_factory=list)
-
-    @property
-    def reading(self) -> CardReading:
-        """The reading of that moment."""
-        return CardReading(self.counter, self.draw, self.busy)
-
-    def see(self, holders: Holders, at: float) -> None:
-        """Who holds the card at a later moment, whether it can be read or not."""
-        if self.phases and self.phases[-1].holders == holders:
-            self.phases[-1].end = max(at, self.phases[-1].end)
-        else:
-            self.phases.append(Seen(begin=at, end=at, holders=holders))
-
-
-@dataclass(slots=True)
-class CardAccount:
-    """One card, whoever used it."""
-
-    last: LastSeen | None = None
-    measured: int = 0
-    estimated: int = 0
-    missing_seconds: float = 0.0
-    idle_draw: float | None = None
-    """Milliwatts it draws when nobody holds it and nothing runs on it, as learnt."""
-    model: str = ""
-    """Product name, as it was told last; empty where it never was."""
-    held: LastHeld | None = None
-    recent: Annotated[list[tuple[float, int]], Field(exclude=True)] = field(
-        default_factory=list, compare=False
-    )
-    """Times and millijoules used by then, of the last readings between which the same pods held it."""
-
-    def learn_idle(self, draw: float) -> None:
-        """Take in what the idle card drew between two readings."""
-        self.idle_draw = draw if self.idle_draw is None else self.idle_draw + (draw - self.idle_draw) / 16
-
-    def note(self, at: float) -> None:
-        """Remember what it has used by now, for its draw."""
-        recent = self.recent
-        if recent and not 0.0 <= at - recent[-1][0] <= DRAW_SECONDS:
-            recent.clear()
-        recent.append((at, self.measured + self.estimated))
-        while recent[0][0] < at - DRAW_SECONDS and at - recent[1][0] >= SHORTEST_DRAW_SECONDS:
-            del recent[0]
-
-    def find_draw(self, at: float) -> float | None:
-        """Milliwatts over the last seconds; None where too little was read of late, or it tells nothing."""
-        if not self.recent or at - self.recent[-1][0] > DRAW_SECONDS:
-            return None
-        (begin, before), (end, after) = self.recent[0], self.recent[-1]
-        return None if end - begin < SHORTEST_DRAW_SECONDS else (after - before) / (end - begin)
-
-
-@dataclass(slots=True)
-class PodAccount:
-    """One pod's part of all cards, processors and memory of the node."""
-
-    namespace: str
-    name: str
-    uid: str = ""
-    job: str | None = None
-    job_uid: str | None = None
-    owner_known: bool = False
-    """Whether the API server has told whose pod it is."""
-    segment: int = 0
-    gpu: int = 0
-    cpu: int = 0
-    dram: int = 0
-    estimated: int = 0
-    doubt_squared: float = 0.0
-    """Sum of squares of doubts that do not hang together, in square millijoules."""
-    guessed: float = 0.0
-    """Sum of doubts that may all lie on one side, in millijoules."""
-    missing_seconds: float = 0.0
-    first: float | None = None
-    last: float | None = None
-    closed: float | None = None
-    """Wall time at which it was found to hold nothing any more."""
-    buckets: dict[int, int] = field(default_factory=dict)
-    """Millijoules by the Unix time at which a quarter of an hour begins."""
-    earlier: int = 0
-    host_buckets: dict[int, int] = field(default_factory=dict)
-    """Of `buckets`, the millijoules of processors and memory."""
-    earlier_host: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    """Milliseconds it held cards, by their model; of a card that is shared, its share of them."""
-    host_draw: Annotated[tuple[float, float] | None, Field(exclude=True)] = field(default=None, compare=False)
-    """Milliwatts of processors and memory, and when they were found, on the readings' clock."""
-
-    @property
-    def total(self) -> int:
-        """Millijoules of all device kinds."""
-        return self.gpu + self.cpu + self.dram
-
-    @property
-    def error(self) -> float:
-        """Millijoules by which the total may be wrong; 19 times of 20 it is not more."""
-        return SPREAD * sqrt(self.doubt_squared) + self.guessed
-
-    def absorb(self, other: PodAccount) -> None:
-        """Take in what was counted of the same pod under another key."""
-        self.gpu += other.gpu
-        self.cpu += other.cpu
-        self.dram += other.dram
-        self.estimated += other.estimated
-        self.doubt_squared += other.doubt_squared
-        self.guessed += other.guessed
-        self.missing_seconds += other.missing_seconds
-        self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
-        self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
-        self.earlier += other.earlier
-        self.earlier_host += other.earlier_host
-        for mine, others in (
-            (self.buckets, other.buckets),
-            (self.host_buckets, other.host_buckets),
-        ):
-            for start, amount in others.items():
-                mine[start] = mine.get(start, 0) + amount
-        for model, milliseconds in other.held.items():
-            self.hold(model, milliseconds)
-
-    def hold(self, model: str, milliseconds: int) -> None:
-        """Take in time for which it held a card."""
-        self.held[model] = self.held.get(model, 0) + milliseconds
-
-    def add(self, amount: int, *, begin: float, end: float, estimated: int) -> None:
-        """Take in GPU energy used between two wall times."""
-        self.gpu += amount
-        self.estimated += estimated
-        self._date(amount, begin=begin, end=end)
-
-    def add_host(self, cpu: int, dram: int, *, begin: float, end: float) -> None:
-        """Take in a share of the processors' and the memory's energy: divided, so estimated."""
-        self.cpu += cpu
-        self.dram += dram
-        self.estimated += cpu + dram
-        self._date(cpu + dram, begin=begin, end=end, host=True)
-
-    def _date(self, amount: int, *, begin: float, end: float, host: bool = False) -> None:
-        self.first = begin if self.first is None else min(self.first, begin)
-        self.last = end if self.last is None else max(self.last, end)
-        for start, part in by_quarter(amount, begin=begin, end=end):
-            self.buckets[start] = self.buckets.get(start, 0) + part
-            if host:
-                self.host_buckets[start] = self.host_buckets.get(start, 0) + part
-        # By span, not by count: a clock that was wrong for a moment must not stretch the list over years.
-        while max(self.buckets) - min(self.buckets) >= KEPT_BUCKETS * BUCKET_SECONDS:
-            oldest = min(self.buckets)
-            self.earlier += self.buckets.pop(oldest)
-            self.earlier_host += self.host_buckets.pop(oldest, 0)
-
-
-def by_quarter(amount: int, *, begin: float, end: float) -> list[tuple[int, int]]:
-    """An amount used evenly between two Unix times, by the quarter of an hour (UTC) it falls into; to the unit."""
-    first, last = int(begin // BUCKET_SECONDS), int(end // BUCKET_SECONDS)
-    if last <= first or end <= begin:
-        return [(last * BUCKET_SECONDS, amount)]
-    edges = [begin, *(float(i * BUCKET_SECONDS) for i in range(first + 1, last + 1)), end]
-    shown = [int(amount * ((edge - begin) / (end - begin))) for edge in edges]
-    shown[-1] = amount
-    return [
-        ((first + i) * BUCKET_SECONDS, later - earlier) for i, (earlier, later) in enumerate(pairwise(shown))
-    ]
+    """The start of the machine since which the readings' clock runs."""
 
 
 @dataclass(slots=True)
@@ -296,7 +96,7 @@ class NodeAccount:
         if holders is None:
             return
         self.looked = at
-        doubts: dict[str, float] = {}
+        moment, doubts = _Moment(at, wall, boot), dict[str, float]()
         for uuid, held in holders.items():
             card = self.cards.get(uuid)
             if card is None:
@@ -317,7 +117,7 @@ class NodeAccount:
                     card.last.see(seen, at)
                 continue
             if card.last is not None:
-                self._attribute(card, card.last, reading, held, at, wall, boot, windows or {}, doubts)
+                self._attribute(card, card.last, reading, held, moment, windows or {}, doubts)
             card.last = LastSeen(
                 at=at, wall=wall, boot=boot, counter=reading.counter, draw=reading.draw, busy=reading.busy
             )
@@ -360,7 +160,7 @@ class NodeAccount:
             return
         began = last.at if boot == last.boot else 0.0
         # Of two moments, so that what is cut off of one interval is in the next.
-        milliseconds = max(0, int(at * 1000) - int(began * 1000))
+        milliseconds = max(0, to_milliseconds(at) - to_milliseconds(began))
         if boot == last.boot and holders == last.holders and (not holders or holders[0][1:] == (1.0, True)):
             # The ordinary case: one pod, or none, held all of it all the time.
             if len(holders) == 1 and milliseconds:
@@ -408,12 +208,11 @@ class NodeAccount:
         last: LastSeen,
         reading: CardReading,
         held: Sequence[Held],
-        at: float,
-        wall: float,
-        boot: str,
+        moment: _Moment,
         windows: Mapping[str, Window],
         doubts: dict[str, float],
     ) -> None:
+        at, wall, boot = moment.at, moment.wall, moment.boot
         if boot == last.boot:
             interval = measure(last.reading, reading, at - min(last.at, at), idle_draw=card.idle_draw)
             phases = [self._phase(seen) for seen in last.phases]
@@ -451,7 +250,7 @@ class NodeAccount:
                 pod.doubt_squared += (interval.uncertain * share.weight) ** 2
         free = measured[-1] + estimated[-1]
         if found or not (last.busy and reading.busy):
-            # Beside a pod, or in the parts of a shared card that nobody holds, a card is idle.
+            # Beside a pod, or in the parts of a shared card that no pod holds, a card is idle.
             self.idle += free
         else:
             self.unattributed += free
@@ -489,30 +288,30 @@ class NodeAccount:
         known.absorb(pod)
 
     def close_unnamed(self, key: str, *, wall: float, name: str) -> None:
-        """A pod that ended before anybody told its UID gets a name of ours, so that it can be reported and settled."""
+        """A pod that ended before its UID was known gets a name of ours, so that it can be reported and settled."""
         pod = self.pods[key]
         pod.uid = name
         pod.closed = wall
 
     def inherit(self, entries: Iterable[PodEnergy], key_of: Callable[[PodEnergy], str]) -> None:
-        """Go on telling what an account before this one, lost with its journal, had told; its pods begin anew."""
+        """Go on reporting what an account before this one, lost with its journal, had reported; its pods begin anew."""
         for entry in entries:
             self.inherited[entry.key] = entry.model_copy(update={"closed": True, "draw_milliwatts": 0})
             key = key_of(entry)
             self.segments[key] = max(self.segments.get(key, 0), entry.segment + 1)
             if key in self.pods:
                 self.pods[key].segment = self.segments[key]
-            told = parse_time(entry.last_reading) if entry.last_reading is not None else None
-            if not entry.closed and told is not None:
-                self._miss_since(told.timestamp(), entry, key)
+            reported = parse_time(entry.last_reading) if entry.last_reading is not None else None
+            if not entry.closed and reported is not None:
+                self._miss_since(reported.timestamp(), entry, key)
 
-    def _miss_since(self, told: float, entry: PodEnergy, key: str) -> None:
+    def _miss_since(self, reported: float, entry: PodEnergy, key: str) -> None:
         """What a pod used between the last word of the account before and this one's first reading is missing."""
-        begun = max((c.last.wall for c in self.cards.values() if c.last is not None), default=told)
+        begun = max((c.last.wall for c in self.cards.values() if c.last is not None), default=reported)
         for k, pod in self.pods.items():
             unnamed = not pod.uid and (pod.namespace, pod.name) == (entry.namespace, entry.name)
             if k == key or unnamed:
-                pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - told)
+                pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - reported)
 
     def add_host(self, cpu: int, dram: int, shares: Mapping[str, float], *, begin: float, end: float) -> None:
         """Divide the processors' and the memory's millijoules by shares of CPU time; the rest is others'."""
@@ -528,7 +327,7 @@ class NodeAccount:
         self.host_others += of_cpu[-1] + of_dram[-1]
 
     def drop_overdue(self, *, wall: float) -> list[str]:
-        """Let go of what nobody came for in 24 hours; the keys of the pods it concerns."""
+        """Let go of what was not settled within 24 hours; the keys of the pods it concerns."""
         late = [k for k, p in self.pods.items() if p.closed is not None and wall - p.closed >= KEPT_SECONDS]
         self.settle(late, dropped=True)
         return late
@@ -540,7 +339,7 @@ class NodeAccount:
             pod.closed = wall
 
     def settle(self, keys: Sequence[str], *, dropped: bool = False) -> None:
-        """Let go of closed pods whose energy stands elsewhere, or, `dropped`, that nobody came for."""
+        """Let go of closed pods whose energy stands elsewhere, or, `dropped`, that were not settled in time."""
         for key in keys:
             pod = self.pods.get(key)
             if pod is None or pod.closed is None or self.awaits(key):
@@ -585,9 +384,9 @@ class NodeAccount:
         return _ACCOUNT.validate_json(content)
 
     @property
-    def used(self) -> int:
-        """Millijoules of all cards, measured and estimated."""
-        return sum(card.measured + card.estimated for card in self.cards.values())
+    def used(self) -> Millijoules:
+        """What all cards have used, measured and estimated."""
+        return Millijoules(sum(card.measured + card.estimated for card in self.cards.values()))
 
 
 def _find_host_draw(pod: PodAccount, at: float) -> float:
@@ -600,10 +399,10 @@ def _find_host_draw(pod: PodAccount, at: float) -> float:
 PATIENCE_SECONDS = 900.0
 """How long an ended pod's last word waits for a card that cannot be read: until then it may still tell what it used."""
 
-KEPT_SECONDS = 24 * 3600
-"""How long an ended pod is reported while nobody settles it."""
+KEPT_SECONDS = SECONDS_PER_DAY
+"""How long an ended pod is reported that is not settled."""
 
 REMEMBERED_SEGMENTS = 4096
-"""Settled pods whose return would be told as another segment."""
+"""Settled pods whose return would be reported as another segment."""
 
 _ACCOUNT = TypeAdapter(NodeAccount)

@@ -64,7 +64,7 @@ class Presence:
 
 
 def find_presences(phases: Sequence[Phase], *, windows: Mapping[str, Window]) -> tuple[Presence, ...]:
-    """What part of the energy between two readings is whose; what is left is nobody's. Weights add up to 1 at most.
+    """What part of the energy between two readings belongs to which pod; what is left belongs to none. Weights add up to 1 at most.
 
     The first phase begins with the first reading, the last one ends with the second.
     """
@@ -79,7 +79,7 @@ def find_presences(phases: Sequence[Phase], *, windows: Mapping[str, Window]) ->
         for one in _find_between(before, after, windows):
             _add(found, one, (after.begin - before.end) / whole)
     if any(phase.end > phase.begin for phase in phases[1:-1]):
-        # Of a card that could not be read nobody knows when it drew how much.
+        # Of a card that could not be read it is not known when it drew how much.
         return tuple(_guess(one) for one in found.values())
     return tuple(found.values())
 
@@ -158,9 +158,9 @@ class Portion:
     weight: float
     """Part of the energy, 0 to 1."""
     doubt: float
-    """Millijoules by which it may be wrong to either side, because of moments that nobody saw."""
+    """Millijoules by which it may be wrong to either side, because of moments between two looks."""
     guessed: float
-    """Millijoules by which it may be wrong because something was divided that nobody saw divided."""
+    """Millijoules by which it may be wrong because something was divided whose division was not seen."""
     alone: bool
 
 
@@ -169,7 +169,7 @@ def share_out(
 ) -> tuple[Portion, ...]:
     """From parts of the time to parts of the energy, `total` millijoules in `seconds`.
 
-    Where one pod held the card for a part of the time and nobody the rest, the rest drew what the idle card draws
+    Where one pod held the card for a part of the time and none the rest, the rest drew what the idle card draws
     (`idle_draw` milliwatts, where that is known). So the pod's part is known but for the idle draw of the time in doubt.
     """
     if idle_draw is not None and len(found) == 1 and found[0].alone and total > 0:
@@ -181,9 +181,9 @@ def share_out(
 
 
 def split(amount: int, weights: Sequence[float]) -> list[int]:
-    """Divide an amount by weights that add up to 1 at most, to the unit; the last entry is what nobody gets.
+    """Divide an amount by weights that add up to 1 at most, to the unit; the last entry is what no pod gets.
 
-    What rounding leaves over goes to nobody's part, or to the heaviest where the weights are the whole.
+    What rounding leaves over goes to no pod's part, or to the heaviest where the weights are the whole.
     """
     parts = [int(amount * weight) for weight in weights]
     rest = amount - sum(parts)

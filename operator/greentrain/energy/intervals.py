@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from greentrain.quantities import Millijoules
+
 COUNTER_LAG_SECONDS = 0.1
 """How old the counter's value may be. An assumption: NVIDIA does not publish how often it is renewed."""
 
@@ -25,7 +27,7 @@ LONGEST_INTEGRATION_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class CardReading:
-    """What one look at a card told; None for what it does not tell."""
+    """What one look at a card showed; None for what it does not show."""
 
     counter: int | None = None
     """Millijoules since the driver was loaded."""
@@ -50,9 +52,9 @@ class Interval:
     """Millijoules by which the estimate may be wrong."""
 
     @property
-    def total(self) -> int:
-        """Millijoules measured and estimated."""
-        return self.measured + self.estimated
+    def total(self) -> Millijoules:
+        """What was measured and estimated."""
+        return Millijoules(self.measured + self.estimated)
 
 
 def measure(
@@ -60,7 +62,7 @@ def measure(
 ) -> Interval:
     """Energy between two readings of the same boot, `seconds` apart.
 
-    A counter that began anew while nobody looked may have overtaken its old value by now. It is found out where it went
+    A counter that began anew between two looks may have overtaken its old value by now. It is found out where it went
     on by less than half of what the card draws when it is idle (`idle_draw`, milliwatts) in the time there was at least.
     """
     if after.counter is not None and before.counter is not None:

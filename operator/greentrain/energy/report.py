@@ -1,7 +1,8 @@
-"""The account as NodePower tells it: whole joules that only grow, and whose parts add up."""
+"""The account as NodePower reports it: whole joules that only grow, and whose parts add up."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil
 
@@ -13,8 +14,9 @@ from greentrain.api.nodepower import (
     GpuTime,
     PodEnergy,
 )
-from greentrain.energy.account import NodeAccount, PodAccount
-from greentrain.units import format_unix_time, to_joules
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.pods import PodAccount
+from greentrain.quantities import format_unix_time, to_joules, to_joules_above, to_seconds
 
 
 def bound_joules(joules: int) -> int:
@@ -40,12 +42,12 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | Non
         cpu_joules=bound_joules(with_cpu - gpu),
         dram_joules=bound_joules(total - with_cpu),
         estimated_joules=bound_joules(to_joules(pod.estimated)),
-        error_joules=bound_joules(ceil(pod.error / 1000)),
+        error_joules=bound_joules(to_joules_above(pod.error)),
         missing_seconds=ceil(pod.missing_seconds),
         first_reading=None if pod.first is None else format_unix_time(pod.first),
         last_reading=None if pod.last is None else format_unix_time(pod.last),
         draw_milliwatts=None if draw is None else min(round(draw), MAX_DRAW_MILLIWATTS),
-        gpu_time=tuple(GpuTime(model=m, seconds=t // 1000) for m, t in sorted(pod.held.items())),
+        gpu_time=tuple(GpuTime(model=m, seconds=to_seconds(t)) for m, t in sorted(pod.held.items())),
         closed=pod.closed is not None if closed is None else closed,
         buckets=_report_buckets(pod),
     )
@@ -69,15 +71,17 @@ def _report_buckets(pod: PodAccount) -> EnergyBuckets:
     )
 
 
-def _report_host(sums: list[int], amounts: list[int], hosts: list[int], host: int, told: int) -> list[int]:
-    """Joules of processors and memory up to the end of each quarter, of which `told` are told in all.
+def _report_host(
+    sums: Sequence[int], amounts: Sequence[int], hosts: Sequence[int], host: int, reported: int
+) -> list[int]:
+    """Joules of processors and memory up to the end of each quarter, of which `reported` are reported in all.
 
     Each is its millijoules cut off where that fits. It must grow, by no more than the sum of all kinds does, and end
-    at `told`; going back from there, such a number can always be found.
+    at `reported`; going back from there, such a number can always be found.
     """
     # An account of an older agent does not know when they were used: as all energy was.
     undated = host - hosts[-1]
-    found = [told]
+    found = [reported]
     for i in range(len(sums) - 2, -1, -1):
         exact = to_joules(hosts[i] + (undated * amounts[i] // amounts[-1] if undated else 0))
         found.append(min(max(exact, found[-1] - (sums[i + 1] - sums[i])), found[-1], sums[i]))
@@ -87,7 +91,7 @@ def _report_host(sums: list[int], amounts: list[int], hosts: list[int], host: in
 def report_pods(account: NodeAccount, *, at: float | None = None) -> tuple[PodEnergy, ...]:
     """Every pod whose UID is known, in the order of their names: two reports of the same account are equal.
 
-    `at` is now on the readings' clock, for what the pods draw; without it that is not told.
+    `at` is now on the readings' clock, for what the pods draw; without it that is left out.
     """
     draws = {} if at is None else account.find_draws(at)
     entries = [

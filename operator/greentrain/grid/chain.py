@@ -6,7 +6,7 @@ the year's average instead of not at all; each source's share of the energy is r
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import assert_never
@@ -119,15 +119,20 @@ class Grid:
 class Sources:
     """The sources of the operator's settings. Of files nothing is known before the first `refresh`."""
 
-    def __init__(self, settings: EmissionsSettings) -> None:
-        """As the settings say; nothing is read from disk yet."""
+    def __init__(self, settings: EmissionsSettings, sources: Iterable[Source] | None = None) -> None:
+        """As the settings say, or with these sources in place of theirs; nothing is read from disk yet."""
         self._settings = settings
         self._table = Table()
-        self._sources = [self._build(s) for s in settings.sources]
+        self._sources = [self._build(s) for s in settings.sources] if sources is None else [*sources]
 
-    async def refresh(self) -> tuple[Grid, tuple[str, ...]]:
-        """What is known now, and all that is wrong, zones in the settings included."""
-        found = [await source.refresh() for source in self._sources]
+    async def refresh(self, wanted: Collection[str] = ()) -> tuple[Grid, tuple[str, ...]]:
+        """What is known now, and all that is wrong, zones in the settings included.
+
+        `wanted` are the zones that jobs ask for; the settings' own are always wanted.
+        """
+        own = self._settings.zone
+        zones = {*wanted, *self._settings.zones.values(), *(() if own is None else (own,))}
+        found = [await source.refresh(zones) for source in self._sources]
         grid = Grid(self._settings, Chain(tuple(f.values for f in found)), self._table)
         return grid, (*(p for f in found for p in f.problems), *grid.find_unknown_zones())
 

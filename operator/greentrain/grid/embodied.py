@@ -5,7 +5,7 @@ their sources, and a site can set its own. A GPU that neither knows has unknown 
 
 Names are matched by words: a row stands for the cards whose name has all of the row's words (`H100 HBM3` for `NVIDIA H100
 80GB HBM3`, and not for `NVIDIA H100 PCIe`), and the row with the most words wins. So form and memory, which decide much of
-the figure, can be told apart where sources do, and a card that is merely similar gets no figure.
+the figure, can be distinguished where sources do so, and a card that is merely similar gets no figure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 
 from greentrain.carbon.embodied import Embodied
 from greentrain.grid.sources.table import read_packaged
-from greentrain.units import MICROGRAMS_PER_GRAM
+from greentrain.quantities import in_grams
 
 BRANDS = frozenset({"NVIDIA", "TESLA"})
 """Words that newer drivers have dropped or put before the same card's name."""
@@ -64,5 +64,5 @@ def _most_specific(words: frozenset[str], figures: Mapping[frozenset[str], Embod
 
 
 def _as_figure(micrograms: int) -> Embodied:
-    grams = round(micrograms / MICROGRAMS_PER_GRAM)
+    grams = in_grams(micrograms)
     return Embodied(grams, grams, grams, OWN_FIGURE)

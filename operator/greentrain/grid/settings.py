@@ -1,7 +1,7 @@
 """The operator's settings for emissions: where it runs, what a kilowatt-hour costs there, what making a GPU cost.
 
 They are a JSON file, which the chart renders from its values. Every field is optional: with none, jobs that name a zone
-are accounted with the table that ships. What is wrong is told all at once, each with its path, its value and what would
+are accounted with the table that ships. What is wrong is said all at once, each with its path, its value and what would
 be right.
 """
 
@@ -22,10 +22,16 @@ from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.intensity import MAX_SOURCE_LENGTH
 from greentrain.grid.formats.series import RepeatedKeyError, refuse_twice
 from greentrain.grid.source import ZONE_FORM
-from greentrain.units import parse_emissions, parse_intensity, parse_pue
-
-SECONDS_PER_YEAR = 365 * 24 * 3600
-"""As the Software Carbon Intensity specification counts a lifespan (1.1.0, "Embodied emissions")."""
+from greentrain.quantities import (
+    Intensity,
+    Micrograms,
+    Thousandths,
+    format_size,
+    from_years,
+    parse_emissions,
+    parse_intensity,
+    parse_pue,
+)
 
 LIFETIME_FORM = 'a number of years from 0.5 to 30 in quotes, such as "4"'
 
@@ -37,8 +43,6 @@ MAX_MODEL_LENGTH = 96
 """NVML_DEVICE_NAME_V2_BUFFER_SIZE of nvml.h."""
 
 MAX_BYTES = 1_000_000
-
-SOURCE_TYPES = ("file", "fixed", "table")
 
 
 class SettingsError(ValueError):
@@ -63,15 +67,15 @@ def _read_zone(value: object) -> str:
     return text
 
 
-def _read_pue(value: object) -> int:
+def _read_pue(value: object) -> Thousandths:
     return parse_pue(_quoted(value, 'a number such as "1.2"'))
 
 
-def _read_intensity(value: object) -> int:
+def _read_intensity(value: object) -> Intensity:
     return parse_intensity(_quoted(value, 'such as "200gCO2e/kWh"'))
 
 
-def _read_emissions(value: object) -> int:
+def _read_emissions(value: object) -> Micrograms:
     return parse_emissions(_quoted(value, 'such as "150kgCO2e"'))
 
 
@@ -100,9 +104,9 @@ def _read_model(value: object) -> str:
 
 
 Zone = Annotated[str, BeforeValidator(_read_zone)]
-Pue = Annotated[int, BeforeValidator(_read_pue)]
-Milligrams = Annotated[int, BeforeValidator(_read_intensity)]
-Micrograms = Annotated[int, BeforeValidator(_read_emissions)]
+Pue = Annotated[Thousandths, BeforeValidator(_read_pue)]
+Milligrams = Annotated[Intensity, BeforeValidator(_read_intensity)]
+Emissions = Annotated[Micrograms, BeforeValidator(_read_emissions)]
 Years = Annotated[Decimal, BeforeValidator(_read_years)]
 Name = Annotated[str, BeforeValidator(_read_name)]
 Model = Annotated[str, BeforeValidator(_read_model)]
@@ -147,17 +151,20 @@ class TableSource(_Strict):
 SourceSettings = Annotated[FileSource | FixedSource | TableSource, Field(discriminator="type")]
 
 
+_SOURCES: Mapping[str, type[BaseModel]] = {"file": FileSource, "fixed": FixedSource, "table": TableSource}
+
+
 class EmbodiedSettings(_Strict):
     """What making GPUs emitted, and over how long that is spread."""
 
     lifetime_years: Years = Decimal(4)
-    models: Mapping[Model, Micrograms] = Field(default_factory=dict)
+    models: Mapping[Model, Emissions] = Field(default_factory=dict)
     """Micrograms of CO2 equivalent by GPU product name; before the table that ships."""
 
     @property
     def lifetime_seconds(self) -> int:
         """The lifetime in seconds of years of 365 days."""
-        return int(self.lifetime_years * SECONDS_PER_YEAR)
+        return from_years(self.lifetime_years)
 
 
 class EmissionsSettings(_Strict):
@@ -167,7 +174,7 @@ class EmissionsSettings(_Strict):
     zones: Mapping[str, Zone] = Field(default_factory=dict)
     """Grid zone by the value of a node's label topology.kubernetes.io/zone or /region."""
     pue: Pue | None = None
-    """Thousandths; None: nobody said, so that no overhead of the site is counted."""
+    """Thousandths; None where the settings do not say: no overhead of the site is counted then."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
     embodied: EmbodiedSettings = EmbodiedSettings()
@@ -181,7 +188,7 @@ class EmissionsSettings(_Strict):
         twice = next((n for n in names if names.count(n) > 1), None)
         if twice is not None:
             raise ValueError(
-                f"sources: two are called '{twice}': give each its own name, by which its values are told"
+                f"sources: two are called '{twice}': give each its own name, by which its values are reported"
             )
         return self
 
@@ -198,7 +205,7 @@ def load_settings(path: Path) -> EmissionsSettings:
     except OSError as error:
         raise SettingsError((f"{path} cannot be read: {error.strerror or error}",)) from error
     if len(content) > MAX_BYTES:
-        raise SettingsError((f"{path} is larger than {MAX_BYTES // 1_000_000} MB",))
+        raise SettingsError((f"{path} is larger than {format_size(MAX_BYTES)}",))
     return parse_settings(content, str(path))
 
 
@@ -239,7 +246,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
         elif item["type"] == "missing":
             yield f"{path}: is required"
         elif item["type"].startswith("union_tag"):
-            yield f"{path}.type: {_shown(item['input'])} is not valid: write one of {', '.join(SOURCE_TYPES)}"
+            yield f"{path}.type: {_shown(item['input'])} is not valid: write one of {', '.join(_SOURCES)}"
         elif item["type"] in ("model_attributes_type", "model_type", "dict_type", "mapping_type"):
             yield f"{path}: {_shown(item['input'])} is not valid: write an object in braces"
         elif path:
@@ -249,17 +256,16 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 
 def _is_tag(location: tuple[int | str, ...], at: int) -> bool:
-    """Whether this part of a path is one pydantic puts there and nobody writes: a source's type, or the mark of a key."""
-    return location[at] == "[key]" or (at == 2 and location[0] == "sources" and location[2] in SOURCE_TYPES)
+    """Whether this part of a path is one that pydantic puts there and that no file has: a source's type, or the mark of a key."""
+    return location[at] == "[key]" or (at == 2 and location[0] == "sources" and location[2] in _SOURCES)
 
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    models: dict[object, type[BaseModel]] = {"file": FileSource, "fixed": FixedSource, "table": TableSource}
     model: type[BaseModel] = EmissionsSettings
     if len(location) > 1 and location[0] == "embodied":
         model = EmbodiedSettings
     elif len(location) > 2 and location[0] == "sources":
-        model = models.get(location[2], EmissionsSettings)
+        model = _SOURCES.get(str(location[2]), EmissionsSettings)
     return [f.alias or n for n, f in model.model_fields.items()]
 
 

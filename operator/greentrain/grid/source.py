@@ -15,7 +15,10 @@ ZONE_FORM = (
 
 
 class Values(Protocol):
-    """Carbon intensity by zone, basis and time, as a source knew it at one moment: frozen, and asked without waiting."""
+    """Carbon intensity by zone, basis and time, as a source knew it at one moment: frozen, and asked without waiting.
+
+    Each value says its basis, its period, the step of its series, when it was issued, and so whether it is a forecast.
+    """
 
     @property
     def name(self) -> str:
@@ -50,10 +53,11 @@ class Refreshed:
 class Source(Protocol):
     """Where carbon intensities come from."""
 
-    async def refresh(self) -> Refreshed:
+    async def refresh(self, wanted: Collection[str]) -> Refreshed:
         """Look again for what has changed.
 
-        What became bad keeps its last good values. Values that were given out before stay as they were.
+        `wanted` are the zones that jobs ask for: a source that fetches zone by zone fetches no others. One that has all
+        its zones at hand may give them all. What became bad keeps its last good values. Values that were given out before stay as they were.
         """
         ...
 

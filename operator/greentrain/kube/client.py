@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import aiohttp
-from kubernetes.aio import client, config
+from kubernetes.aio import client
 
 from greentrain.api import names
+from greentrain.kube.answers import LIST_PAGE, Pages, read_at_most, read_retry_after, read_until_end
 from greentrain.kube.cache import Slim
+from greentrain.kube.connection import read_configuration
 from greentrain.kube.decoding import decode, whole_lines
 from greentrain.kube.redaction import find_secrets, redact_beginning
 
@@ -41,21 +42,9 @@ WATCH_SILENCE_SECONDS = 150.0
 may be dead. It need not be: an API server sends bookmarks about once a minute (`defaultBookmarkFrequency` of its watch
 cache), but need not, and one that was restarted sends none of a kind of which nothing has changed since."""
 
-LIST_PAGE = 500
-"""Objects in one answer to a list, at most."""
-
-FIRST_PAGE = 16
-"""Objects in the first answer, when it is not known how large they are."""
-
-LIST_BYTES = 1024 * 1024
-"""An answer to a list is read up to so many bytes. One that is longer is asked for again with a quarter of the objects, down
-to one: a tenant may have any number of jobs of 1.5 MiB, and what is read of a text takes up to twenty times its length."""
-
 LIST_RESTARTS = 3
 """How often a list is begun again whose continue token the server has forgotten (410, after 5 minutes or at once when
 etcd was compacted)."""
-
-LONGEST_RETRY_AFTER_SECONDS = 300.0
 
 NOT_JSON = "NotJSON"
 """Reason of an answer that says it is a success and cannot be read."""
@@ -179,7 +168,7 @@ class Client(AbstractAsyncContextManager["Client"]):
                 response.status,
                 found.get("reason") or response.reason or "Unknown",
                 redact_beginning(found.get("message") or "", find_secrets(body), WORDS_MAX),
-                _retry_after(response.getheader("Retry-After"), found),
+                read_retry_after(response.getheader("Retry-After"), found),
             )
         if answer is None:
             # Something between us and the server answered, or the answer was cut off.
@@ -254,15 +243,15 @@ class Client(AbstractAsyncContextManager["Client"]):
         response = answer.response
         try:
             if response.status != 200:
-                wait = _retry_after(response.headers.get("Retry-After"), {})
+                wait = read_retry_after(response.headers.get("Retry-After"), {})
                 raise ApiError(response.status, response.reason or "Unknown", f"GET {path}?watch", wait)
-            async for line in whole_lines(_read_until_end(response)):
+            async for line in whole_lines(read_until_end(response)):
                 if line:
                     event = decode(line)
                     if event["type"] == "ERROR":
-                        told = event["object"]
+                        said = event["object"]
                         raise ApiError(
-                            int(told.get("code") or 500), told.get("reason") or "", told.get("message") or ""
+                            int(said.get("code") or 500), said.get("reason") or "", said.get("message") or ""
                         )
                     yield event["type"], event["object"]
         finally:
@@ -297,7 +286,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         )
 
     async def report_node_power(self, node: str, status: Body) -> dict[str, Any]:
-        """Store what a node's agent observed, whole; nobody else writes it."""
+        """Store what a node's agent observed, whole; nothing else writes it."""
         return await self._request(
             "PATCH",
             f"{NODE_POWERS}/{node}/status",
@@ -333,7 +322,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         )
 
     async def delete_node_power(self, node: str, uid: str, resource_version: str) -> None:
-        """Delete a NodePower, if nobody has written it since."""
+        """Delete a NodePower, if it was not written since."""
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -524,101 +513,14 @@ def node_query(node: str) -> dict[str, str]:
 _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
 
 
-class Pages:
-    """How many objects a list is asked for at once: so many that an answer has about half of `LIST_BYTES`."""
-
-    def __init__(self, most: int = LIST_PAGE) -> None:
-        self._most = most
-        self.limit = min(FIRST_PAGE, most)
-
-    @property
-    def most_bytes(self) -> int | None:
-        """Up to how many bytes the answer is read; of one object the whole."""
-        return LIST_BYTES if self.limit > 1 else None
-
-    def shrink(self) -> None:
-        """The answer was too long."""
-        self.limit = max(self.limit // 4, 1)
-
-    def fit(self, size: int) -> None:
-        """The answer had so many bytes."""
-        self.limit = min(max(LIST_BYTES // 2 * self.limit // max(size, 1), 1), 4 * self.limit, self._most)
-
-
-async def read_at_most(response: aiohttp.ClientResponse, most: int | None) -> bytes | None:
-    """An answer's body; None, and the connection closed, where it is longer than that many bytes."""
-    if most is None:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in response.content.iter_any():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > most:
-                response.close()
-                return None
-    except BaseException:
-        # As `read` does: else the connection of an answer that was cut off stays open until it is found as garbage.
-        response.close()
-        raise
-    return b"".join(parts)
-
-
-async def _read_until_end(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What a stream brings until it ends, breaks or is silent for too long."""
-    chunks = response.content.iter_any()
-    while True:
-        try:
-            chunk = await anext(chunks)
-        except (StopAsyncIteration, aiohttp.ClientError, OSError):  # TimeoutError is an OSError
-            return
-        yield chunk
-
-
 def _refuse_if_same(body: Body | None, uid: str, error: ApiError) -> None:
     """Tell apart what one 409 may mean: another object has taken the name, or two writers met at this one."""
     if body is not None and body["metadata"]["uid"] == uid:
         raise ApiError(503, error.reason, error.message, error.retry_after)
 
 
-def _retry_after(header: str | None, answer: Body) -> float | None:
-    """Seconds from the Retry-After header (RFC 9110; the API server writes seconds) or the Status' details."""
-    said = header if header is not None else (answer.get("details") or {}).get("retryAfterSeconds")
-    try:
-        seconds = float(said) if said is not None else None
-    except (TypeError, ValueError):  # a date, which the API server does not write
-        return None
-    return None if seconds is None else min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
-
-
 def _within(namespace: str | None) -> str:
     return "" if namespace is None else f"/namespaces/{namespace}"
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """How the API server is reached, for those who bring their own HTTP client."""
-
-    server: str
-    ca_path: str | None
-    certificate_path: str | None
-    private_key_path: str | None
-    authorization: str | None
-    """Value of the Authorization header, such as `Bearer …`."""
-    verify: bool
-
-
-async def read_configuration(kubeconfig: str | None, context: str | None) -> client.Configuration:
-    """The pod's service account, or a kubeconfig where one is named."""
-    configuration = client.Configuration()
-    if kubeconfig is None:
-        config.load_incluster_config(client_configuration=configuration)
-    else:
-        await config.load_kube_config(
-            config_file=kubeconfig, context=context, client_configuration=configuration
-        )
-    return configuration
 
 
 async def connect(
@@ -633,17 +535,3 @@ async def connect(
     Lists come in pages; a watch that brings nothing for `silence` seconds ends.
     """
     return Client(await read_configuration(kubeconfig, context), page=page, silence=silence)
-
-
-async def read_connection(kubeconfig: str | None, context: str | None) -> Connection:
-    """The same connection in plain values, read afresh: service account tokens rotate."""
-    configuration = await read_configuration(kubeconfig, context)
-    header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-    return Connection(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        authorization=header,
-        verify=bool(configuration.verify_ssl),
-    )

@@ -26,7 +26,7 @@ from greentrain.core.seen.times import parse_time
 from greentrain.kube.cache import version_of
 from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, lease_path, node_query
 from greentrain.node.allowance import Allowance
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 
 logger = logging.getLogger("greentrain.agent")
 

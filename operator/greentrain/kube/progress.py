@@ -9,7 +9,7 @@ from __future__ import annotations
 import aiohttp
 
 from greentrain.api.runtime import PROGRESS_MAX_BYTES, PROGRESS_PORT, Progress, parse_progress
-from greentrain.kube.client import read_at_most
+from greentrain.kube.answers import read_at_most
 
 TIMEOUT_SECONDS = 2
 

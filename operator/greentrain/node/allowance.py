@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import BudgetAction
 from greentrain.api.v1alpha1 import Scope
-from greentrain.units import MILLIJOULES_PER_JOULE
+from greentrain.quantities import MILLIJOULES_PER_JOULE
 
 START_GRACE_SECONDS = 5.0
 """After its own start, how long an agent waits for a first sight of the lease before the operator counts as silent: a list

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
-from greentrain.units import PowerCap, format_power
+from greentrain.quantities import PowerCap, format_power
 
 SAME_MILLIWATTS = 1000
 """Limits nearer to each other than this are the same one: drivers may round to whole watts."""

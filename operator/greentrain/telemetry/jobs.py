@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
-from greentrain.units import MICROGRAMS_PER_GRAM, MILLIGRAMS_PER_GRAM
+from greentrain.quantities import MICROGRAMS_PER_GRAM, MILLIGRAMS_PER_GRAM
 
 LABELS = ["namespace", "job"]
 

@@ -7,32 +7,21 @@ docs/operations.md lists the words.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-LogFormat = Literal["json", "text"]
-
-DEFAULT_LEVEL = "INFO"
+from greentrain.settings import LogFormat
 
 FIELDS = ("namespace", "job", "pod", "gpu", "attempt", "decision", "reason")
 """What a record may carry beside its message, in this order."""
 
 _KOPFS_OWN = ("k8s_skip", "k8s_ref", "settings")
 """Attributes Kopf hangs on its records: references to objects and its whole configuration."""
-
-
-def add_log_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments on logs that operator and agent share."""
-    parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default=DEFAULT_LEVEL)
-    parser.add_argument(
-        "--log-format", choices=("json", "text"), help="default: text at a terminal, else json"
-    )
 
 
 def choose_format(wanted: LogFormat | None, stream: TextIO) -> LogFormat:

@@ -23,7 +23,7 @@ import aiohttp
 from greentrain.agent.caps import FILE as CAPS
 from greentrain.api.nodepower import PodAsk
 from greentrain.energy.account import NodeAccount
-from greentrain.units import parse_power_cap
+from greentrain.quantities import parse_power_cap
 from sandbox.controlplane import CLEAN_ENVIRONMENT, find_free_ports
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries

@@ -30,7 +30,7 @@ from greentrain.agent.loop import DISCOVER_SECONDS, LIST_SECONDS, REOPEN_SECONDS
 from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
 from greentrain.devices.nvidia.references import CardReference, FullCard, MigInstance, SharedReplica
 from greentrain.node.caps import CONTEST_CHANGES, CONTEST_SECONDS, find_target
-from greentrain.units import PowerCap, format_power
+from greentrain.quantities import PowerCap, format_power
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import Calls, Fault

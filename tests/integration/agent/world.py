@@ -39,7 +39,7 @@ from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod, Place
 from greentrain.kube.readings import find_key
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 from sandbox.simgpu.cards import Calls, Cards, Fault
 from sandbox.simgpu.meter import Meter
 from tests.contract.nvml.answers import no_thread, until

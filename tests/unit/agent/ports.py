@@ -22,7 +22,7 @@ from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.node.allowance import Allowance
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 

@@ -26,7 +26,7 @@ from greentrain.kube.client import ApiError
 from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
 from greentrain.node.cards import Card
 from greentrain.node.standings import EVICT_RETRY_SECONDS
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World
 
 GRACE = int(START_GRACE_SECONDS)

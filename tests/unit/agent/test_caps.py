@@ -33,7 +33,7 @@ from greentrain.devices.podresources import Holding, Listing
 from greentrain.kube.node import NodePod
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card, CurrentLimits, Partition
-from greentrain.units import parse_power_cap
+from greentrain.quantities import parse_power_cap
 from tests.unit.agent.ports import Life, World
 
 A, B = "GPU-a", "GPU-b"

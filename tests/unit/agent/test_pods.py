@@ -10,7 +10,7 @@ import pytest
 
 from greentrain.devices.errors import DeviceError
 from greentrain.energy.intervals import CardReading
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 from tests.unit.agent.ports import Life, World
 
 CAP = PowerCap(milliwatts=150_000)

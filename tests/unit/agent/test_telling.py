@@ -23,7 +23,7 @@ from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import parse_last_words
 from greentrain.node.cards import Card
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 from tests.unit.agent.ports import Life, World
 
 NO_NVML = Unavailable("NVML", "the driver is not loaded", "Load it (modprobe nvidia).")

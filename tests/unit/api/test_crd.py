@@ -13,14 +13,13 @@ import yaml
 from greentrain.api.crd import (
     JOB_NAME_MAX,
     RULES,
-    UnknownConstructError,
     build_crd,
     build_schema,
     main,
     render_all,
     schema_hash,
-    structural,
 )
+from greentrain.api.structural import UnknownConstructError, structural
 from greentrain.api.v1alpha1 import ReplicaType
 from tests.support.manifests import build_job
 
@@ -63,7 +62,7 @@ def test_no_field_is_a_float_and_none_is_nullable() -> None:
         assert "$ref" not in field, path
 
 
-def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name() -> None:
+def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name_or_are_of_an_earlier_form() -> None:
     kept = {p for p, f in FIELDS.items() if f.get("x-kubernetes-preserve-unknown-fields")}
     roles = [f".spec.tfReplicaSpecs.{r}" for r in ReplicaType]
     assert kept == {
@@ -80,7 +79,13 @@ def test_sections_keep_unknown_fields_so_that_they_can_be_refused_by_name() -> N
         *(f"{r}.template" for r in roles),
         *(f"{r}.template.spec" for r in roles),
         *(f"{r}.template.spec.terminationGracePeriodSeconds" for r in roles),
+        ".status",
+        ".status.energy",
+        ".status.emissions",
+        ".status.projection",
     }
+    attempts = build_schema()["properties"]["status"]["properties"]["attempts"]
+    assert attempts["items"]["x-kubernetes-preserve-unknown-fields"]
 
 
 def test_every_rule_has_a_message_and_a_place_in_the_schema() -> None:

@@ -28,6 +28,29 @@ def test_a_period_has_its_beginning_and_not_its_end(
 
 
 @pytest.mark.parametrize(
+    ("as_of", "issued", "forecast"),
+    [
+        (900.0, 0.0, True),
+        (900.0, 899.9, True),
+        (900.0, 900.0, False),
+        (900.0, None, False),
+        (-inf, 0.0, False),
+    ],
+)
+def test_what_was_issued_before_its_time_began_is_a_forecast(
+    as_of: float, issued: float | None, forecast: bool
+) -> None:
+    found = Intensity(1, "s", "Direct", 900, 1800, as_of=as_of, step=900, issued=issued)
+    assert found.is_forecast is forecast
+
+
+@pytest.mark.parametrize("step", [0.0, -1.0, nan])
+def test_a_step_takes_time(step: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        Intensity(1, "s", "Direct", 0, 900, step=step)
+
+
+@pytest.mark.parametrize(
     ("milligrams", "source", "begin", "end", "words"),
     [
         (-1, "s", 0.0, 1.0, "cannot be negative"),

@@ -57,6 +57,26 @@ def test_grams_are_joules_times_pue_times_intensity(
     assert priced == Priced((SourceShare("s", joules, micrograms),))
 
 
+def test_energy_that_a_forecast_priced_is_counted_as_such_wherever_it_is_added_up() -> None:
+    def at(moment: float) -> Intensity | Absent:
+        begin = moment // 300 * 300
+        return Intensity(
+            1000,
+            "s",
+            "Lifecycle",
+            begin,
+            begin + 300,
+            as_of=begin,
+            step=300,
+            issued=200 if begin < 900 else None,
+        )
+
+    # Of three periods the first had begun at 200; from 900 on it is not known when values were issued.
+    parts = [price([bucket], 1000, at) for bucket in (Bucket(0, 900, 900), Bucket(900, 1800, 900))]
+    assert [p.forecast_joules for p in (*parts, merge(parts))] == [600, 0, 600]
+    assert merge(parts).joules == 1800
+
+
 @pytest.mark.parametrize(
     ("steps", "shares", "without"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from greentrain.controller.emissions import Emissions
 from greentrain.controller.settings import parse_settings
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.grid.settings import EmissionsSettings
+from greentrain.grid.source import Refreshed
+from greentrain.grid.sources.fixed import Fixed
 
 SERIES = "time,intensity\n2026-01-01T00:00:00Z,{}\n2026-01-01T01:00:00Z,{}\n"
 MOMENT = 1_767_225_600.0 + 60
@@ -52,6 +56,34 @@ async def test_a_changed_file_is_read_and_a_bad_one_told_once(
     assert first.at("DE", "Lifecycle", MOMENT) == held
     assert "every source can be read again" in caplog.text
     assert told == [0, 1, 1, 0]
+
+
+@dataclass
+class Asked:
+    """Notes for which zones it was asked, and has them all."""
+
+    wanted: list[set[str]] = field(default_factory=list)
+
+    async def refresh(self, wanted: Collection[str]) -> Refreshed:
+        self.wanted.append(set(wanted))
+        return Refreshed(Fixed("asked", 1000, "Lifecycle"))
+
+
+async def test_sources_are_asked_for_the_zones_of_passes_for_an_hour() -> None:
+    asked, seconds = Asked(), [0.0]
+    settings = EmissionsSettings.model_validate({"zone": "DE"})
+    emissions = Emissions(settings, told=lambda _: None, sources=[asked], elapsed=lambda: seconds[0])
+    await emissions.refresh()
+    current(emissions).at("SE", "Lifecycle", MOMENT)
+    await emissions.refresh()
+    seconds[0] = 1800.0
+    current(emissions).at("FR", "Direct", MOMENT)
+    await emissions.refresh()
+    seconds[0] = 3600.0
+    await emissions.refresh()
+    seconds[0] = 5400.0
+    await emissions.refresh()
+    assert asked.wanted == [{"DE"}, {"DE", "SE"}, {"DE", "SE", "FR"}, {"DE", "FR"}, {"DE"}]
 
 
 def test_settings_that_are_wrong_end_the_operator_with_a_sentence(

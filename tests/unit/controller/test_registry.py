@@ -13,7 +13,8 @@ from kubernetes.aio.client import Configuration
 
 from greentrain.controller.registry import Sessions
 from greentrain.controller.settings import Settings
-from greentrain.kube.client import Client, Connection
+from greentrain.kube.client import Client
+from greentrain.kube.connection import Connection
 
 DEEP = "[" * 1350 + "]" * 1350
 LINES = [

@@ -15,7 +15,7 @@ from greentrain.core.seen.pods import Pod, PodState, parse_pod
 from greentrain.core.seen.snapshot import parse_status
 from greentrain.core.seen.times import format_time
 from greentrain.kube.cache import slim_pod
-from greentrain.units import EARLIEST, LATEST
+from greentrain.quantities import EARLIEST, LATEST
 from tests.support.snapshots import START, at, job_of, pod, seen
 from tests.unit.core.test_budget import charged
 

@@ -167,6 +167,45 @@ def test_a_quarter_waits_for_its_source_and_is_told_as_without_until_then() -> N
     assert (grams(status), status.without_joules) == (600.0, 0)
 
 
+def forecast(*grams: int, issued: float) -> CarbonSource:
+    """A source of one value a quarter of an hour, all issued at one second: what began later is a forecast."""
+    source = hourly(*grams)
+
+    def look(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        found = source.at(zone, basis, moment)
+        assert isinstance(found, Intensity)
+        return replace(found, step=float(QUARTER), issued=START.timestamp() + issued)
+
+    return replace(source, at=look)
+
+
+def test_a_forecast_prices_a_quarter_until_its_value_was_observed_and_not_for_good() -> None:
+    ledger = Ledger(forecast(100, 500, 300, issued=600))
+    status = ledger.tell(entry([KWH, KWH, KWH // 2], second=2000), second=2000)
+    assert (grams(status), status.without_joules) == (750.0, 0)
+    assert status.fixed.shares[0].joules == KWH
+    ledger.carbon = forecast(999, 200, 400, issued=1700)
+    status = ledger.tell(entry([KWH, KWH, KWH], second=2700), second=2700)
+    # The first was observed before and stays, the second is observed now, the third is a forecast still.
+    assert (grams(status), status.fixed.shares[0].joules) == (100.0 + 200.0 + 400.0, 2 * KWH)
+    ledger.carbon = forecast(1, 1, 300, issued=2800)
+    status = ledger.tell(entry([KWH, KWH, KWH], second=2900), second=2900)
+    assert (grams(status), status.fixed.shares[0].joules) == (600.0, 3 * KWH)
+
+
+@pytest.mark.parametrize(
+    ("second", "closed", "fixed"),
+    [(86_400 + 1799, False, 1), (86_400 + 1801, False, 2), (1900, True, 2)],
+    ids=["less than a day", "a day", "the pod has ended"],
+)
+def test_a_forecast_that_nothing_follows_counts_after_a_day_or_with_the_pods_end(
+    second: float, closed: bool, fixed: int
+) -> None:
+    ledger = Ledger(forecast(100, 500, issued=600))
+    status = ledger.tell(entry([KWH, KWH], second=second, closed=closed), second=second)
+    assert (grams(status), status.fixed.shares[0].joules) == (600.0, fixed * KWH)
+
+
 def test_what_no_source_knows_when_the_pod_ends_stays_without() -> None:
     ledger = Ledger(hourly(100, None, 300))
     ledger.tell(entry([KWH, KWH, KWH], second=2700, closed=True), second=2700)

@@ -29,7 +29,7 @@ from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.seen.pods import parse_pod
 from greentrain.core.seen.snapshot import Job, Snapshot, parse_job
-from greentrain.units import POWER_CAP_PATTERN
+from greentrain.quantities import POWER_CAP_PATTERN
 from tests.support.manifests import build_template
 from tests.support.snapshots import at, job_of
 

@@ -12,7 +12,7 @@ from greentrain.core.lifecycle.decide import decide
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.stored import dump_snapshot, load_snapshot
 from tests.support.snapshots import START, at, exited, job_of, pod, seen
-from tests.unit.core.test_emissions import CarbonStory, hourly, making, started, steady
+from tests.unit.core.test_emissions import CarbonStory, forecast, hourly, making, started, steady
 from tests.unit.core.test_throttle import OnCleanGrid, Throttled
 
 Seen = Iterator[tuple[Snapshot, datetime]]
@@ -41,6 +41,7 @@ def throttled(story: Throttled) -> Seen:
 LIVES: dict[str, Callable[[], Seen]] = {
     "new": new,
     "a grid that never changes": lambda: emissions(started(steady(360), budget="100gCO2e")),
+    "a grid with forecasts": lambda: emissions(started(forecast(100, 500, issued=60), budget="1kgCO2e")),
     "a grid with a gap": lambda: emissions(started(hourly(100, None, 300), budget="1kgCO2e")),
     "an embodied share": lambda: emissions(making(1)),
     "an unknown zone": lambda: emissions(started(zone="Q9")),

@@ -19,7 +19,7 @@ from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.snapshot import Fleet, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
-from greentrain.units import parse_power_cap
+from greentrain.quantities import parse_power_cap
 from tests.support.snapshots import at
 from tests.unit.core.test_budget import GPU_LIMIT, Story, budgeted
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
-from greentrain.energy.account import KEPT_SECONDS, PATIENCE_SECONDS, NodeAccount, by_quarter
+from greentrain.energy.account import KEPT_SECONDS, PATIENCE_SECONDS, NodeAccount
 from greentrain.energy.attribution import Held, Window
 from greentrain.energy.intervals import CardReading, measure, measure_since_start
+from greentrain.energy.pods import by_quarter
 from greentrain.energy.report import report_pod, report_pods
 
 WALL = datetime(2026, 1, 1, 0, 7, tzinfo=UTC).timestamp()

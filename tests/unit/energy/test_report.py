@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, MAX_DRAW_MILLIWATTS, MAX_JOULES
-from greentrain.energy.account import NodeAccount, PodAccount
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.pods import PodAccount
 from greentrain.energy.report import report_pod
 
 START = 1_767_225_600.0  # 2026-01-01T00:00:00Z

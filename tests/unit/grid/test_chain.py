@@ -15,6 +15,7 @@ from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.carbon.operational import Bucket, price
 from greentrain.grid.chain import Chain, Grid, Sources
 from greentrain.grid.settings import parse_settings
+from greentrain.grid.source import Refreshed
 from greentrain.grid.sources.fixed import Fixed
 
 
@@ -140,6 +141,54 @@ def test_its_zones_are_those_of_all() -> None:
     assert set(chain.zones()) == {"DE", "FR"}
     assert [chain.serves(z) for z in ("DE", "FR", "IT")] == [True, True, False]
     assert Chain((Fixed("any", 7, "Direct"),)).serves("IT")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Fetches zone by zone, and has a value for each zone that was asked for."""
+
+    name: str = "fetched"
+    known: frozenset[str] = frozenset()
+
+    def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
+        if zone not in self.known:
+            return Absent(f"{zone} was not asked for", moment)
+        return Intensity(1000, self.name, basis, 0, 1800, as_of=0, step=1800, issued=-60)
+
+    def zones(self) -> Collection[str]:
+        return self.known
+
+    def serves(self, zone: str) -> bool:
+        return bool(zone)
+
+    async def refresh(self, wanted: Collection[str]) -> Refreshed:
+        return Refreshed(Fetched(known=frozenset(wanted)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted", "asked"),
+    [
+        ("{}", (), set()),
+        ("{}", ("SE", "FR"), {"SE", "FR"}),
+        ('{"zone": "DE"}', ("SE",), {"SE", "DE"}),
+        ('{"zone": "DE", "zones": {"eu": "AT", "us": "US"}}', (), {"DE", "AT", "US"}),
+    ],
+)
+async def test_a_source_is_asked_for_the_zones_that_jobs_and_settings_name(
+    settings: str, wanted: tuple[str, ...], asked: set[str]
+) -> None:
+    sources = Sources(parse_settings(settings.encode(), "s.json"), [Fetched()])
+    found, problems = await sources.refresh(wanted)
+    assert (set(found.values.zones()), problems) == (asked, ())
+
+
+def test_a_value_that_is_cut_short_is_still_the_forecast_that_it_was() -> None:
+    chain = Chain((Hours("first", 300, 600), Fetched(known=frozenset({"DE"}))))
+    for moment, begin, end in ((0, 0, 300), (700, 600, 1800)):
+        found = chain.at("DE", "Lifecycle", moment)
+        assert isinstance(found, Intensity)
+        assert (found.begin, found.end, found.step, found.issued) == (begin, end, 1800, -60)
+        assert found.is_forecast
 
 
 async def refreshed(text: str) -> tuple[Grid, tuple[str, ...]]:

@@ -144,8 +144,23 @@ async def test_a_value_is_of_its_period(
     file = File("tso", tmp_path / "f.csv", "Lifecycle", "DE")
     await file.refresh()
     begins, ends = START + begin * 3600, START + end * 3600
-    expected = Intensity(milligrams, "tso", "Lifecycle", begins, ends, as_of=begins)
+    expected = Intensity(milligrams, "tso", "Lifecycle", begins, ends, as_of=begins, step=3600.0)
     assert file.values.at("DE", "Lifecycle", START + hour * 3600) == expected
+
+
+async def test_a_value_says_when_it_was_issued_and_so_whether_it_is_a_forecast(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(
+        "time,intensity,issued\n2026-01-01T00:00:00Z,200,2026-01-01T00:20:00Z\n2026-01-01T00:15:00Z,210,\n"
+        "2026-01-01T00:30:00Z,190,2026-01-01T00:20:00Z\n"
+    )
+    file = File("tso", tmp_path / "f.csv", "Lifecycle", "DE")
+    assert await problems(file) == ()
+    found = [file.values.at("DE", "Lifecycle", START + minutes * 60) for minutes in (1, 16, 31)]
+    assert [(v.milligrams, v.step, v.issued, v.is_forecast) for v in found if isinstance(v, Intensity)] == [
+        (200_000, 900.0, START + 1200, False),
+        (210_000, 900.0, None, False),
+        (190_000, 900.0, START + 1200, True),
+    ]
 
 
 @pytest.mark.parametrize(

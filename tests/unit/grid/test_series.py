@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Any
@@ -107,6 +108,38 @@ def test_json_is_a_list_of_objects(content: Any) -> None:
     assert read(json.dumps(content), "a.json") == {ANY_ZONE: TWO_HOURS}
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "issued"),
+    [
+        (
+            "time,intensity,issued\n2026-01-01T00:00:00Z,200,2025-12-31T12:00:00Z\n",
+            "a.csv",
+            START - 12 * HOUR,
+        ),
+        ("issued,time,intensity\n1767225600,2026-01-01T00:00:00Z,200\n", "a.csv", START),
+        ("time,intensity,issued\n2026-01-01T00:00:00Z,200,\n", "a.csv", None),
+        (
+            f'[{{"time": {START:.0f}, "intensity": 200, "issued": "2026-01-01T01:00:00+01:00"}}]',
+            "a.json",
+            START,
+        ),
+        (f'[{{"time": {START:.0f}, "intensity": 200, "issued": null}}]', "a.json", None),
+    ],
+)
+def test_a_row_may_say_when_it_was_issued(text: str, name: str, issued: float | None) -> None:
+    (found,) = hours((0, 1, 200_000))
+    assert read(text, name) == {ANY_ZONE: (replace(found, issued=issued),)}
+
+
+@pytest.mark.parametrize(
+    ("times", "step"),
+    [((0,), 3600), ((0, 900, 1800), 900), ((0, 900, 1800, 9000), 900), ((0, 60, 3660), 1830)],
+)
+def test_a_series_has_the_median_of_its_steps(times: tuple[int, ...], step: float) -> None:
+    text = "time,intensity\n" + "".join(f"{START + t:.0f},200\n" for t in times)
+    assert parse(text.encode(), "a.csv").series[ANY_ZONE].step == step
+
+
 ROW = "2026-01-01T00:00:00Z,200"
 HEAD = "time,intensity\n"
 
@@ -167,6 +200,11 @@ HEAD = "time,intensity\n"
             "line 2: until '2026-01-01T00:00:00Z' is not after time '2026-01-01T00:00:00Z'",
         ),
         ("time,intensity,until\n2026-01-01T00:00:00Z,1,later", "line 2: until 'later' is no time"),
+        ("time,intensity,issued\n2026-01-01T00:00:00Z,1,then", "line 2: issued 'then' is no time"),
+        (
+            "time,intensity,issued\n2026-01-01T00:00:00Z,1,2025-12-31T00:00Z\n2026-01-01T00:00:00Z,1,2026-01-01T01:00Z",
+            "line 3: has another time of issue for 2026-01-01T00:00:00Z than a.csv line 2: leave the earlier one out",
+        ),
         ("zone,time,intensity\n," + ROW, "line 2: zone '' is no zone: write a grid zone"),
         ("zone,time,intensity\nD E," + ROW, "zone 'D E' is no zone"),
         (

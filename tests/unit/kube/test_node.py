@@ -18,7 +18,7 @@ from greentrain.kube.node import (
     parse_node_pod,
 )
 from greentrain.node.allowance import Allowance
-from greentrain.units import PowerCap
+from greentrain.quantities import PowerCap
 
 Json = dict[str, Any]
 

@@ -22,7 +22,7 @@ from greentrain.node.caps import (
     find_target,
     rehearse,
 )
-from greentrain.units import PowerCap, parse_power_cap
+from greentrain.quantities import PowerCap, parse_power_cap
 
 SESSION = "boot-1/load-1"
 NOW = 5000.0

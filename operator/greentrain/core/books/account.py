@@ -12,7 +12,7 @@ from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import Intensities
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.snapshot import Snapshot
-from greentrain.units import THOUSANDTHS, parse_pue
+from greentrain.quantities import THOUSANDTHS, parse_pue
 
 STOPPED_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
 """Reasons of attempts that were stopped to keep a budget."""

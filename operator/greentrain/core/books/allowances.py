@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from greentrain import quantities
 from greentrain.api.v1alpha1 import EmissionsStatus, EnergyBudgetStatus, EnergyStatus, PodAllowance, Scope
 from greentrain.core.books.account import Account
 from greentrain.core.books.books import Books
@@ -14,7 +15,7 @@ from greentrain.core.books.emissions import embodied_of
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.units import JOULES_PER_KILOWATT_HOUR, THOUSANDTHS
+from greentrain.quantities import Joules, Micrograms
 
 UNFAIR_SHARE = 4
 """Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
@@ -178,14 +179,20 @@ def _hold_seconds(
     return max((found, *(a.seconds for a in known if a.seconds is not None)))
 
 
-def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> int:
-    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free."""
-    left = _micrograms_left(emissions) - kept
-    return max(0, left * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR // (pue * highest * 1000))
+def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> Joules:
+    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free.
+
+    Raises:
+        ValueError: these emissions have no budget.
+    """
+    return quantities.allow(max(0, _micrograms_left(emissions) - kept), pue, highest)
 
 
-def _micrograms_left(emissions: EmissionsStatus) -> int:
+def _micrograms_left(emissions: EmissionsStatus) -> Micrograms:
     """What a budget of emissions still allows; less than nothing where it is exceeded."""
-    assert emissions.budget is not None
+    if emissions.budget is None:
+        raise ValueError(
+            "status.emissions has no budget, of which something could be left: see spec.emissions.budget"
+        )
     spent = emissions.total_micrograms + emissions.budget.provisional_micrograms
-    return emissions.budget.limit_micrograms - spent
+    return Micrograms(emissions.budget.limit_micrograms - spent)

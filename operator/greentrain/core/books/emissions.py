@@ -33,19 +33,21 @@ from greentrain.carbon.operational import Bucket, Priced, SourceShare, merge, pr
 from greentrain.carbon.sci import score
 from greentrain.core.books.account import Account
 from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, Intensities
-from greentrain.units import (
-    JOULES_PER_KILOWATT_HOUR,
-    MICROGRAMS_PER_GRAM,
+from greentrain.quantities import (
     THOUSANDTHS,
+    emit,
     format_emissions,
     format_intensity,
     format_pue,
     format_unix_time,
+    from_grams,
     parse_time,
+    to_milliseconds,
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
-"""How long a quarter of an hour waits for a source that has no value for it yet; nodes report it for four days."""
+"""How long a quarter of an hour waits for a source that has no value for it yet, or only a forecast; nodes report it for four
+days."""
 
 NO_ZONE = (
     "the zone of its grid is not known: set spec.emissions.zone, or the cluster's (emissions.zone or emissions.zones in the "
@@ -64,7 +66,7 @@ def begin_emissions(spec: EmissionsSpec, carbon: Intensities) -> EmissionsStatus
 
 
 def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) -> str | None:
-    """What is wrong with `spec.emissions.zone`, for people; `spec` is unparsed."""
+    """What is wrong with `spec.emissions.zone`, in words; `spec` is unparsed."""
     section = spec.get("emissions")
     zone = section.get("zone") if isinstance(section, Mapping) else None
     if carbon is None or not isinstance(zone, str) or len(zone) > MAX_ZONE_LENGTH or carbon.is_known(zone):
@@ -100,7 +102,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     pues = {a.number: a.pue_thousandths for a in account.attempts}
     default = account.default_pue
     progress = account.seen.job.status.progress
-    told = {e.key: (e, r) for r in account.reports for e in r.pods}
+    reported = {e.key: (e, r) for r in account.reports for e in r.pods}
     fixed = _Fixed.of(before.fixed)
     _fix_gone(fixed, stored, energy, scope, carbon)
     open_: list[Priced] = []
@@ -108,14 +110,12 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     zones: dict[str, None] = dict.fromkeys(before.zones)
     now_held: list[Intensity | Absent] = []
     for pod in energy.pods if energy is not None else ():
-        entry, report = told.get(pod.key, (None, None))
+        entry, report = reported.get(pod.key, (None, None))
         pue = pues.get(pod.attempt) or default
         if entry is None or report is None:
             left = pod.counted(scope) - pod.priced_joules
             if left > 0:
-                open_.append(
-                    Priced(without_joules=left, reasons=("its node does not tell when it was used",))
-                )
+                open_.append(Priced(without_joules=left, reasons=("its node does not say when it was used",)))
             pods.append(pod)
             continue
         zone = spec.zone or carbon.zone_of(report.region, report.zone)
@@ -148,8 +148,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
             }
         ),
         held,
-        known=energy is not None and bool(energy.used),
-        final=energy is not None and energy.final,
+        energy,
         steps=progress.step if progress is not None else None,
     )
     return Counted(emissions, energy)
@@ -211,7 +210,7 @@ def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
             total = total.plus(_Embodied(unknown_seconds=amount))
             continue
         shares = (
-            amortise(grams * MICROGRAMS_PER_GRAM, amount * 1000, carbon.lifetime_seconds)
+            amortise(from_grams(grams), to_milliseconds(amount), carbon.lifetime_seconds)
             for grams in (known.typical, known.low, known.high)
         )
         total = total.plus(_Embodied(*shares))
@@ -229,7 +228,7 @@ def embodied_of(
         return 0
     known = (figure.typical for figure in map(carbon.embodied, models) if figure is not None)
     grams = max(known, default=0)
-    return amortise(grams * MICROGRAMS_PER_GRAM, gpu_seconds * 1000, carbon.lifetime_seconds)
+    return amortise(from_grams(grams), to_milliseconds(gpu_seconds), carbon.lifetime_seconds)
 
 
 def _fix_gone(
@@ -259,7 +258,8 @@ def _price_pod(
         if not entry.closed and end > last:
             break
         priced = price((bucket,), pue, at)
-        waits = priced.without_joules and not entry.closed
+        # A forecast prices what is not over yet; for good only the value that was observed does, while it may still come.
+        waits = (priced.without_joules or priced.forecast_joules) and not entry.closed
         if waits and last - end < WAIT_FOR_INTENSITY.total_seconds():
             break
         fixed.priced = merge((fixed.priced, priced))
@@ -273,14 +273,14 @@ def _price_pod(
         fixed.priced = merge((fixed.priced, odds))
         done, odds = done + odds.joules, Priced()
     gpu_time = tuple(GpuTimeStatus(model=t.model, seconds=t.seconds) for t in entry.gpu_time)
-    told = pod.model_copy(
+    found = pod.model_copy(
         update={
             "priced_joules": pod.priced_joules + done,
             "priced_until": None if until == -inf else format_unix_time(until),
             "gpu_time": gpu_time or pod.gpu_time,
         }
     )
-    return (pod if told == pod else told), merge((odds, price(rest, pue, at)))
+    return (pod if found == pod else found), merge((odds, price(rest, pue, at)))
 
 
 def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, last: float) -> Priced:
@@ -328,11 +328,11 @@ def _sum_up(
     embodied: _Embodied | None,
     base: EmissionsStatus,
     held: Intensity | None,
+    energy: EnergyStatus | None,
     *,
-    known: bool,
-    final: bool,
     steps: int | None,
 ) -> EmissionsStatus:
+    known, final = energy is not None and bool(energy.used), energy is not None and energy.final
     made = fixed.embodied.plus(embodied) if embodied is not None else None
     operational = whole.micrograms
     total = operational + (made.typical if made is not None else 0)
@@ -397,7 +397,7 @@ def _percent(part: int, whole: int) -> int:
 
 def emissions_of(joules: int, pue: int, milligrams: int) -> int:
     """Micrograms of so much energy at a PUE (thousandths) and an intensity (mg/kWh), rounded up."""
-    return ceil(joules * pue * milligrams * 1000 / (THOUSANDTHS * JOULES_PER_KILOWATT_HOUR))
+    return ceil(emit(joules * milligrams, pue))
 
 
 def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:
@@ -418,7 +418,7 @@ def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:
 
 
 def find_absence(account: Account, basis: Basis) -> str:
-    """Why there is no intensity now, for people; empty where there is one."""
+    """Why there is no intensity now, in words; empty where there is one."""
     carbon = account.intensities
     if carbon is None:
         return ""

@@ -15,7 +15,7 @@ from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import KEPT_PODS, KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
 from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import attempt_of, is_abandoned
-from greentrain.units import format_energy
+from greentrain.quantities import format_energy
 
 MOST_SQUARED = 2**63 - 1
 """The most that the status can hold of squared joules: of an error bound of 800 kWh."""

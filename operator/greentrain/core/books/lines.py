@@ -22,7 +22,7 @@ from greentrain.api.v1alpha1 import (
 from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.charges import energy_of
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
-from greentrain.units import MILLIJOULES_PER_JOULE, format_emissions, format_energy
+from greentrain.quantities import MILLIJOULES_PER_JOULE, format_emissions, format_energy
 
 ENERGY_BUDGET = "spec.energy.budget"
 

@@ -18,7 +18,7 @@ from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, energy_of, ove
 from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.snapshot import Fleet
-from greentrain.units import THOUSANDTHS
+from greentrain.quantities import THOUSANDTHS
 
 REACTION_SECONDS = 5
 """From a report to the SIGTERM of every pod: a pass, a status write, deletions, the kubelets' next look."""

@@ -15,7 +15,7 @@ from greentrain.core.lifecycle.gates import Start, count_job_gpus, find_hold
 from greentrain.core.lifecycle.outcomes import Fail
 from greentrain.core.lifecycle.passing import Pass
 from greentrain.core.seen.times import format_time
-from greentrain.units import format_energy
+from greentrain.quantities import format_energy
 
 
 def start_or_wait(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -> Decision:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from greentrain.api.conditions import ConditionStatus
-from greentrain.api.nodepower import GpuStatus, resolve_cap
+from greentrain.api.nodepower import GpuCap, GpuStatus, resolve_cap
 from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.units import parse_power_cap
+from greentrain.quantities import parse_power_cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def judge_cap(
     """How a cap stands on the GPUs of a job's running pods, each of which asks for at least one."""
     by_node = {r.node: r for r in reports}
     findings: list[tuple[Reason, str]] = []
-    gpus: list[GpuStatus] = []
+    gpus: list[tuple[GpuStatus, GpuCap]] = []
     for pod in running:
         report = by_node.get(pod.node)
         if report is None or not any(e.uid == pod.uid for e in report.pods):
@@ -63,9 +63,9 @@ def judge_cap(
             text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
             findings.append((Reason.READINGS_STOPPED, text))
             continue
-        held = [g for g in report.gpus if g.cap is not None and g.cap.concerns(pod.uid)]
+        held = [(g, g.cap) for g in report.gpus if g.cap is not None and g.cap.concerns(pod.uid)]
         gpus += held
-        findings += [_find(cap, pod, gpu) for gpu in held]
+        findings += [_find(cap, pod, gpu, reported) for gpu, reported in held]
         if len(held) < pod.gpus:
             text = f"the agent on node {pod.node} has taken up {len(held)} of the {pod.gpus} GPUs of pod {pod.name}"
             findings.append((Reason.APPLYING, text))
@@ -74,12 +74,12 @@ def judge_cap(
     capped = sum(r in _IN_FORCE for r, _ in findings)
     status = PowerStatus(
         cap=cap,
-        asked_milliwatts=_highest(g.cap.asked_milliwatts for g in gpus if g.cap is not None),
-        set_milliwatts=_highest(g.limits.set_milliwatts for g in gpus),
-        enforced_milliwatts=_highest(g.limits.enforced_milliwatts for g in gpus),
+        asked_milliwatts=_highest(reported.asked_milliwatts for _, reported in gpus),
+        set_milliwatts=_highest(g.limits.set_milliwatts for g, _ in gpus),
+        enforced_milliwatts=_highest(g.limits.enforced_milliwatts for g, _ in gpus),
         gpus=total,
         gpus_capped=capped,
-        gpus_binding=sum(bool(g.cap is not None and g.cap.binding) for g in gpus),
+        gpus_binding=sum(bool(reported.binding) for _, reported in gpus),
     )
     if reason in _IN_FORCE:
         words = f"{capped} of {total} GPUs are capped at {cap}" + (
@@ -90,13 +90,12 @@ def judge_cap(
     return CapVerdict(status, value, reason, text)
 
 
-def _find(cap: str, pod: Pod, gpu: GpuStatus) -> tuple[Reason, str]:
-    assert gpu.cap is not None
+def _find(cap: str, pod: Pod, gpu: GpuStatus, reported: GpuCap) -> tuple[Reason, str]:
     where = f"GPU {gpu.uuid} of pod {pod.name} on node {pod.node}"
     asked = resolve_cap(parse_power_cap(cap), gpu.limits)
-    if asked is not None and gpu.cap.asked_milliwatts not in (None, asked):
+    if asked is not None and reported.asked_milliwatts not in (None, asked):
         return Reason.APPLYING, f"{where}: the change to {cap} is on its way"
-    return Reason(gpu.cap.reason), f"{where}: {gpu.cap.message}"
+    return Reason(reported.reason), f"{where}: {reported.message}"
 
 
 def _highest(amounts: Iterable[int | None]) -> int | None:

@@ -29,7 +29,14 @@ from greentrain.core.power.measures import CapMeasure, Sample, Track, observe
 from greentrain.core.power.projection import Choice, Projection, build_ladder, choose_cap, project
 from greentrain.core.seen.snapshot import Fleet, Snapshot
 from greentrain.core.seen.times import format_time
-from greentrain.units import THOUSANDTHS, format_emissions, format_energy, parse_power_cap
+from greentrain.quantities import (
+    THOUSANDTHS,
+    format_emissions,
+    format_energy,
+    parse_power_cap,
+    to_milliseconds,
+    to_seconds,
+)
 
 NO_LIMIT = 1 << 62
 """Joules: a job without a budget exceeds none."""
@@ -37,11 +44,17 @@ NO_LIMIT = 1 << 62
 
 def chosen_cap(spec: GreenTrainingJobSpec, projection: ProjectionStatus | None, fleet: Fleet) -> str:
     """The cap that is asked for: the spec's own, or the lower one that was chosen in its place."""
-    power = spec.power
-    if power is None or not power.lowers_cap:
+    power = _find_throttling(spec)
+    if power is None:
         return spec.power_cap
     chosen = projection.percent if projection is not None else None
     return spec.power_cap if chosen is None or chosen >= ceiling_of(power, fleet) else f"{chosen}%"
+
+
+def _find_throttling(spec: GreenTrainingJobSpec) -> PowerSpec | None:
+    """The section on power where it lets the cap be lowered to keep a budget; None where it does not."""
+    power = spec.power
+    return power if power is not None and power.lowers_cap else None
 
 
 def follow(
@@ -55,8 +68,8 @@ def follow(
     """The projection after this pass; as it stands where the program did not say anything new."""
     known, progress = seen.job.status.projection, seen.progress
     ceiling = ceiling_of(spec.power, seen.fleet)
-    throttles = spec.power is not None and spec.power.lowers_cap
-    if not throttles and known is not None and known.percent is not None:
+    throttles = _find_throttling(spec)
+    if throttles is None and known is not None and known.percent is not None:
         known = known.model_copy(
             update={"percent": None, "reason": "", "message": "", "cannot_finish": False}
         )
@@ -71,7 +84,7 @@ def follow(
         attempt=attempt.number,
         step=progress.step,
         joules=joules,
-        moment=int(seen.sampled.timestamp() * 1000),
+        moment=to_milliseconds(seen.sampled.timestamp()),
         percent=present,
         complete=_in_force(seen.job.status, chosen_cap(spec, known, seen.fleet)),
     )
@@ -79,8 +92,8 @@ def follow(
     track = observe(
         _read_track(known),
         sample,
-        settle_milliseconds=overdue_seconds(every) * 1000,
-        window_milliseconds=ceil((every or 30) * 2 / 3) * 1000,
+        settle_milliseconds=to_milliseconds(overdue_seconds(every)),
+        window_milliseconds=to_milliseconds(ceil((every or 30) * 2 / 3)),
     )
     left = None if progress.total_steps is None else max(0, progress.total_steps - progress.step)
     pace = project(
@@ -88,8 +101,7 @@ def follow(
     ).milliseconds
     budget = _budget_joules(books, attempt, _embodied_to_come(pace, books.emissions, attempt, seen))
     choice: Choice | None = None
-    if throttles and budget is not None and seen.fleet.lowest_percent is not None:
-        assert spec.power is not None
+    if throttles is not None and budget is not None and seen.fleet.lowest_percent is not None:
         choice = choose_cap(
             track.measures,
             present,
@@ -97,7 +109,7 @@ def follow(
             used=energy.used_joules,
             steps_left=left,
             budget=budget,
-            max_slowdown_percent=spec.power.max_slowdown_percent,
+            max_slowdown_percent=throttles.max_slowdown_percent,
         )
     there = present if choice is None else choice.percent
     projected = project(
@@ -107,7 +119,8 @@ def follow(
         steps_left=left,
         budget=NO_LIMIT if budget is None else budget,
     )
-    return _tell(track, projected, choice, books, attempt, seen, now=now)
+    micrograms = _emissions_at_end(projected, books.emissions, energy.used_joules, attempt, seen)
+    return _build_status(track, projected, choice, micrograms, bool(books.standings), now=now)
 
 
 def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: int) -> bool:
@@ -154,18 +167,16 @@ def _budget_joules(books: Books, attempt: AttemptStatus, embodied: int) -> int |
     return max(0, min(found)) if found else None
 
 
-def _tell(
+def _build_status(
     track: Track,
     projected: Projection,
     choice: Choice | None,
-    books: Books,
-    attempt: AttemptStatus,
-    seen: Snapshot,
+    micrograms: int | None,
+    has_budget: bool,
     *,
     now: datetime,
 ) -> ProjectionStatus:
-    assert books.energy is not None
-    grams = _emissions_at_end(projected, books.emissions, books.energy.used_joules, attempt, seen)
+    """What the job's status says of its projection; `micrograms`: what it will have emitted at its end."""
     end = None
     if projected.milliseconds is not None:
         end = format_time(now + timedelta(milliseconds=min(projected.milliseconds, 10**12)))
@@ -173,10 +184,10 @@ def _tell(
         energy="" if projected.joules is None else format_energy(projected.joules),
         energy_joules=projected.joules,
         uncertainty_joules=projected.uncertainty_joules,
-        emissions="" if grams is None else format_emissions(grams),
-        emissions_micrograms=grams,
+        emissions="" if micrograms is None else format_emissions(micrograms),
+        emissions_micrograms=micrograms,
         completion_time=end,
-        exceeds=projected.exceeds if books.standings else "No",
+        exceeds=projected.exceeds if has_budget else "No",
         cannot_finish=choice is not None and choice.cannot_finish,
         reason="" if choice is None else choice.reason,
         message="" if choice is None else choice.message[:1024],
@@ -212,7 +223,7 @@ def _embodied_to_come(
     """Micrograms of embodied share for the time that is left; 0 where it is not known how long that is."""
     if emissions is None:
         return 0
-    seconds = (milliseconds or 0) // 1000
+    seconds = to_seconds(milliseconds or 0)
     return embodied_of(emissions, seen.intensities, seen.fleet.models, attempt.gpus * seconds)
 
 

@@ -13,7 +13,7 @@ whole numbers, so that they can stand in a job's status.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from greentrain.core.power.measures import (
@@ -24,7 +24,7 @@ from greentrain.core.power.measures import (
     PRECISE_MILLIONTHS,
     CapMeasure,
 )
-from greentrain.units import format_energy
+from greentrain.quantities import Joules, format_energy
 
 RUNG_PERCENT = 10
 """Distance of two caps that are tried, in percent points: less saves hardly anything (a few percent of a step's energy), and
@@ -72,20 +72,28 @@ class Projection:
     """What a job will have used at its end if it goes on at one cap."""
 
     percent: int
-    joules: int | None = None
+    joules: Joules | None = None
     """In all, with what is used; None where it is not known."""
-    uncertainty_joules: int | None = None
+    uncertainty_joules: Joules | None = None
     """By how much that may be wrong, with 95 % confidence."""
     milliseconds: int | None = None
     """Until the end."""
     exceeds: Exceeds = "Unknown"
 
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Projection):
+    """The same for a cap at which steps were measured, so that nothing of it is unknown."""
+
+    joules: Joules
+    uncertainty_joules: Joules
+    milliseconds: int
+    exceeds: Exceeds
+
     @property
-    def most(self) -> int | None:
-        """Joules that are not exceeded, with 95 % confidence or more."""
-        if self.joules is None or self.uncertainty_joules is None:
-            return None
-        return self.joules + self.uncertainty_joules
+    def most(self) -> Joules:
+        """What is not exceeded, with 95 % confidence or more."""
+        return Joules(self.joules + self.uncertainty_joules)
 
 
 def project(
@@ -98,6 +106,11 @@ def project(
     found = next((m for m in measures if m.percent == percent), None)
     if found is None or not found.steps or steps_left is None:
         return Projection(percent)
+    return _estimate(found, used=used, steps_left=steps_left, budget=budget)
+
+
+def _estimate(found: CapMeasure, *, used: int, steps_left: int, budget: int) -> Estimate:
+    """The projection at a cap at which at least one step was measured."""
     steps_left = max(0, steps_left)
     left = -(-found.joules * steps_left // found.steps)
     error = max(found.error_millionths, LEAST_ERROR_MILLIONTHS)
@@ -107,9 +120,8 @@ def project(
         exceeds = "No"
     elif found.windows >= LEAST_WINDOWS and used + left - uncertainty > budget:
         exceeds = "Yes"
-    return Projection(
-        percent, used + left, uncertainty, found.milliseconds * steps_left // found.steps, exceeds
-    )
+    milliseconds = found.milliseconds * steps_left // found.steps
+    return Estimate(found.percent, Joules(used + left), Joules(uncertainty), milliseconds, exceeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +131,7 @@ class Choice:
     percent: int
     reason: Reason
     message: str
-    """The same for people."""
+    """The same in words."""
     cannot_finish: bool = False
     """Whether the job will exceed its budget at every cap that is allowed, each of which was measured."""
 
@@ -158,10 +170,10 @@ def choose_cap(
         return Choice(
             here, "NoTotal", f"it does not say how many steps are left, so its cap stays at {here}%"
         )
-    by_cap = {m.percent: m for m in measures if m.percent in ladder}
+    by_cap = {m.percent: m for m in measures if m.percent in ladder and m.steps}
     allowed = _find_allowed(ladder, by_cap, max_slowdown_percent)
-    projections = {
-        rung: project(measures, rung, used=used, steps_left=steps_left, budget=budget)
+    estimates = {
+        rung: _estimate(by_cap[rung], used=used, steps_left=steps_left, budget=budget)
         for rung in allowed
         if rung in by_cap
     }
@@ -169,72 +181,93 @@ def choose_cap(
     rough = max_slowdown_percent is None
     found = {
         rung: one
-        for rung, one in projections.items()
+        for rung, one in estimates.items()
         if by_cap[rung].is_enough or (rough and one.exceeds != "Unknown")
     }
-    too_slow = here not in allowed
-    margin = budget * RAISE_MARGIN_PERCENT // 100
-    fits = [rung for rung, one in found.items() if one.exceeds == "No"]
+    choice = _choose(_Rungs(here, allowed, by_cap, estimates, found), used, budget)
+    if here in allowed:
+        return choice
+    reason: Reason = choice.reason if choice.reason in ("CannotFinish", "Measuring") else "TooSlow"
+    text = f"{here}% slows it down by more than spec.power.maxSlowdownPercent ({max_slowdown_percent}) allows; {choice.message}"
+    return replace(choice, reason=reason, message=text)
 
-    def is_due(rung: int) -> bool:
+
+@dataclass(frozen=True, slots=True)
+class _Rungs:
+    """A ladder with what was measured on it."""
+
+    here: int
+    """The rung in force, in percent as all rungs are."""
+    allowed: tuple[int, ...]
+    """From the highest to the last that does not slow the job down too much."""
+    measures: Mapping[int, CapMeasure]
+    """Of each rung at which a step was measured."""
+    estimates: Mapping[int, Estimate]
+    """Of those that are allowed as well."""
+    found: Mapping[int, Estimate]
+    """Of those that were measured well enough."""
+
+    def is_due(self, rung: int, budget: int) -> bool:
         """Whether a cap that fits is good enough to leave the one in force for it, or to keep it."""
-        ample = _most(found[rung]) + margin <= budget
-        if too_slow:
+        here = self.here
+        if here not in self.allowed:
             return True
-        if here in found and here not in fits:
+        ample = self.found[rung].most + _margin(budget) <= budget
+        if here in self.found and self.found[here].exceeds != "No":
             # Where others cost as much, which of them fits is chance.
-            return ample or _is_worse(by_cap[here], by_cap[rung], SAME_PERCENT)
-        return rung <= here or (ample and _is_earlier(projections, rung, here))
+            return ample or _is_worse(self.measures[here], self.measures[rung], SAME_PERCENT)
+        return rung <= here or (ample and _is_earlier(self.estimates, rung, here))
 
-    best = max(filter(is_due, fits), default=None)
+    def find_best(self, budget: int) -> int | None:
+        """The highest cap that fits and is due; None where none is."""
+        fits = (rung for rung, one in self.found.items() if one.exceeds == "No")
+        return max((rung for rung in fits if self.is_due(rung, budget)), default=None)
 
-    def choose(rung: int, reason: Reason, words: str) -> Choice:
-        if not too_slow:
-            return Choice(rung, reason, words, cannot_finish=reason == "CannotFinish")
-        text = f"{here}% slows it down by more than spec.power.maxSlowdownPercent ({max_slowdown_percent}) allows; {words}"
-        new = reason if reason in ("CannotFinish", "Measuring") else "TooSlow"
-        return Choice(rung, new, text, cannot_finish=reason == "CannotFinish")
 
-    if here not in found and not too_slow and (best is None or best < here):
-        return choose(here, "Measuring", _describe_measuring(by_cap.get(here, CapMeasure(here))))
+def _margin(budget: int) -> int:
+    return budget * RAISE_MARGIN_PERCENT // 100
+
+
+def _choose(rungs: _Rungs, used: int, budget: int) -> Choice:
+    """The cap among those that are allowed, and why, not counting that the one in force may be none of them."""
+    here, allowed, by_cap, found = rungs.here, rungs.allowed, rungs.measures, rungs.found
+    best = rungs.find_best(budget)
+    if here not in found and here in allowed and (best is None or best < here):
+        return Choice(here, "Measuring", _describe_measuring(by_cap.get(here, CapMeasure(here))))
     above = min((rung for rung in allowed if rung > here), default=here)
     if best == here and above not in found:
-        bound = used - (used - _most(found[here])) * above // here
-        if bound + margin <= budget:
-            return choose(above, "Trying", f"{_describe(found[here], budget)}; {above}% is tried")
+        bound = used - (used - found[here].most) * above // here
+        if bound + _margin(budget) <= budget:
+            return Choice(above, "Trying", f"{_describe(found[here], budget)}; {above}% is tried")
     if best is not None:
-        return choose(best, _name_move(here, best), _describe(found[best], budget))
+        return Choice(best, _name_move(here, best), _describe(found[best], budget))
     # Here a rough measure counts too: a cap that was left because it did not fit is not tried again and again.
     known = [r for r in allowed if r in by_cap and by_cap[r].windows >= LEAST_WINDOWS]
     unknown = [r for r in allowed if r < known[-1]][:1] or [r for r in allowed if r not in known][-1:]
     if unknown:
-        words = _describe(projections[known[-1]], budget)
-        return choose(unknown[0], "Trying", f"{words}; {unknown[0]}% is tried")
+        words = _describe(rungs.estimates[known[-1]], budget)
+        return Choice(unknown[0], "Trying", f"{words}; {unknown[0]}% is tried")
     cheapest = _find_cheapest({rung: by_cap[rung] for rung in allowed}, here)
-    one, words = projections[cheapest], _describe(projections[cheapest], budget)
+    one, words = rungs.estimates[cheapest], _describe(rungs.estimates[cheapest], budget)
     if one.exceeds == "No":
-        return choose(cheapest, _name_move(here, cheapest), words)
+        return Choice(cheapest, _name_move(here, cheapest), words)
     if not by_cap[cheapest].is_enough:
-        return choose(cheapest, "Measuring", _describe_measuring(by_cap[cheapest]))
+        return Choice(cheapest, "Measuring", _describe_measuring(by_cap[cheapest]))
     words += ", and at no allowed cap does a step cost less"
     if one.exceeds == "Yes":
-        return choose(cheapest, "CannotFinish", f"it cannot finish inside its budget: {words}")
-    return choose(cheapest, "TooClose", words)
+        text = f"it cannot finish inside its budget: {words}"
+        return Choice(cheapest, "CannotFinish", text, cannot_finish=True)
+    return Choice(cheapest, "TooClose", words)
 
 
 def _name_move(here: int, there: int) -> Reason:
     return "Fits" if there == here else "Raised" if there > here else "Lowered"
 
 
-def _is_earlier(projections: Mapping[int, Projection], one: int, than: int) -> bool:
+def _is_earlier(estimates: Mapping[int, Estimate], one: int, than: int) -> bool:
     """Whether the job ends enough earlier at one cap than at another; also where that is not known of the other."""
-    ends = [projections[rung].milliseconds if rung in projections else None for rung in (one, than)]
-    return ends[0] is None or ends[1] is None or ends[1] - ends[0] >= LEAST_GAIN_MILLISECONDS
-
-
-def _most(one: Projection) -> int:
-    assert one.most is not None
-    return one.most
+    other = estimates.get(than)
+    return other is None or other.milliseconds - estimates[one].milliseconds >= LEAST_GAIN_MILLISECONDS
 
 
 def _find_allowed(
@@ -274,9 +307,7 @@ def _is_worse(one: CapMeasure, than: CapMeasure, percent: int) -> bool:
     return one.joules * than.steps * 100 > than.joules * one.steps * (100 + percent)
 
 
-def _describe(one: Projection, budget: int) -> str:
-    assert one.joules is not None
-    assert one.uncertainty_joules is not None
+def _describe(one: Estimate, budget: int) -> str:
     return (
         f"at {one.percent}% it would use {format_energy(one.joules)} of {format_energy(budget)}, "
         f"give or take {format_energy(one.uncertainty_joules)}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
+from greentrain.quantities import from_years
 
 ALLOWANCE_SECONDS = 3600
 """How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
@@ -20,7 +21,7 @@ ALLOWANCE_SECONDS = 3600
 LOOK_AHEAD_SECONDS = ALLOWANCE_SECONDS
 """The furthest that a grid is looked at ahead, however long a stop may take: one look is then a handful of moments."""
 
-LIFETIME_SECONDS = 4 * 365 * 24 * 3600
+LIFETIME_SECONDS = from_years(4)
 """Four years, over which the making of a GPU is spread where the settings do not say otherwise."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from greentrain.api.nodepower import GpuStatus, PodEnergy
-from greentrain.units import parse_time
+from greentrain.quantities import parse_time
 
 SILENT_AFTER = timedelta(seconds=95)
 """A node that has not reported for so long gives no readings: three intervals of 30 s and their jitter."""

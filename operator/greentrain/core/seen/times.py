@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from greentrain import units
+from greentrain import quantities
 
 CLOCK_WRONG = timedelta(hours=1)
 """By how much a node's clock may be wrong. Further ahead of the operator's, or further before a pod was made, no reading of it
@@ -13,7 +13,7 @@ and no time in its status can be."""
 
 def parse_time(text: str | None) -> datetime | None:
     """Parse an RFC 3339 time as the API server writes it; None for none, and for one that cannot be read."""
-    return units.parse_time(text) if text else None
+    return quantities.parse_time(text) if text else None
 
 
 def format_time(moment: datetime) -> str:

@@ -43,7 +43,7 @@ from greentrain.core.seen.times import format_time
 from greentrain.core.status.display import display, find_phase
 from greentrain.core.status.pods import count_pods, find_stuck
 from greentrain.core.status.progress import fold_progress, fold_steps
-from greentrain.units import format_emissions, format_energy
+from greentrain.quantities import format_emissions, format_energy
 
 
 class Writer:

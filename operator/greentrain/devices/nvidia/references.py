@@ -29,7 +29,7 @@ class FullCard:
 
 @dataclass(frozen=True, slots=True)
 class NumberedCard:
-    """A whole card whose UUID only NVML can tell."""
+    """A whole card whose UUID only NVML knows."""
 
     minor: int
     """NVML's minor number, that of /dev/nvidia0; not the index, which follows the PCI bus."""
@@ -47,7 +47,7 @@ class MigInstance:
 
     @property
     def parent(self) -> str | None:
-        """UUID of its card, where the old form of the text says it; else only NVML can tell."""
+        """UUID of its card, where the old form of the text says it; else only NVML knows."""
         name, slash, _ = self.uuid.removeprefix("MIG-").partition("/")
         return name if slash else None
 

@@ -14,7 +14,7 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -25,7 +25,15 @@ from typing import Any, NoReturn, TypeVar
 
 from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN
 from greentrain.grid.source import ZONE_FORM
-from greentrain.units import MILLIGRAMS_PER_GRAM, MOST_INTENSITY, format_unix_time, parse_intensity
+from greentrain.quantities import (
+    MOST_INTENSITY,
+    Intensity,
+    format_size,
+    format_unix_time,
+    in_grams_per_kilowatt_hour,
+    parse_intensity,
+    to_intensity,
+)
 
 MAX_BYTES = 20_000_000
 """A year of quarter hours of 15 zones; beyond it a file is a mistake, and reading it would hold the operator up."""
@@ -45,7 +53,7 @@ EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0
 TOLD = 10
 """Problems of one file that are named; the rest is a number."""
 
-COLUMNS = ("time", "intensity", "zone", "until")
+COLUMNS = ("time", "intensity", "zone", "until", "issued")
 REQUIRED = ("time", "intensity")
 
 NUMBER_PATTERN = r"[+-]?\d{1,20}(\.\d{1,30})?([eE][+-]?\d{1,2})?"
@@ -60,7 +68,7 @@ ANY_ZONE = ""
 
 
 class SeriesError(ValueError):
-    """The file is not such a series; `problems` says for people what to mend, each with the file's name and the line."""
+    """The file is not such a series; `problems` says what to mend, each with the file's name and the line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         """With at least one problem."""
@@ -75,6 +83,8 @@ class Period:
     begin: float
     end: float
     milligrams: int
+    issued: float | None = None
+    """The Unix time at which it was published; None where the file does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,8 @@ class Series:
     """Periods in order and without overlaps."""
 
     periods: tuple[Period, ...]
+    step: float
+    """Seconds from one period's beginning to the next one's: the median."""
 
     def find(self, moment: float) -> Period | tuple[float, float]:
         """The period of a Unix time, or from when to when there is none around it."""
@@ -108,6 +120,7 @@ class _Row:
     begin: float
     until: float | None
     milligrams: int
+    issued: float | None = None
 
 
 def parse(content: bytes, name: str) -> Parsed:
@@ -118,7 +131,7 @@ def parse(content: bytes, name: str) -> Parsed:
     """
     if len(content) > MAX_BYTES:
         _refuse(
-            name, f"is larger than {MAX_BYTES // 1_000_000} MB: leave out zones and times that are not needed"
+            name, f"is larger than {format_size(MAX_BYTES)}: leave out zones and times that are not needed"
         )
     try:
         text = content.decode("utf-8-sig")
@@ -139,7 +152,7 @@ def parse(content: bytes, name: str) -> Parsed:
     by_zone: dict[str, list[_Row]] = {}
     for row in rows:
         by_zone.setdefault(row.zone, []).append(row)
-    series = {zone: Series(_as_periods(of)) for zone, of in by_zone.items()}
+    series = {zone: _build_series(of) for zone, of in by_zone.items()}
     return Parsed(series, tuple(warnings[:TOLD]))
 
 
@@ -171,13 +184,13 @@ def parse_time(text: str) -> float:
 
 
 @lru_cache(maxsize=8192)  # the same numbers stand in a file again and again
-def parse_grams(text: str) -> int:
+def parse_grams(text: str) -> Intensity:
     """Milligrams per kilowatt-hour of `210.5` (grams) or `210.5gCO2e/kWh`.
 
     Raises:
         ValueError: it is not that, negative, or more than 5,000 g; the text says what would be right.
     """
-    form = f"write grams of CO2e per kWh from 0 to {MOST_INTENSITY // MILLIGRAMS_PER_GRAM}, such as 210.5 or 210.5gCO2e/kWh"
+    form = f"write grams of CO2e per kWh from 0 to {in_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
     if text.endswith("gCO2e/kWh"):
         try:
             return parse_intensity(text)
@@ -185,10 +198,10 @@ def parse_grams(text: str) -> int:
             raise ValueError(f"is no intensity: {form}") from None
     if re.fullmatch(NUMBER_PATTERN, text, re.ASCII) is None:
         raise ValueError(f"is no number: {form}")
-    milligrams = Decimal(text) * MILLIGRAMS_PER_GRAM
+    milligrams = to_intensity(Decimal(text))
     if not 0 <= milligrams <= MOST_INTENSITY:
         raise ValueError(f"is no intensity: {form}")
-    return round(milligrams)
+    return Intensity(round(milligrams))
 
 
 _Entry = tuple[str, Mapping[str, str]]
@@ -301,7 +314,8 @@ def _read_row(place: str, cells: Mapping[str, str]) -> _Row:
     until = _read(cells, "until", parse_time) if cells.get("until") else None
     if until is not None and until <= begin:
         raise ValueError(f"until '{cells['until']}' is not after time '{cells['time']}'")
-    return _Row(place, zone, begin, until, _read(cells, "intensity", parse_grams))
+    issued = _read(cells, "issued", parse_time) if cells.get("issued") else None
+    return _Row(place, zone, begin, until, _read(cells, "intensity", parse_grams), issued)
 
 
 def _read(cells: Mapping[str, str], column: str, parse_cell: Callable[[str], _T]) -> _T:
@@ -337,12 +351,16 @@ def _check_order(rows: Sequence[_Row], warnings: list[str]) -> tuple[list[_Row],
 
 
 def _same(one: _Row, other: _Row) -> bool:
-    return (one.begin, one.until, one.milligrams) == (other.begin, other.until, other.milligrams)
+    return replace(one, place="") == replace(other, place="")
 
 
 def _compare(before: _Row, row: _Row) -> str | None:
     of = f" of zone {row.zone}" if row.zone else ""
     now, then = format_unix_time(row.begin), format_unix_time(before.begin)
+    if row.begin == before.begin and replace(row, place="", issued=before.issued) == replace(
+        before, place=""
+    ):
+        return f"has another time of issue{of} for {now} than {before.place}: leave the earlier one out"
     if row.begin == before.begin:
         return f"has another value{of} for {now} than {before.place}: leave one of them out"
     if row.begin < before.begin:
@@ -354,7 +372,7 @@ def _compare(before: _Row, row: _Row) -> str | None:
     return None
 
 
-def _as_periods(rows: Sequence[_Row]) -> tuple[Period, ...]:
+def _build_series(rows: Sequence[_Row]) -> Series:
     """Each row until its `until`; without one until the next row, or one median step where that is far or none."""
     steps = [b.begin - a.begin for a, b in pairwise(rows)]
     step = median(steps) if steps else SINGLE_ROW_SECONDS
@@ -362,10 +380,9 @@ def _as_periods(rows: Sequence[_Row]) -> tuple[Period, ...]:
     for number, row in enumerate(rows):
         to_next = steps[number] if number < len(steps) else inf
         held = to_next if to_next <= GAP_STEPS * step else step
-        periods.append(
-            Period(row.begin, row.begin + held if row.until is None else row.until, row.milligrams)
-        )
-    return tuple(periods)
+        until = row.begin + held if row.until is None else row.until
+        periods.append(Period(row.begin, until, row.milligrams, row.issued))
+    return Series(tuple(periods), step)
 
 
 def _short(text: str) -> str:

@@ -19,7 +19,7 @@ from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.formats.series import ANY_ZONE, MAX_BYTES, Period, Series, SeriesError, parse
 from greentrain.grid.source import Refreshed, other_basis
-from greentrain.units import format_unix_time
+from greentrain.quantities import format_unix_time
 
 _Signature = tuple[int, int, int]
 
@@ -44,7 +44,16 @@ class FileValues:
             return other_basis(self.name, self.basis)
         found = series.find(moment)
         if isinstance(found, Period):
-            return Intensity(found.milligrams, self.name, basis, found.begin, found.end, as_of=found.begin)
+            return Intensity(
+                found.milligrams,
+                self.name,
+                basis,
+                found.begin,
+                found.end,
+                as_of=found.begin,
+                step=series.step,
+                issued=found.issued,
+            )
         begin, end = found
         return Absent(
             f"{self.name} has no row for {zone} {_span(begin, end)}: add it to the file", begin, end
@@ -73,8 +82,8 @@ class File:
         self._problems: tuple[str, ...] = (f"{name}: {path} has not been read yet",)
         self._signature: _Signature | None = None
 
-    async def refresh(self) -> Refreshed:
-        """Read the file again if it changed, in a thread: a year of a grid's values takes seconds to parse."""
+    async def refresh(self, wanted: Collection[str] = ()) -> Refreshed:  # noqa: ARG002
+        """Read the file again if it changed, whole, in a thread: a year of a grid's values takes seconds to parse."""
         await asyncio.to_thread(self._read)
         return Refreshed(self.values, self._problems)
 

@@ -35,6 +35,6 @@ class Fixed:
         """Its one zone, or any."""
         return self.zone is None or zone == self.zone
 
-    async def refresh(self) -> Refreshed:
+    async def refresh(self, wanted: Collection[str] = ()) -> Refreshed:  # noqa: ARG002
         """It never changes."""
         return Refreshed(self)

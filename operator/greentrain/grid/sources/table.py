@@ -20,7 +20,7 @@ from typing import cast
 from greentrain.api.v1alpha1 import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.source import Refreshed, other_basis
-from greentrain.units import MILLIGRAMS_PER_GRAM
+from greentrain.quantities import to_intensity
 
 NEAR = 3
 """How many zones are named beside an unknown one."""
@@ -80,20 +80,20 @@ class Table:
         return zone in self._labels
 
     def label(self, zone: str) -> str | None:
-        """A zone's name for people; None where it is not in the table."""
+        """A zone's name in plain words; None where it is not in the table."""
         return self._labels.get(zone)
 
     def suggest(self, zone: str) -> tuple[str, ...]:
         """Zones that may have been meant: by code, by name, by the country a longer name begins with."""
         return suggest(zone, self._labels)
 
-    async def refresh(self) -> Refreshed:
+    async def refresh(self, wanted: Collection[str] = ()) -> Refreshed:  # noqa: ARG002
         """It is part of the program, and never changes."""
         return Refreshed(self)
 
 
 def suggest(zone: str, labels: dict[str, str]) -> tuple[str, ...]:
-    """Up to three of these zones (with their names for people) that are near to what was written."""
+    """Up to three of these zones (with their names) that are near to what was written."""
     upper = {z.upper(): z for z in labels}
     names = {n.casefold(): z for z, n in labels.items()}
     prefix = zone.replace("_", "-").partition("-")[0].upper()
@@ -119,7 +119,7 @@ def read_rows() -> tuple[Row, ...]:
             zone=r["zone"],
             label=r["name"],
             basis=cast(Basis, r["basis"]),
-            milligrams=int(Decimal(r["intensity"]) * MILLIGRAMS_PER_GRAM),
+            milligrams=int(to_intensity(Decimal(r["intensity"]))),
             year=int(r["year"]),
             dataset=r["dataset"],
             source=r["source"],

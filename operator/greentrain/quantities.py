@@ -1,8 +1,11 @@
-"""The only place where quantities are converted and printed.
+"""Quantities with a unit: their types, and the only place where they are parsed, printed and converted.
 
 Inside, energy is a whole number of millijoules (NVML's unit) or joules, power of milliwatts, emissions of micrograms of
 CO2 equivalent and intensity of milligrams of it per kilowatt-hour, so that sums are exact; people read kilowatt-hours and
 kilograms. 1 Wh = 3,600 J (BIPM, The International System of Units, 9th edition, table 8 gives the hour).
+
+The types cost nothing at run time. A sum of two of one type is an `int` again, so a result takes its type where it is given
+back: by a function here, or by the type's own name.
 """
 
 from __future__ import annotations
@@ -11,13 +14,36 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
+from math import ceil
+from typing import NewType
+
+Joules = NewType("Joules", int)
+Millijoules = NewType("Millijoules", int)
+Milliwatts = NewType("Milliwatts", int)
+Micrograms = NewType("Micrograms", int)
+"""Of CO2 equivalent."""
+Intensity = NewType("Intensity", int)
+"""Milligrams of CO2 equivalent per kilowatt-hour; `carbon.intensity` has the value with its source and time."""
+Thousandths = NewType("Thousandths", int)
+"""Of a ratio that is 1 or more, such as a power usage effectiveness."""
 
 MILLIJOULES_PER_JOULE = 1000
 JOULES_PER_WATT_HOUR = 3600
 JOULES_PER_KILOWATT_HOUR = 3_600_000
 MILLIWATTS_PER_WATT = 1000
+MICROJOULES_PER_MILLIJOULE = 1000
+MICROJOULES_PER_JOULE = 1_000_000
 MICROGRAMS_PER_GRAM = 1_000_000
+MICROGRAMS_PER_MILLIGRAM = 1000
 MILLIGRAMS_PER_GRAM = 1000
+BYTES_PER_MEGABYTE = 1_000_000
+MILLISECONDS_PER_SECOND = 1000
+MICROSECONDS_PER_SECOND = 1_000_000
+NANOSECONDS_PER_SECOND = 1_000_000_000
+SECONDS_PER_DAY = 86_400
+SECONDS_PER_YEAR = 365 * SECONDS_PER_DAY
+"""As the Software Carbon Intensity specification counts a lifespan (1.1.0, "Embodied emissions")."""
 
 POWER_CAP_PATTERN = (
     r"(100|[1-9][0-9]?)%"
@@ -59,7 +85,8 @@ PUE_PATTERN = r"[0-9]{1,2}(\.[0-9]{1,3})?"
 
 PUE_FORM = "power usage effectiveness, a number from 1.0 to 5.0 such as 1.2"
 
-THOUSANDTHS = 1000
+THOUSANDTHS = Thousandths(1000)
+"""The ratio 1."""
 
 _JOULES = {
     "J": 1,
@@ -105,7 +132,7 @@ def parse_power_cap(text: str) -> PowerCap:
 
 
 def format_power(milliwatts: int) -> str:
-    """Power for people, in watts, as it can be asked for: nothing is rounded."""
+    """Power in watts, as it can be asked for: nothing is rounded."""
     whole, rest = divmod(milliwatts, MILLIWATTS_PER_WATT)
     return f"{whole}W" if not rest else f"{whole}.{rest:03d}".rstrip("0") + "W"
 
@@ -118,7 +145,7 @@ def _amount(text: str, pattern: str, units: dict[str, int]) -> int | None:
     return int(Decimal(text.removesuffix(unit)) * units[unit])
 
 
-def parse_energy(text: str) -> int:
+def parse_energy(text: str) -> Joules:
     """Read `500Wh`, `5kWh`, `1.5MWh` or `18MJ`: whole joules, what is left over cut off.
 
     Raises:
@@ -127,22 +154,22 @@ def parse_energy(text: str) -> int:
     joules = _amount(text, ENERGY_PATTERN, _JOULES)
     if joules is None or not 1 <= joules <= MOST_JOULES:
         raise ValueError(f"write {ENERGY_FORM}")
-    return joules
+    return Joules(joules)
 
 
-def parse_emissions(text: str) -> int:
+def parse_emissions(text: str) -> Micrograms:
     """Read `800gCO2e`, `2kgCO2e` or `1.2tCO2e`: whole micrograms.
 
     Raises:
         ValueError: it is none of these, or not from 1 mg to 100,000 t; the text says what would be right.
     """
     micrograms = _amount(text, EMISSIONS_PATTERN, _MICROGRAMS)
-    if micrograms is None or not MICROGRAMS_PER_GRAM // 1000 <= micrograms <= MOST_MICROGRAMS:
+    if micrograms is None or not MICROGRAMS_PER_MILLIGRAM <= micrograms <= MOST_MICROGRAMS:
         raise ValueError(f"write {EMISSIONS_FORM}")
-    return micrograms
+    return Micrograms(micrograms)
 
 
-def parse_intensity(text: str) -> int:
+def parse_intensity(text: str) -> Intensity:
     """Read `200gCO2e/kWh`: whole milligrams per kilowatt-hour.
 
     Raises:
@@ -151,10 +178,10 @@ def parse_intensity(text: str) -> int:
     milligrams = _amount(text, INTENSITY_PATTERN, {"gCO2e/kWh": MILLIGRAMS_PER_GRAM})
     if milligrams is None or milligrams > MOST_INTENSITY:
         raise ValueError(f"write {INTENSITY_FORM}")
-    return milligrams
+    return Intensity(milligrams)
 
 
-def parse_pue(text: str) -> int:
+def parse_pue(text: str) -> Thousandths:
     """Read a power usage effectiveness (ISO/IEC 30134-2: a facility's energy over that of its IT) in thousandths.
 
     Raises:
@@ -164,16 +191,16 @@ def parse_pue(text: str) -> int:
     thousandths = int(Decimal(text) * THOUSANDTHS) if known else 0
     if not THOUSANDTHS <= thousandths <= 5 * THOUSANDTHS:
         raise ValueError(f"write {PUE_FORM}")
-    return thousandths
+    return Thousandths(thousandths)
 
 
 def format_pue(thousandths: int) -> str:
-    """A power usage effectiveness for people."""
+    """A power usage effectiveness as it can be written."""
     return f"{thousandths / THOUSANDTHS:.4g}"
 
 
 def format_emissions(micrograms: int) -> str:
-    """Emissions for people: four digits of mg, g, kg or t of CO2 equivalent."""
+    """Emissions to read: four digits of mg, g, kg or t of CO2 equivalent."""
     amount, unit = micrograms / 1000, "mg"
     for larger in ("g", "kg", "t"):
         if amount < 999.95:
@@ -183,17 +210,93 @@ def format_emissions(micrograms: int) -> str:
 
 
 def format_intensity(milligrams: int) -> str:
-    """Milligrams per kilowatt-hour for people, in grams, as they can be written."""
+    """Milligrams per kilowatt-hour in grams, as they can be written."""
     return f"{milligrams / MILLIGRAMS_PER_GRAM:.6g}gCO2e/kWh"
 
 
-def to_joules(millijoules: int) -> int:
+def to_joules(millijoules: int) -> Joules:
     """Whole joules of an amount that only grows: what is left over shows up with the next ones."""
-    return millijoules // MILLIJOULES_PER_JOULE
+    return Joules(millijoules // MILLIJOULES_PER_JOULE)
+
+
+def to_joules_above(millijoules: float) -> Joules:
+    """Whole joules that are not less: of an error."""
+    return Joules(ceil(millijoules / MILLIJOULES_PER_JOULE))
+
+
+def to_millijoules(microjoules: int) -> Millijoules:
+    """Whole millijoules of RAPL's microjoules; as of `to_joules`, the rest shows up later."""
+    return Millijoules(microjoules // MICROJOULES_PER_MILLIJOULE)
+
+
+def to_microjoules(joules: int) -> int:
+    """Microjoules, the unit of RAPL's counters."""
+    return joules * MICROJOULES_PER_JOULE
+
+
+def in_grams(micrograms: int) -> int:
+    """Whole grams, rounded half to even."""
+    return round(micrograms / MICROGRAMS_PER_GRAM)
+
+
+def from_grams(grams: int) -> Micrograms:
+    """Micrograms of so many grams."""
+    return Micrograms(grams * MICROGRAMS_PER_GRAM)
+
+
+def to_intensity(grams: Decimal) -> Decimal:
+    """Milligrams per kilowatt-hour of grams, exact."""
+    return grams * MILLIGRAMS_PER_GRAM
+
+
+def in_grams_per_kilowatt_hour(intensity: int) -> int:
+    """Whole grams per kilowatt-hour, the rest cut off."""
+    return intensity // MILLIGRAMS_PER_GRAM
+
+
+def to_milliseconds(seconds: float) -> int:
+    """Whole milliseconds, the rest cut off."""
+    return int(seconds * MILLISECONDS_PER_SECOND)
+
+
+def to_seconds(milliseconds: int) -> int:
+    """Whole seconds, the rest cut off."""
+    return milliseconds // MILLISECONDS_PER_SECOND
+
+
+def from_nanoseconds(nanoseconds: int) -> float:
+    """Seconds."""
+    return nanoseconds / NANOSECONDS_PER_SECOND
+
+
+def from_microseconds(microseconds: int) -> float:
+    """Seconds."""
+    return microseconds / MICROSECONDS_PER_SECOND
+
+
+def from_years(years: int | Decimal) -> int:
+    """Whole seconds of years of 365 days."""
+    return int(years * SECONDS_PER_YEAR)
+
+
+def format_size(size: int) -> str:
+    """So many bytes in whole megabytes, the rest cut off."""
+    return f"{size // BYTES_PER_MEGABYTE} MB"
+
+
+def emit(energy: int | Fraction, pue: int) -> Fraction:
+    """Micrograms, exact, of energy in joules × mg/kWh at a PUE in thousandths."""
+    return Fraction(energy * pue * MICROGRAMS_PER_MILLIGRAM, THOUSANDTHS * JOULES_PER_KILOWATT_HOUR)
+
+
+def allow(micrograms: int, pue: int, intensity: int) -> Joules:
+    """Whole joules that emit no more than this at a PUE in thousandths and an intensity above zero."""
+    allowed = micrograms * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR
+    return Joules(allowed // (pue * intensity * MICROGRAMS_PER_MILLIGRAM))
 
 
 def format_energy(joules: int) -> str:
-    """Energy for people: joules below one watt-hour, else four digits of Wh, kWh or MWh."""
+    """Energy to read: joules below one watt-hour, else four digits of Wh, kWh or MWh."""
     if joules < JOULES_PER_WATT_HOUR:
         return f"{joules}J"
     amount, unit = joules / JOULES_PER_WATT_HOUR, "Wh"

@@ -5,27 +5,44 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrain.units import (
+from greentrain.quantities import (
     EARLIEST,
     LATEST,
     PowerCap,
+    allow,
+    emit,
     format_emissions,
     format_energy,
     format_intensity,
     format_power,
     format_pue,
+    format_size,
     format_unix_time,
+    from_grams,
+    from_microseconds,
+    from_nanoseconds,
+    from_years,
+    in_grams,
+    in_grams_per_kilowatt_hour,
     parse_emissions,
     parse_energy,
     parse_intensity,
     parse_power_cap,
     parse_pue,
     parse_time,
+    to_intensity,
+    to_joules,
+    to_joules_above,
+    to_microjoules,
+    to_millijoules,
+    to_milliseconds,
+    to_seconds,
 )
 
 REFUSAL = (
@@ -232,3 +249,40 @@ def test_a_time_of_any_year_is_one_that_can_be_counted_with_and_written(
     assert found == moment
     assert found is None or found.tzinfo is UTC
     assert found is None or re.fullmatch(r"[0-9]{4}-.{2}-.{2}T.{8}Z", format_unix_time(found.timestamp()))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (to_joules(1999), 1),
+        (to_joules_above(1999.5), 2),
+        (to_joules_above(2000.0), 2),
+        (to_millijoules(1999), 1),
+        (to_microjoules(2), 2_000_000),
+        (in_grams(1_500_000), 2),
+        (in_grams(2_500_000), 2),
+        (from_grams(3), 3_000_000),
+        (to_intensity(Decimal("210.5")), 210_500),
+        (in_grams_per_kilowatt_hour(5_000_999), 5000),
+        (to_milliseconds(1.9999), 1999),
+        (to_seconds(1999), 1),
+        (from_nanoseconds(1_500_000_000), 1.5),
+        (from_microseconds(1_500_000), 1.5),
+        (from_years(4), 126_144_000),
+        (from_years(Decimal("0.5")), 15_768_000),
+        (format_size(20_999_999), "20 MB"),
+        # A kilowatt-hour at 200 g/kWh and a PUE of 1.5.
+        (emit(3_600_000 * 200_000, 1500), 300_000_000),
+        (allow(300_000_000, 1500, 200_000), 3_600_000),
+    ],
+)
+def test_conversions(found: object, expected: object) -> None:
+    assert found == expected
+
+
+@given(st.integers(0, 10**15), st.integers(1000, 5000), st.integers(1, 5_000_000))
+def test_what_is_allowed_emits_no_more_and_a_joule_more_does(
+    micrograms: int, pue: int, intensity: int
+) -> None:
+    joules = allow(micrograms, pue, intensity)
+    assert emit(joules * intensity, pue) <= micrograms < emit((joules + 1) * intensity, pue)

@@ -1,0 +1,224 @@
+"""The questions to one card: each a few calls to NVML, made on a thread, one after the other.
+
+Cards are known by UUID. NVML's indices hold only from one initialisation to the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pynvml
+
+from greentrain.api.nodepower import PowerLimits
+from greentrain.devices.errors import DeviceError, Gone, Hanging, OutOfRange
+from greentrain.devices.nvidia.answers import ABSENT, LOST, STALE, UNUSABLE
+from greentrain.energy.intervals import CardReading
+from greentrain.node.cards import Card, CurrentLimits, Partition, known_limit
+from greentrain.quantities import format_power
+
+BUSY_PERCENT = 5
+"""Utilization from which a card counts as working; an assumption, for NVML names no threshold."""
+
+MOST_MILLIWATTS = 10_000_000
+"""A power above 10 kW is garbage, not a reading: no card comes near it."""
+
+_T = TypeVar("_T")
+
+
+class Slot:
+    """A card by its index in this session, known by its UUID as soon as that could be read."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.card: Card | None = None
+        self.handle: Any = None
+        self.gone: Gone | None = None
+        """Set while it is lost: it is left alone until the next discovery, for each look-up of a lost card makes the
+        driver try to start it."""
+        self.failure: DeviceError | None = None
+        """Why the last discovery failed."""
+        self.absent: set[Callable[[Any], object]] = set()
+        """What it was found not to support."""
+        self.unknown = 0
+        """How many times in a row it has answered UNKNOWN."""
+        self.since: float | None = None
+        """Since when a call has been under way, in time.monotonic()."""
+        self.seconds = 0.0
+        """How long it took the last time."""
+
+    @property
+    def name(self) -> str:
+        """The card for messages."""
+        return f"The GPU with index {self.index}" if self.card is None else self.card.uuid
+
+    def hang(self) -> Hanging | None:
+        """The error for a card whose last call has not returned; None where no call is under way."""
+        since = self.since
+        return None if since is None else Hanging(self.name, time.monotonic() - since)
+
+
+def _find(slot: Slot) -> Any:
+    """The card's handle.
+
+    Looking up by UUID makes NVML go through, and start, the other cards as well, and would hang with them; so first
+    see whether the index still leads to it.
+    """
+    if slot.handle is None:
+        card = slot.card
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(slot.index)
+            found = pynvml.nvmlDeviceGetUUID(handle)
+        except pynvml.NVMLError as error:
+            if card is None or error.value not in STALE:
+                raise
+            found = None
+        if card is not None and found != card.uuid:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(card.uuid)
+        slot.handle = handle
+    return slot.handle
+
+
+def _ask_optional(slot: Slot, function: Callable[[Any], _T], absent: frozenset[int] = ABSENT) -> _T | None:
+    """What a function answers of the card, None where that is not supported, which is remembered."""
+    if function in slot.absent:
+        return None
+    handle = _find(slot)
+    try:
+        return function(handle)
+    except pynvml.NVMLError as error:
+        if error.value not in absent:
+            raise
+        slot.absent.add(function)
+        return None
+
+
+_BUSY_ABSENT = ABSENT | {pynvml.NVML_ERROR_NO_PERMISSION}
+
+
+def read(slot: Slot) -> CardReading:
+    """What the card has used and draws now, as far as it says so."""
+    counter: int | None = _ask_optional(slot, pynvml.nvmlDeviceGetTotalEnergyConsumption)
+    draw: int | None = _ask_optional(slot, pynvml.nvmlDeviceGetPowerUsage)
+    if draw is not None and not 0 <= draw <= MOST_MILLIWATTS:
+        draw = None
+    return CardReading(counter, draw, _is_busy(slot))
+
+
+def _is_busy(slot: Slot) -> bool:
+    """Whether the card works; a card that shows neither utilization nor processes counts as idle.
+
+    Utilization is not shown in MIG mode, and processes there to root alone. Being refused either must not cost the
+    card's energy, hence no error.
+    """
+    rates = _ask_optional(slot, pynvml.nvmlDeviceGetUtilizationRates, _BUSY_ABSENT)
+    if rates is not None:
+        return bool(rates.gpu >= BUSY_PERCENT)
+    return bool(_ask_optional(slot, pynvml.nvmlDeviceGetComputeRunningProcesses, _BUSY_ABSENT))
+
+
+def read_current_limits(slot: Slot) -> CurrentLimits:
+    """The power limit that is set, the one in force, and whether it binds now."""
+    return CurrentLimits(
+        set_milliwatts=known_limit(_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimit)),
+        enforced_milliwatts=known_limit(_ask_optional(slot, pynvml.nvmlDeviceGetEnforcedPowerLimit)),
+        binding=_is_binding(slot),
+    )
+
+
+_REASONS_ABSENT = ABSENT | {pynvml.NVML_ERROR_NO_PERMISSION}
+
+
+def _is_binding(slot: Slot) -> bool | None:
+    reasons: int | None = _ask_optional(
+        slot, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, _REASONS_ABSENT
+    )
+    return None if reasons is None else bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap)
+
+
+def set_limit(slot: Slot, milliwatts: int) -> OutOfRange | None:
+    """Set the card's power limit; OutOfRange where it takes other limits than this."""
+    try:
+        pynvml.nvmlDeviceSetPowerManagementLimit(_find(slot), milliwatts)
+    except pynvml.NVMLError as error:
+        if error.value != pynvml.NVML_ERROR_INVALID_ARGUMENT:
+            raise
+        # The value, or the handle: asked with the same handle the range shows which.
+        least, most = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(_find(slot))
+        allowed = f"its power limit is between {format_power(least)} and {format_power(most)}"
+        return OutOfRange(slot.name, format_power(milliwatts), allowed)
+    return None
+
+
+def _read_limits(slot: Slot) -> PowerLimits:
+    least, most = _ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementLimitConstraints) or (None, None)
+    current = read_current_limits(slot)
+    return PowerLimits(
+        min_milliwatts=known_limit(least),
+        default_milliwatts=known_limit(_ask_optional(slot, pynvml.nvmlDeviceGetPowerManagementDefaultLimit)),
+        max_milliwatts=known_limit(most),
+        set_milliwatts=current.set_milliwatts,
+        enforced_milliwatts=current.enforced_milliwatts,
+    )
+
+
+def _read_limits_if_possible(slot: Slot, uuid: str) -> PowerLimits:
+    """The card's limits; where its calls for them fail, those of before: its energy is read all the same."""
+    try:
+        return _read_limits(slot)
+    except pynvml.NVMLError as error:
+        if error.value in LOST or error.value in STALE or error.value in UNUSABLE:
+            raise
+        known = slot.card
+        return known.limits if known is not None and known.uuid == uuid else PowerLimits()
+
+
+def describe(slot: Slot) -> Card:
+    """Everything about a card but its readings; from then on the slot knows its handle."""
+    # What was not supported may be by now: it was switched on, or the answer was a passing one.
+    slot.absent.clear()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(slot.index)
+    uuid: str = pynvml.nvmlDeviceGetUUID(handle)
+    slot.handle = handle
+    # [current, pending]: the pending mode comes with the next reset.
+    mig = (_ask_optional(slot, pynvml.nvmlDeviceGetMigMode) or [0])[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    persistence = _ask_optional(slot, pynvml.nvmlDeviceGetPersistenceMode)
+    return Card(
+        uuid=uuid,
+        index=slot.index,
+        minor=_ask_optional(slot, pynvml.nvmlDeviceGetMinorNumber),
+        model=pynvml.nvmlDeviceGetName(handle),
+        partitioned=mig,
+        partitions=_read_instances(handle) if mig else (),
+        limits=_read_limits_if_possible(slot, uuid),
+        persistence=None if persistence is None else bool(persistence),
+    )
+
+
+def _read_instances(handle: Any) -> tuple[Partition, ...]:
+    """The card's MIG devices.
+
+    As many MIG devices fit on a card as it has compute slices, for the smallest takes one (NVIDIA's MIG user guide:
+    7 on A100 and H100, 4 on A30).
+    """
+    total: int = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    found = []
+    for number in range(total):
+        try:
+            device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+            attributes = pynvml.nvmlDeviceGetAttributes_v2(device)
+            found.append(
+                Partition(
+                    uuid=pynvml.nvmlDeviceGetUUID(device),
+                    gpu_instance=pynvml.nvmlDeviceGetGpuInstanceId(device),
+                    compute_instance=pynvml.nvmlDeviceGetComputeInstanceId(device),
+                    slices=attributes.computeInstanceSliceCount,
+                    total_slices=total,
+                )
+            )
+        except pynvml.NVMLError as error:
+            # A place without an instance, or one that was destroyed between two calls.
+            if error.value not in STALE:
+                raise
+    return tuple(found)

@@ -1,0 +1,105 @@
+"""One card of a node's account: its last reading, who was seen to hold it since, and what it draws.
+
+Millijoules, milliwatts, and times on the readings' clock; the journal holds these objects as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from greentrain.energy.intervals import CardReading
+
+DRAW_SECONDS = 10.0
+"""Over how long a draw is averaged, and how old its last reading may be: longer than a look takes beside a card that hangs
+(2 s) and than processors are looked at apart (5 s), short enough to see a job's steps begin and end."""
+
+SHORTEST_DRAW_SECONDS = 2.0
+"""Over less than this a counter that is renewed ten times a second gives a draw to 5 % at best."""
+
+Holders = tuple[tuple[str, float, bool], ...]
+"""Pod, share and whether alone, of each holder of a card."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """A time throughout which the same pods were seen to hold a card."""
+
+    begin: float
+    end: float
+    holders: Holders = ()
+
+
+@dataclass(slots=True)
+class LastHeld:
+    """The last moment at which a card's holders were known, whether it could be read or not."""
+
+    at: float
+    boot: str
+    holders: Holders = ()
+
+
+@dataclass(slots=True)
+class LastSeen:
+    """The last moment at which a card's reading and its holders were both known, and its holders seen since."""
+
+    at: float
+    wall: float
+    boot: str
+    counter: int | None = None
+    draw: int | None = None
+    busy: bool = False
+    phases: list[Seen] = field(default_factory=list)
+
+    @property
+    def reading(self) -> CardReading:
+        """The reading of that moment."""
+        return CardReading(self.counter, self.draw, self.busy)
+
+    def see(self, holders: Holders, at: float) -> None:
+        """Who holds the card at a later moment, whether it can be read or not."""
+        if self.phases and self.phases[-1].holders == holders:
+            self.phases[-1].end = max(at, self.phases[-1].end)
+        else:
+            self.phases.append(Seen(begin=at, end=at, holders=holders))
+
+
+@dataclass(slots=True)
+class CardAccount:
+    """One card, whichever pods used it."""
+
+    last: LastSeen | None = None
+    measured: int = 0
+    estimated: int = 0
+    missing_seconds: float = 0.0
+    idle_draw: float | None = None
+    """Milliwatts it draws when no pod holds it and nothing runs on it, as learnt."""
+    model: str = ""
+    """Product name, as it was read last; empty where it never was."""
+    held: LastHeld | None = None
+    recent: Annotated[list[tuple[float, int]], Field(exclude=True)] = field(
+        default_factory=list, compare=False
+    )
+    """Times and millijoules used by then, of the last readings between which the same pods held it."""
+
+    def learn_idle(self, draw: float) -> None:
+        """Take in what the idle card drew between two readings."""
+        self.idle_draw = draw if self.idle_draw is None else self.idle_draw + (draw - self.idle_draw) / 16
+
+    def note(self, at: float) -> None:
+        """Remember what it has used by now, for its draw."""
+        recent = self.recent
+        if recent and not 0.0 <= at - recent[-1][0] <= DRAW_SECONDS:
+            recent.clear()
+        recent.append((at, self.measured + self.estimated))
+        while recent[0][0] < at - DRAW_SECONDS and at - recent[1][0] >= SHORTEST_DRAW_SECONDS:
+            del recent[0]
+
+    def find_draw(self, at: float) -> float | None:
+        """Milliwatts over the last seconds; None where too little was read of late."""
+        if not self.recent or at - self.recent[-1][0] > DRAW_SECONDS:
+            return None
+        (begin, before), (end, after) = self.recent[0], self.recent[-1]
+        return None if end - begin < SHORTEST_DRAW_SECONDS else (after - before) / (end - begin)
