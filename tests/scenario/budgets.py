@@ -35,6 +35,7 @@ from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.ledger import decide_settled
+from greentrain.core.books.overshoot import REPORTS_WAIT_SECONDS
 from greentrain.core.lifecycle.decide import Decision, decide
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.nodes import NodeReport
@@ -455,6 +456,7 @@ class Operator:
         self.due = math.inf
         self.written = -math.inf
         self.asked = -math.inf
+        self.passed = -math.inf
         self.nodes: set[str] = set()
         """Nodes whose asks may be others now."""
         self.next_beat = self.ready_at
@@ -478,7 +480,7 @@ class Operator:
         while self.news and self.news[0][0] <= world.now:
             self.news.popleft()[1](self)
         if self.due <= world.now:
-            self.due = math.inf
+            self.due, self.passed = math.inf, world.now
             self._pass()
         due, self.nodes = sorted(self.nodes), set()
         for name in due:
@@ -495,9 +497,10 @@ class Operator:
             self.nodes.add(node.name)
         self.due = self.world.now
 
-    def wake(self) -> None:
-        """Something is new."""
-        self.due = min(self.due, self.world.now + self.world.traits.pass_lag)
+    def wake(self, *, wait: float = 0.0) -> None:
+        """Something is new; `wait`: how many seconds it waits after the last pass, to be taken up with others."""
+        begin = max(self.world.now, self.passed + wait)
+        self.due = min(self.due, begin + self.world.traits.pass_lag)
 
     def take_report(self, node: Node) -> None:
         """A NodePower as a watch or a list brings it."""
@@ -511,7 +514,7 @@ class Operator:
         self.reports[node.name] = (now, seen, copy)
         self.nodes.add(node.name)
         if power.entries or node.name in self._concerned():
-            self.wake()
+            self.wake(wait=REPORTS_WAIT_SECONDS)
 
     def take_pod(self, pod: SimPod, shown: Pod | None) -> None:
         """A pod as a watch brings it; None: it is gone."""

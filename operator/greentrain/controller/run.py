@@ -28,6 +28,7 @@ from greentrain.controller.passes import Passes
 from greentrain.controller.settings import Settings
 from greentrain.controller.watches import Watches
 from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.books.overshoot import REPORTS_WAIT_SECONDS
 from greentrain.kube.cache import Cache, Key, node_of, version_of
 from greentrain.kube.client import NOT_JSON, ApiError, Client, connect
 from greentrain.kube.readings import NodePowers
@@ -353,7 +354,7 @@ class Operator:
     def _node_power_seen(self, type_: str | None, body: dict[str, Any]) -> None:
         changed = self._node_powers.drop(body) if type_ == "DELETED" else self._node_powers.put(body)
         for key in changed or ():
-            self._queue.add(key)
+            self._queue.add_soon(key, REPORTS_WAIT_SECONDS)
         if self._nodes is not None:
             self._nodes.add(body["metadata"]["name"])
 
