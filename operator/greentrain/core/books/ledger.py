@@ -4,11 +4,14 @@ Each pod's entry is joined with what is known of it: joules only grow, so of two
 the same in any order and any number of times. Once an ended pod's entry stands in the stored status its node's agent is
 told (`NodePower.spec.settled`) and lets go of it; and once the agent has, the entry becomes part of one sum, with its
 name kept so that an old report of it is not counted again. Every step looks at the one before as it is stored.
+
+What an entry adds is concluded once: of a job on a thousand nodes a pass joins the entries that were reported since the last one,
+and adds up whole numbers (`core.seen.nodes.Kept`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import isqrt
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
@@ -43,13 +46,15 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
         for entry in report.pods:
             told.add(entry.key)
             if entry.key not in settled:
-                pods[entry.key] = _join(pods.get(entry.key), entry, report.node)
+                given = (pods.get(entry.key), entry, report.node)
+                pods[entry.key] = report.kept.get("joined", entry.key, given, _join)
     if old is None and not pods:
         return None, {}
     stored = {p.key: p for p in before.pods}
     growth: dict[int, int] = {}
     for key, pod in pods.items():
-        more = pod.counted(scope) - (stored[key].counted(scope) if key in stored else 0)
+        known = stored.get(key)
+        more = 0 if pod is known else pod.counted(scope) - (known.counted(scope) if known is not None else 0)
         if more:
             growth[pod.attempt] = growth.get(pod.attempt, 0) + more
     kept, folded, lost = [], [], 0
@@ -120,13 +125,9 @@ def _sum_up(
     scope: Scope,
 ) -> EnergyStatus:
     base = before.folded or PodEnergyStatus(uid="", final=True)
-    whole = base
-    for pod in folded:
-        whole = _add(whole, pod)
+    whole = _add_up((base, *folded)) if folded else base
     squared = min(before.folded_error_squared + sum(p.error_joules**2 for p in folded), MOST_SQUARED)
-    total = whole
-    for pod in kept:
-        total = _add(total, pod)
+    total = _add_up((whole, *kept))
     used = total.counted(scope)
     # Processors and memory are always estimated: divided by CPU time.
     host = 0 if scope == "Node" else total.cpu_joules + total.dram_joules
@@ -158,14 +159,15 @@ def _root(squared: int) -> int:
     return 1 + isqrt(squared - 1) if squared else 0
 
 
-def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:
+def _add_up(pods: Sequence[PodEnergyStatus]) -> PodEnergyStatus:
+    """The sum of what these pods used, under the first one's name."""
     return PodEnergyStatus(
-        uid=one.uid,
-        gpu_joules=one.gpu_joules + other.gpu_joules,
-        cpu_joules=one.cpu_joules + other.cpu_joules,
-        dram_joules=one.dram_joules + other.dram_joules,
-        estimated_joules=one.estimated_joules + other.estimated_joules,
-        missing_seconds=one.missing_seconds + other.missing_seconds,
+        uid=pods[0].uid,
+        gpu_joules=sum(p.gpu_joules for p in pods),
+        cpu_joules=sum(p.cpu_joules for p in pods),
+        dram_joules=sum(p.dram_joules for p in pods),
+        estimated_joules=sum(p.estimated_joules for p in pods),
+        missing_seconds=sum(p.missing_seconds for p in pods),
         final=True,
     )
 
