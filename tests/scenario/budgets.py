@@ -574,7 +574,7 @@ class Operator:
         return with_intensities(seen, world.carbon, now=self.now)
 
     def _pass(self) -> None:
-        """As `controller.passes` does it."""
+        """As `controller.passes.jobs` does it."""
         world = self.world
         last = self.status.attempts[-1] if self.status.attempts else None
         if last is not None and last.end_time is None and last.running_time is not None:
@@ -640,7 +640,7 @@ class Operator:
         return True
 
     def _pass_node(self, name: str) -> None:
-        """As `controller.nodes` does it."""
+        """As `controller.passes.nodes` does it."""
         node, known = self.world.nodes[name], self.reports.get(name)
         if known is None:
             return

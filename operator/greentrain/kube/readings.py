@@ -54,7 +54,7 @@ class NodePower:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Assembled:
     """What a node reports of a job, and what that was concluded from."""
 
     known: NodePower
@@ -77,7 +77,7 @@ class NodePowers:
         self._typical: Fleet | None = None
         self._foreign: dict[tuple[str, Key], int] = {}
         """By node and job: how many entries were not believed of it."""
-        self._told: dict[tuple[str, Key], _Told] = {}
+        self._assembled: dict[tuple[str, Key], _Assembled] = {}
         """By node and job: what was put together of it last."""
 
     def put(self, body: Body) -> set[Key] | None:
@@ -112,7 +112,7 @@ class NodePowers:
         now = set(entries)
         for key in before - now:
             self._foreign.pop((name, key), None)
-            self._told.pop((name, key), None)
+            self._assembled.pop((name, key), None)
         for key in now:
             self._nodes.setdefault(key, set()).add(name)
         fresh = old is None or old.uid != uid or status != old.status
@@ -161,7 +161,7 @@ class NodePowers:
         del self._known[meta["name"]]
         for key in keys:
             self._foreign.pop((meta["name"], key), None)
-            self._told.pop((meta["name"], key), None)
+            self._assembled.pop((meta["name"], key), None)
         self._typical = None
         return keys
 
@@ -292,7 +292,7 @@ class NodePowers:
         bindings: tuple[Binding | None, ...],
     ) -> NodeReport:
         """What one node reports of a job; `bindings` says where the pods are, entry by entry."""
-        before = self._told.get((known.name, key))
+        before = self._assembled.get((known.name, key))
         if (
             before is not None
             and before.known is known
@@ -315,7 +315,7 @@ class NodePowers:
         if before is not None and before.uid == uid:
             report.follow(before.report)
         if entries:
-            self._told[known.name, key] = _Told(known, uid, created, bindings, report)
+            self._assembled[known.name, key] = _Assembled(known, uid, created, bindings, report)
         return report
 
 

@@ -307,7 +307,7 @@ def _price_pod(pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, *
         fixed.append(odds)
         done, odds = done + odds.joules, Priced()
     gpu_time = tuple(GpuTimeStatus(model=t.model, seconds=t.seconds) for t in entry.gpu_time)
-    told = pod.model_copy(
+    further = pod.model_copy(
         update={
             "priced_joules": pod.priced_joules + done,
             "priced_until": None if until == -inf else format_unix_time(until),
@@ -315,7 +315,7 @@ def _price_pod(pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, *
         }
     )
     remaining = merge((odds, price(rest, pue, ask)))
-    return _PricedPod(pod if told == pod else told, tuple(fixed), remaining, tuple(asked.items()))
+    return _PricedPod(pod if further == pod else further, tuple(fixed), remaining, tuple(asked.items()))
 
 
 def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, last: float) -> Priced:
