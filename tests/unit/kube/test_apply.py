@@ -9,9 +9,16 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.v1alpha1 import (
+    EnergyBudgetStatus,
+    EnergyStatus,
+    GreenTrainingJobStatus,
+    PodAllowance,
+    PodCharge,
+    PodEnergyStatus,
+)
 from greentrain.core.lifecycle.decide import Decision
-from greentrain.kube.apply import apply_effects, run_all
+from greentrain.kube.apply import apply_effects, dump_status, run_all
 from greentrain.kube.cache import Cache
 from greentrain.kube.client import CONNECTIONS, WORDS_MAX, Client
 from tests.support.manifests import build_template
@@ -109,3 +116,19 @@ async def test_of_pods_that_are_alike_one_refusal_for_their_content_is_enough(
     assert (first.name, first.reason, len(outcome.obstacles)) == ("p0", reason, posted)
     assert first.message.startswith("spec.containers[0].env[7]: <hidden> is not valid; ")
     assert len(first.message) == WORDS_MAX
+
+
+def test_of_each_pod_only_what_is_not_its_default_is_stored() -> None:
+    since = "2026-01-01T00:00:00Z"
+    budget = EnergyBudgetStatus(
+        charges=(PodCharge(uid="a", limit_milliwatts=0, since=since),),
+        allowances=(PodAllowance(uid="a", joules=0),),
+    )
+    energy = EnergyStatus(pods=(PodEnergyStatus(uid="a", node="n", gpu_joules=7),), budget=budget)
+    status = GreenTrainingJobStatus(energy=energy)
+    stored = dump_status(status)["energy"]
+    assert stored["pods"] == [{"uid": "a", "node": "n", "gpuJoules": 7}]
+    assert stored["budget"]["charges"] == [{"uid": "a", "limitMilliwatts": 0, "since": since}]
+    assert stored["budget"]["allowances"] == [{"uid": "a", "joules": 0}]
+    assert stored["lostPods"] == 0
+    assert GreenTrainingJobStatus.model_validate(dump_status(status)) == status
