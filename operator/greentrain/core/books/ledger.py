@@ -178,7 +178,8 @@ def has_last_word(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
         return False
     if entry.key in energy.settled:
         return True
-    return any(p.key == entry.key and p.final and p.joules >= entry.joules for p in energy.pods)
+    of_pod = (p for p in energy.pods if p.uid == entry.uid and p.segment == entry.segment)
+    return any(p.final and p.joules >= entry.joules for p in of_pod)
 
 
 def decide_settled(
