@@ -20,12 +20,12 @@ REFRESH_SECONDS = 30.0
 class Emissions:
     """The sources, refreshed, and what a pass takes from them."""
 
-    def __init__(self, settings: EmissionsSettings, *, told: Callable[[int], None]) -> None:
-        """As the settings say; `told` is given how many problems the sources have."""
+    def __init__(self, settings: EmissionsSettings, *, counted: Callable[[int], None]) -> None:
+        """As the settings say; `counted` is given how many problems the sources have."""
         self._settings = settings
         self._sources = Sources(settings)
         self._figures = EmbodiedTable(settings.embodied.models)
-        self._told = told
+        self._counted = counted
         self._problems: tuple[str, ...] = ()
         self.source: CarbonSource | None = None
         """What is known now; None before the first `refresh`. It is exchanged whole, so that a pass may keep the one it began
@@ -51,7 +51,7 @@ class Emissions:
         if self._problems and not problems:
             logger.info("emissions: every source can be read again")
         self._problems = problems
-        self._told(len(problems))
+        self._counted(len(problems))
 
     async def work(self) -> None:
         """Refresh until cancelled."""

@@ -47,7 +47,7 @@ UNREADABLE_CHECKS = 2
 START_RETRY_SECONDS = 5.0
 RESYNC_RETRY_SECONDS = 10.0
 FIRST_RESYNCS_SECONDS = (3.0, 15.0)
-"""After the watches were opened: what is deleted between the list and the first watch, no event tells."""
+"""After the watches were opened: what is deleted between the list and the first watch, no event says."""
 
 FINISH_SECONDS = 5.0
 """How long passes under way may still take once the operator is asked to stop; the pod has 15 s."""
@@ -133,7 +133,7 @@ class Operator:
             )
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
             stack.callback(self._queue.close)
-            emissions = Emissions(self.settings.emissions, told=self.telemetry.emissions_problems.set)
+            emissions = Emissions(self.settings.emissions, counted=self.telemetry.emissions_problems.set)
             await emissions.refresh()
             if not await _until(stop, self._start(client)):
                 return

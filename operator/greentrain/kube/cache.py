@@ -356,13 +356,13 @@ def binding_of(body: Body) -> Binding:
 
 
 def controller_uid(body: Body) -> str | None:
-    """UID of the controller that owns an object; None where nobody does."""
+    """UID of the controller that owns an object; None where none does."""
     references = body["metadata"].get("ownerReferences") or ()
     return next((r["uid"] for r in references if r.get("controller")), None)
 
 
 def controller_name(body: Body) -> tuple[str, str] | None:
-    """Kind and name of the controller that owns an object; None where nobody does."""
+    """Kind and name of the controller that owns an object; None where none does."""
     references = body["metadata"].get("ownerReferences") or ()
     return next(((r["kind"], r["name"]) for r in references if r.get("controller")), None)
 

@@ -72,7 +72,7 @@ class NodePowers:
         self._clock = clock
         self._known: dict[str, NodePower] = {}
         self._nodes: dict[Key, set[str]] = {}
-        """The nodes that tell of a job: a pass over one job must not go through every pod of the cluster."""
+        """The nodes that report of a job: a pass over one job must not go through every pod of the cluster."""
         self._deleted: set[str] = set()
         self._typical: Fleet | None = None
         self._foreign: dict[tuple[str, Key], int] = {}
@@ -81,7 +81,7 @@ class NodePowers:
         """By node and job: what was put together of it last."""
 
     def put(self, body: Body) -> set[Key] | None:
-        """Take in an object; the jobs it tells of, now or before, or None if it says nothing new."""
+        """Take in an object; the jobs it reports of, now or before, or None if it says nothing new."""
         meta = body["metadata"]
         name, uid = meta["name"], meta["uid"]
         old = self._known.get(name)
@@ -141,7 +141,7 @@ class NodePowers:
         return now | before
 
     def _forget(self, name: str) -> set[Key]:
-        """Take a node out of the lists of the jobs it told of; those jobs."""
+        """Take a node out of the lists of the jobs it reported of; those jobs."""
         old = self._known.get(name)
         keys = set(old.entries) if old is not None else set()
         for key in keys:
@@ -151,7 +151,7 @@ class NodePowers:
         return keys
 
     def drop(self, body: Body) -> set[Key]:
-        """Forget a deleted object; the jobs it told of."""
+        """Forget a deleted object; the jobs it reported of."""
         meta = body["metadata"]
         self._deleted.add(meta["uid"])
         old = self._known.get(meta["name"])
@@ -352,7 +352,7 @@ def _group(status: NodePowerStatus) -> dict[Key, tuple[PodEnergy, ...]]:
 
 
 def find_key(entry: PodEnergy) -> Key | None:
-    """The job an entry is of, None where it is of none; by the pod's name where its agent was told of no owner."""
+    """The job an entry is of, None where it is of none; by the pod's name where its agent knows of no owner."""
     if entry.owner_known:
         return Key(entry.namespace, entry.job) if entry.job and entry.job_uid else None
     parts = entry.name.rsplit("-", 3)  # JOB-ROLE-INDEX-ATTEMPT
@@ -360,7 +360,7 @@ def find_key(entry: PodEnergy) -> Key | None:
 
 
 def is_of_job(entry: PodEnergy, key: Key, uid: str, created: datetime | None) -> bool:
-    """Whether an entry tells of this very job, and not of one of the same name before it."""
+    """Whether an entry is of this very job, and not of one of the same name before it."""
     if entry.owner_known:
         return entry.job_uid == uid and find_key(entry) == key
     first = parse_time(entry.first_reading)

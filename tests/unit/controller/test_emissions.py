@@ -30,8 +30,8 @@ async def test_a_changed_file_is_read_and_a_bad_one_told_once(
     file.write_text(SERIES.format(100, 200))
     source = {"type": "file", "path": str(file), "zone": "DE"}
     settings = EmissionsSettings.model_validate({"sources": [source], "zone": "DE", "pue": "1.3"})
-    told: list[int] = []
-    emissions = Emissions(settings, told=told.append)
+    counts: list[int] = []
+    emissions = Emissions(settings, counted=counts.append)
     assert not emissions.source
     await emissions.refresh()
     first = current(emissions)
@@ -51,7 +51,7 @@ async def test_a_changed_file_is_read_and_a_bad_one_told_once(
     # A pass that has begun goes on with what it began with.
     assert first.at("DE", "Lifecycle", MOMENT) == held
     assert "every source can be read again" in caplog.text
-    assert told == [0, 1, 1, 0]
+    assert counts == [0, 1, 1, 0]
 
 
 def test_settings_that_are_wrong_end_the_operator_with_a_sentence(

@@ -47,13 +47,13 @@ class Story:
     """What was brought to the caches since the operator began, so that it can be brought again."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[datetime, Callable[[Cache, NodePowers], object]]] = []
+        self.brought: list[tuple[datetime, Callable[[Cache, NodePowers], object]]] = []
 
     def again(self, now: datetime) -> tuple[Cache, NodePowers]:
         """Caches to which all of it was brought, each at its time."""
         clock = now
         cache, powers = Cache(), NodePowers(lambda: clock)
-        for when, bring in self.told:
+        for when, bring in self.brought:
             clock = when
             bring(cache, powers)
         clock = now
@@ -71,7 +71,7 @@ class Recorded(World):
         self.compared = 0
 
     def bring(self, bring: Callable[[Cache, NodePowers], object]) -> None:
-        self.story.told.append((self.now, bring))
+        self.story.brought.append((self.now, bring))
         bring(self.cache, self.powers)
 
     def show(self, pod: Json) -> None:
@@ -97,7 +97,7 @@ class Recorded(World):
             return self.show(pod)
         super().happen_to(pod)
         for uid in before.keys() - self.pods.keys():  # it was dropped from our cache, not from the story
-            self.story.told.append((self.now, drop_pod(deepcopy(before[uid]))))
+            self.story.brought.append((self.now, drop_pod(deepcopy(before[uid]))))
         return None
 
     def tell(self, node: str) -> None:

@@ -77,9 +77,9 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
     by_node = {r.node: r for r in account.reports}
     # Its node's agent may know that a pod runs before the kubelet could say so.
-    told = {p.uid: p.node for p in energy.pods if not p.final}
+    reported = {p.uid: p.node for p in energy.pods if not p.final}
     pods = account.seen.pods
-    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in told)}
+    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in reported)}
     final = _last_words(energy)
     listed = {p.uid for p in energy.pods}
     listed_before = {p.uid for p in stored.pods} if stored is not None else set()
@@ -93,9 +93,9 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             continue
         if charge is None:
             limit = limits.get(pod.attempt) if pod is not None else None
-            if pod is None or limit is None or (pod.ended and uid not in told):
+            if pod is None or limit is None or (pod.ended and uid not in reported):
                 continue
-            node = pod.node or told.get(uid, "")
+            node = pod.node or reported.get(uid, "")
             begun = _find_reading(uid, by_node.get(node)).seen or pod.started or now
             begun = max(begun, pod.created or begun)
             charge = PodCharge(
@@ -162,8 +162,8 @@ def _is_lost(
     gone = parse_time(charge.gone)
     if gone is None:
         return False
-    told = report is not None and any(e.uid == charge.uid for e in report.pods)
-    sure = report is not None and not told and report.received - gone >= SURE_AFTER
+    reported = report is not None and any(e.uid == charge.uid for e in report.pods)
+    sure = report is not None and not reported and report.received - gone >= SURE_AFTER
     return sure or now - gone >= ABANDONED_AFTER
 
 

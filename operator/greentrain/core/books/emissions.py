@@ -87,12 +87,8 @@ class Counted:
 
 def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     """The job's emissions after what nodes have reported; `energy` is the job's after the fold."""
-    stored, old, carbon, spec = (
-        account.stored,
-        account.stored_emissions,
-        account.intensities,
-        account.spec.emissions,
-    )
+    stored, old = account.stored, account.stored_emissions
+    carbon, spec = account.intensities, account.spec.emissions
     if carbon is None or (energy is None and old is None) or (old is not None and old.final):
         return Counted(old, energy)
     before = old or begin_emissions(spec, carbon)

@@ -2,7 +2,7 @@
 
 Each pod's entry is joined with what is known of it: joules only grow, so of two reports the larger holds, and joining is
 the same in any order and any number of times. Once an ended pod's entry stands in the stored status its node's agent is
-told (`NodePower.spec.settled`) and lets go of it; and once the agent has, the entry becomes part of one sum, with its
+asked to let go of it (`NodePower.spec.settled`); and once the agent has, the entry becomes part of one sum, with its
 name kept so that an old report of it is not counted again. Every step looks at the one before as it is stored.
 
 What an entry adds is concluded once: of a job on a thousand nodes a pass joins the entries that were reported since the last one,
@@ -36,7 +36,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
     before = old or EnergyStatus()
     pods = {p.key: p for p in before.pods}
     settled = set(before.settled)
-    told: set[str] = set()
+    reported: set[str] = set()
     reporting: set[str] = set()
     abandoned: set[str] = set()
     for report in reports:
@@ -44,7 +44,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
         if is_abandoned(report.received, now=now):
             abandoned.add(report.node)
         for entry in report.pods:
-            told.add(entry.key)
+            reported.add(entry.key)
             if entry.key not in settled:
                 given = (pods.get(entry.key), entry, report.node)
                 pods[entry.key] = report.kept.get("joined", entry.key, given, _join)
@@ -59,7 +59,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
             growth[pod.attempt] = growth.get(pod.attempt, 0) + more
     kept, folded, lost = [], [], 0
     for key, pod in pods.items():
-        let_go = key in stored and key not in told
+        let_go = key in stored and key not in reported
         if let_go and stored[key].final:
             folded.append(pod)
         elif let_go and pod.node in reporting and pod.uid not in present:
@@ -72,7 +72,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
             kept.append(pod)
     if len(kept) > KEPT_PODS:
         # Only an agent that invents segments lists so many. What it lists no longer goes into the sum first.
-        kept.sort(key=lambda p: p.key in told)
+        kept.sort(key=lambda p: p.key in reported)
         lost += sum(not p.final for p in kept[:-KEPT_PODS])
         folded += kept[:-KEPT_PODS]
         kept = kept[-KEPT_PODS:]

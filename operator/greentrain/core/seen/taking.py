@@ -74,7 +74,7 @@ def _read_section(spec: Mapping[str, object]) -> Mapping[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The time that an entry tells of, in Unix seconds."""
+    """The time that an entry covers, in Unix seconds."""
 
     start: float
     """Of its first bucket; infinity where it has none."""
