@@ -129,19 +129,24 @@ class Recorded(World):
             "observedAt": format_time(self.now - timedelta(seconds=choose((0, 1, 40)))),
             "reportIntervalSeconds": choose((30, 30, 10)),
             "region": "eu",
-            "gpus": [
-                {
-                    "uuid": f"{node}-0",
-                    "model": "V100",
-                    "limits": {
-                        "minMilliwatts": 100_000,
-                        "enforcedMilliwatts": choose((300_000,) * 4 + (250_000,)),
-                    },
-                }
-            ],
+            "gpus": [self.build_gpu(node, uid) for uid in entries or ("none",)],
             "pods": list(entries.values()),
         }
         return {"metadata": meta, "spec": {"settled": choose(((), ("x/0",)))}, "status": status}
+
+    def build_gpu(self, node: str, uid: str) -> Json:
+        watts = self.chance.choice((300_000,) * 4 + (250_000,))
+        reason = self.chance.choice(("Capped",) * 4 + ("Contested",))
+        return {
+            "uuid": f"{node}-{uid}",
+            "model": "V100",
+            "limits": {"minMilliwatts": 100_000, "defaultMilliwatts": 300_000, "enforcedMilliwatts": watts},
+            "cap": {
+                "podUid": uid,
+                "askedMilliwatts": self.chance.choice((210_000, 200_000)),
+                "reason": reason,
+            },
+        }
 
     def build_entry(self, pod: Json) -> Json:
         meta = pod["metadata"]
@@ -240,6 +245,8 @@ def build_spec(chance: random.Random) -> Json:
         action = chance.choice(("Suspend", "Warn"))
         spec["energy"] = {"budget": budget, "onUnknown": "Continue", "onExhausted": action}
     spec["energy"] = {**spec.get("energy", {}), "scope": chance.choice(("GPU", "Node"))}
+    if chance.random() < 0.5:
+        spec["power"] = {"cap": "70%"}
     if chance.random() < 0.5:
         spec["emissions"] = {"budget": "1tCO2e"}
     return spec

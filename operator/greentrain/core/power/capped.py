@@ -54,7 +54,8 @@ def judge_cap(
     gpus: list[GpuStatus] = []
     for pod in running:
         report = by_node.get(pod.node)
-        if report is None or not any(e.uid == pod.uid for e in report.pods):
+        entry = next((e for e in report.pods if e.uid == pod.uid), None) if report is not None else None
+        if report is None or entry is None:
             text = f"the agent on node {pod.node} has not reported pod {pod.name} (kubectl get nodepowers)"
             findings.append((Reason.NO_AGENT, text))
             continue
@@ -62,9 +63,9 @@ def judge_cap(
             text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
             findings.append((Reason.READINGS_STOPPED, text))
             continue
-        held = [g for g in report.gpus if g.cap is not None and g.cap.concerns(pod.uid)]
+        held, found = report.kept.get("capped", entry.key, (cap, pod, report.gpus), _find_all)
         gpus += held
-        findings += [_find(cap, pod, gpu) for gpu in held]
+        findings += found
         if len(held) < pod.gpus:
             text = f"the agent on node {pod.node} has taken up {len(held)} of the {pod.gpus} GPUs of pod {pod.name}"
             findings.append((Reason.APPLYING, text))
@@ -89,13 +90,24 @@ def judge_cap(
     return CapVerdict(status, value, reason, text)
 
 
-def _find(cap: str, pod: Pod, gpu: GpuStatus) -> tuple[Reason, str]:
-    assert gpu.cap is not None
-    where = f"GPU {gpu.uuid} of pod {pod.name} on node {pod.node}"
-    asked = resolve_cap(parse_power_cap(cap), gpu.limits)
-    if asked is not None and gpu.cap.asked_milliwatts not in (None, asked):
-        return Reason.APPLYING, f"{where}: the change to {cap} is on its way"
-    return Reason(gpu.cap.reason), f"{where}: {gpu.cap.message}"
+def _find_all(
+    cap: str, pod: Pod, gpus: Sequence[GpuStatus]
+) -> tuple[tuple[GpuStatus, ...], tuple[tuple[Reason, str], ...]]:
+    """The GPUs that a pod holds, and how the cap stands on each."""
+    parsed = parse_power_cap(cap)
+    held: list[GpuStatus] = []
+    findings: list[tuple[Reason, str]] = []
+    for gpu in gpus:
+        if gpu.cap is None or not gpu.cap.concerns(pod.uid):
+            continue
+        where = f"GPU {gpu.uuid} of pod {pod.name} on node {pod.node}"
+        asked = resolve_cap(parsed, gpu.limits)
+        held.append(gpu)
+        if asked is not None and gpu.cap.asked_milliwatts not in (None, asked):
+            findings.append((Reason.APPLYING, f"{where}: the change to {cap} is on its way"))
+        else:
+            findings.append((Reason(gpu.cap.reason), f"{where}: {gpu.cap.message}"))
+    return tuple(held), tuple(findings)
 
 
 def _highest(amounts: Iterable[int | None]) -> int | None:
