@@ -8,6 +8,7 @@ import sys
 for module in (
     "tests.bench.controller",
     "tests.bench.lifecycle",
+    "tests.bench.large",
     "tests.bench.agent",
     "tests.bench.caps",
     "tests.bench.budgets",

@@ -49,7 +49,7 @@ PATIENCE_SECONDS = 300.0
 
 
 def job_of(pod: str) -> str:
-    """The job a pod's name tells."""
+    """The job that a pod's name says."""
     return pod.rsplit("-worker-", 1)[0]
 
 

@@ -35,6 +35,7 @@ from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.ledger import decide_settled
+from greentrain.core.books.overshoot import REPORTS_WAIT_SECONDS
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.intensities import CarbonSource
@@ -456,6 +457,7 @@ class Operator:
         self.due = math.inf
         self.written = -math.inf
         self.asked = -math.inf
+        self.passed = -math.inf
         self.nodes: set[str] = set()
         """Nodes whose asks may be others now."""
         self.next_beat = self.ready_at
@@ -479,7 +481,7 @@ class Operator:
         while self.news and self.news[0][0] <= world.now:
             self.news.popleft()[1](self)
         if self.due <= world.now:
-            self.due = math.inf
+            self.due, self.passed = math.inf, world.now
             self._pass()
         due, self.nodes = sorted(self.nodes), set()
         for name in due:
@@ -496,9 +498,10 @@ class Operator:
             self.nodes.add(node.name)
         self.due = self.world.now
 
-    def wake(self) -> None:
-        """Something is new."""
-        self.due = min(self.due, self.world.now + self.world.traits.pass_lag)
+    def wake(self, *, wait: float = 0.0) -> None:
+        """Something is new; `wait`: how many seconds it waits after the last pass, to be taken up with others."""
+        begin = max(self.world.now, self.passed + wait)
+        self.due = min(self.due, begin + self.world.traits.pass_lag)
 
     def take_report(self, node: Node) -> None:
         """A NodePower as a watch or a list brings it."""
@@ -512,7 +515,7 @@ class Operator:
         self.reports[node.name] = (now, seen, copy)
         self.nodes.add(node.name)
         if power.entries or node.name in self._concerned():
-            self.wake()
+            self.wake(wait=REPORTS_WAIT_SECONDS)
 
     def take_pod(self, pod: SimPod, shown: Pod | None) -> None:
         """A pod as a watch brings it; None: it is gone."""
@@ -572,7 +575,7 @@ class Operator:
         return with_intensities(seen, world.carbon, now=self.now)
 
     def _pass(self) -> None:
-        """As `controller.passes` does it."""
+        """As `controller.passes.jobs` does it."""
         world = self.world
         last = self.status.attempts[-1] if self.status.attempts else None
         if last is not None and last.end_time is None and last.running_time is not None:
@@ -638,7 +641,7 @@ class Operator:
         return True
 
     def _pass_node(self, name: str) -> None:
-        """As `controller.nodes` does it."""
+        """As `controller.passes.nodes` does it."""
         node, known = self.world.nodes[name], self.reports.get(name)
         if known is None:
             return

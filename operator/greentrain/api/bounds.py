@@ -42,9 +42,15 @@ def fit(model: M) -> M:
 
     Lists are not shortened: what stands in them is part of a sum. Returns the model itself where everything fits.
     """
-    changed = {}
+    changed, values = {}, vars(model)
     for name, (least, most, longest) in _read_ranges(type(model)).items():
-        value = getattr(model, name)
+        value = values[name]
+        kind = type(value)
+        # Nearly all of a large status: it has three thousand entries of a dozen numbers and texts each.
+        if kind is int and least <= value <= most:
+            continue
+        if kind is str and (longest is None or len(value) <= longest):
+            continue
         found = _fit(value, least, most, longest)
         if found is not value:
             changed[name] = found

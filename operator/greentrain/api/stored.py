@@ -25,6 +25,7 @@ LEDGER = "ledger"
 ATTEMPTS = "attempts"
 CONDITIONS = "conditions"
 GENERATION = "observedGeneration"
+COUNTERS = ("attemptCount", "failureCount")
 
 
 class LedgerError(ValueError):
@@ -46,6 +47,8 @@ def dump_job_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
     dumped = _without_empty(
         status.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     )
+    # Counters that people and programs look for are there from the first.
+    dumped |= {name: dumped.get(name, 0) for name in COUNTERS}
     ledger = _take_out(status, dumped)
     for condition, raw in zip(status.conditions, dumped.get(CONDITIONS, ()), strict=True):
         raw[GENERATION] = condition.observed_generation

@@ -584,6 +584,8 @@ class CheckpointStatus(StatusModel):
 class ProgressStatus(StatusModel):
     """How far the program says it is."""
 
+    LEDGER = frozenset({"confirmed_checkpoint"})
+
     step: int = Field(0, ge=0, description="Global steps done.")
     total_steps: int | None = Field(None, ge=0, description="Global steps planned.")
     percent: int | None = Field(None, ge=0, le=100, description="Whole percent of the planned steps done.")
@@ -627,8 +629,10 @@ class AttemptStatus(StatusModel):
             "broken_time",
             "finished_ranks",
             "pue_thousandths",
+            "gpu_limit_milliwatts",
             "report_seconds",
             "stop_seconds",
+            "worst_seconds",
         }
     )
 

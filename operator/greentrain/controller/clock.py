@@ -20,7 +20,7 @@ chrony by default only at its start)."""
 
 
 def read_clock() -> datetime:
-    """The wall clock, in UTC; for `SteadyClock` and nobody else."""
+    """The wall clock, in UTC; for `SteadyClock` alone."""
     return datetime.now(UTC)  # noqa: TID251 - the shell
 
 

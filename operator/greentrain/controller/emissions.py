@@ -31,18 +31,18 @@ class Emissions:
         self,
         settings: EmissionsSettings,
         *,
-        told: Callable[[int], None],
+        counted: Callable[[int], None],
         sources: Iterable[Source] | None = None,
         elapsed: Callable[[], float] = read_elapsed,
     ) -> None:
-        """As the settings say, or with these sources in place of theirs; `told` is given how many problems they have."""
+        """As the settings say, or with these sources; `counted` is given how many problems they have."""
         self._settings = settings
         self._sources = Sources(settings, sources)
         self._elapsed = elapsed
         self._asked: dict[str, float] = {}
         """When a pass asked for a zone last."""
         self._figures = EmbodiedTable(settings.embodied.models)
-        self._told = told
+        self._counted = counted
         self._problems: tuple[str, ...] = ()
         self.source: CarbonSource | None = None
         """What is known now; None before the first `refresh`. It is exchanged whole, so that a pass may keep the one it began
@@ -70,7 +70,7 @@ class Emissions:
         if self._problems and not problems:
             logger.info("emissions: every source can be read again")
         self._problems = problems
-        self._told(len(problems))
+        self._counted(len(problems))
 
     def _noting(self, grid: Grid) -> Callable[[str, Basis, float], Intensity | Absent]:
         """What the grid answers; which zones it is asked for is noted."""

@@ -1,7 +1,7 @@
 """Finds out whether the watches bring what the server has.
 
 A watch can go silent without ending: a proxy that forgot the connection, a half-dead server, a fault in the watching
-library (kopf#1276 tells of one). Passes still converge, because every list mends the cache, but late. The evidence is
+library (kopf#1276 is about one). Passes still converge, because every list mends the cache, but late. The evidence is
 a change that a list shows and the watch does not bring. A change that is merely under way comes within seconds, so
 the verdict waits; and none is given while the server cannot be read, because then nothing can be expected of a watch.
 """

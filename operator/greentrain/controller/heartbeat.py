@@ -1,6 +1,6 @@
 """Says that the operator is alive: it renews a Lease, and agents that see no renewals enforce budgets by themselves.
 
-A Lease costs the API server little and is made for this. It is no lock: one operator runs at a time, and whoever runs
+A Lease costs the API server little and is made for this. It is no lock: one operator runs at a time, and the one that runs
 takes it over. What is said is that passes run: an operator that hangs does not renew. Jobs whose own passes fail, or do not
 end, are named in an annotation of each renewal: for those the operator counts as silent, and for no other.
 """

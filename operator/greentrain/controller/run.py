@@ -23,11 +23,13 @@ from greentrain.controller.clock import SteadyClock
 from greentrain.controller.emissions import Emissions
 from greentrain.controller.freshness import Freshness, Stream
 from greentrain.controller.heartbeat import Heartbeat
-from greentrain.controller.nodes import NodePasses
-from greentrain.controller.passes import Passes
+from greentrain.controller.passes.jobs import Passes
+from greentrain.controller.passes.nodes import NodePasses
+from greentrain.controller.passes.records import Parts
 from greentrain.controller.settings import Settings
 from greentrain.controller.watches import Watches
 from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.books.overshoot import REPORTS_WAIT_SECONDS
 from greentrain.kube.cache import Cache, Key, node_of, version_of
 from greentrain.kube.client import NOT_JSON, ApiError, Client, connect
 from greentrain.kube.readings import NodePowers
@@ -45,7 +47,7 @@ UNREADABLE_CHECKS = 2
 START_RETRY_SECONDS = 5.0
 RESYNC_RETRY_SECONDS = 10.0
 FIRST_RESYNCS_SECONDS = (3.0, 15.0)
-"""After the watches were opened: what is deleted between the list and the first watch, no event tells."""
+"""After the watches were opened: what is deleted between the list and the first watch, no event says."""
 
 FINISH_SECONDS = 5.0
 """How long passes under way may still take once the operator is asked to stop; the pod has 15 s."""
@@ -109,7 +111,7 @@ class Operator:
         return ("/".join(found[0]), found[1]) if found is not None else ("", 0.0)
 
     def _measures(self) -> Iterator[JobMeasures]:
-        """What metrics tell of each job, as its status is stored."""
+        """What metrics say of each job, as its status is stored."""
         for key in self._cache.jobs():
             job = self._cache.parsed_job(key)
             if job is not None:
@@ -131,7 +133,7 @@ class Operator:
             )
             session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
             stack.callback(self._queue.close)
-            emissions = Emissions(self.settings.emissions, told=self.telemetry.emissions_problems.set)
+            emissions = Emissions(self.settings.emissions, counted=self.telemetry.emissions_problems.set)
             await emissions.refresh()
             if not await _until(stop, self._start(client)):
                 return
@@ -143,62 +145,60 @@ class Operator:
                 clock=self._clock,
             )
             stack.callback(nodes.close)
-            for node in self._node_powers.names():
-                nodes.add(node)
+            nodes.add_all()
+            parts = Parts(client, self._cache, self._queue, self.telemetry, self._clock, nodes.add_nodes_of)
             passes = self._passes = Passes(
-                client=client,
-                cache=self._cache,
-                node_powers=self._node_powers,
-                stored=nodes.add_nodes_of,
-                queue=self._queue,
-                session=session,
-                telemetry=self.telemetry,
-                settings=self.settings,
+                parts, self._node_powers, session, self.settings, carbon=lambda: emissions.source
+            )
+            await self._run_parts(self._begin_parts(client, emissions, nodes, passes), passes, stop)
+
+    def _begin_parts(
+        self, client: Client, emissions: Emissions, nodes: NodePasses, passes: Passes
+    ) -> list[asyncio.Task[None]]:
+        """Begin everything that runs as long as the operator does."""
+        watches = self._watches = Watches(
+            self.settings,
+            self._seen,
+            self.telemetry,
+            opened=self._watches_opened,
+            claim_signals=self._claim_signals,
+        )
+        parts: list[asyncio.Task[None]] = [
+            asyncio.create_task(watches.run(), name="watches"),
+            asyncio.create_task(self._resync(client, watches), name="resync"),
+            asyncio.create_task(self._check_schema(client), name="schema"),
+            asyncio.create_task(nodes.work(), name="nodes"),
+            asyncio.create_task(emissions.work(), name="emissions"),
+            *(asyncio.create_task(passes.work(), name=f"worker {i}") for i in range(self.settings.workers)),
+        ]
+        if self.settings.lease is not None:
+            heartbeat = Heartbeat(
+                client,
+                self.settings.lease,
+                holder=socket.gethostname(),
                 clock=self._clock,
-                carbon=lambda: emissions.source,
+                unhealthy=self.unhealthy,
+                unattended=passes.unattended,
             )
-            watches = self._watches = Watches(
-                self.settings,
-                self._seen,
-                self.telemetry,
-                opened=self._watches_opened,
-                claim_signals=self._claim_signals,
-            )
-            parts: list[asyncio.Task[None]] = [
-                asyncio.create_task(watches.run(), name="watches"),
-                asyncio.create_task(self._resync(client, watches), name="resync"),
-                asyncio.create_task(self._check_schema(client), name="schema"),
-                asyncio.create_task(nodes.work(), name="nodes"),
-                asyncio.create_task(emissions.work(), name="emissions"),
-                *(
-                    asyncio.create_task(passes.work(), name=f"worker {i}")
-                    for i in range(self.settings.workers)
-                ),
-            ]
-            if self.settings.lease is not None:
-                heartbeat = Heartbeat(
-                    client,
-                    self.settings.lease,
-                    holder=socket.gethostname(),
-                    clock=self._clock,
-                    unhealthy=self.unhealthy,
-                    unattended=passes.unattended,
-                )
-                parts.append(asyncio.create_task(heartbeat.work(), name="heartbeat"))
-            stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait(), name="stop")
-            self.ready.set()
-            try:
-                done, _ = await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
-                await passes.finish(FINISH_SECONDS)
-            finally:
-                stopping.cancel()
-                for part in parts:
-                    part.cancel()
-                results = await asyncio.gather(*parts, return_exceptions=True)
-            for part, result in zip(parts, results, strict=True):
-                if part in done:
-                    cause = result if isinstance(result, BaseException) else None
-                    raise RuntimeError(f"{part.get_name()} ended by itself") from cause
+            parts.append(asyncio.create_task(heartbeat.work(), name="heartbeat"))
+        return parts
+
+    async def _run_parts(self, parts: list[asyncio.Task[None]], passes: Passes, stop: asyncio.Event) -> None:
+        """Wait until `stop` is set and end all parts; raises RuntimeError where one ended before."""
+        stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait(), name="stop")
+        self.ready.set()
+        try:
+            done, _ = await asyncio.wait([*parts, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await passes.finish(FINISH_SECONDS)
+        finally:
+            stopping.cancel()
+            for part in parts:
+                part.cancel()
+            results = await asyncio.gather(*parts, return_exceptions=True)
+        for part, result in zip(parts, results, strict=True):
+            if part in done:
+                cause = result if isinstance(result, BaseException) else None
+                raise RuntimeError(f"{part.get_name()} ended by itself") from cause
 
     async def _start(self, client: Client) -> None:
         """Wait for the CRD to be the one this operator was built with, and fill the caches.
@@ -253,12 +253,11 @@ class Operator:
     async def _compare_node_powers(self, client: Client) -> set[Key]:
         """Compare what is known of nodes with a fresh list; the jobs something is new for.
 
-        A stale watch on them is not looked for: agents write every half minute, and their silence is told by itself.
+        A stale watch on them is not looked for: agents write every half minute, and their silence shows by itself.
         """
         changed = self._node_powers.resync(*await client.list_node_powers())
         if self._nodes is not None:
-            for node in self._node_powers.names():
-                self._nodes.add(node)
+            self._nodes.add_all()
         return changed
 
     def _watches_opened(self) -> None:
@@ -353,7 +352,7 @@ class Operator:
     def _node_power_seen(self, type_: str | None, body: dict[str, Any]) -> None:
         changed = self._node_powers.drop(body) if type_ == "DELETED" else self._node_powers.put(body)
         for key in changed or ():
-            self._queue.add(key)
+            self._queue.add_soon(key, REPORTS_WAIT_SECONDS)
         if self._nodes is not None:
             self._nodes.add(body["metadata"]["name"])
 

@@ -146,7 +146,7 @@ async def _end(before: set[asyncio.Task[Any]]) -> None:
         done, _ = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
         for task in done:
             if not task.cancelled():
-                task.exception()  # looked at, or the loop would complain; the first one was told
+                task.exception()  # looked at, or the loop would complain; the first one was logged
 
 
 def _is_kopfs(task: asyncio.Task[Any]) -> bool:

@@ -103,7 +103,7 @@ async def _delete_job(client: Client, cache: Cache, job: Job) -> None:
             raise
         body = {}  # this very job is no more; the client has looked
     if body.get("kind") == names.KIND and body["metadata"].get("finalizers"):
-        cache.put("Job", body)  # somebody else's finalizer keeps it a while
+        cache.put("Job", body)  # a finalizer that is not ours keeps it a while
     else:
         cache.drop("Job", {"metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid}})
 
@@ -123,7 +123,7 @@ async def _delete(client: Client, cache: Cache, job: Job, deletion: Deletion) ->
     if body.get("kind") == "Pod" and (meta.get("deletionGracePeriodSeconds") or meta.get("finalizers")):
         cache.put("Pod", body)
     elif body.get("kind") == "Pod":
-        # Never bound, or ended: removed at once. A watch that is only being opened would not tell.
+        # Never bound, or ended: removed at once. A watch that is only being opened would not show it.
         cache.drop("Pod", body)
     return True
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from greentrain.api import names
 from greentrain.api.runtime import Env
 from greentrain.core.limits import find_barrier, find_metadata_excess, keep_least
+from greentrain.core.seen.pods import Pod, parse_pod
 from greentrain.core.seen.reports import Binding
 from greentrain.core.seen.snapshot import BARRIER, Job, parse_job
 from greentrain.core.seen.times import parse_time
@@ -42,6 +43,26 @@ class Missed(NamedTuple):
     """resourceVersion the change has, or had at the latest where the object is gone."""
 
 
+class _ReadOnce(Generic[Found]):
+    """What was read from each object's body, kept as long as that body is the one that is known."""
+
+    def __init__(self, read: Callable[[Body], Found]) -> None:
+        self._read = read
+        self._known: dict[str, tuple[Body, Found]] = {}
+
+    def get(self, body: Body) -> Found:
+        """What the body says."""
+        uid = body["metadata"]["uid"]
+        known = self._known.get(uid)
+        if known is None or known[0] is not body:
+            known = self._known[uid] = (body, self._read(body))
+        return known[1]
+
+    def forget(self, uid: str) -> None:
+        """The object is known no more."""
+        self._known.pop(uid, None)
+
+
 class Cache:
     """Jobs, and pods and Services by the job they belong to."""
 
@@ -58,6 +79,8 @@ class Cache:
         self._gone: OrderedDict[str, tuple[Key, str | None, Binding]] = OrderedDict()
         """Pods that are gone, by UID: their job, its UID, and where they were."""
         self._gone_of: dict[Key, set[str]] = {}
+        self._pods = _ReadOnce(parse_pod)
+        self._bindings = _ReadOnce(binding_of)
 
     def put(self, kind: str, body: Body) -> Key | None:
         """Take in an object; the key of the job it concerns, or None if it says nothing new."""
@@ -95,13 +118,15 @@ class Cache:
             if not there:
                 self._on_node.pop(node, None)
         if kind == "Pod":
+            self._pods.forget(uid)
+            self._bindings.forget(uid)
             # How it ended and what it said is still wanted by the next pass.
             self._keep_words(key, _share(slim_pod(body), last_seen) if "status" in body else last_seen)
             self._remember(key, uid, body if node_of(body) else last_seen or body)
         if not known:
             self._objects[kind].pop(key, None)
         if kind == "Job":
-            self._last_words.pop(key, None)
+            self.forget_last_words(key)
             self._found.pop(key, None)
             self._parsed.pop(key, None)
             for gone in self._gone_of.pop(key, ()):
@@ -116,6 +141,8 @@ class Cache:
         before = words.get(said["metadata"]["name"])
         if before is None or version_of(before) <= version_of(said):
             words[said["metadata"]["name"]] = said
+            if before is not None:
+                self._pods.forget(before["metadata"]["uid"])
 
     def _remember(self, key: Key, uid: str, body: Body) -> None:
         """Keep where a pod was that is gone: its node may report of it later."""
@@ -175,11 +202,22 @@ class Cache:
         """The pods or Services this very job controls."""
         return [b for b in self._objects[kind].get(key, {}).values() if controller_uid(b) == uid]
 
+    def parsed_pods(self, key: Key, uid: str) -> tuple[Pod, ...]:
+        """The pods this very job controls, each read once for each version of it."""
+        return self._read_pods(self.owned("Pod", key, uid))
+
+    def parsed_last_words(self, key: Key, uid: str) -> tuple[Pod, ...]:
+        """The last that was seen of pods of this job that are gone."""
+        return self._read_pods(self.last_words(key, uid))
+
+    def _read_pods(self, bodies: Iterable[Body]) -> tuple[Pod, ...]:
+        return tuple(pod for pod in map(self._pods.get, bodies) if pod is not None)
+
     def bindings(self, key: Key, uid: str) -> dict[str, Binding]:
         """Where the pods of this very job are, or were, by their UIDs."""
         gone = ((pod, self._gone[pod]) for pod in self._gone_of.get(key, ()))
         found = {pod: binding for pod, (_, owner, binding) in gone if owner == uid}
-        return found | {b["metadata"]["uid"]: binding_of(b) for b in self.owned("Pod", key, uid)}
+        return found | {b["metadata"]["uid"]: self._bindings.get(b) for b in self.owned("Pod", key, uid)}
 
     def pods_of(self, key: Key) -> list[Body]:
         """The pods that carry the name of this job."""
@@ -206,7 +244,8 @@ class Cache:
 
     def forget_last_words(self, key: Key) -> None:
         """Drop the remains of pods whose attempt has been written down."""
-        self._last_words.pop(key, None)
+        for body in self._last_words.pop(key, {}).values():
+            self._pods.forget(body["metadata"]["uid"])
 
 
 def slim(kind: str, body: Body) -> dict[str, Any]:
@@ -317,13 +356,13 @@ def binding_of(body: Body) -> Binding:
 
 
 def controller_uid(body: Body) -> str | None:
-    """UID of the controller that owns an object; None where nobody does."""
+    """UID of the controller that owns an object; None where none does."""
     references = body["metadata"].get("ownerReferences") or ()
     return next((r["uid"] for r in references if r.get("controller")), None)
 
 
 def controller_name(body: Body) -> tuple[str, str] | None:
-    """Kind and name of the controller that owns an object; None where nobody does."""
+    """Kind and name of the controller that owns an object; None where none does."""
     references = body["metadata"].get("ownerReferences") or ()
     return next(((r["kind"], r["name"]) for r in references if r.get("controller")), None)
 

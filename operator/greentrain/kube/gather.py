@@ -7,7 +7,7 @@ import aiohttp
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import AttemptStatus
 from greentrain.core.gang.manifests import deciding_rank
-from greentrain.core.seen.pods import Pod, PodState, parse_pod
+from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Obstacle, Snapshot
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.progress import read_progress
@@ -27,12 +27,11 @@ def gather(
     job, body = cache.parsed_job(key), cache.job(key)
     if job is None or body is None:
         return None
-    pods = tuple(p for p in map(parse_pod, cache.owned("Pod", key, job.uid)) if p is not None)
-    gone = (parse_pod(b) for b in cache.last_words(key, job.uid))
+    pods = cache.parsed_pods(key, job.uid)
     return Snapshot(
         job=job,
         pods=pods,
-        last_words=tuple(p for p in gone if p is not None),
+        last_words=cache.parsed_last_words(key, job.uid),
         has_service=bool(cache.owned("Service", key, job.uid)),
         progress=progress,
         obstacles=obstacles,

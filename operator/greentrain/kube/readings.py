@@ -2,13 +2,16 @@
 
 An agent's word counts for pods on its own node alone: those that the operator knows to be there, or to have been there, by the
 pods it has seen or by what a job's stored status says of them. Whatever else a node reports of a job is left out here, once.
+
+Each version of a NodePower is read once, and what it says of a job is put together once: of a job on a thousand nodes a pass
+looks at the reports that are new. What is kept for that follows from the objects and the stored statuses alone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -42,10 +45,24 @@ class NodePower:
     """When its agent's half last changed, by the operator's clock."""
     seen: datetime
     """When it was observed, by that clock: of a report that was there before the operator, by the node's clock."""
+    entries: Mapping[Key, tuple[PodEnergy, ...]] = field(default_factory=dict)
+    """What it reports of pods, by the job of that name."""
     fleet: Fleet | None = None
     """What it reports of its GPUs; None where it has none."""
     doubts: tuple[str, ...] = ()
     """What of its report is not believed, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assembled:
+    """What a node reports of a job, and what that was concluded from."""
+
+    known: NodePower
+    uid: str
+    created: datetime | None
+    bindings: tuple[Binding | None, ...]
+    """Where the pods are, entry by entry."""
+    report: NodeReport
 
 
 class NodePowers:
@@ -55,14 +72,16 @@ class NodePowers:
         self._clock = clock
         self._known: dict[str, NodePower] = {}
         self._nodes: dict[Key, set[str]] = {}
-        """The nodes that tell of a job: a pass over one job must not go through every pod of the cluster."""
+        """The nodes that report of a job: a pass over one job must not go through every pod of the cluster."""
         self._deleted: set[str] = set()
         self._typical: Fleet | None = None
         self._foreign: dict[tuple[str, Key], int] = {}
         """By node and job: how many entries were not believed of it."""
+        self._assembled: dict[tuple[str, Key], _Assembled] = {}
+        """By node and job: what was put together of it last."""
 
     def put(self, body: Body) -> set[Key] | None:
-        """Take in an object; the jobs it tells of, now or before, or None if it says nothing new."""
+        """Take in an object; the jobs it reports of, now or before, or None if it says nothing new."""
         meta = body["metadata"]
         name, uid = meta["name"], meta["uid"]
         old = self._known.get(name)
@@ -79,6 +98,8 @@ class NodePowers:
         status = believed.status
         if status is None:  # as if it had not come: the node is silent
             status = old.status if old is not None and old.uid == uid else NodePowerStatus()
+        elif old is not None:
+            status = _keep_same(old.status, status)
         if len(believed.doubts) > (len(old.doubts) if old is not None else 0):
             logger.warning(
                 "NodePower %s: %d things its agent reports are not believed and do not count, such as %s",
@@ -86,14 +107,18 @@ class NodePowers:
                 len(believed.doubts),
                 believed.doubts[0],
             )
+        entries = _group(status) if old is None or status is not old.status else old.entries
         before = self._forget(name)
-        now = _jobs(status)
+        now = set(entries)
         for key in before - now:
             self._foreign.pop((name, key), None)
+            self._assembled.pop((name, key), None)
         for key in now:
             self._nodes.setdefault(key, set()).add(name)
         fresh = old is None or old.uid != uid or status != old.status
         received = self._clock() if fresh or old is None else old.received
+        fleet = describe_node(name, status, received)
+        self._take_figures(old.fleet if old is not None else None, fleet)
         observed = parse_time(status.observed_at)
         first = old is None and observed is not None and observed < received
         self._known[name] = NodePower(
@@ -109,16 +134,16 @@ class NodePowers:
             else received
             if fresh or old is None
             else old.seen,
-            fleet=describe_node(name, status, received),
+            entries=entries,
+            fleet=fleet,
             doubts=believed.doubts,
         )
-        self._typical = None
         return now | before
 
     def _forget(self, name: str) -> set[Key]:
-        """Take a node out of the lists of the jobs it told of; those jobs."""
+        """Take a node out of the lists of the jobs it reported of; those jobs."""
         old = self._known.get(name)
-        keys = _jobs(old.status) if old is not None else set()
+        keys = set(old.entries) if old is not None else set()
         for key in keys:
             self._nodes[key].discard(name)
             if not self._nodes[key]:
@@ -126,7 +151,7 @@ class NodePowers:
         return keys
 
     def drop(self, body: Body) -> set[Key]:
-        """Forget a deleted object; the jobs it told of."""
+        """Forget a deleted object; the jobs it reported of."""
         meta = body["metadata"]
         self._deleted.add(meta["uid"])
         old = self._known.get(meta["name"])
@@ -136,6 +161,7 @@ class NodePowers:
         del self._known[meta["name"]]
         for key in keys:
             self._foreign.pop((meta["name"], key), None)
+            self._assembled.pop((meta["name"], key), None)
         self._typical = None
         return keys
 
@@ -163,11 +189,24 @@ class NodePowers:
 
         As long as one of them is on none, or on one that reports no GPUs, it may be any node of the cluster.
         """
-        if self._typical is None:
-            self._typical = find_typical([p.fleet for p in self._known.values() if p.fleet is not None])
         found = [self._known[n].fleet if n in self._known else None for n in dict.fromkeys(nodes)]
         there = [figures for figures in found if figures is not None]
-        return join(there) if found and len(there) == len(found) else join([*there, self._typical])
+        if found and len(there) == len(found):
+            return join(there)
+        if self._typical is None:
+            self._typical = find_typical([p.fleet for p in self._known.values() if p.fleet is not None])
+        return join([*there, self._typical])
+
+    def _take_figures(self, old: Fleet | None, new: Fleet | None) -> None:
+        """Have what is typical found again, where a node says something else than when it was last heard."""
+        typical = self._typical
+        if typical is None or old == new:
+            return
+        self._typical = None
+        if old is None or new is None or replace(old, heard=new.heard) != new:
+            return
+        if new.heard is not None and typical.heard is not None and new.heard >= typical.heard:
+            self._typical = replace(typical, heard=new.heard)
 
     def refused(self) -> dict[str, int]:
         """By node: how much of what its agent reports is not believed, now."""
@@ -180,20 +219,11 @@ class NodePowers:
         self,
         node: str,
         key: Key,
-        entries: Iterable[PodEnergy],
-        bindings: Mapping[str, Binding],
-        named: Mapping[str, Binding],
+        entries: Iterable[tuple[PodEnergy, Binding | None]],
     ) -> tuple[PodEnergy, ...]:
-        """The entries of pods that are, or were, on this node, as old as their pods at most.
-
-        `bindings` are by the pods' UIDs, `named` the same by their names.
-        """
+        """The entries of pods that are, or were, on this node, as old as their pods at most."""
         found, foreign = [], {}
-        for entry in entries:
-            binding = bindings.get(entry.uid)
-            if binding is None and not entry.owner_known:
-                # Of a pod that ended before the API server had shown its UID the agent knows the name alone.
-                binding = named.get(entry.name)
+        for entry, binding in entries:
             if binding is None:
                 foreign[entry.key] = "the operator has not seen that pod on any node"
             elif binding.node != node:
@@ -228,12 +258,12 @@ class NodePowers:
         energy: EnergyStatus | None,
         bindings: Mapping[str, Binding],
     ) -> tuple[NodeReport, ...]:
-        """What is told of a job, and by nodes that told of it before, which say something by their silence too.
+        """What is reported of a job, and by nodes that reported of it before, which say something by their silence too.
 
         `bindings` says of the job's pods, by UID, where the API server has shown them; where it has not, the stored status
         (`energy`) says it.
         """
-        bindings = {**_find_stored(energy, created), **bindings}
+        bindings = {**_find_stored(energy, created, bindings), **bindings}
         named = {b.name: b for b in bindings.values()}
         before = {p.node for p in energy.pods} if energy is not None else set()
         if energy is not None and energy.budget is not None:
@@ -243,45 +273,86 @@ class NodePowers:
             known = self._known.get(name)
             if known is None:
                 continue
-            of_job = (e for e in known.status.pods if is_of_job(e, key, uid, created))
-            entries = self._believe(name, key, of_job, bindings, named)
-            if entries or name in before:
-                observed = parse_time(known.status.observed_at)
-                gpus = tuple(g for g in known.status.gpus if g.cap is not None)
-                every = known.status.report_interval_seconds
-                found.append(
-                    NodeReport(
-                        name,
-                        known.received,
-                        entries,
-                        observed,
-                        gpus,
-                        seen=known.seen,
-                        report_seconds=every,
-                        region=known.status.region,
-                        zone=known.status.zone,
-                    )
-                )
+            # Of a pod that ended before the API server had shown its UID the agent knows the name alone.
+            there = tuple(
+                bindings.get(e.uid) or (None if e.owner_known else named.get(e.name))
+                for e in known.entries.get(key, ())
+            )
+            report = self._report(known, key, uid, created, there)
+            if report.pods or name in before:
+                found.append(report)
         return tuple(found)
 
+    def _report(
+        self,
+        known: NodePower,
+        key: Key,
+        uid: str,
+        created: datetime | None,
+        bindings: tuple[Binding | None, ...],
+    ) -> NodeReport:
+        """What one node reports of a job; `bindings` says where the pods are, entry by entry."""
+        before = self._assembled.get((known.name, key))
+        if (
+            before is not None
+            and before.known is known
+            and (before.uid, before.created, before.bindings) == (uid, created, bindings)
+        ):
+            return before.report
+        entries = known.entries.get(key, ())
+        of_job = ((e, b) for e, b in zip(entries, bindings, strict=True) if is_of_job(e, key, uid, created))
+        report = NodeReport(
+            known.name,
+            known.received,
+            self._believe(known.name, key, of_job),
+            parse_time(known.status.observed_at),
+            tuple(g for g in known.status.gpus if g.cap is not None),
+            seen=known.seen,
+            report_seconds=known.status.report_interval_seconds,
+            region=known.status.region,
+            zone=known.status.zone,
+        )
+        if before is not None and before.uid == uid:
+            report.follow(before.report)
+        if entries:
+            self._assembled[known.name, key] = _Assembled(known, uid, created, bindings, report)
+        return report
 
-def _find_stored(energy: EnergyStatus | None, created: datetime | None) -> dict[str, Binding]:
-    """Where a job's pods were, as its stored status says."""
+
+def _find_stored(
+    energy: EnergyStatus | None, created: datetime | None, shown: Mapping[str, Binding]
+) -> dict[str, Binding]:
+    """Where a job's pods were, as its stored status says, of those that the API server has not `shown`."""
     if energy is None:
         return {}
     charges = energy.budget.charges if energy.budget is not None else ()
     return {
-        **{c.uid: Binding(c.node, created) for c in charges if c.node},
-        **{p.uid: Binding(p.node, created, p.name) for p in energy.pods},
+        **{c.uid: Binding(c.node, created) for c in charges if c.node and c.uid not in shown},
+        **{p.uid: Binding(p.node, created, p.name) for p in energy.pods if p.uid not in shown},
     }
 
 
-def _jobs(status: NodePowerStatus) -> set[Key]:
-    return {key for key in map(find_key, status.pods) if key is not None}
+def _keep_same(old: NodePowerStatus, new: NodePowerStatus) -> NodePowerStatus:
+    """The new status with the old one's entries where they say the same: what followed from them is not concluded again."""
+    if old == new:
+        return old
+    before = {entry.key: entry for entry in old.pods}
+    pods = tuple(known if (known := before.get(entry.key)) == entry else entry for entry in new.pods)
+    return new.model_copy(update={"pods": pods})
+
+
+def _group(status: NodePowerStatus) -> dict[Key, tuple[PodEnergy, ...]]:
+    """What a node reports of pods, by the job of that name."""
+    found: dict[Key, list[PodEnergy]] = {}
+    for entry in status.pods:
+        key = find_key(entry)
+        if key is not None:
+            found.setdefault(key, []).append(entry)
+    return {key: tuple(entries) for key, entries in found.items()}
 
 
 def find_key(entry: PodEnergy) -> Key | None:
-    """The job an entry is of, None where it is of none; by the pod's name where its agent was told of no owner."""
+    """The job an entry is of, None where it is of none; by the pod's name where its agent knows of no owner."""
     if entry.owner_known:
         return Key(entry.namespace, entry.job) if entry.job and entry.job_uid else None
     parts = entry.name.rsplit("-", 3)  # JOB-ROLE-INDEX-ATTEMPT
@@ -289,7 +360,7 @@ def find_key(entry: PodEnergy) -> Key | None:
 
 
 def is_of_job(entry: PodEnergy, key: Key, uid: str, created: datetime | None) -> bool:
-    """Whether an entry tells of this very job, and not of one of the same name before it."""
+    """Whether an entry is of this very job, and not of one of the same name before it."""
     if entry.owner_known:
         return entry.job_uid == uid and find_key(entry) == key
     first = parse_time(entry.first_reading)

@@ -55,8 +55,8 @@ def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_
     assert used <= budget
     assert f"raise spec.energy.budget above {budget}J" in condition(job, "Suspended")["message"]
     row = bench.kubectl("get", "gtj", name).splitlines()
-    assert row[0].split()[:7] == ["NAME", "STATE", "WORKERS", "PROGRESS", "ENERGY", "BUDGET", "CO2E"]
-    assert row[1].split()[1] == "Suspended"
+    assert row[0].split()[:7] == ["NAME", "STATE", "REASON", "WORKERS", "PROGRESS", "ENERGY", "BUDGET"]
+    assert row[1].split()[1:3] == ["Suspended", "BudgetExhausted"]
     assert bench.read_pods(name) == {}
 
     set_budget(bench, name, "1kWh")

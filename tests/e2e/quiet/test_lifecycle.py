@@ -92,7 +92,10 @@ def test_an_image_that_vanished_is_named_when_the_others_gave_up_waiting(
 
 def test_out_of_memory_is_said_so(bench: Bench, removed: list[str]) -> None:
     removed.append("e2e-memory")
-    eat = "import time; held = bytearray(200_000_000); time.sleep(60)"
+    # A child eats it, so that the kernel's word is out when the container ends: of a container that ends by it containerd 1.6
+    # may see the exit first, and then knows no reason.
+    child = "import sys; held = bytearray(200_000_000)"
+    eat = f"import subprocess, sys, time; subprocess.call([sys.executable, '-c', {child!r}]); time.sleep(3); sys.exit(137)"
     bench.apply(plain_job("e2e-memory", "python3", "-c", eat, workers=1, limits={"memory": "64Mi"}))
     job = bench.until_condition("e2e-memory", "Failed", reason="OutOfMemory", seconds=90)
     assert "worker-0 ran out of memory (raise its memory limit)" in condition(job, "Failed")["message"]

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from greentrain.api.runtime import PROGRESS_PORT
 from greentrain.controller.clock import SteadyClock
-from greentrain.controller.passes import Passes
+from greentrain.controller.passes.jobs import Passes
+from greentrain.controller.passes.records import Parts
 from greentrain.controller.run import TLS_CLOSE_SECONDS, running
 from greentrain.controller.settings import Settings
 from greentrain.controller.workqueue import WorkQueue
@@ -111,17 +112,8 @@ async def test_a_pass_follows_the_operators_own_status_write_without_a_watch(
     key = Key(namespace, "digits")
     cache, queue, clock = Cache(), WorkQueue[Key](), SteadyClock()
     async with await connect(settings.kubeconfig) as client, ClientSession() as session:
-        passes = Passes(
-            client=client,
-            cache=cache,
-            node_powers=NodePowers(clock),
-            stored=lambda *_: None,
-            queue=queue,
-            session=session,
-            telemetry=Telemetry(CollectorRegistry()),
-            settings=settings,
-            clock=clock,
-        )
+        parts = Parts(client, cache, queue, Telemetry(CollectorRegistry()), clock)
+        passes = Passes(parts, NodePowers(clock), session, settings)
         worker = asyncio.create_task(passes.work())
         try:
             cache.put("Job", await server.create_job(namespace, build_job(workers=1)))

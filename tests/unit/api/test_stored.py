@@ -58,7 +58,8 @@ def test_the_ledger_is_one_string_of_canonical_json_and_holds_nothing_that_peopl
     assert stored["ledger"] == json.dumps(ledger, sort_keys=True, separators=(",", ":"))
     assert ledger["version"] == 1
     assert ledger["attempts"]["3"]["finishedRanks"] == ["worker-1"]
-    assert ledger["energy"]["pods"][0]["gpuJoules"] == 10
+    # Of each entry only what is not its default: there may be thousands.
+    assert ledger["energy"]["pods"] == [{"uid": "u", "node": "n", "gpuJoules": 10}]
     assert ledger["admitted"]["energy"]["budget"] == "5kWh"
     assert stored["energy"]["usedJoules"] == 10
     assert not {"pods", "budget", "settled"} & set(stored["energy"])

@@ -34,8 +34,8 @@ async def test_a_changed_file_is_read_and_a_bad_one_told_once(
     file.write_text(SERIES.format(100, 200))
     source = {"type": "file", "path": str(file), "zone": "DE"}
     settings = EmissionsSettings.model_validate({"sources": [source], "zone": "DE", "pue": "1.3"})
-    told: list[int] = []
-    emissions = Emissions(settings, told=told.append)
+    counts: list[int] = []
+    emissions = Emissions(settings, counted=counts.append)
     assert not emissions.source
     await emissions.refresh()
     first = current(emissions)
@@ -55,7 +55,7 @@ async def test_a_changed_file_is_read_and_a_bad_one_told_once(
     # A pass that has begun goes on with what it began with.
     assert first.at("DE", "Lifecycle", MOMENT) == held
     assert "every source can be read again" in caplog.text
-    assert told == [0, 1, 1, 0]
+    assert counts == [0, 1, 1, 0]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Asked:
 async def test_sources_are_asked_for_the_zones_of_passes_for_an_hour() -> None:
     asked, seconds = Asked(), [0.0]
     settings = EmissionsSettings.model_validate({"zone": "DE"})
-    emissions = Emissions(settings, told=lambda _: None, sources=[asked], elapsed=lambda: seconds[0])
+    emissions = Emissions(settings, counted=lambda _: None, sources=[asked], elapsed=lambda: seconds[0])
     await emissions.refresh()
     current(emissions).at("SE", "Lifecycle", MOMENT)
     await emissions.refresh()

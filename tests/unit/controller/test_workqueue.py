@@ -118,3 +118,57 @@ async def test_a_key_that_waits_or_is_worked_on_is_late_after_its_time_and_not_o
     queue.done("worked on")
     assert queue.late(0.01) == ["waits"]
     assert sorted(queue.late(0)) == ["waits", "worked on"]
+
+
+async def take(queue: WorkQueue[str]) -> float:
+    """Take the next key, be done with it at once; when that was."""
+    queue.done(await asyncio.wait_for(queue.get(), 5))
+    return asyncio.get_running_loop().time()
+
+
+async def test_what_is_not_urgent_comes_at_once_to_a_quiet_key_and_then_together() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_soon("a", 0.1)
+    first = await take(queue)
+    for _ in range(100):
+        queue.add_soon("a", 0.1)
+    assert len(queue) == 0
+    second = await take(queue)
+    assert second - first >= 0.1
+    await asyncio.sleep(0.15)
+    assert len(queue) == 0, "a hundred reports make one pass"
+
+
+async def test_what_is_urgent_does_not_wait_and_takes_along_what_does() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    first = await take(queue)
+    queue.add_soon("a", 0.2)
+    queue.add("a")
+    assert await take(queue) - first < 0.1
+    await asyncio.sleep(0.25)
+    assert len(queue) == 0
+
+
+async def test_a_report_during_a_pass_is_taken_up_after_it() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add_soon("a", 0.05)
+    await asyncio.sleep(0.1)
+    assert len(queue) == 0
+    queue.done("a")
+    await take(queue)
+
+
+async def test_a_key_that_waits_for_others_is_late_counted_from_its_first_report() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await take(queue)
+    queue.add_soon("a", 0.2)
+    await asyncio.sleep(0.25)
+    assert queue.late(0.15) == ["a"]
+    queue.forget("a")
+    queue.add_soon("a", 60)  # a key that is new, for all that is known
+    assert len(queue) == 1
+    queue.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
+from greentrain.api.nodepower import PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus, PodCharge
 from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
@@ -76,10 +77,10 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
     by_node = {r.node: r for r in account.reports}
     # Its node's agent may know that a pod runs before the kubelet could say so.
-    told = {p.uid: p.node for p in energy.pods if not p.final}
+    reported = {p.uid: p.node for p in energy.pods if not p.final}
     pods = account.seen.pods
-    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in told)}
-    said = _last_words(energy)
+    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in reported)}
+    final = _last_words(energy)
     listed = {p.uid for p in energy.pods}
     listed_before = {p.uid for p in stored.pods} if stored is not None else set()
     found: list[PodCharge] = []
@@ -88,14 +89,14 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     growing = False
     for uid in before.keys() | there.keys():
         pod, charge = there.get(uid), before.get(uid)
-        if uid in said:
+        if uid in final:
             continue
         if charge is None:
             limit = limits.get(pod.attempt) if pod is not None else None
-            if pod is None or limit is None or (pod.ended and uid not in told):
+            if pod is None or limit is None or (pod.ended and uid not in reported):
                 continue
-            node = pod.node or told.get(uid, "")
-            begun = _read_time(uid, by_node.get(node), seen=True) or pod.started or now
+            node = pod.node or reported.get(uid, "")
+            begun = _find_reading(uid, by_node.get(node)).seen or pod.started or now
             begun = max(begun, pod.created or begun)
             charge = PodCharge(
                 uid=uid, node=node, limit_milliwatts=limit * pod.gpus, since=format_time(begun)
@@ -108,8 +109,8 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
         gone = None if running is not None else parse_time(charge.gone) or _ended(pod, now)
         # A node's clock must not put off what is charged.
         since = min(_moment(charge.since, now), now)
-        read = _read_time(uid, report, seen=True)
-        since = max(since, min(read, gone or now)) if read is not None else since
+        reading = _find_reading(uid, report)
+        since = max(since, min(reading.seen, gone or now)) if reading.seen is not None else since
         late = _overdue(since, report)
         if running is None:
             joules = energy_of(charge.limit_milliwatts, max(0.0, ((gone or now) - since).total_seconds()))
@@ -117,17 +118,12 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             joules = energy_of(charge.limit_milliwatts, max(0.0, (now - late).total_seconds()))
             growing = growing or now >= late
             dues += [late] if late > now else []
-            heard = _read_time(uid, report, seen=False) or since
-            unread += [running] if now - heard >= SILENT_AFTER else []
-        found.append(
-            charge.model_copy(
-                update={
-                    "since": format_time(since),
-                    "gone": None if gone is None else format_time(gone),
-                    "joules": joules,
-                }
-            )
-        )
+            unread += [running] if now - (reading.heard or since) >= SILENT_AFTER else []
+        given = (charge, since, gone, joules)
+        if report is None or reading.entry is None:
+            found.append(_write_charge(*given))
+        else:
+            found.append(report.kept.get("charged", reading.entry.key, given, _write_charge))
     found.sort(key=lambda c: c.uid)
     unread.sort(key=lambda p: p.rank)
     return Charges(tuple(found), lost_joules, tuple(unread), min(dues, default=None), growing)
@@ -166,8 +162,8 @@ def _is_lost(
     gone = parse_time(charge.gone)
     if gone is None:
         return False
-    told = report is not None and any(e.uid == charge.uid for e in report.pods)
-    sure = report is not None and not told and report.received - gone >= SURE_AFTER
+    reported = report is not None and any(e.uid == charge.uid for e in report.pods)
+    sure = report is not None and not reported and report.received - gone >= SURE_AFTER
     return sure or now - gone >= ABANDONED_AFTER
 
 
@@ -180,16 +176,41 @@ def _overdue(since: datetime, report: NodeReport | None) -> datetime:
     return since + timedelta(seconds=seconds)
 
 
-def _read_time(uid: str, report: NodeReport | None, *, seen: bool) -> datetime | None:
-    """When a pod was read last, by the operator's clock; None where its node does not report it.
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """When a pod was read last, by the operator's clock; nothing where its node does not report it."""
 
-    `seen` takes the time at which the report was made where that is known, else it is when it came.
-    """
-    if report is None:
-        return None
-    entry = next((e for e in report.pods if e.uid == uid), None)
-    if entry is None:
-        return None
-    at = (report.seen or report.received) if seen else report.received
+    entry: PodEnergy | None = None
+    seen: datetime | None = None
+    """By when the report was made, where that is known."""
+    heard: datetime | None = None
+    """By when it came."""
+
+
+_NOT_READ = _Reading()
+
+
+def _find_reading(uid: str, report: NodeReport | None) -> _Reading:
+    entry = next((e for e in report.pods if e.uid == uid), None) if report is not None else None
+    if report is None or entry is None:
+        return _NOT_READ
+    given = (entry, report.received, report.seen, report.observed)
+    return report.kept.get("read", entry.key, given, _read_entry)
+
+
+def _read_entry(
+    entry: PodEnergy, received: datetime, seen: datetime | None, observed: datetime | None
+) -> _Reading:
     last = parse_time(entry.last_reading)
-    return at if last is None or report.observed is None else at - max(timedelta(), report.observed - last)
+    age = timedelta() if last is None or observed is None else max(timedelta(), observed - last)
+    return _Reading(entry, (seen or received) - age, received - age)
+
+
+def _write_charge(charge: PodCharge, since: datetime, gone: datetime | None, joules: int) -> PodCharge:
+    return charge.model_copy(
+        update={
+            "since": format_time(since),
+            "gone": None if gone is None else format_time(gone),
+            "joules": joules,
+        }
+    )

@@ -9,9 +9,10 @@ The highest intensity seen stands in for values that are missing where a budget 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import ceil, inf
 
 from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
@@ -88,12 +89,8 @@ class Counted:
 
 def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     """The job's emissions after what nodes have reported; `energy` is the job's after the fold."""
-    stored, old, carbon, spec = (
-        account.stored,
-        account.stored_emissions,
-        account.intensities,
-        account.spec.emissions,
-    )
+    stored, old = account.stored, account.stored_emissions
+    carbon, spec = account.intensities, account.spec.emissions
     if carbon is None or (energy is None and old is None) or (old is not None and old.final):
         return Counted(old, energy)
     before = old or begin_emissions(spec, carbon)
@@ -109,6 +106,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     pods: list[PodEnergyStatus] = []
     zones: dict[str, None] = dict.fromkeys(before.zones)
     now_held: list[Intensity | Absent] = []
+    lookups: dict[str | None, tuple[Lookup, Intensity | Absent]] = {}
     for pod in energy.pods if energy is not None else ():
         entry, report = reported.get(pod.key, (None, None))
         pue = pues.get(pod.attempt) or default
@@ -121,12 +119,24 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
         zone = spec.zone or carbon.zone_of(report.region, report.zone)
         if zone is not None:
             zones.setdefault(zone)
-        at = _lookup(carbon, zone, basis)
-        priced, rest = _price_pod(pod, entry, scope, pue, at, fixed)
-        pods.append(priced)
-        open_.append(rest)
+        if zone not in lookups:
+            at = _lookup(carbon, zone, basis)
+            lookups[zone] = (at, at(account.now.timestamp()))
+        at, held_now = lookups[zone]
+        # What it was priced with is asked for again: a source may have other values now.
+        found = report.kept.get(
+            ("priced", zone, basis),
+            pod.key,
+            (pod, entry, scope, pue),
+            partial(_price_pod, at=at),
+            holds=_is_same(at),
+        )
+        if found.fixed:
+            fixed.priced = merge((fixed.priced, *found.fixed))
+        pods.append(found.pod)
+        open_.append(found.rest)
         if not entry.closed:
-            now_held.append(at(account.now.timestamp()))
+            now_held.append(held_now)
     if not now_held:
         zone = spec.zone or carbon.zone_of("", "")
         now_held = [_lookup(carbon, zone, basis)(account.now.timestamp())] if zone is not None else []
@@ -245,42 +255,63 @@ def _fix_gone(
         fixed.embodied = fixed.embodied.plus(_embody(((t.model, t.seconds) for t in pod.gpu_time), carbon))
 
 
-def _price_pod(
-    pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, fixed: _Fixed
-) -> tuple[PodEnergyStatus, Priced]:
-    """The pod with what is priced for good by now, which `fixed` takes in, and the rest as it is priced at this moment."""
+@dataclass(frozen=True, slots=True)
+class _PricedPod:
+    """A pod's energy as it is priced at this moment."""
+
+    pod: PodEnergyStatus
+    """With what is priced for good by now."""
+    fixed: tuple[Priced, ...]
+    """What has come to that."""
+    rest: Priced
+    asked: tuple[tuple[float, Intensity | Absent], ...]
+    """The moments the grid was asked about, and what it answered."""
+
+
+def _is_same(at: Lookup) -> Callable[[_PricedPod], bool]:
+    """Whether the grid answers what a pod was priced with."""
+    return lambda found: all(at(moment) == held for moment, held in found.asked)
+
+
+def _price_pod(pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, *, at: Lookup) -> _PricedPod:
+    """What of a pod's energy is priced for good by now, and the rest as it is priced at this moment."""
+    asked: dict[float, Intensity | Absent] = {}
+
+    def ask(moment: float) -> Intensity | Absent:
+        asked[moment] = at(moment)
+        return asked[moment]
+
     last = _moment(entry.last_reading)
     until = _moment(pod.priced_until)
-    pending = [b for b in _buckets(entry, scope) if b.begin + BUCKET_SECONDS > until]
-    done, count = 0, 0
+    pending = [b for b in _buckets(entry, scope, until) if b.begin + BUCKET_SECONDS > until]
+    fixed: list[Priced] = []
     for bucket in pending:
         end = bucket.begin + BUCKET_SECONDS
         if not entry.closed and end > last:
             break
-        priced = price((bucket,), pue, at)
+        priced = price((bucket,), pue, ask)
         # A forecast prices what is not over yet; for good only the value that was observed does, while it may still come.
         waits = (priced.without_joules or priced.forecast_joules) and not entry.closed
         if waits and last - end < WAIT_FOR_INTENSITY.total_seconds():
             break
-        fixed.priced = merge((fixed.priced, priced))
-        done += bucket.joules
+        fixed.append(priced)
         until = end
-        count += 1
-    rest = pending[count:]
+    done, rest = sum(b.joules for b in pending[: len(fixed)]), pending[len(fixed) :]
     odd = pod.counted(scope) - pod.priced_joules - sum(b.joules for b in pending)
-    odds = _price_odd(odd, entry, scope, pue, at, last)
+    odds = _price_odd(odd, entry, scope, pue, ask, last)
     if entry.closed:
-        fixed.priced = merge((fixed.priced, odds))
+        fixed.append(odds)
         done, odds = done + odds.joules, Priced()
     gpu_time = tuple(GpuTimeStatus(model=t.model, seconds=t.seconds) for t in entry.gpu_time)
-    found = pod.model_copy(
+    further = pod.model_copy(
         update={
             "priced_joules": pod.priced_joules + done,
             "priced_until": None if until == -inf else format_unix_time(until),
             "gpu_time": gpu_time or pod.gpu_time,
         }
     )
-    return (pod if found == pod else found), merge((odds, price(rest, pue, at)))
+    remaining = merge((odds, price(rest, pue, ask)))
+    return _PricedPod(pod if further == pod else further, tuple(fixed), remaining, tuple(asked.items()))
 
 
 def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, last: float) -> Priced:
@@ -299,15 +330,20 @@ def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, l
     return merge((without, price((Bucket(last, last, odd - old),), pue, at)))
 
 
-def _buckets(entry: PodEnergy, scope: Scope) -> Iterator[Bucket]:
-    """What the pod used by quarter of an hour, each cut to the time between its first and its last reading."""
+def _buckets(entry: PodEnergy, scope: Scope, until: float) -> Iterator[Bucket]:
+    """What the pod used by quarter of an hour, each cut to the time between its first and its last reading.
+
+    Quarters that are over well before `until` are left out: of four days there are 384, and all but the last are priced.
+    """
     start = _moment(entry.buckets.start)
     if start == -inf:
         return
     first, last = _moment(entry.first_reading), _moment(entry.last_reading)
     host = entry.buckets.host_joules
-    for i, joules in enumerate(entry.buckets.joules):
-        begin = start + i * BUCKET_SECONDS
+    # A bucket that is cut begins up to a quarter of an hour later than its place says.
+    first_place = 0 if until == -inf else max(0, int((until - start) // BUCKET_SECONDS) - 2)
+    for i in range(first_place, len(entry.buckets.joules)):
+        joules, begin = entry.buckets.joules[i], start + i * BUCKET_SECONDS
         counted = joules - (host[i] if scope == "GPU" and i < len(host) else 0)
         from_, to = (
             max(begin, first),

@@ -30,8 +30,8 @@ from greentrain.core.seen.times import parse_time
 def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
     """Power that these pods draw together, in milliwatts, as their nodes reported last; None where none did."""
     uids = {p.uid for p in pods if not p.ended}
-    told = [e.draw_milliwatts for r in reports for e in r.pods if e.uid in uids and not e.closed]
-    known = [draw for draw in told if draw is not None]
+    reported = [e.draw_milliwatts for r in reports for e in r.pods if e.uid in uids and not e.closed]
+    known = [draw for draw in reported if draw is not None]
     return sum(known) if known else None
 
 

@@ -2,13 +2,16 @@
 
 Each pod's entry is joined with what is known of it: joules only grow, so of two reports the larger holds, and joining is
 the same in any order and any number of times. Once an ended pod's entry stands in the stored status its node's agent is
-told (`NodePower.spec.settled`) and lets go of it; and once the agent has, the entry becomes part of one sum, with its
+asked to let go of it (`NodePower.spec.settled`); and once the agent has, the entry becomes part of one sum, with its
 name kept so that an old report of it is not counted again. Every step looks at the one before as it is stored.
+
+What an entry adds is concluded once: of a job on a thousand nodes a pass joins the entries that were reported since the last one,
+and adds up whole numbers (`core.seen.nodes.Kept`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import isqrt
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
@@ -33,7 +36,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
     before = old or EnergyStatus()
     pods = {p.key: p for p in before.pods}
     settled = set(before.settled)
-    told: set[str] = set()
+    reported: set[str] = set()
     reporting: set[str] = set()
     abandoned: set[str] = set()
     for report in reports:
@@ -41,20 +44,22 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
         if is_abandoned(report.received, now=now):
             abandoned.add(report.node)
         for entry in report.pods:
-            told.add(entry.key)
+            reported.add(entry.key)
             if entry.key not in settled:
-                pods[entry.key] = _join(pods.get(entry.key), entry, report.node)
+                given = (pods.get(entry.key), entry, report.node)
+                pods[entry.key] = report.kept.get("joined", entry.key, given, _join)
     if old is None and not pods:
         return None, {}
     stored = {p.key: p for p in before.pods}
     growth: dict[int, int] = {}
     for key, pod in pods.items():
-        more = pod.counted(scope) - (stored[key].counted(scope) if key in stored else 0)
+        known = stored.get(key)
+        more = 0 if pod is known else pod.counted(scope) - (known.counted(scope) if known is not None else 0)
         if more:
             growth[pod.attempt] = growth.get(pod.attempt, 0) + more
     kept, folded, lost = [], [], 0
     for key, pod in pods.items():
-        let_go = key in stored and key not in told
+        let_go = key in stored and key not in reported
         if let_go and stored[key].final:
             folded.append(pod)
         elif let_go and pod.node in reporting and pod.uid not in present:
@@ -67,7 +72,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
             kept.append(pod)
     if len(kept) > KEPT_PODS:
         # Only an agent that invents segments lists so many. What it lists no longer goes into the sum first.
-        kept.sort(key=lambda p: p.key in told)
+        kept.sort(key=lambda p: p.key in reported)
         lost += sum(not p.final for p in kept[:-KEPT_PODS])
         folded += kept[:-KEPT_PODS]
         kept = kept[-KEPT_PODS:]
@@ -120,13 +125,9 @@ def _sum_up(
     scope: Scope,
 ) -> EnergyStatus:
     base = before.folded or PodEnergyStatus(uid="", final=True)
-    whole = base
-    for pod in folded:
-        whole = _add(whole, pod)
+    whole = _add_up((base, *folded)) if folded else base
     squared = min(before.folded_error_squared + sum(p.error_joules**2 for p in folded), MOST_SQUARED)
-    total = whole
-    for pod in kept:
-        total = _add(total, pod)
+    total = _add_up((whole, *kept))
     used = total.counted(scope)
     # Processors and memory are always estimated: divided by CPU time.
     host = 0 if scope == "Node" else total.cpu_joules + total.dram_joules
@@ -158,14 +159,15 @@ def _root(squared: int) -> int:
     return 1 + isqrt(squared - 1) if squared else 0
 
 
-def _add(one: PodEnergyStatus, other: PodEnergyStatus) -> PodEnergyStatus:
+def _add_up(pods: Sequence[PodEnergyStatus]) -> PodEnergyStatus:
+    """The sum of what these pods used, under the first one's name."""
     return PodEnergyStatus(
-        uid=one.uid,
-        gpu_joules=one.gpu_joules + other.gpu_joules,
-        cpu_joules=one.cpu_joules + other.cpu_joules,
-        dram_joules=one.dram_joules + other.dram_joules,
-        estimated_joules=one.estimated_joules + other.estimated_joules,
-        missing_seconds=one.missing_seconds + other.missing_seconds,
+        uid=pods[0].uid,
+        gpu_joules=sum(p.gpu_joules for p in pods),
+        cpu_joules=sum(p.cpu_joules for p in pods),
+        dram_joules=sum(p.dram_joules for p in pods),
+        estimated_joules=sum(p.estimated_joules for p in pods),
+        missing_seconds=sum(p.missing_seconds for p in pods),
         final=True,
     )
 
@@ -176,7 +178,8 @@ def has_last_word(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
         return False
     if entry.key in energy.settled:
         return True
-    return any(p.key == entry.key and p.final and p.joules >= entry.joules for p in energy.pods)
+    of_pod = (p for p in energy.pods if p.uid == entry.uid and p.segment == entry.segment)
+    return any(p.final and p.joules >= entry.joules for p in of_pod)
 
 
 def decide_settled(

@@ -20,8 +20,12 @@ from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.snapshot import Fleet
 from greentrain.quantities import THOUSANDTHS
 
-REACTION_SECONDS = 5
-"""From a report to the SIGTERM of every pod: a pass, a status write, deletions, the kubelets' next look."""
+REPORTS_WAIT_SECONDS = 2
+"""How soon at most a job is decided again because a node has reported: reports that come meanwhile are taken together, so that a
+job on a thousand nodes does not cost a pass for each. Nothing but a report waits for it."""
+
+REACTION_SECONDS = 5 + REPORTS_WAIT_SECONDS
+"""From a report to the SIGTERM of every pod: its wait for others, a pass, a status write, deletions, the kubelets' next look."""
 
 
 SILENCE_SECONDS = OPERATOR_SILENT_SECONDS + UNATTENDED_SECONDS + RENEW_SECONDS

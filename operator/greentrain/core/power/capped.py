@@ -16,7 +16,7 @@ from greentrain.api.reasons import Reason
 from greentrain.api.v1alpha1 import PowerStatus
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.quantities import parse_power_cap
+from greentrain.quantities import PowerCap, parse_power_cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def judge_cap(
     gpus: list[tuple[GpuStatus, GpuCap]] = []
     for pod in running:
         report = by_node.get(pod.node)
-        if report is None or not any(e.uid == pod.uid for e in report.pods):
+        entry = next((e for e in report.pods if e.uid == pod.uid), None) if report is not None else None
+        if report is None or entry is None:
             text = f"the agent on node {pod.node} has not reported pod {pod.name} (kubectl get nodepowers)"
             findings.append((Reason.NO_AGENT, text))
             continue
@@ -63,9 +64,9 @@ def judge_cap(
             text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
             findings.append((Reason.READINGS_STOPPED, text))
             continue
-        held = [(g, g.cap) for g in report.gpus if g.cap is not None and g.cap.concerns(pod.uid)]
+        held, found = report.kept.get("capped", entry.key, (cap, pod, report.gpus), _find_all)
         gpus += held
-        findings += [_find(cap, pod, gpu, reported) for gpu, reported in held]
+        findings += found
         if len(held) < pod.gpus:
             text = f"the agent on node {pod.node} has taken up {len(held)} of the {pod.gpus} GPUs of pod {pod.name}"
             findings.append((Reason.APPLYING, text))
@@ -90,9 +91,18 @@ def judge_cap(
     return CapVerdict(status, value, reason, text)
 
 
-def _find(cap: str, pod: Pod, gpu: GpuStatus, reported: GpuCap) -> tuple[Reason, str]:
+def _find_all(
+    cap: str, pod: Pod, gpus: Sequence[GpuStatus]
+) -> tuple[tuple[tuple[GpuStatus, GpuCap], ...], tuple[tuple[Reason, str], ...]]:
+    """The GPUs that a pod holds with what is reported of their caps, and how the cap stands on each."""
+    parsed = parse_power_cap(cap)
+    held = tuple((g, g.cap) for g in gpus if g.cap is not None and g.cap.concerns(pod.uid))
+    return held, tuple(_find(cap, parsed, pod, gpu, reported) for gpu, reported in held)
+
+
+def _find(cap: str, parsed: PowerCap, pod: Pod, gpu: GpuStatus, reported: GpuCap) -> tuple[Reason, str]:
     where = f"GPU {gpu.uuid} of pod {pod.name} on node {pod.node}"
-    asked = resolve_cap(parse_power_cap(cap), gpu.limits)
+    asked = resolve_cap(parsed, gpu.limits)
     if asked is not None and reported.asked_milliwatts not in (None, asked):
         return Reason.APPLYING, f"{where}: the change to {cap} is on its way"
     return Reason(reported.reason), f"{where}: {reported.message}"

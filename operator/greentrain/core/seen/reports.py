@@ -35,7 +35,7 @@ class Believed:
     status: NodePowerStatus | None
     """None where nothing is."""
     doubts: tuple[str, ...] = ()
-    """What was left out and why, one line each, for people."""
+    """What was left out and why, one line each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ and goes on for the hour that budgets look ahead.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import inf
 
@@ -45,8 +45,9 @@ def take_intensities(source: CarbonSource, seen: Snapshot, *, now: datetime) -> 
     bases = {asked.get("basis"), source.basis, emissions.basis if emissions is not None else None}
     entries = [entry for report in seen.reports for entry in report.pods]
     moment = now.astimezone(UTC).timestamp()
-    since = min((moment, *_find_earliest(entries, energy)))
-    until = max((moment + LOOK_AHEAD_SECONDS, *_find_latest(entries)))
+    spans = [(e.key, r.kept.get("span", e.key, (e,), _read_span)) for r in seen.reports for e in r.pods]
+    since = min((moment, *_find_earliest(spans, energy)))
+    until = max((moment + LOOK_AHEAD_SECONDS, *(s.latest for _, s in spans)))
     return Intensities(
         places=places,
         steps=tuple(
@@ -71,24 +72,33 @@ def _read_section(spec: Mapping[str, object]) -> Mapping[str, object]:
     return {k: v for k, v in section.items() if isinstance(v, str)} if isinstance(section, Mapping) else {}
 
 
-def _find_earliest(entries: Iterable[PodEnergy], energy: EnergyStatus | None) -> Iterator[float]:
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The time that an entry covers, in Unix seconds."""
+
+    start: float
+    """Of its first bucket; infinity where it has none."""
+    last: float
+    """Its last reading; infinity where it has none."""
+    latest: float
+    """The latest moment it may be priced for; minus infinity where there is none."""
+
+
+def _read_span(entry: PodEnergy) -> _Span:
+    start, last = _moment(entry.buckets.start), _moment(entry.last_reading)
+    ends = -inf if start is None else start + len(entry.buckets.joules) * BUCKET_SECONDS
+    latest = max(ends, -inf if last is None else last)
+    return _Span(inf if start is None else start, inf if last is None else last, latest)
+
+
+def _find_earliest(spans: Iterable[tuple[str, _Span]], energy: EnergyStatus | None) -> Iterator[float]:
     """The beginnings of what is not priced for good yet."""
-    done = {p.key: _moment(p.priced_until) for p in energy.pods} if energy is not None else {}
-    for entry in entries:
-        start, last = _moment(entry.buckets.start), _moment(entry.last_reading)
-        if start is not None:
-            yield max(start, (done.get(entry.key) or -inf) - BUCKET_SECONDS)
-        if last is not None:
-            yield last
-
-
-def _find_latest(entries: Iterable[PodEnergy]) -> Iterator[float]:
-    for entry in entries:
-        start, last = _moment(entry.buckets.start), _moment(entry.last_reading)
-        if start is not None:
-            yield start + len(entry.buckets.joules) * BUCKET_SECONDS
-        if last is not None:
-            yield last
+    priced = {p.key: p.priced_until for p in energy.pods} if energy is not None else {}
+    moments = {text: _moment(text) for text in set(priced.values())}
+    for key, span in spans:
+        done = moments[priced[key]] if key in priced else None
+        yield max(span.start, (done or -inf) - BUCKET_SECONDS)
+        yield span.last
 
 
 def _find_models(seen: Snapshot, entries: Iterable[PodEnergy]) -> Iterator[str]:

@@ -1,13 +1,16 @@
-"""Tells agents what is asked for pods and what they may let go of, and removes the NodePowers of nodes that are no more.
+"""Runs passes over nodes: what is asked of a node's agent for its pods, what it may let go of, and when its NodePower goes.
 
 Level-triggered like the passes over jobs, but by node: what is asked follows from the pods that are there, from what
-NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time.
+NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time. When a status is stored,
+the nodes are looked at whose part of it is another than before: each write of a job on a thousand nodes would else be a
+thousand passes.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +22,7 @@ from greentrain.api.stored import dump_status
 from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.asks import PodTerms, decide_asks, find_terms
+from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.ledger import decide_settled
 from greentrain.core.seen.nodes import ABANDONED_AFTER, is_abandoned
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
@@ -26,6 +30,35 @@ from greentrain.kube.client import ApiError, Client
 from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job
 
 logger = logging.getLogger("greentrain.controller")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a job's stored status says that concerns agents."""
+
+    uid: str
+    whole: tuple[str | None, str | None, bool]
+    """What holds for all of its pods: cap, scope, and whether a budget is enforced."""
+    allowances: Mapping[str, tuple[int, int | None]]
+    """By UID of a pod: joules and seconds."""
+    final: Mapping[str, tuple[str, int]]
+    """By entry that is final: its node and joules."""
+
+    @classmethod
+    def of(cls, uid: str, status: GreenTrainingJobStatus) -> Terms:
+        """Those of the job with that UID."""
+        energy, power = status.energy, status.power
+        budget = energy.budget if energy is not None else None
+        return cls(
+            uid,
+            (
+                power.cap if power is not None else None,
+                energy.scope if energy is not None else None,
+                spec_in_force(status).is_enforced,
+            ),
+            {a.uid: (a.joules, a.seconds) for a in (budget.allowances if budget is not None else ())},
+            {p.key: (p.node, p.joules) for p in (energy.pods if energy is not None else ()) if p.final},
+        )
 
 
 class NodePasses:
@@ -46,19 +79,28 @@ class NodePasses:
         self._namespaces = namespaces
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
+        self._terms: dict[Key, Terms] = {}
+        """Of each job, those of the status that was stored last; of one that is not here, all of its nodes are looked at."""
+
+    def add_all(self) -> None:
+        """Look at every node, whatever is known."""
+        for node in self._node_powers.names():
+            self.add(node)
+        self._terms = {key: terms for key, terms in self._terms.items() if self._cache.job(key) is not None}
 
     def add(self, node: str) -> None:
         """Something changed that may concern what is asked of a node's agent."""
         self._queue.add(node)
 
     def add_nodes_of(self, key: Key, status: GreenTrainingJobStatus) -> None:
-        """A job's status was stored: nodes it has a last word of may let go, its pods' nodes may have other asks."""
-        energy, power = status.energy, status.power
-        nodes = {p.node for p in energy.pods if p.final} if energy is not None else set()
-        # Also where a budget was just taken away: its pods must not be held to nothing.
-        if power is not None or energy is not None:
-            nodes |= {node_of(body) for body in self._cache.pods_of(key)} - {""}
-        for node in nodes:
+        """A job's status was stored: nodes with an entry that is final now may let go, its pods' nodes may have other asks."""
+        job = self._cache.parsed_job(key)
+        if job is None:
+            return
+        before, terms = self._terms.get(key), Terms.of(job.uid, status)
+        self._terms[key] = terms
+        pods = {body["metadata"]["uid"]: node_of(body) for body in self._cache.pods_of(key)}
+        for node in find_nodes(before, terms, pods):
             self.add(node)
 
     def close(self) -> None:
@@ -72,7 +114,7 @@ class NodePasses:
             try:
                 await self._pass(node)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                # Told once in a while is enough: agents keep what is not settled, and caps as they were asked for.
+                # It may take a while: agents keep what is not settled, and caps as they were asked for.
                 delay = self._queue.retry(node)
                 if not (isinstance(error, ApiError) and error.status in (404, 409)):
                     logger.warning("NodePower %s: %s; again in %.2f s", node, error, delay)
@@ -129,7 +171,7 @@ class NodePasses:
         await self._client.delete_node_power(known.name, known.uid, known.resource_version)
         self._node_powers.drop({"metadata": {"name": known.name, "uid": known.uid}})
         logger.info(
-            "NodePower %s is removed: its agent has been silent for an hour and all it told is settled",
+            "NodePower %s is removed: its agent has been silent for an hour and all it reported is settled",
             known.name,
         )
 
@@ -144,3 +186,18 @@ class NodePasses:
         if not is_of_job(entry, key, job.uid, job.created):
             raise LookupError
         return EnergyStatus() if job.unreadable else job.status.energy
+
+
+def find_nodes(before: Terms | None, terms: Terms, pods: Mapping[str, str]) -> set[str]:
+    """The nodes that a stored status says something else of than the one before it; `pods`: UID → node, "" for none."""
+    if before is not None and before.uid != terms.uid:
+        before = None  # another job of that name
+    final = before.final if before is not None else {}
+    nodes = {entry[0] for key, entry in terms.final.items() if final.get(key) != entry}
+    if before is None or before.whole != terms.whole:
+        nodes |= set(pods.values())
+    else:
+        nodes |= {
+            node for uid, node in pods.items() if before.allowances.get(uid) != terms.allowances.get(uid)
+        }
+    return nodes - {""}

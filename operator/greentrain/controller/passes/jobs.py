@@ -1,0 +1,410 @@
+"""Runs passes over jobs: gather, decide, record what the world cannot show, apply, record the rest.
+
+The order is what makes a kill at any moment harmless. A decision that ends or begins an attempt is stored
+before a pod is deleted or created; everything else can be concluded again from what is there. What a pass
+believes may be old, where a watch is slow or an answer was lost: before anything that could double a pod or
+a count, it looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import aiohttp
+from pydantic import ValidationError
+
+from greentrain.api.conditions import Type, find_condition, is_true
+from greentrain.api.lease import UNATTENDED_SECONDS
+from greentrain.api.reasons import Reason
+from greentrain.api.runtime import Progress
+from greentrain.controller.passes.hiding import without_secrets
+from greentrain.controller.passes.memory import Memories, Memory, mark_job
+from greentrain.controller.passes.records import REFUSED_WORDS_MAX, Parts, Records
+from greentrain.controller.settings import Settings
+from greentrain.controller.snapshots import forget_snapshot, keep_snapshot
+from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.lifecycle.decide import decide
+from greentrain.core.lifecycle.decision import Decision, stop_all
+from greentrain.core.lifecycle.ends import run_policy_in_force
+from greentrain.core.pod_security import asks_for_privileges
+from greentrain.core.seen.intensities import CarbonSource
+from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot
+from greentrain.core.seen.taking import with_intensities
+from greentrain.core.seen.times import parse_time
+from greentrain.kube.apply import Outcome, apply_effects
+from greentrain.kube.cache import Key
+from greentrain.kube.client import ApiError
+from greentrain.kube.gather import gather, gather_progress
+from greentrain.kube.namespaces import REMEMBERED_SECONDS, Namespaces
+from greentrain.kube.readings import NodePowers
+from greentrain.kube.redaction import redact
+
+REFUSED_RETRY_SECONDS = 30.0
+"""How often a creation the server refused is tried again; the foreign object may be gone, the quota raised."""
+
+PASSING_RETRY_SECONDS = 1.0
+
+STOPPING_PROGRESS_SECONDS = 1.0
+"""How often a program that is stopping is asked: a kubelet may remove an ended container before it has reported its
+termination message (read in a kubelet's source, not proven), and the last checkpoint is then known from here alone."""
+
+SAMPLE_SECONDS = 2.0
+"""How soon a program of a job with a budget may be asked again because a node has reported."""
+
+CONFLICTS_BEFORE_LOOKING = 2
+"""A status write that meets a newer job is tried again when the watch has brought it, within milliseconds. After so
+many conflicts in a row the watch is not waited for: the answer to our own last write may have been lost."""
+
+FAILURES_BEFORE_STALLED = 2
+FAILURES_BETWEEN_WORDS = 20
+"""How many failures in a row after which the condition Stalled is looked at again, in case it could not be stored."""
+
+LONGEST_LOOK_SECONDS = 300.0
+"""How rarely at most it is looked whether the namespace of a refused job was opened."""
+
+
+class Passes:
+    """Workers that take keys from the queue and run one pass over each."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        node_powers: NodePowers,
+        session: aiohttp.ClientSession,
+        settings: Settings,
+        *,
+        carbon: Callable[[], CarbonSource | None] = lambda: None,
+    ) -> None:
+        self._client, self._cache, self._queue = parts.client, parts.cache, parts.queue
+        self._telemetry, self._clock = parts.telemetry, parts.clock
+        self._namespaces = Namespaces(parts.client)
+        self._node_powers = node_powers
+        self._session = session
+        self._settings = settings
+        self._carbon = carbon
+        self._memories = Memories()
+        self._log = self._memories.log
+        self._records = Records(parts, self._memories, measures_every=settings.progress_interval)
+        self._begun: dict[Key, float] = {}
+        self._failing: dict[Key, int] = {}
+        """How often in a row the pass over a job has failed, conflicts apart."""
+        self._held: set[Key] = set()
+        """Jobs whose stored status cannot be read."""
+        self._finishing = False
+        self._turn = asyncio.Lock()
+        """Passes begin one in each round of the event loop, not as many as there are workers: probes are answered between."""
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
+
+    def longest(self) -> tuple[Key, float] | None:
+        """The pass that has been under way longest, and for how many seconds; None where none is."""
+        key = min(self._begun, key=self._begun.__getitem__, default=None)
+        return None if key is None else (key, asyncio.get_running_loop().time() - self._begun[key])
+
+    def unattended(self) -> list[str]:
+        """UIDs of the jobs that cannot be looked after: their last pass failed, or one is due and has not ended in time."""
+        keys = {*self._failing, *self._held, *self._queue.late(UNATTENDED_SECONDS)}
+        jobs = (self._cache.parsed_job(key) for key in keys)
+        return [job.uid for job in jobs if job is not None]
+
+    async def finish(self, seconds: float) -> None:
+        """Begin no pass any more and wait for those under way, for so long at most.
+
+        Only the pass that has stored a status stores its events and writes its log lines: they would be lost with it.
+        """
+        self._finishing = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._at_rest.wait(), seconds)
+
+    async def work(self) -> None:
+        """Run passes until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            key = await self._queue.get()
+            async with self._turn:
+                await asyncio.sleep(0)
+            self._telemetry.queue_depth.set(len(self._queue))
+            if self._finishing:
+                continue
+            self._at_rest.clear()
+            begun = self._begun[key] = loop.time()
+            try:
+                outcome, failure = await self._try(key)
+                await self._note(key, outcome, failure)
+            finally:
+                self._begun.pop(key, None)
+                if not self._begun:
+                    self._at_rest.set()
+                self._queue.done(key)
+            self._telemetry.passes.labels(outcome).inc()
+            self._telemetry.pass_seconds.observe(loop.time() - begun)
+
+    async def _try(self, key: Key) -> tuple[str, Exception | None]:
+        """Run one pass: what came of it, in a word, and what it failed with; a conflict and a job that is gone are no failure."""
+        try:
+            await self._pass(key)
+        except ApiError as error:
+            self._telemetry.api_errors.labels(str(error.status)).inc()
+            delay = self._queue.retry(key, not_before=error.retry_after)
+            if error.status in (404, 409):
+                return ("conflict" if error.status == 409 else "refused"), None
+            self._log(logging.WARNING, key, f"{error}; again in {delay:.2f} s")
+            return "refused", error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._telemetry.api_errors.labels("none").inc()
+            delay = self._queue.retry(key)
+            self._log(logging.WARNING, key, f"API server unreachable ({error!r}); again in {delay:.2f} s")
+            return "unreachable", error
+        except Exception as error:  # noqa: BLE001 - one job's fault must not stop the others; it is logged and tried again
+            delay = self._queue.retry(key)
+            where = "".join(traceback.format_tb(error.__traceback__))
+            text = f"the pass failed: {_describe(error)}; again in {delay:.2f} s; at\n{where}"
+            self._log(logging.ERROR, key, text)
+            return "error", error
+        self._queue.succeeded(key)
+        return "ok", None
+
+    async def _note(self, key: Key, outcome: str, failure: Exception | None) -> None:
+        """Count a job's failures in a row, and say so where it matters: once is chance, twice is trouble."""
+        if failure is None:
+            if outcome == "ok" and self._failing.pop(key, None) is not None:
+                mark_job(self._telemetry.reconcile_failing, key, on=False)
+            return
+        count = self._failing[key] = self._failing.get(key, 0) + 1
+        if count < FAILURES_BEFORE_STALLED:
+            return
+        mark_job(self._telemetry.reconcile_failing, key, on=True)
+        if outcome != "unreachable" and (
+            count == FAILURES_BEFORE_STALLED or count % FAILURES_BETWEEN_WORDS == 0
+        ):
+            cause = redact(_describe(failure), self._memories.secrets(key))[:REFUSED_WORDS_MAX]
+            await self._records.report_stalled(
+                key,
+                Reason.RECONCILE_FAILING,
+                f"the last {count} passes over this job failed ({cause}). The "
+                "agents of its nodes enforce its budget until one succeeds. The operator's log says where it failed: "
+                "correct what it names, or report it",
+            )
+
+    async def _hold(self, key: Key, seen: Snapshot) -> None:
+        """Leave a job as it is whose ledger cannot be read: nothing is begun, nothing of its status is overwritten.
+
+        Its pods keep the allowance they have, and their agents enforce it. What its user asks to be stopped is stopped.
+        """
+        job = seen.job
+        self._held.add(key)
+        mark_job(self._telemetry.reconcile_failing, key, on=True)
+        await self._records.report_stalled(
+            key,
+            Reason.LEDGER_UNREADABLE,
+            f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is held: "
+            "no pod is made, and pods that run keep the allowance of energy they have. Install the version of greentrain that "
+            "wrote it",
+            phase="Unknown",
+        )
+        if run_policy_in_force(job).suspend:
+            stop = Decision(job.status, stop_all(seen))
+            await self._apply(key, job, stop)
+
+    def _forget(self, key: Key) -> None:
+        """The job is no more."""
+        self._memories.forget(key)
+        self._failing.pop(key, None)
+        self._held.discard(key)
+        for gauge in (self._telemetry.reconcile_failing, self._telemetry.status_refused):
+            mark_job(gauge, key, on=False)
+        self._queue.forget(key)
+        if self._settings.snapshots is not None:
+            forget_snapshot(self._settings.snapshots, *key)
+
+    async def _pass(self, key: Key) -> None:
+        if self._queue.failures(key) >= CONFLICTS_BEFORE_LOOKING:
+            await self._look(key)
+        seen = gather(self._cache, self._node_powers, key)
+        if seen is None:
+            self._forget(key)
+            return
+        memory = self._memories.of(key)
+        memory.find_secrets(self._cache, key, seen.job)
+        memory.take_up(seen.job)
+        if seen.job.unreadable and not seen.job.deleting:
+            if not any(is_true(seen.job.status.conditions, t) for t in (Type.SUCCEEDED, Type.FAILED)):
+                await self._hold(key, seen)
+            return  # one that has finished stays as it is stored
+        if key in self._held:
+            self._held.discard(key)
+            mark_job(self._telemetry.reconcile_failing, key, on=False)
+        seen = memory.complete(seen)
+        await self._records.store_events(key)
+        progress = await self._ask_progress(key, seen, memory)
+        privileged = await self._ask_namespace(key, seen.job, memory)
+        seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
+        seen = replace(seen, privileged=privileged)
+        source = self._carbon()
+        decision = self._decide(key, seen, source, memory)
+        if memory.sampled is not None and memory.sampled_joules is None:
+            # Steps and joules of one moment belong together, also where they are stored by a later pass.
+            energy = decision.status.energy
+            memory.sampled_joules = energy.used_joules if energy is not None else None
+        if decision.record_first:
+            if decision.pods and seen.job.status.attempt_count and await self._look_for_pods(key):
+                self._queue.add(key)  # a pod of an earlier attempt that no watch has brought yet
+                return
+            await self._record_first(key, seen, decision, memory)
+            # Effects belong to the job as it is now stored; a conflict has ended this pass already.
+        outcome = await self._apply(key, seen.job, decision)
+        if decision.record_first or outcome.changed or outcome.obstacles:
+            after = gather(
+                self._cache, self._node_powers, key, progress=progress, obstacles=outcome.obstacles
+            )
+            if after is None:
+                return
+            after = memory.complete(after)
+            after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
+            after = replace(after, privileged=privileged)
+            seen, decision = after, self._decide(key, after, source, memory)
+            if decision.record_first:
+                self._queue.add(key)
+                return
+        await self._records.store_rest(key, seen, decision.status)
+        self._look_again(key, decision, outcome)
+
+    async def _record_first(self, key: Key, seen: Snapshot, decision: Decision, memory: Memory) -> None:
+        """Store what must stand before anything is done; a stop is carried out also where that is refused.
+
+        Where the server is only in trouble for a moment the record is tried a second time first.
+        """
+        try:
+            await self._records.store(key, seen, decision.status)
+        except ApiError as error:
+            again = not error.passing or self._failing.get(key, 0) > 0
+            if error.refuses_content or (again and error.status not in (404, 409)):
+                await self._stop_all_the_same(key, seen, decision, memory)
+            raise
+
+    async def _stop_all_the_same(self, key: Key, seen: Snapshot, decision: Decision, memory: Memory) -> None:
+        """Carry out a stop that could not be recorded: what a job uses must not hang on what can be stored of it.
+
+        A start is not carried out: its pods would be made again and again. What was decided is kept in memory, so that the
+        passes to come, and the record once it can be stored, know why the pods are gone.
+        """
+        if decision.pods or decision.delete_job:
+            return
+        memory.keep_unstored(seen.job, decision.status)
+        await self._apply(key, seen.job, decision)
+
+    def _decide(self, key: Key, seen: Snapshot, source: CarbonSource | None, memory: Memory) -> Decision:
+        """What to do; `source` is the same for all decisions of one pass."""
+        now = self._clock()
+        seen = with_intensities(seen, source, now=now)
+        if self._settings.snapshots is not None:
+            try:
+                keep_snapshot(self._settings.snapshots, seen, now=now)
+            except OSError as error:
+                self._log(logging.WARNING, key, f"its snapshot was not kept: {error}")
+        decision = decide(seen, now=now)
+        return replace(decision, status=without_secrets(decision.status, memory.secrets))
+
+    async def _apply(self, key: Key, job: Job, decision: Decision) -> Outcome:
+        """Create and delete what was decided, and log it."""
+        outcome = await apply_effects(self._client, self._cache, job, decision)
+        made = outcome.created
+        self._telemetry.pods_created.inc(len(made))
+        attempts = decision.status.attempts
+        attempt = {"attempt": attempts[-1].number} if attempts else {}
+        for decided, pods in (("created", made), ("deleted", [d.name for d in decision.deletions])):
+            if pods:
+                self._log(logging.INFO, key, f"{decided} {', '.join(pods)}", decision=decided, **attempt)
+        if decision.delete_job:
+            text = "the job is deleted: spec.runPolicy.ttlSecondsAfterFinished is over"
+            self._log(logging.INFO, key, text, decision="deleted", reason="TimeToLiveOver", **attempt)
+        return outcome
+
+    async def _ask_namespace(self, key: Key, job: Job, memory: Memory) -> bool:
+        """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
+        over = job.deleting or job.status.completion_time is not None
+        if memory.asks_of != (job.uid, job.generation):
+            memory.asks_of, memory.asks = (job.uid, job.generation), asks_for_privileges(job.spec)
+        if over or not memory.asks:
+            return False
+        found = await self._namespaces.is_privileged(job.namespace)
+        if not found:
+            # No watch brings a label that is set. The longer a job has waited the more rarely it is looked at.
+            self._queue.add_after(key, decide_next_look(job, now=self._clock()))
+        return found
+
+    async def _look(self, key: Key) -> None:
+        """Read the job afresh where our picture of it was refused again and again."""
+        body = await self._client.find_job(*key)
+        known = self._cache.job(key)
+        if body is not None:
+            self._cache.put("Job", body)
+        elif known is not None:
+            self._cache.drop("Job", known)
+
+    async def _look_for_pods(self, key: Key) -> bool:
+        """Whether a list shows pods of the job that the cache does not know.
+
+        An attempt begins when every pod of the last one is gone. A pod whose creation was never answered may be
+        there although no watch has brought it; it must be found now, not at the next resync.
+        """
+        bodies = await self._client.list_pods_of(*key)
+        return sum(self._cache.put("Pod", body) is not None for body in bodies) > 0
+
+    async def _ask_progress(self, key: Key, seen: Snapshot, memory: Memory) -> Progress | None:
+        attempt = seen.job.status.attempts[-1] if seen.job.status.attempts else None
+        if attempt is None or attempt.end_time is not None or attempt.running_time is None:
+            memory.progress = memory.sampled = memory.sampled_joules = None
+            return None
+        if memory.progress_attempt != attempt.number:
+            memory.progress, memory.progress_attempt = None, attempt.number
+            memory.sampled = memory.sampled_joules = None
+        stopping = attempt.reason is not None
+        interval = min(
+            self._settings.progress_interval, STOPPING_PROGRESS_SECONDS if stopping else float("inf")
+        )
+        now = asyncio.get_running_loop().time()
+        # What a step costs is seen best where steps and joules are read at the same moment.
+        heard = max((r.received for r in seen.reports), default=None)
+        news = heard is not None and heard != memory.heard and spec_in_force(seen.job.status).has_budget
+        if now - memory.asked >= (min(interval, SAMPLE_SECONDS) if news else interval):
+            memory.asked, memory.heard = now, heard
+            said = await gather_progress(self._session, seen)
+            if said is not None:
+                memory.progress, memory.sampled, memory.sampled_joules = said, self._clock(), None
+        self._queue.add_after(key, memory.asked + interval - now)
+        return memory.progress
+
+    def _look_again(self, key: Key, decision: Decision, outcome: Outcome) -> None:
+        if decision.look_again is not None:
+            self._queue.add_after(key, (decision.look_again - self._clock()).total_seconds())
+        if outcome.obstacles:
+            passing = all(o.reason in PASSING_OBSTACLES for o in outcome.obstacles)
+            self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
+        elif decision.pods or decision.deletions:
+            self._queue.add(key)
+
+
+def decide_next_look(job: Job, *, now: datetime) -> float:
+    """In how many seconds to look again whether the namespace of a refused job was opened: a third of its wait so far.
+
+    From 5 s to 5 min: a tenant may have any number of such jobs, and each look is a pass.
+    """
+    refused = find_condition(job.status.conditions, Type.ADMITTED)
+    since = parse_time(refused.last_transition_time) if refused is not None else None
+    waited = 0.0 if since is None else (now - since).total_seconds()
+    return min(max(REMEMBERED_SECONDS, waited / 3), LONGEST_LOOK_SECONDS)
+
+
+def _describe(error: Exception) -> str:
+    """An unexpected error in words; pydantic quotes what it was given, so only its places are named."""
+    if isinstance(error, ValidationError):
+        places = [".".join(map(str, e["loc"])) for e in error.errors(include_url=False, include_input=False)]
+        return f"ValidationError at {', '.join(places)}"
+    return repr(error)

@@ -1,0 +1,270 @@
+"""Stores what passes over a job decided: its status, once, and the events that say how it changed.
+
+A status that the API server refuses is reduced to its least, and tried again later as a whole; events wait until they are
+stored. Nothing a job uses depends on either (`passes.jobs`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiohttp
+
+from greentrain.api.conditions import MESSAGE_MAX, Type
+from greentrain.api.reasons import Reason, Severity
+from greentrain.api.stored import dump_status
+from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.controller.logs import find_log_lines
+from greentrain.controller.passes.memory import Memories, Memory, WaitingEvent, mark_job
+from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.seen.snapshot import Job, Snapshot
+from greentrain.core.seen.times import format_time
+from greentrain.core.status.essence import find_write_delay, reduce_to_least
+from greentrain.core.status.events import Event, transition_events
+from greentrain.kube.apply import apply_events, apply_status
+from greentrain.kube.cache import Cache, Key
+from greentrain.kube.client import ApiError, Client
+from greentrain.kube.redaction import redact
+from greentrain.telemetry.metrics import Telemetry
+
+EVENT_RETRY_SECONDS = 2.0
+REFUSED_WORDS_MAX = 600
+"""Longest quotation of a refusal, in characters: with what to do about it an event's message holds 1,024."""
+
+EVENT_TRIES = 5
+"""How often an event is tried to be stored; it says what the status says already."""
+
+REFUSED_STATUS_SECONDS = 3600.0
+"""How long, in seconds, one event says that a status was refused: the API server keeps events that long (`--event-ttl`)."""
+
+LEAST_SECONDS = 60.0
+"""How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
+
+FIRST_STORE_DELAY_SECONDS = 1.0
+LONGEST_STORE_DELAY_SECONDS = 30.0
+"""How long, in seconds, a status that was refused altogether waits for the next try: doubling from the one to the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all passes over jobs work with."""
+
+    client: Client
+    cache: Cache
+    queue: WorkQueue[Key]
+    telemetry: Telemetry
+    clock: Callable[[], datetime]
+    stored: Callable[[Key, GreenTrainingJobStatus], None] = lambda *_: None
+    """Called with each status that was stored."""
+
+
+class Records:
+    """Writes statuses and events of jobs."""
+
+    def __init__(self, parts: Parts, memories: Memories, *, measures_every: float) -> None:
+        self._client, self._cache, self._queue = parts.client, parts.cache, parts.queue
+        self._telemetry, self._clock, self._stored = parts.telemetry, parts.clock, parts.stored
+        self._memories = memories
+        self._measures_every = measures_every
+        """How often, in seconds, progress and joules alone are worth a write."""
+
+    async def store(self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus) -> None:
+        """Store a status: the whole, or the least of it where the server refuses that.
+
+        Raises:
+            ApiError: it was not stored. `refuses_content` says that the server will have none of it; the next try waits then.
+        """
+        job, memory = seen.job, self._memories.of(key)
+        before = memory.find_stored(job)
+        status = await self._store(key, job, status, memory)
+        memory.written = asyncio.get_running_loop().time()
+        memory.sampled = memory.sampled_joules = None
+        self._telemetry.status_writes.inc()
+        self._stored(key, status)
+        attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
+        for line in find_log_lines(before, status):
+            self._memories.log(
+                line.level, key, line.message, **attempt, decision=line.decision, reason=line.reason
+            )
+        latest = [s.attempts[-1] for s in (job.status, status) if s.attempts]
+        if not seen.pods and any(a.end_time is not None for a in latest):
+            # That attempt is written down, and the next one has no pod yet.
+            self._cache.forget_last_words(key)
+        now = self._clock()
+        memory.events += [
+            WaitingEvent(job, event, now + timedelta(microseconds=i))
+            for i, event in enumerate(transition_events(before, status))
+        ]
+        await self.store_events(key)
+
+    async def store_rest(self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus) -> None:
+        """Store a status after what was decided is done, if it is worth a write by now; else look again when it is.
+
+        Raises:
+            ApiError: as `store` does.
+        """
+        old, memory = seen.job.status, self._memories.of(key)
+        now = asyncio.get_running_loop().time()
+        if now < memory.least_until and memory.unstored is None:
+            status = reduce_to_least(status)
+            self._queue.add_after(key, memory.least_until - now)
+        if memory.unstored is None:
+            wait = find_write_delay(
+                old, status, since=now - memory.written, measures_every=self._measures_every
+            )
+            if wait is None:
+                return
+            if wait:
+                self._queue.add_after(key, wait)
+                return
+        try:
+            await self.store(key, seen, status)
+        except ApiError as error:
+            if error.refuses_content:
+                memory.keep_unstored(seen.job, status)
+            raise
+        # The watch brings our own write back and says nothing new by it, but the next pass may conclude from it.
+        self._queue.add(key)
+
+    async def _store(
+        self, key: Key, job: Job, status: GreenTrainingJobStatus, memory: Memory
+    ) -> GreenTrainingJobStatus:
+        """What of it was stored."""
+        now = asyncio.get_running_loop().time()
+        if memory.refusal is not None and now < memory.next_store:
+            self._queue.add_after(key, memory.next_store - now)
+            raise memory.refusal.with_traceback(None)  # else it would grow each time
+        if now >= memory.least_until:
+            try:
+                await apply_status(self._client, self._cache, job, status)
+            except ApiError as error:
+                if not error.refuses_content:
+                    raise
+                memory.least_until = now + LEAST_SECONDS
+                text = f"the status was refused: {error}; the least of it is tried"
+                self._memories.log(logging.WARNING, key, text)
+                await self._report_refused(key, job, error, memory)
+            else:
+                memory.refused = memory.refusal = memory.unstored = None
+                memory.refusals = 0
+                mark_job(self._telemetry.status_refused, key, on=False)
+                return status
+        status = reduce_to_least(status)
+        try:
+            await apply_status(self._client, self._cache, job, status)
+        except ApiError as error:
+            if error.refuses_content:
+                delay = FIRST_STORE_DELAY_SECONDS * (1 << min(memory.refusals, 10))
+                memory.next_store = now + min(delay, LONGEST_STORE_DELAY_SECONDS)
+                memory.refusal, memory.refusals = error, memory.refusals + 1
+                self._queue.add_after(key, memory.next_store - now)
+                mark_job(self._telemetry.status_refused, key, on=True)
+            raise
+        memory.refusal = memory.unstored = None
+        memory.refusals = 0
+        mark_job(self._telemetry.status_refused, key, on=True)
+        return status
+
+    async def _report_refused(self, key: Key, job: Job, error: ApiError, memory: Memory) -> None:
+        """Say by an event that the server refuses this job's status: a condition may be refused too.
+
+        A server holds a status to the CEL rules of the whole job. A job stored before a rule was added may break it; one
+        padded to the limit of what is stored leaves no room for a status.
+        """
+        now = asyncio.get_running_loop().time()
+        if not is_event_due(memory.refused, job, now):
+            return
+        memory.refused = (job.uid, job.generation, now)
+        event = build_refused_event(redact(error.message, memory.secrets), too_large=error.status != 422)
+        memory.events.append(WaitingEvent(job, event, self._clock()))
+        await self.store_events(key)
+
+    async def report_stalled(self, key: Key, reason: Reason, message: str, **more: Any) -> None:
+        """Store the condition Stalled and an event, and nothing else of the status; what fails is logged alone."""
+        job, body = self._cache.parsed_job(key), self._cache.job(key)
+        if job is None or body is None:
+            return
+        # Of a status that cannot be read the conditions stay as they are, whatever they say.
+        known = (body.get("status") or {}).get("conditions") or () if job.unreadable else dump_conditions(job)
+        conditions = [c for c in known if c.get("type") != Type.STALLED]
+        before: dict[str, Any] = next((c for c in known if c.get("type") == Type.STALLED), {})
+        if (before.get("status"), before.get("reason")) == ("True", str(reason)):
+            return
+        condition = {
+            "type": Type.STALLED.value,
+            "status": "True",
+            "reason": reason.value,
+            "message": message[:MESSAGE_MAX],
+            "observedGeneration": job.generation,
+            "lastTransitionTime": format_time(self._clock()),
+        }
+        changed = {**more, "conditions": [*conditions, condition]}
+        memory = self._memories.of(key)
+        now = asyncio.get_running_loop().time()
+        if is_event_due(memory.stalled, job, now):
+            memory.stalled = (job.uid, job.generation, now)
+            event = Event(Severity.WARNING, reason, message)
+            memory.events.append(WaitingEvent(job, event, self._clock()))
+            self._memories.log(logging.WARNING, key, message, reason=reason.value)
+        try:
+            self._cache.put(
+                "Job", await self._client.patch_status(job.namespace, job.name, job.resource_version, changed)
+            )
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._memories.log(logging.WARNING, key, f"the condition Stalled was not stored: {error}")
+        await self.store_events(key)
+
+    async def store_events(self, key: Key) -> None:
+        """Store the events that wait for it; what fails waits for the next pass, and is dropped after some."""
+        memory = self._memories.of(key)
+        waiting, memory.events = memory.events, []
+        for i, one in enumerate(waiting):
+            try:
+                await apply_events(self._client, one.job, (one.event,), now=one.moment)
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                if isinstance(error, ApiError) and error.reason == "AlreadyExists":
+                    continue  # the answer to the first try was lost
+                one.tries += 1
+                final = one.tries >= EVENT_TRIES or (isinstance(error, ApiError) and not error.passing)
+                memory.events = waiting[i + final :]
+                again = "" if final else "; again with the next pass"
+                text = f"event {one.event.reason} not stored: {error}{again}"
+                self._memories.log(logging.WARNING, key, text)
+                if memory.events:
+                    self._queue.add_after(key, EVENT_RETRY_SECONDS)
+                return
+
+
+def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> bool:
+    """Whether a status that is refused is worth an event: the first of this generation, or the last one is forgotten.
+
+    `last` is UID, generation and time of the last event; times are the event loop's, in seconds.
+    """
+    return last is None or last[:2] != (job.uid, job.generation) or now - last[2] >= REFUSED_STATUS_SECONDS
+
+
+def build_refused_event(said: str, *, too_large: bool = False) -> Event:
+    """What to do about a status that the API server refuses, and its words, cut where they are long."""
+    words = said if len(said) <= REFUSED_WORDS_MAX else said[: REFUSED_WORDS_MAX - 1] + "…"
+    remedy = (
+        "There is no room for it: remove annotations, or make the pod templates smaller"
+        if too_large
+        else "A job is held to rules that its CustomResourceDefinition got after the job was created: correct the field with "
+        "kubectl edit, or delete the job (not with --cascade=foreground, which waits for such a job without end)"
+    )
+    return Event(
+        Severity.WARNING,
+        Reason.STATUS_REFUSED,
+        "the API server refuses to store the status of this job, so its state may not be updated and no attempt is begun; a "
+        f"stop is carried out all the same. {remedy}. The server says: {words}",
+    )
+
+
+def dump_conditions(job: Job) -> list[dict[str, Any]]:
+    """A job's conditions as the API server stores them."""
+    return [dump_status(condition) for condition in job.status.conditions]
