@@ -24,7 +24,7 @@ import aiohttp
 from greentrain.agent.allowances import Allowances
 from greentrain.agent.caps import Caps
 from greentrain.agent.clock import Clock
-from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
+from greentrain.agent.holders import find_holdings
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, begin
 from greentrain.agent.settings import AgentSettings
@@ -42,6 +42,7 @@ from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card
+from greentrain.node.holdings import Holdings, by_name, drop_ended, pod_key
 from greentrain.units import PowerCap, format_unix_time, to_joules
 
 logger = logging.getLogger("greentrain.agent")
@@ -529,20 +530,12 @@ class Agent:
             self._hurry(URGENT_SECONDS if haste == "Now" else NEAR_SECONDS)
 
     def _without_ended(self, holdings: Holdings) -> Holdings:
-        """The holders that have processes, while the API server does not say which pods have ended.
-
-        Some kubelets list a pod as a holder until its object is removed (kubernetes/kubernetes#119423). Where no pod at
-        all has a cgroup, not even the agent's own, they cannot be seen here, and every holder counts.
-        """
+        """The holders that have processes, while the API server does not say which pods have ended."""
         try:
             alive = self._find_pods() if self._find_pods is not None else ()
         except DeviceError:
             alive = ()
-        if not alive:
-            return holdings
-        there = {key for key, holder in holdings.pods.items() if not holder.uid or holder.uid in alive}
-        cards = {uuid: [h for h in held if h.pod in there] for uuid, held in holdings.cards.items()}
-        return Holdings(cards, holdings.pods, holdings.problems)
+        return drop_ended(holdings, alive)
 
     def _tell_caps(self, pause: str | None) -> None:
         off = next((c.uuid for c in self.cards if c.persistence is False), None)

@@ -132,7 +132,7 @@ class AgentTelemetry(Collector):
         )
         foreign = CounterMetricFamily(
             "greentrain_gpu_power_limit_foreign_changes",
-            "How often somebody else changed the limit of a capped GPU.",
+            "How often another program changed the limit of a capped GPU.",
             labels=labels,
         )
         restores = CounterMetricFamily(

@@ -127,7 +127,7 @@ CASES = {
         "the kubelet must be 1.15 or newer and serve it.",
     ),
     "a device of no known form": Case(
-        hold_unknown, "HoldersKnown=False DeviceNotUnderstood", "its energy counts as nobody's"
+        hold_unknown, "HoldersKnown=False DeviceNotUnderstood", "its energy counts as no pod's"
     ),
     "a ResourceClaim": Case(
         use_claim, "HoldersKnown=False DeviceNotUnderstood", "ask for nvidia.com/gpu instead"
