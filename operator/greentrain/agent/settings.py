@@ -1,4 +1,4 @@
-"""What an agent is told on its command line; the chart's values become these arguments."""
+"""The command line of an agent: what the chart's values become."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def parse_settings(arguments: Sequence[str]) -> AgentSettings:
         help="where the kernel shows NVIDIA's driver (default %(default)s)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="tell which power limits would be set, and set none"
+        "--dry-run", action="store_true", help="report which power limits would be set, and set none"
     )
     parser.add_argument(
         "--operator-lease",

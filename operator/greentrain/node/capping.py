@@ -188,6 +188,10 @@ class NodeCaps:
         """Whether there is a journal that was not read so far."""
         return self._held and not self._known
 
+    def doubts_holders(self, *, pods_known: bool) -> bool:
+        """Whether it must be seen that a listed holder has processes: the API server does not show which pods have ended."""
+        return not pods_known and bool(self.asked or self.throttled)
+
     # -- what it is given -------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:

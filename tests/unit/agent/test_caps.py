@@ -16,7 +16,6 @@ from greentrain.agent.caps import FILE, Caps
 from greentrain.agent.holders import find_holdings
 from greentrain.agent.journal import FILE as ACCOUNT
 from greentrain.agent.journal import Journal
-from greentrain.agent.loop import GIVE_BACK_SECONDS
 from greentrain.api.nodepower import CapReason, PowerLimits
 from greentrain.devices.errors import (
     DeviceError,
@@ -35,6 +34,7 @@ from greentrain.node.capping import REFUSED_SECONDS, SILENT_SECONDS, START_SECON
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card, CurrentLimits, Partition
 from greentrain.node.holdings import Holdings
+from greentrain.node.schedule import GIVE_BACK_SECONDS
 from greentrain.units import parse_power_cap
 from tests.unit.agent.ports import Life, World
 
