@@ -99,7 +99,9 @@ class AgentTelemetry(Collector):
             "greentrain_last_look_age_seconds", "Since cards and holders were last both seen.", value=age
         )
         yield CounterMetricFamily(
-            "greentrain_dropped_pods", "Pods whose energy no operator settled for 24 hours.", value=account.dropped
+            "greentrain_dropped_pods",
+            "Pods whose energy no operator settled for 24 hours.",
+            value=account.dropped,
         )
 
     def _collect_limits(self) -> Iterable[Metric]:

@@ -139,6 +139,8 @@ class NodeCaps:
         self._unwritten = False
         """Whether the disk holds less than is known: what it lacks is never a card that we have changed."""
         self._asks: dict[str, Ask] = {}
+        self._hindrances: dict[str, Hindrance] = {}
+        """Why a card cannot have what is asked for it, by who held it last."""
         self._holders_until = float("-inf")
         self._begun = False
         """Whether it is known who holds what, or that this is not to be waited for any longer."""
@@ -222,13 +224,12 @@ class NodeCaps:
 
     def look(self, sight: CapSight) -> Look[bool]:
         """Look at every card that has a cap, or is to have one, and do what is due; whether anything is new."""
-        hindrances: dict[str, Hindrance] = {}
         if sight.holdings is not None:
             self._holders_until = sight.now + SILENT_SECONDS
-            self._asks, hindrances = self._find_asks(sight.cards, sight.holdings)
+            self._take_holders(sight.cards, sight.holdings)
             self._begun = True
         elif sight.now >= self._holders_until:
-            self._asks, self._begun = {}, True
+            self._asks, self._hindrances, self._begun = {}, {}, True
         elif not self._begun:
             return False
         before = self._sum_up()
@@ -237,7 +238,7 @@ class NodeCaps:
             if ask is None and card.uuid not in self._kept.entries:
                 self._forget(card.uuid)
                 continue
-            why = sight.hindrance or self._find_hindrance(card.uuid, sight.now) or hindrances.get(card.uuid)
+            why = sight.hindrance or self._find_hindrance(card.uuid, sight.now)
             yield from self._look_after(card, ask, why)
         # Cards that the driver does not list any more have no cap to report.
         for uuid in self.reports.keys() - {card.uuid for card in sight.cards}:
@@ -260,7 +261,7 @@ class NodeCaps:
     def lose_sight(self, cards: Iterable[Card], holdings: Holdings | None, pause: str | None) -> bool:
         """No card can be asked, so nothing is known of any; whether that is news. `pause` says why, where that is known."""
         if holdings is not None:
-            self._asks, _ = self._find_asks(cards, holdings)
+            self._take_holders(cards, holdings)
         reason: CapReason = "GpuFailing" if pause is None else "Paused"
         text = pause or "NVML cannot be used at present"
         known, self.reports = self.reports, {}
@@ -276,13 +277,11 @@ class NodeCaps:
         if not self.allowed:
             return Hindrance("NoJournal", "without a journal on the node's disk no limit is changed")
         until, hindrance = self._refusals.get(uuid, (0.0, None))
-        return hindrance if now < until else None
+        return hindrance if now < until else self._hindrances.get(uuid)
 
-    def _find_asks(
-        self, cards: Iterable[Card], holdings: Holdings
-    ) -> tuple[dict[str, Ask], dict[str, Hindrance]]:
+    def _take_holders(self, cards: Iterable[Card], holdings: Holdings) -> None:
         caps = {**self._kept.asked, **dict.fromkeys(self._throttled, LOWEST)}
-        return find_asks(cards, holdings, caps)
+        self._asks, self._hindrances = find_asks(cards, holdings, caps)
 
     # -- one card ---------------------------------------------------------------------------------------------
 

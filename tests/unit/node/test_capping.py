@@ -7,39 +7,35 @@ from dataclasses import dataclass, field
 import pytest
 
 from greentrain.api.nodepower import CapReason, PowerLimits
-from greentrain.energy.attribution import Held
 from greentrain.node.capping import (
     LOWEST,
+    SILENT_SECONDS,
     Answer,
     CapJournal,
     CapSight,
     NodeCaps,
     ReadLimits,
+    Request,
     StoreJournal,
     WriteLimit,
     find_asks,
 )
 from greentrain.node.caps import Ask, Hindrance
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.node.holdings import Holder, Holdings, drop_ended
+from greentrain.node.holdings import Holdings, drop_ended
 from greentrain.units import PowerCap
+from tests.support.world.looks import carry_out
+from tests.support.world.pods import HoldingPod, build_holdings
 
 RANGE = PowerLimits(min_milliwatts=100_000, default_milliwatts=300_000, max_milliwatts=300_000)
 CARD = Card("GPU-a", 0, 0, "V100", partitioned=False, limits=RANGE)
 CUT = Card("GPU-a", 0, 0, "A100", partitioned=True, limits=RANGE)
 
 
-@dataclass(frozen=True)
-class Pod:
-    pod: str
-    uid: str | None
-    namespace: str = "team"
-
-
 def hold(*pods: str, alone: bool = True) -> Holdings:
-    """These pods hold the card; a pod's UID is its name, none where that begins with a question mark."""
-    named: dict[str, Holder] = {p: Pod(p, None if p.startswith("?") else p) for p in pods}
-    return Holdings({"GPU-a": [Held(p, alone=alone) for p in pods]} if pods else {}, named)
+    """These pods hold the card; a pod's UID is its name, none where that is a question mark."""
+    held = tuple(HoldingPod(p, None if p == "?" else p) for p in pods)
+    return build_holdings({"GPU-a": held}, shared=frozenset() if alone else frozenset({"GPU-a"}))
 
 
 @dataclass
@@ -52,16 +48,10 @@ class Machine:
     deeds: list[str] = field(default_factory=list)
     now: float = 100.0
 
-    def carry_out(self, caps: NodeCaps, holdings: Holdings | None) -> bool:
-        look = caps.look(CapSight(self.now, (CARD,), holdings))
-        try:
-            request = next(look)
-            while True:
-                request = look.send(self.answer(request))
-        except StopIteration as end:
-            return bool(end.value)
+    def look(self, caps: NodeCaps, holdings: Holdings | None) -> bool:
+        return carry_out(caps.look(CapSight(self.now, (CARD,), holdings)), self.answer)
 
-    def answer(self, request: object) -> Answer:
+    def answer(self, request: Request) -> Answer:
         match request:
             case ReadLimits():
                 return Answer(self.now, "session", CurrentLimits(self.limit, self.limit))
@@ -88,8 +78,8 @@ def begin(*, full: bool = False, refuses: CapReason | None = None) -> tuple[Node
 
 def test_the_disk_has_what_is_about_to_be_done_before_each_write() -> None:
     caps, machine = begin()
-    machine.carry_out(caps, hold("a"))
-    machine.carry_out(caps, hold())
+    machine.look(caps, hold("a"))
+    machine.look(caps, hold())
     assert machine.deeds == [
         "store 300000 None 200000",
         "set 200000",
@@ -113,7 +103,7 @@ def test_what_fails_ends_the_steps_and_is_reported(
     full: bool, refuses: CapReason | None, deeds: set[str], reason: CapReason
 ) -> None:
     caps, machine = begin(full=full, refuses=refuses)
-    machine.carry_out(caps, hold("a"))
+    machine.look(caps, hold("a"))
     assert set(machine.deeds) == deeds
     assert caps.reports["GPU-a"].reason == reason
     assert caps.changed_cards == (() if full else ("GPU-a",))
@@ -121,12 +111,26 @@ def test_what_fails_ends_the_steps_and_is_reported(
 
 def test_a_card_that_has_no_cap_costs_nothing() -> None:
     caps, machine = begin()
-    machine.carry_out(caps, hold("a"))
+    machine.look(caps, hold("a"))
     caps.take_up({})
-    machine.carry_out(caps, hold("a"))
+    machine.look(caps, hold("a"))
     machine.deeds.clear()
-    assert not machine.carry_out(caps, hold("a"))
+    assert not machine.look(caps, hold("a"))
     assert machine.deeds == []
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"), [(1.0, "Shared"), (SILENT_SECONDS - 0.1, "Shared"), (SILENT_SECONDS, None)]
+)
+def test_a_card_that_pods_share_has_no_cap_either_while_the_kubelet_is_silent(
+    after: float, reason: CapReason | None
+) -> None:
+    caps, machine = begin()
+    machine.look(caps, hold("a", alone=False))
+    machine.now += after
+    machine.look(caps, None)
+    assert (caps.reports["GPU-a"].reason if caps.reports else None) == reason
+    assert machine.limit == 300_000
 
 
 CAPS = {"a": PowerCap(milliwatts=200_000), "low": PowerCap(milliwatts=150_000), "spent": LOWEST}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
@@ -26,38 +25,17 @@ from greentrain.node.pods import (
     sum_up,
 )
 from greentrain.node.report import choose_pods
-
-
-@dataclass(frozen=True)
-class Pod:
-    """As the API server shows it."""
-
-    name: str
-    uid: str
-    terminal: bool = False
-    job: str | None = "digits"
-    job_uid: str | None = "job-1"
-    began: float | None = None
-    ended: float | None = None
-    namespace: str = "team"
-
-
-@dataclass(frozen=True)
-class Holder:
-    pod: str
-    uid: str | None
-    namespace: str = "team"
-
+from tests.support.world.pods import HoldingPod, SeenPod
 
 WALL = 1_767_225_600.0
-A = Pod("a", "uid-a")
+A = SeenPod("a", "uid-a")
 KEY = pod_key("team", "a", "uid-a")
 NAMELESS = pod_key("team", "a", None)
 
 
 def hold(uid: str | None = "uid-a") -> Holdings:
     key = pod_key("team", "a", uid)
-    return Holdings({"GPU-0": [Held(key)]}, {key: Holder("a", uid)})
+    return Holdings({"GPU-0": [Held(key)]}, {key: HoldingPod("a", uid)})
 
 
 def begin(uid: str | None = "uid-a", *, joules: int = 7) -> NodeAccount:
@@ -68,7 +46,7 @@ def begin(uid: str | None = "uid-a", *, joules: int = 7) -> NodeAccount:
     return account
 
 
-def close(account: NodeAccount, holdings: Holdings, *pods: Pod) -> bool:
+def close(account: NodeAccount, holdings: Holdings, *pods: SeenPod) -> bool:
     return close_pods(account, holdings, {p.uid: p for p in pods}, wall=WALL, name_unseen=lambda: "unseen-1")
 
 
@@ -76,7 +54,7 @@ def test_a_pod_that_holds_a_card_is_opened_once_and_has_its_owner() -> None:
     account = begin()
     assert not open_pods(account, hold(), {"uid-a": A})
     pod = account.pods[KEY]
-    assert (pod.job, pod.job_uid, pod.owner_known) == ("digits", "job-1", True)
+    assert (pod.job, pod.job_uid, pod.owner_known) == ("digits", "uid-1", True)
 
 
 def test_a_pod_is_named_when_the_api_server_shows_it() -> None:
@@ -84,7 +62,7 @@ def test_a_pod_is_named_when_the_api_server_shows_it() -> None:
     assert not name_pods(account, [])
     assert name_pods(account, [A])
     assert not name_pods(account, [A])
-    assert (list(account.pods), account.pods[KEY].gpu, account.pods[KEY].job_uid) == ([KEY], 7000, "job-1")
+    assert (list(account.pods), account.pods[KEY].gpu, account.pods[KEY].job_uid) == ([KEY], 7000, "uid-1")
 
 
 @pytest.mark.parametrize(
@@ -93,13 +71,13 @@ def test_a_pod_is_named_when_the_api_server_shows_it() -> None:
         (hold(), (), False),
         (Holdings(), (A,), False),
         (Holdings(), (), True),
-        (Holdings(), (Pod("a", "uid-a", terminal=True),), True),
-        (Holdings(), (Pod("a", "uid-of-the-next"),), True),
+        (Holdings(), (SeenPod("a", "uid-a", terminal=True),), True),
+        (Holdings(), (SeenPod("a", "uid-of-the-next"),), True),
     ],
     ids=["it holds", "it runs", "it is gone", "it has ended", "another of its name"],
 )
 def test_a_pod_is_closed_that_holds_nothing_and_has_ended(
-    holdings: Holdings, pods: tuple[Pod, ...], closed: bool
+    holdings: Holdings, pods: tuple[SeenPod, ...], closed: bool
 ) -> None:
     account = begin()
     assert close(account, holdings, *pods) is closed
@@ -183,7 +161,11 @@ def test_while_the_api_server_shows_no_pods_those_of_the_account_stand_in() -> N
 
 
 def test_when_pods_began_is_put_on_the_clock_of_the_readings() -> None:
-    pods = [Pod("a", "uid-a", began=WALL, ended=WALL + 5), Pod("b", "uid-b", began=WALL), Pod("c", "uid-c")]
+    pods = [
+        SeenPod("a", "uid-a", began=WALL, ended=WALL + 5),
+        SeenPod("b", "uid-b", began=WALL),
+        SeenPod("c", "uid-c"),
+    ]
     found = find_windows(pods, offset=100.0 - WALL)
     assert found == {KEY: Window(100.0, 105.0), pod_key("team", "b", "uid-b"): Window(100.0, None)}
 
@@ -191,9 +173,9 @@ def test_when_pods_began_is_put_on_the_clock_of_the_readings() -> None:
 def test_pods_of_jobs_without_a_gpu_have_a_share_of_the_processors_and_strangers_have_none() -> None:
     account = ended()
     pods = [
-        Pod("ps", "uid-ps"),
-        Pod("other", "uid-other", job=None, job_uid=None),
-        Pod("done", "uid-done", terminal=True),
+        SeenPod("ps", "uid-ps"),
+        SeenPod("other", "uid-other", job=None, job_uid=None),
+        SeenPod("done", "uid-done", terminal=True),
     ]
     open_without_gpu(account, pods)
     shares = find_host_shares(account, {"uid-ps": 0.25, "uid-a": 0.5, "uid-other": 0.1})
