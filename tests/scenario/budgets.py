@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from greentrain.agent.loop import NEAR_SECONDS
 from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.lease import RENEW_SECONDS, UNATTENDED_SECONDS
@@ -46,6 +45,7 @@ from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.essence import find_write_delay
 from greentrain.node.allowance import Allowance, Used, is_over, is_spent
+from greentrain.node.schedule import NEAR_SECONDS
 from greentrain.node.standings import (
     Counted,
     Heard,

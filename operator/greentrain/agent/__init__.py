@@ -1,1 +1,1 @@
-"""The agent: one process on each GPU node that counts every joule, whoever else is away."""
+"""The agent: one process on each GPU node that counts every joule, also while everything else is away."""

@@ -17,6 +17,7 @@ from greentrain.agent.clock import MachineClock
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal, TakenError
 from greentrain.agent.loop import Agent
+from greentrain.agent.ports import Machine
 from greentrain.agent.retire import retire
 from greentrain.agent.settings import AgentSettings, parse_settings
 from greentrain.agent.telemetry import AgentTelemetry
@@ -61,17 +62,14 @@ async def run(settings: AgentSettings) -> int:
         )
         kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
         cpu_time = CpuTime(settings.cgroup_root)
+        host = Host(Rapl(settings.powercap_root), cpu_time)
         agent = Agent(
             settings,
-            open_gpus=Gpus.open,
-            kubelet=kubelet,
+            Machine(clock, Gpus.open, kubelet, host, cpu_time.find_pods),
             view=view,
             journal=journal,
             caps=Caps(journal, clock, driver=settings.driver_module, dry_run=settings.dry_run, allowed=taken),
-            clock=clock,
             allowances=Allowances(journal, clock, view, allowed=taken),
-            host=Host(Rapl(settings.powercap_root), cpu_time),
-            find_pods=cpu_time.find_pods,
         )
         if settings.http_port:
             telemetry = AgentTelemetry(agent, clock, CollectorRegistry())
@@ -83,7 +81,7 @@ async def run(settings: AgentSettings) -> int:
             )
             stack.push_async_callback(runner.cleanup)
         following = asyncio.create_task(view.follow(), name="follow")
-        # It never ends by itself; where it does, only another process can tell what is so.
+        # It never ends by itself; where it does, only another process can find out what is so.
         following.add_done_callback(lambda _: stop.set())
         try:
             await agent.run(stop)

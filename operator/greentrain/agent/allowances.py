@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Protocol
 
 import aiohttp
@@ -19,36 +18,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from greentrain.agent.clock import Clock
 from greentrain.agent.journal import Journal
-from greentrain.api.conditions import ConditionStatus
-from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import PodEnergy
 from greentrain.energy.account import NodeAccount
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod
 from greentrain.node.allowance import Allowance, Used, is_spent
-from greentrain.node.standings import (
-    Change,
-    Counted,
-    Haste,
-    Heard,
-    Sight,
-    Standing,
-    Standings,
-    find_unattended,
-    is_evictable,
-)
-from greentrain.quantities import MILLIJOULES_PER_JOULE, format_energy, to_joules
+from greentrain.node.findings import Finding, judge_operator
+from greentrain.node.pods import sum_up
+from greentrain.node.standings import Change, Haste, Heard, Sight, Standing, Standings
+from greentrain.quantities import format_energy, to_joules
 
 logger = logging.getLogger("greentrain.agent")
 
 FILE = "allowances.json"
-
-LATE_SECONDS = 15.0
-"""After so long without a renewal the lease is looked at past the watch: it is late by half, and a watch whose connection
-died unnoticed is given up only after 90 s. An operator that lives must not be taken for silent for that."""
-
-LISTEN_SECONDS = 10.0
-"""How often it is looked at then, as often as it is renewed."""
 
 _AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
@@ -114,7 +96,6 @@ class Allowances:
         """What the disk holds."""
         self._evicting: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._next_listen = float("-inf")
         self._said: dict[str, str] = {}
         self._began = clock.elapsed()
         self.throttles = 0
@@ -151,22 +132,10 @@ class Allowances:
         """What an agent that is started again will know."""
         return self._stored if self._held else self._standings.pods
 
-    def judge_operator(self) -> tuple[ConditionStatus, str, str]:
-        """Status, reason and message of the condition `OperatorHeard`."""
-        lease = self._view.lease
-        if lease is None:
-            text = "no --operator-lease is given: the operator counts as silent, and a spent allowance is acted on at once"
-            return "False", "NoLease", text
-        name = "/".join(lease)
-        if self.silent:
-            text = (
-                f"the operator's Lease {name} was not renewed for {OPERATOR_SILENT_SECONDS:.0f} s or cannot be read: pods "
-                "whose allowance of energy is spent are throttled and evicted"
-            )
-            return "False", "Silent", text
-        if self._view.operator_heard is None:
-            return "Unknown", "NotYet", f"the operator's Lease {name} was not seen yet"
-        return "True", "Heard", f"the operator renews its Lease {name}: it decides about budgets"
+    def judge_operator(self) -> Finding:
+        """The condition `OperatorHeard`."""
+        heard = self._view.operator_heard is not None
+        return judge_operator(self._view.lease, silent=self.silent, heard=heard)
 
     def load(self) -> None:
         """Read what was read and done before; a damaged file is put aside."""
@@ -236,13 +205,7 @@ class Allowances:
     def act_if_due(self) -> None:
         """Listen where renewals are late, and ask for the evictions that are due; in the background: looks go on meanwhile."""
         now = self._clock.elapsed()
-        if (
-            self._standings.pods
-            and self.silence >= LATE_SECONDS
-            and now >= self._next_listen
-            and _is_done(self._listening)
-        ):
-            self._next_listen = now + LISTEN_SECONDS
+        if _is_done(self._listening) and self._standings.must_listen(now, self._hear()):
             self._listening = asyncio.create_task(self._listen(), name="listen")
         if not _is_done(self._evicting):
             return
@@ -269,17 +232,13 @@ class Allowances:
         except _AWAY as error:
             logger.warning("whether the operator is back cannot be seen: %r; no pod is evicted yet", error)
             return
-        operator = self._hear()
-        silent = operator.is_silent(self._clock.elapsed())
-        pods = self._view.pods
-        await asyncio.gather(
-            *(self._evict(u) for u in due if silent or find_unattended(pods.get(u), operator) is not None)
-        )
+        await asyncio.gather(*map(self._evict, due))
 
     async def _evict(self, uid: str) -> None:
-        one = self._standings.pods.get(uid)
-        if one is None or not is_evictable(self._view.pods.get(uid)):
+        pod, now = self._view.pods.get(uid), self._clock.elapsed()
+        if not self._standings.may_evict(uid, pod, self._hear(), now):
             return
+        one = self._standings.pods[uid]
         try:
             await self._view.evict(one.namespace, one.name, uid)
         except _AWAY as error:
@@ -297,7 +256,7 @@ class Allowances:
                 one.name,
             )
 
-    # -- keeping and telling ------------------------------------------------------------------------------
+    # -- keeping and reporting ------------------------------------------------------------------------------
 
     def _store(self) -> None:
         if not (self._held and self._read):
@@ -339,22 +298,6 @@ class Allowances:
         if self._said.get(about) != text:
             self._said[about] = text
             logger.error("%s", text)
-
-
-def sum_up(account: NodeAccount) -> dict[str, Counted]:
-    """What the account has of each pod, by UID: its own count and the final readings of an account before it."""
-    found: dict[str, Counted] = {}
-    for entry in account.inherited.values():
-        if entry.uid:
-            joules = Used(entry.gpu_joules, entry.cpu_joules + entry.dram_joules).times(MILLIJOULES_PER_JOULE)
-            before = found.get(entry.uid, Counted(entry.namespace, entry.name, open=False))
-            found[entry.uid] = replace(before, used=before.used.plus(joules))
-    for pod in account.pods.values():
-        if pod.uid:
-            before = found.get(pod.uid, Counted(pod.namespace, pod.name))
-            used = before.used.plus(Used(pod.gpu, pod.cpu + pod.dram))
-            found[pod.uid] = replace(before, used=used, open=pod.closed is None)
-    return found
 
 
 def _describe_spent(allowance: Allowance | None, used: Used) -> str:

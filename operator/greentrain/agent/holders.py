@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from greentrain.devices.nvidia.references import (
     FullCard,
@@ -16,28 +15,11 @@ from greentrain.devices.nvidia.references import (
 )
 from greentrain.devices.podresources import Holder, KnownPod, Listing, PodKey, holders
 from greentrain.energy.attribution import Held
-from greentrain.kube.node import NodePod
 from greentrain.node.cards import Card
+from greentrain.node.holdings import Holdings, NamedPod, by_name, pod_key
 
 
-@dataclass(slots=True)
-class Holdings:
-    """Who holds what at one moment."""
-
-    cards: dict[str, list[Held]] = field(default_factory=dict)
-    """Holders by the card's UUID."""
-    pods: dict[str, Holder] = field(default_factory=dict)
-    """The holders by the key they have in the account."""
-    problems: list[str] = field(default_factory=list)
-    """What was said and cannot be counted, in words."""
-
-
-def pod_key(namespace: str, name: str, uid: str | None) -> str:
-    """A pod's key in the account; without a UID until the API server has told it."""
-    return f"{namespace}/{name}/{uid or ''}"
-
-
-def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NodePod]) -> Holdings:
+def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NamedPod]) -> Holdings:
     """Say for each card who holds it and how; several hold it at once only where it is shared or cut into parts."""
     found = Holdings()
     known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}
@@ -50,7 +32,7 @@ def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NodePo
             what = (
                 "is of no known form" if isinstance(unit, UnknownDevice) else "is none of this node's cards"
             )
-            found.problems.append(f"the device {unit} of pod {who} {what}: its energy counts as nobody's")
+            found.problems.append(f"the device {unit} of pod {who} {what}: its energy counts as no pod's")
             continue
         uuid, share = place
         _share_out(found, uuid, share, held)
@@ -58,7 +40,7 @@ def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NodePo
         if claim.is_gpu:
             found.problems.append(
                 f"pod {claim.namespace}/{claim.pod} uses a GPU by ResourceClaim {claim.claim_name}, of which the kubelet "
-                "does not say which card it is: its energy counts as nobody's; ask for nvidia.com/gpu instead"
+                "does not say which card it is: its energy counts as no pod's; ask for nvidia.com/gpu instead"
             )
     return found
 
@@ -105,13 +87,3 @@ def _find_place(unit: Unit, cards: Sequence[Card]) -> tuple[str, float] | None:
         case UnknownDevice():
             pass
     return None
-
-
-def by_name(pods: Iterable[NodePod]) -> dict[tuple[str, str], NodePod]:
-    """Pods by namespace and name; of two of one name the one that has not ended."""
-    found: dict[tuple[str, str], NodePod] = {}
-    for pod in pods:
-        key = (pod.namespace, pod.name)
-        if key not in found or found[key].terminal:
-            found[key] = pod
-    return found

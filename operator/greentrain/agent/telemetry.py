@@ -51,7 +51,7 @@ class AgentTelemetry(Collector):
         """The account as metrics; energy in joules, as counters that only grow while the journal lives."""
         agent, account = self._agent, self._agent.account
         gpu = CounterMetricFamily(
-            "greentrain_gpu_energy_joules", "Energy of a GPU, whoever used it.", labels=["gpu", "model"]
+            "greentrain_gpu_energy_joules", "Energy of a GPU, of all that used it.", labels=["gpu", "model"]
         )
         draw = GaugeMetricFamily(
             "greentrain_gpu_power_watts", "Power of a GPU as it says itself.", labels=["gpu", "model"]
@@ -72,7 +72,7 @@ class AgentTelemetry(Collector):
         yield from (gpu, draw, readable)
         yield from self._collect_limits()
         yield from self._collect_allowances()
-        # A pod and the one of its name before it may both be there; a metric must not be told twice.
+        # A pod and the one of its name before it may both be there; a metric must not be given twice.
         names = ["namespace", "pod", "uid", "job", "device"]
         pods = CounterMetricFamily(
             "greentrain_pod_energy_joules",
@@ -86,7 +86,7 @@ class AgentTelemetry(Collector):
                     pods.add_metric(labels, amount / MILLIJOULES_PER_JOULE)
         yield pods
         for name, text, amount in (
-            ("greentrain_idle_energy_joules", "Energy of GPUs that nobody held.", account.idle),
+            ("greentrain_idle_energy_joules", "Energy of GPUs that no pod held.", account.idle),
             (
                 "greentrain_unattributed_energy_joules",
                 "Energy of GPUs that worked although no pod held them.",
@@ -99,7 +99,9 @@ class AgentTelemetry(Collector):
             "greentrain_last_look_age_seconds", "Since cards and holders were last both seen.", value=age
         )
         yield CounterMetricFamily(
-            "greentrain_dropped_pods", "Pods whose energy nobody fetched for 24 hours.", value=account.dropped
+            "greentrain_dropped_pods",
+            "Pods whose energy no operator settled for 24 hours.",
+            value=account.dropped,
         )
 
     def _collect_limits(self) -> Iterable[Metric]:
@@ -132,7 +134,7 @@ class AgentTelemetry(Collector):
         )
         foreign = CounterMetricFamily(
             "greentrain_gpu_power_limit_foreign_changes",
-            "How often somebody else changed the limit of a capped GPU.",
+            "How often another program changed the limit of a capped GPU.",
             labels=labels,
         )
         restores = CounterMetricFamily(

@@ -6,7 +6,7 @@ program has changed the limit meanwhile: then theirs stays. What was changed sta
 the card is touched, so that an agent that was killed at any point knows afterwards what it may undo.
 
 Decided from what is read, never from what was meant to be done: deciding again after each step is how a step is seen to
-have worked. `agent.caps` takes the steps.
+have worked. `node.capping` takes the steps.
 """
 
 from __future__ import annotations
@@ -143,12 +143,12 @@ def decide_card(
         return fresh if kept else replace(fresh, steps=(Keep(None), *fresh.steps))
     current = limits.set_milliwatts
     if current is None:
-        return Verdict(reason="Unsupported", message="its driver tells no power limit, so none can be kept")
+        return Verdict(reason="Unsupported", message="its driver reports no power limit, so none can be kept")
     if ask is None:
         return _release(entry, current)
     asked = resolve_cap(ask.cap, limits)
     if hindrance is None and asked is None:
-        text = f"its driver tells no default limit, of which {ask.cap} could be a share: ask for watts"
+        text = f"its driver reports no default limit, of which {ask.cap} could be a share: ask for watts"
         hindrance = Hindrance("Unsupported", text)
     if hindrance is not None or asked is None:
         why = hindrance or Hindrance("Unsupported", "")
@@ -236,8 +236,8 @@ def _look(entry: Entry, current: int, ask: Ask, now: float) -> tuple[Entry, Note
 
 def _quarrel(current: int) -> str:
     return (
-        f"somebody else changed its limit {CONTEST_CHANGES} times within {CONTEST_SECONDS / 60:.0f} min; it is left at "
-        f"{format_power(current)}. When they have stopped, change spec.power.cap to try again"
+        f"another program changed its limit {CONTEST_CHANGES} times within {CONTEST_SECONDS / 60:.0f} min; it is left at "
+        f"{format_power(current)}. When that has stopped, change spec.power.cap to try again"
     )
 
 

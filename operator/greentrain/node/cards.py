@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from greentrain.api.nodepower import MAX_MILLIWATTS, PowerLimits
+from greentrain.energy.intervals import CardReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,19 @@ class Card:
     limits: PowerLimits = field(default_factory=PowerLimits)
     persistence: bool | None = None
     """Whether the driver keeps it initialised while nothing uses it; None where that mode does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Why a card could not be read."""
+
+    message: str
+    gone: bool = False
+    """Whether it has fallen off the bus, so that only a reset or a reboot brings it back."""
+
+
+Answer = CardReading | Unread
+"""What a card answered when it was asked for its counters."""
 
 
 def known_limit(milliwatts: int | None) -> int | None:

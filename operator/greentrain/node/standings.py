@@ -27,6 +27,13 @@ EVICT_RETRY_SECONDS = 5.0
 """How long after an eviction was refused or failed it is asked for again: a PodDisruptionBudget may take minutes to allow
 it, and meanwhile the pod's cards are at their lowest limit."""
 
+LATE_SECONDS = 15.0
+"""After so long without a renewal the lease is looked at past the watch: it is late by half, and a watch whose connection
+died unnoticed is given up only after 90 s. An operator that lives must not be taken for silent for that."""
+
+LISTEN_SECONDS = 10.0
+"""How often it is looked at then, as often as it is renewed."""
+
 DRAW_SECONDS = 5.0
 """Over how long a pod's draw is averaged: processors and memory are looked at this often."""
 
@@ -183,6 +190,7 @@ class Standings:
         self._wanted: frozenset[str] = frozenset()
         """UIDs of the pods whose eviction is to be asked for."""
         self._near = False
+        self._next_listen = float("-inf")
         self._reports: dict[str, tuple[int | None, BudgetAction]] = {}
         """What a report says of each pod, as it was at the last look."""
 
@@ -296,6 +304,14 @@ class Standings:
 
     # -- evictions ----------------------------------------------------------------------------------------
 
+    def must_listen(self, now: float, operator: Heard) -> bool:
+        """Whether to look at the operator's lease past the watch; where so, not again for a while."""
+        late = bool(self.pods) and operator.find_silence(now) >= LATE_SECONDS
+        if not late or now < self._next_listen:
+            return False
+        self._next_listen = now + LISTEN_SECONDS
+        return True
+
     def take_due(self, now: float) -> tuple[str, ...]:
         """The pods whose eviction is to be asked for now; each again only after `EVICT_RETRY_SECONDS`."""
         due = tuple(
@@ -304,6 +320,11 @@ class Standings:
         for uid in due:
             self._watched[uid].next_try = now + EVICT_RETRY_SECONDS
         return due
+
+    def may_evict(self, uid: str, pod: KnownPod | None, operator: Heard, now: float) -> bool:
+        """Whether a pod that was due is still to be evicted, after another look at the operator's lease."""
+        silent = operator.is_silent(now) or find_unattended(pod, operator) is not None
+        return silent and uid in self.pods and is_evictable(pod)
 
     def note_reported(self, throttled: Collection[str]) -> None:
         """A report was stored that said of these pods that they are throttled."""

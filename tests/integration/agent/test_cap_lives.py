@@ -25,11 +25,11 @@ from typing import get_args
 import pytest
 
 from greentrain.agent.caps import FILE as CAPS_FILE
-from greentrain.agent.caps import REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS
-from greentrain.agent.loop import DISCOVER_SECONDS, LIST_SECONDS, REOPEN_SECONDS
 from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
 from greentrain.devices.nvidia.references import CardReference, FullCard, MigInstance, SharedReplica
+from greentrain.node.capping import REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS
 from greentrain.node.caps import CONTEST_CHANGES, CONTEST_SECONDS, find_target
+from greentrain.node.schedule import DISCOVER_SECONDS, LIST_SECONDS, REOPEN_SECONDS
 from greentrain.quantities import PowerCap, format_power
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries

@@ -25,6 +25,7 @@ from pathlib import Path
 from greentrain.agent.caps import Caps
 from greentrain.agent.journal import FILE, Journal
 from greentrain.agent.loop import Agent
+from greentrain.agent.ports import Machine
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.api.v1alpha1 import EnergyStatus
@@ -560,12 +561,10 @@ class Node:
         settings = AgentSettings(node="node-1", report_interval=30.0, read_deadline=5.0)
         self.agent = Agent(
             settings,
-            open_gpus=self.open_gpus,
-            kubelet=self,
+            Machine(self.clock, self.open_gpus, self),
             view=self.api,
             journal=self._journal,
             caps=Caps(self._journal, self.clock, driver=self.driver, dry_run=dry_run),
-            clock=self.clock,
             chance=self.chance,
         )
         self._task = asyncio.create_task(self.agent.run(self._stop))

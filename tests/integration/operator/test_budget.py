@@ -10,7 +10,7 @@ import pytest
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
 from greentrain.core.asks import UNLIMITED_JOULES
-from tests.integration.operator.test_energy import PATH, Agent, gpu_job
+from tests.integration.operator.test_energy import PATH, NodeReports, gpu_job
 from tests.support.api import MERGE, Server, condition, timestamp
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ GPU = {
 }
 
 
-class Meter(Agent):
+class Meter(NodeReports):
     """An agent that also tells its GPUs' limits, the pods' draw and the allowances it has read."""
 
     async def report(self) -> None:

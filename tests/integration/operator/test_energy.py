@@ -19,7 +19,7 @@ Json = dict[str, Any]
 PATH = "/apis/greentrain.dev/v1alpha1/nodepowers"
 
 
-class Agent:
+class NodeReports:
     """A node's agent, as far as the API server sees one."""
 
     def __init__(self, server: Server, node: str) -> None:
@@ -61,7 +61,7 @@ class Agent:
 
 
 @pytest.fixture
-async def agent(server: Server, namespace: str) -> AsyncIterator[Agent]:
+async def agent(server: Server, namespace: str) -> AsyncIterator[NodeReports]:
     node = f"node-{namespace}"
     await server.call(
         "POST",
@@ -73,7 +73,7 @@ async def agent(server: Server, namespace: str) -> AsyncIterator[Agent]:
             "spec": {},
         },
     )
-    yield Agent(server, node)
+    yield NodeReports(server, node)
     try:
         await server.call("DELETE", f"{PATH}/{node}")
     except RefusedError as error:
@@ -89,7 +89,7 @@ def gpu_job(workers: int = 2) -> Json:
 
 
 async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
-    server: Server, namespace: str, settings: Settings, agent: Agent
+    server: Server, namespace: str, settings: Settings, agent: NodeReports
 ) -> None:
     await server.create_job(namespace, gpu_job())
     wanted = {f"digits-worker-{i}-1" for i in (0, 1)}
@@ -137,7 +137,7 @@ async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
 
 
 async def test_what_belongs_to_a_deleted_job_is_settled_and_its_node_forgotten(
-    server: Server, namespace: str, settings: Settings, agent: Agent
+    server: Server, namespace: str, settings: Settings, agent: NodeReports
 ) -> None:
     await server.create_job(namespace, gpu_job(workers=1))
     async with running(settings):
@@ -155,7 +155,7 @@ async def test_what_belongs_to_a_deleted_job_is_settled_and_its_node_forgotten(
 
 
 async def test_a_report_that_cannot_be_read_is_passed_over_and_the_next_one_counts(
-    server: Server, namespace: str, settings: Settings, agent: Agent
+    server: Server, namespace: str, settings: Settings, agent: NodeReports
 ) -> None:
     await server.create_job(namespace, gpu_job(workers=1))
     async with running(settings):
@@ -173,7 +173,7 @@ async def test_a_report_that_cannot_be_read_is_passed_over_and_the_next_one_coun
 
 
 async def test_a_nodepower_is_removed_an_hour_after_its_agents_last_word_once_all_is_settled(
-    server: Server, namespace: str, settings: Settings, agent: Agent
+    server: Server, namespace: str, settings: Settings, agent: NodeReports
 ) -> None:
     """The pod's last word never comes: its last report counts, and the job's energy becomes final."""
     steady, ahead = SteadyClock(), timedelta()

@@ -9,7 +9,7 @@ import pytest
 
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
-from tests.integration.operator.test_energy import PATH, Agent, gpu_job
+from tests.integration.operator.test_energy import PATH, NodeReports, gpu_job
 from tests.support.api import MERGE, RefusedError, Server, condition
 
 Json = dict[str, Any]
@@ -17,9 +17,9 @@ DEFAULT = 250_000
 
 
 @pytest.fixture
-async def agents(server: Server, namespace: str) -> AsyncIterator[list[Agent]]:
+async def agents(server: Server, namespace: str) -> AsyncIterator[list[NodeReports]]:
     """Agents of the two nodes."""
-    found = [Agent(server, f"{name}-{namespace}") for name in ("one", "two")]
+    found = [NodeReports(server, f"{name}-{namespace}") for name in ("one", "two")]
     for agent in found:
         await server.call(
             "POST",
@@ -46,7 +46,7 @@ def capped_job(cap: str, workers: int = 1) -> Json:
     return job
 
 
-async def asked(server: Server, agent: Agent) -> dict[str, str]:
+async def asked(server: Server, agent: NodeReports) -> dict[str, str]:
     """What is asked of an agent: the cap by the pod's name."""
     body = await server.call("GET", f"{PATH}/{agent.node}")
     return {
@@ -55,18 +55,20 @@ async def asked(server: Server, agent: Agent) -> dict[str, str]:
     }
 
 
-async def until_asked(server: Server, agent: Agent, wanted: dict[str, str]) -> None:
+async def until_asked(server: Server, agent: NodeReports, wanted: dict[str, str]) -> None:
     await server.until(lambda: asked(server, agent), lambda found: found == wanted, what=f"asked: {wanted}")
 
 
-async def run_on(server: Server, namespace: str, name: str, agent: Agent) -> Json:
+async def run_on(server: Server, namespace: str, name: str, agent: NodeReports) -> Json:
     """The scheduler binds a pod to the agent's node and the kubelet runs it."""
     await server.run_pod(namespace, name, node=agent.node)
     pods = await server.pods(namespace)
     return pods[name]
 
 
-async def tell(server: Server, agent: Agent, pod: Json, joules: int, cap: Json | None, **limits: int) -> None:
+async def tell(
+    server: Server, agent: NodeReports, pod: Json, joules: int, cap: Json | None, **limits: int
+) -> None:
     """The agent reports the pod, its one GPU, and what has become of the cap."""
     agent.tell(pod, joules)
     await agent.report()
@@ -90,7 +92,7 @@ def capped_at(asked_: int, *, reason: str = "Capped", **more: Any) -> Json:
 
 
 async def test_a_cap_reaches_each_pods_node_and_is_true_once_every_gpu_has_it(
-    server: Server, namespace: str, settings: Settings, agents: list[Agent]
+    server: Server, namespace: str, settings: Settings, agents: list[NodeReports]
 ) -> None:
     one, two = agents
     await server.create_job(namespace, capped_job("70%", workers=2))
@@ -148,7 +150,7 @@ async def test_a_cap_reaches_each_pods_node_and_is_true_once_every_gpu_has_it(
 
 
 async def test_an_edit_reaches_a_running_job_and_a_wrong_one_leaves_its_cap_alone(
-    server: Server, namespace: str, settings: Settings, agents: list[Agent]
+    server: Server, namespace: str, settings: Settings, agents: list[NodeReports]
 ) -> None:
     one = agents[0]
     await server.create_job(namespace, capped_job("200W"))
@@ -196,7 +198,7 @@ async def test_what_an_agent_says_of_a_cap_stands_in_the_job_and_is_told_once(
     server: Server,
     namespace: str,
     settings: Settings,
-    agents: list[Agent],
+    agents: list[NodeReports],
     reason: str,
     status: str,
     told: str,
@@ -220,7 +222,7 @@ async def test_what_an_agent_says_of_a_cap_stands_in_the_job_and_is_told_once(
 
 
 async def test_a_pod_is_asked_for_until_it_has_ended_also_when_its_job_is_gone(
-    server: Server, namespace: str, settings: Settings, agents: list[Agent]
+    server: Server, namespace: str, settings: Settings, agents: list[NodeReports]
 ) -> None:
     one = agents[0]
     await server.create_job(namespace, capped_job("200W"))

@@ -12,6 +12,7 @@ from greentrain.agent.caps import Caps
 from greentrain.agent.host import Host
 from greentrain.agent.journal import Journal
 from greentrain.agent.loop import Agent
+from greentrain.agent.ports import Machine
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.devices.errors import DeviceError, Unsupported
@@ -224,15 +225,11 @@ class Life:
             (folder / "journal").mkdir()
         self.agent = Agent(
             settings or AgentSettings(node="node-1"),
-            open_gpus=world.open,
-            kubelet=world,
+            Machine(self.clock, world.open, world, world.host, world.find_pods),
             view=world,
             journal=journal,
             caps=Caps(journal, self.clock, driver=folder / "no-driver"),
-            clock=self.clock,
             allowances=Allowances(journal, self.clock, world) if budgets else None,
-            host=world.host,
-            find_pods=world.find_pods,
         )
 
     async def run(self, rounds: int = 1) -> None:

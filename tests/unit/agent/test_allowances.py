@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 
 from greentrain.agent.allowances import FILE
 from greentrain.agent.caps import FILE as CAPS
-from greentrain.agent.loop import NEAR_SECONDS
 from greentrain.agent.settings import AgentSettings
 from greentrain.agent.telemetry import AgentTelemetry
 from greentrain.api.conditions import find_condition
@@ -25,6 +24,7 @@ from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
 from greentrain.node.cards import Card
+from greentrain.node.schedule import NEAR_SECONDS
 from greentrain.node.standings import EVICT_RETRY_SECONDS
 from greentrain.quantities import PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World

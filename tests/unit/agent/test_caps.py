@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from greentrain.agent.caps import FILE, REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS, Caps
-from greentrain.agent.holders import Holdings, find_holdings
+from greentrain.agent.caps import FILE, Caps
+from greentrain.agent.holders import find_holdings
 from greentrain.agent.journal import FILE as ACCOUNT
 from greentrain.agent.journal import Journal
-from greentrain.agent.loop import GIVE_BACK_SECONDS
 from greentrain.api.nodepower import CapReason, PowerLimits
 from greentrain.devices.errors import (
     DeviceError,
@@ -31,8 +30,11 @@ from greentrain.devices.errors import (
 from greentrain.devices.nvidia.references import parse_device
 from greentrain.devices.podresources import Holding, Listing
 from greentrain.kube.node import NodePod
+from greentrain.node.capping import REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card, CurrentLimits, Partition
+from greentrain.node.holdings import Holdings
+from greentrain.node.schedule import GIVE_BACK_SECONDS
 from greentrain.quantities import parse_power_cap
 from tests.unit.agent.ports import Life, World
 

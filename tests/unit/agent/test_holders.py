@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from greentrain.agent.holders import Holdings, by_name, find_holdings, pod_key
+from greentrain.agent.holders import find_holdings
 from greentrain.devices.nvidia.references import parse_device
 from greentrain.devices.podresources import Claim, ClaimedDevice, Holding, Listing
 from greentrain.energy.attribution import Held
 from greentrain.kube.node import NodePod
 from greentrain.node.cards import Card, Partition
+from greentrain.node.holdings import Holdings, by_name, pod_key
 
 CUT = (
     Partition("MIG-aaa", gpu_instance=1, compute_instance=0, slices=3, total_slices=7),
@@ -119,7 +120,7 @@ def test_who_holds_which_part_of_which_card(case: Case) -> None:
 def test_what_is_no_card_is_said_and_its_pod_is_known_all_the_same(device: str, why: str) -> None:
     found = find(*held("a", device), *held("b", "GPU-a"))
     assert found.cards == {"GPU-a": [alone("b")]}
-    assert found.problems == [f"the device {device} of pod team/a {why}: its energy counts as nobody's"]
+    assert found.problems == [f"the device {device} of pod team/a {why}: its energy counts as no pod's"]
     assert set(found.pods) == {"team/a/u-a", "team/b/u-b"}
 
 

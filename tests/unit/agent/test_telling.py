@@ -104,7 +104,7 @@ CASES = {
     "a card cannot be named": Case(
         no_name,
         "DevicesReadable=False GpuFailing",
-        "1 GPUs do not even tell their UUID, such as that with index 1: GPU 1 gave no answer",
+        "1 GPUs do not even give their UUID, such as that with index 1: GPU 1 gave no answer",
     ),
     "a card hangs": Case(
         break_gpu(Hanging("GPU-a", 7.0)),
@@ -127,7 +127,7 @@ CASES = {
         "the kubelet must be 1.15 or newer and serve it.",
     ),
     "a device of no known form": Case(
-        hold_unknown, "HoldersKnown=False DeviceNotUnderstood", "its energy counts as nobody's"
+        hold_unknown, "HoldersKnown=False DeviceNotUnderstood", "its energy counts as no pod's"
     ),
     "a ResourceClaim": Case(
         use_claim, "HoldersKnown=False DeviceNotUnderstood", "ask for nvidia.com/gpu instead"

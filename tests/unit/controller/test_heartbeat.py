@@ -69,7 +69,7 @@ class Server:
 
 
 @dataclass
-class Operator:
+class Beating:
     """What a heartbeat asks its operator."""
 
     server: Server
@@ -114,7 +114,7 @@ def test_three_renewals_fit_into_the_silence_after_which_agents_act() -> None:
 
 
 async def test_a_missing_lease_is_made_and_then_renewed_with_one_call_each() -> None:
-    operator = Operator(Server())
+    operator = Beating(Server())
     assert [await operator.beat() for _ in range(3)] == [True] * 3
     assert operator.server.calls == [
         "get greentrain/operator",
@@ -129,7 +129,7 @@ async def test_a_missing_lease_is_made_and_then_renewed_with_one_call_each() -> 
 
 async def test_a_lease_of_the_operator_before_is_taken_over() -> None:
     before = {"holderIdentity": "operator-before", "leaseTransitions": 4, "renewTime": "long ago"}
-    operator = Operator(Server({"metadata": {"resourceVersion": 1}, "spec": before}))
+    operator = Beating(Server({"metadata": {"resourceVersion": 1}, "spec": before}))
     assert await operator.beat()
     assert operator.server.lease is not None
     assert operator.server.lease["spec"] == spec_at(10, acquired=10, transitions=5)
@@ -144,7 +144,7 @@ async def test_a_lease_of_the_operator_before_is_taken_over() -> None:
 )
 async def test_what_somebody_else_does_to_it_is_made_good_at_once(change: str, calls: list[str]) -> None:
     server = Server()
-    operator = Operator(server)
+    operator = Beating(server)
     await operator.beat()
     if change == "deleted":
         server.lease = None
@@ -166,7 +166,7 @@ async def test_what_somebody_else_does_to_it_is_made_good_at_once(change: str, c
 async def test_a_failure_ends_nothing_and_is_told_once(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    operator = Operator(Server(failures=[failure] * 3))
+    operator = Beating(Server(failures=[failure] * 3))
     with caplog.at_level(logging.INFO, "greentrain.controller"):
         assert [await operator.beat() for _ in range(5)] == [False] * 3 + [True] * 2
     told = [r.getMessage() for r in caplog.records]
@@ -179,7 +179,7 @@ async def test_a_failure_ends_nothing_and_is_told_once(
 @pytest.mark.parametrize("status", [403, 410, 422, 429, 500, 503, 504])
 async def test_a_renewal_that_is_refused_is_none_and_the_next_one_looks_anew(status: int) -> None:
     server = Server()
-    operator = Operator(server)
+    operator = Beating(server)
     await operator.beat()
     server.calls.clear()
     server.failures.append(ApiError(status, "Refused", "no"))
@@ -188,7 +188,7 @@ async def test_a_renewal_that_is_refused_is_none_and_the_next_one_looks_anew(sta
 
 
 async def test_an_operator_that_is_not_well_does_not_renew() -> None:
-    operator = Operator(Server())
+    operator = Beating(Server())
     assert await operator.beat()
     operator.problem = "a pass has been running for 700 s"
     assert not await operator.beat()
@@ -198,7 +198,7 @@ async def test_an_operator_that_is_not_well_does_not_renew() -> None:
 
 
 async def test_a_renewal_names_the_jobs_whose_passes_fail_and_leaves_other_annotations() -> None:
-    operator = Operator(Server())
+    operator = Beating(Server())
     operator.unattended = ("uid-2", "uid-1", "uid-2")
     await operator.beat()
     assert operator.named == "uid-1,uid-2"
@@ -213,7 +213,7 @@ async def test_a_renewal_names_the_jobs_whose_passes_fail_and_leaves_other_annot
 async def test_an_operator_that_fails_at_more_jobs_than_it_can_name_does_not_renew(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    operator = Operator(Server())
+    operator = Beating(Server())
     operator.unattended = tuple(f"uid-{i}" for i in range(MOST_UNATTENDED))
     assert await operator.beat()
     operator.unattended += ("one more",)

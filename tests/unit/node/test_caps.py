@@ -73,7 +73,7 @@ CAPPED = journal(300_000, 250_000)
 AGO = (NOW - 20, NOW - 10)
 """Two changes by others of late."""
 QUARREL = (
-    "somebody else changed its limit 3 times within 5 min; it is left at 275W. When they have stopped, change "
+    "another program changed its limit 3 times within 5 min; it is left at 275W. When that has stopped, change "
     "spec.power.cap to try again"
 )
 
@@ -162,13 +162,13 @@ def test_a_card_that_does_not_tell_the_limit_in_force_is_taken_at_the_one_that_i
 @pytest.mark.parametrize(
     ("limits", "cap", "hindrance", "reason", "message"),
     [
-        (card(None), "250W", None, "Unsupported", "its driver tells no power limit, so none can be kept"),
+        (card(None), "250W", None, "Unsupported", "its driver reports no power limit, so none can be kept"),
         (
             card(default=None),
             "70%",
             None,
             "Unsupported",
-            "its driver tells no default limit, of which 70% could be a share: ask for watts",
+            "its driver reports no default limit, of which 70% could be a share: ask for watts",
         ),
         (card(), "250W", PAUSED, "Paused", "the driver is being replaced"),
         (card(default=None), "70%", PAUSED, "Paused", "the driver is being replaced"),

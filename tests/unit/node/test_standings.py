@@ -12,6 +12,8 @@ from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.node.allowance import UNUSED, Allowance, Used
 from greentrain.node.standings import (
     EVICT_RETRY_SECONDS,
+    LATE_SECONDS,
+    LISTEN_SECONDS,
     Counted,
     Heard,
     Sight,
@@ -176,3 +178,43 @@ def test_what_the_disk_held_gives_way_to_what_was_learnt_since() -> None:
     standings.take_stored({"pod": Standing("team", "old", Allowance(5)), "other": Standing("team", "b")})
     assert standings.pods["pod"].allowance == Allowance(100)
     assert standings.pods["other"].earlier == UNUSED
+
+
+@pytest.mark.parametrize(
+    ("silence", "allowances", "must"),
+    [
+        (LATE_SECONDS, True, [True, False, True]),
+        (LATE_SECONDS - 1, True, [False, True, False]),
+        (LATE_SECONDS, False, [False, False, False]),
+    ],
+    ids=["it is late", "it is late a second later", "no pod has an allowance"],
+)
+def test_a_late_lease_is_looked_at_past_the_watch_as_often_as_it_is_renewed(
+    silence: float, allowances: bool, must: list[bool]
+) -> None:
+    standings = Standings()
+    if allowances:
+        standings.look(sight(100, 0))
+    late = Heard(begun=0.0, last=100 - silence)
+    assert [standings.must_listen(100 + s, late) for s in (0, 1, LISTEN_SECONDS)] == must
+
+
+@pytest.mark.parametrize(
+    ("pod", "operator", "evicted"),
+    [
+        (Shown(), silent(100), True),
+        (Shown(), Heard(begun=0.0, last=100), False),
+        (Shown(), Heard(begun=0.0, last=100, unattended={"job": 90.0}), True),
+        (Shown(), Heard(begun=0.0, last=100, unattended={"another": 90.0}), False),
+        (Shown(job_uid=None), silent(100), False),
+        (Shown(terminal=True), silent(100), False),
+        (None, silent(100), False),
+    ],
+)
+def test_a_pod_that_was_due_is_evicted_where_the_operator_is_still_silent(
+    pod: Shown | None, operator: Heard, evicted: bool
+) -> None:
+    standings = Standings()
+    standings.look(sight(1, 0))
+    assert standings.may_evict("pod", pod, operator, 100) is evicted
+    assert not standings.may_evict("another", pod, operator, 100)

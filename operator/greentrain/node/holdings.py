@@ -1,0 +1,99 @@
+"""Which pods hold which cards at one moment, as values: what an account is divided by and whose caps a card gets.
+
+`agent.holders` finds it from what the kubelet and the API server say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from greentrain.energy.attribution import Held
+
+
+class Holder(Protocol):
+    """A pod that holds a card or a part of one."""
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        ...
+
+    @property
+    def pod(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def uid(self) -> str | None:
+        """Its UID; None where the API server has not shown it yet."""
+        ...
+
+
+class NamedPod(Protocol):
+    """A pod as far as it takes to find it by its name."""
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def uid(self) -> str:
+        """Its UID."""
+        ...
+
+    @property
+    def terminal(self) -> bool:
+        """Whether its phase is Succeeded or Failed."""
+        ...
+
+
+Named = TypeVar("Named", bound=NamedPod)
+
+
+@dataclass(slots=True)
+class Holdings:
+    """Who holds what at one moment."""
+
+    cards: dict[str, list[Held]] = field(default_factory=dict)
+    """Holders by the card's UUID."""
+    pods: dict[str, Holder] = field(default_factory=dict)
+    """The holders by the key they have in the account."""
+    problems: list[str] = field(default_factory=list)
+    """What the kubelet listed and cannot be counted, in words."""
+
+
+def pod_key(namespace: str, name: str, uid: str | None) -> str:
+    """A pod's key in the account; without a UID until the API server has shown it."""
+    return f"{namespace}/{name}/{uid or ''}"
+
+
+def by_name(pods: Iterable[Named]) -> dict[tuple[str, str], Named]:
+    """Pods by namespace and name; of two of one name the one that has not ended."""
+    found: dict[tuple[str, str], Named] = {}
+    for pod in pods:
+        key = (pod.namespace, pod.name)
+        if key not in found or found[key].terminal:
+            found[key] = pod
+    return found
+
+
+def drop_ended(holdings: Holdings, alive: Collection[str]) -> Holdings:
+    """The holders that have processes, `alive` being the UIDs of the pods that have a cgroup.
+
+    Some kubelets list a pod as a holder until its object is removed (kubernetes/kubernetes#119423), and while the API server
+    is away nothing else says that it has ended. Where no pod at all has a cgroup, not even the agent's own, they cannot be
+    seen here, and every holder counts. So does one without a UID.
+    """
+    if not alive:
+        return holdings
+    there = {key for key, holder in holdings.pods.items() if not holder.uid or holder.uid in alive}
+    cards = {uuid: [h for h in held if h.pod in there] for uuid, held in holdings.cards.items()}
+    return Holdings(cards, holdings.pods, holdings.problems)

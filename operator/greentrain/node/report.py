@@ -1,0 +1,100 @@
+"""What an agent reports of its node: every pod it has counted, every card, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from greentrain.api.nodepower import MAX_COUNT, MAX_PODS, GpuStatus, NodePowerStatus, PodEnergy
+from greentrain.api.v1alpha1 import Condition
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.intervals import CardReading
+from greentrain.energy.report import bound_joules, report_pods
+from greentrain.node.capping import NodeCaps
+from greentrain.node.cards import Answer, Card
+from greentrain.quantities import format_unix_time, to_joules
+
+UNREAD = "it was not read"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What is known of a node at the moment of a report, beside what was counted."""
+
+    wall: float
+    """Unix time."""
+    report_interval: float
+    """Seconds."""
+    region: str
+    zone: str
+    conditions: tuple[Condition, ...]
+    cards: tuple[Card, ...]
+    answers: Mapping[str, Answer]
+    """What each card answered when it was asked last, by UUID."""
+
+
+def choose_pods(account: NodeAccount, *, at: float) -> tuple[PodEnergy, ...]:
+    """The pods of a report at `at`, on the readings' clock: all, those that have ended among them, as far as there is room.
+
+    Those that live come first; ended ones that do not fit are reported when others have been settled.
+    """
+    pods = report_pods(account, at=at)
+    if len(pods) > MAX_PODS:
+        pods = tuple(sorted(pods, key=lambda entry: entry.closed)[:MAX_PODS])
+    return pods
+
+
+def build_status(
+    account: NodeAccount, pods: tuple[PodEnergy, ...], caps: NodeCaps, state: NodeState
+) -> NodePowerStatus:
+    """The agent's half of NodePower."""
+    return NodePowerStatus(
+        observed_at=format_unix_time(state.wall),
+        report_interval_seconds=max(1, ceil(state.report_interval)),
+        region=state.region,
+        zone=state.zone,
+        journal_id=account.journal_id,
+        conditions=state.conditions,
+        gpus=tuple(_build_gpu(account, card, caps, state.answers.get(card.uuid)) for card in state.cards),
+        pods=pods,
+        idle_joules=bound_joules(to_joules(account.idle)),
+        unattributed_joules=bound_joules(to_joules(account.unattributed)),
+        settled_joules=bound_joules(to_joules(account.settled)),
+        other_host_joules=bound_joules(to_joules(account.host_others)),
+        dropped_pods=min(account.dropped, MAX_COUNT),
+        gpu_count=len(state.cards),
+    )
+
+
+def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: Answer | None) -> GpuStatus:
+    now = caps.limits.get(card.uuid)
+    limits = card.limits.model_copy(
+        update={
+            "prior_milliwatts": caps.priors.get(card.uuid),
+            "set_milliwatts": card.limits.set_milliwatts if now is None else now.set_milliwatts,
+            "enforced_milliwatts": card.limits.enforced_milliwatts
+            if now is None
+            else now.enforced_milliwatts,
+        }
+    )
+    base = GpuStatus(
+        uuid=card.uuid,
+        model=card.model,
+        limits=limits,
+        cap=caps.reports.get(card.uuid),
+        joules=bound_joules(find_joules(account, card.uuid)),
+    )
+    if isinstance(answer, CardReading):
+        source = "Counter" if answer.counter is not None else "Power" if answer.draw is not None else "None"
+        health = "Unsupported" if source == "None" else "Healthy"
+        return base.model_copy(update={"source": source, "health": health})
+    health = "Lost" if answer is not None and answer.gone else "Failing"
+    text = answer.message if answer is not None else UNREAD
+    return base.model_copy(update={"health": health, "message": text[:512]})
+
+
+def find_joules(account: NodeAccount, gpu: str) -> int:
+    """Joules of one card, of all that used it."""
+    card = account.cards.get(gpu)
+    return to_joules(card.measured + card.estimated) if card is not None else 0
