@@ -138,6 +138,11 @@ def format_power(milliwatts: int) -> str:
     return f"{whole}W" if not rest else f"{whole}.{rest:03d}".rstrip("0") + "W"
 
 
+def to_whole_watts(milliwatts: int) -> Milliwatts:
+    """The same, rounded to a whole watt: what a card draws changes by more from one moment to the next."""
+    return Milliwatts(round(milliwatts / MILLIWATTS_PER_WATT) * MILLIWATTS_PER_WATT)
+
+
 def _amount(text: str, pattern: str, units: dict[str, int]) -> int | None:
     """A number and one of these units, as a whole amount of the smallest; None where it is not that."""
     if re.fullmatch(pattern, text, re.ASCII) is None:

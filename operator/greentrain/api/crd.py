@@ -240,16 +240,28 @@ COLUMNS: list[dict[str, Any]] = [
 NODE_POWER_COLUMNS: list[dict[str, Any]] = [
     {"name": "GPUs", "type": "integer", "jsonPath": ".status.gpuCount", "description": "GPUs of the node."},
     {
-        "name": "Idle-J",
-        "type": "integer",
-        "jsonPath": ".status.idleJoules",
-        "description": "Joules of GPUs that no pod held.",
+        "name": "Draw",
+        "type": "string",
+        "jsonPath": ".status.display.draw",
+        "description": "Power that they draw together.",
     },
     {
-        "name": "Unattributed-J",
-        "type": "integer",
-        "jsonPath": ".status.unattributedJoules",
-        "description": "Joules of GPUs that worked although no pod held them.",
+        "name": "Idle",
+        "type": "string",
+        "jsonPath": ".status.display.idle",
+        "description": "Energy of GPUs that no pod held and that did nothing.",
+    },
+    {
+        "name": "Unattributed",
+        "type": "string",
+        "jsonPath": ".status.display.unattributed",
+        "description": "Energy of GPUs that worked although no pod held them.",
+    },
+    {
+        "name": "Ready",
+        "type": "string",
+        "jsonPath": '.status.conditions[?(@.type=="DevicesReadable")].status',
+        "description": "Whether its GPUs can be read.",
     },
     {
         "name": "Model",

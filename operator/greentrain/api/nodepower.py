@@ -295,6 +295,18 @@ class PodEnergy(_Lenient):
         return self.gpu_joules + self.cpu_joules + self.dram_joules
 
 
+class NodePowerDisplay(_Lenient):
+    """Words for the columns of kubectl get; no program reads them."""
+
+    draw: str = Field(
+        "", max_length=32, description="Power that the GPUs draw together, as they say it themselves."
+    )
+    idle: str = Field("", max_length=32, description="Energy of GPUs that no pod held and that did nothing.")
+    unattributed: str = Field(
+        "", max_length=32, description="Energy of GPUs that worked although no pod held them."
+    )
+
+
 class NodePowerStatus(_Lenient):
     """What the node's agent observed."""
 
@@ -342,6 +354,7 @@ class NodePowerStatus(_Lenient):
         description="Pods that fell out of this list unsettled, after 24 hours: their energy is missing.",
     )
     gpu_count: Count = Field(0, description="How many GPUs the node has; for the column.")
+    display: NodePowerDisplay = Field(NodePowerDisplay(), description="Words for the columns of kubectl get.")
 
 
 class NodePowerObject(_Lenient):

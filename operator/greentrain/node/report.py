@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from greentrain.api.nodepower import MAX_COUNT, MAX_PODS, GpuStatus, NodePowerStatus, PodEnergy
+from greentrain.api.nodepower import (
+    MAX_COUNT,
+    MAX_PODS,
+    GpuStatus,
+    NodePowerDisplay,
+    NodePowerStatus,
+    PodEnergy,
+)
 from greentrain.api.v1alpha1 import Condition
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import bound_joules, report_pods
 from greentrain.node.capping import NodeCaps
 from greentrain.node.cards import Answer, Card
-from greentrain.quantities import format_unix_time, to_joules
+from greentrain.quantities import format_energy, format_power, format_unix_time, to_joules, to_whole_watts
 
 UNREAD = "it was not read"
+UNKNOWN = "<unknown>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,19 @@ def build_status(
         other_host_joules=bound_joules(to_joules(account.host_others)),
         dropped_pods=min(account.dropped, MAX_COUNT),
         gpu_count=len(state.cards),
+        display=NodePowerDisplay(
+            draw=_display_draw(state),
+            idle=format_energy(bound_joules(to_joules(account.idle))),
+            unattributed=format_energy(bound_joules(to_joules(account.unattributed))),
+        ),
     )
+
+
+def _display_draw(state: NodeState) -> str:
+    """What the cards draw together; unknown where one of them does not say."""
+    answers = [state.answers.get(card.uuid) for card in state.cards]
+    draws = [a.draw for a in answers if isinstance(a, CardReading) and a.draw is not None]
+    return format_power(to_whole_watts(sum(draws))) if len(draws) == len(answers) else UNKNOWN
 
 
 def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: Answer | None) -> GpuStatus:

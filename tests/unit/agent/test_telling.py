@@ -406,9 +406,10 @@ async def test_a_report_says_where_the_node_is_how_often_it_comes_and_what_its_p
     world.hold("a")
     life = Life(world, tmp_path)
     for second in range(5):
-        world.answers = {"GPU-a": CardReading(counter=5_000 + second * 250_000)}
+        world.answers = {"GPU-a": CardReading(counter=5_000 + second * 250_000, draw=249_600)}
         await life.look()
     told = life.agent.build_status()
+    assert (told.display.draw, told.display.unattributed) == ("250W", "0J")
     assert (told.report_interval_seconds, told.region, told.zone) == (30, "eu-central-1", "eu-central-1a")
     (pod,) = told.pods
     assert pod.draw_milliwatts == 250_000

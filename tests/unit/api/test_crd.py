@@ -14,6 +14,7 @@ from greentrain.api.crd import (
     JOB_NAME_MAX,
     RULES,
     build_crd,
+    build_node_power_crd,
     build_schema,
     main,
     render_all,
@@ -95,6 +96,12 @@ def test_every_rule_has_a_message_and_a_place_in_the_schema() -> None:
     assert schema["x-kubernetes-validations"] == RULES[""]
     assert all(rule["message"] for rules in RULES.values() for rule in rules)
     assert JOB_NAME_MAX == 54
+
+
+def test_a_nodes_columns_say_what_its_cards_draw_and_whether_they_can_be_read() -> None:
+    (version,) = build_node_power_crd()["spec"]["versions"]
+    shown = [c["name"].upper() for c in version["additionalPrinterColumns"] if not c.get("priority")]
+    assert shown == ["GPUS", "DRAW", "IDLE", "UNATTRIBUTED", "READY", "OBSERVED", "AGE"]
 
 
 def test_the_crd_offers_what_kubectl_needs() -> None:
