@@ -1,6 +1,6 @@
 """Checkpoints: written by the chief, restored by all, named only once they are whole.
 
-Which checkpoint to restore is the chief's decision alone, told to the others by an all-reduce: with a
+Which checkpoint to restore is the chief's decision alone, given to the others by an all-reduce: with a
 network volume, two ranks that each look for the newest one may see different directories.
 """
 

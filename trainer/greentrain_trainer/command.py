@@ -23,7 +23,7 @@ def _quiet() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Keras may be configured for another backend by a file in HOME; this trainer is for TensorFlow.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # TensorFlow's Python side tells of every collective it traces.
+    # TensorFlow's Python side logs every collective it traces.
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -1,6 +1,6 @@
 """What both training loops share: the count of steps, and what is due after which of them.
 
-A loop computes; the `Course` says where to begin, keeps the score, saves, evaluates, and tells when the
+A loop computes; the `Course` says where to begin, keeps the score, saves, evaluates, and says when the
 ranks have agreed to stop.
 """
 
@@ -162,7 +162,7 @@ class Course:
         if self.model_dir is None or not self.is_chief:
             return
         target = self.model_dir / MODEL_FILE
-        # Keras insists on the suffix; hidden, so that nobody takes the unfinished file for a model.
+        # Keras insists on the suffix; hidden, so that the unfinished file is not taken for a model.
         aside = self.model_dir / f".{os.getpid()}.{MODEL_FILE}"
         try:
             self.model_dir.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def misused(reason: str) -> Ending:
 
 
 def stopped(reason: str) -> Ending:
-    """Stopped because someone asked."""
+    """Stopped because it was asked for."""
     return Ending(EXIT_STOPPED, reason)
 
 

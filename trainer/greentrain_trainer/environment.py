@@ -1,4 +1,4 @@
-"""What the operator and the kubelet tell this process: environment variables, parsed at the door.
+"""What the operator and the kubelet give this process: environment variables, parsed at the door.
 
 Nothing else in the trainer reads `os.environ`, so that a run can be described in full by its options and
 one `Environment`.
@@ -19,7 +19,7 @@ START_TIMEOUT_ENV = "GREENTRAIN_START_TIMEOUT_SECONDS"
 """Seconds to wait for the other workers to join before giving up with exit code 144."""
 
 TERMINATION_LOG_ENV = "GREENTRAIN_TERMINATION_LOG"
-"""Where the termination message goes; the kubelet reads `/dev/termination-log` unless told otherwise."""
+"""Where the termination message goes; the kubelet reads `/dev/termination-log` by default."""
 
 PROGRESS_PORT_ENV = "GREENTRAIN_PROGRESS_PORT"
 """Port of `/progress` and `/metrics` where 8471 is not to be had; 0 lets the system choose."""

@@ -61,7 +61,7 @@ def mean_loss(strategy: Any, loss: Any, targets: Any, outputs: Any) -> Any:
         # (`scale_loss_for_distribution` in keras/src/losses/loss.py, 3.15). Our shares do that already.
         return values * strategy.num_replicas_in_sync
     raise failed(
-        "The program's loss gives one number for all samples, and its share of the global batch cannot be told; "
+        "The program's loss gives one number for all samples, and its share of the global batch cannot be derived; "
         "use a Keras loss object that takes the mean, or a function that returns one value per sample."
     )
 

@@ -18,7 +18,7 @@ MARKER = "greentrain-job-uid"
 """Name of the marker file in the checkpoint directory."""
 
 _UID = re.compile(r"[!-~]{1,253}")
-"""One printable word: a Kubernetes UID, or what someone without an operator has chosen."""
+"""One printable word: a Kubernetes UID, or, without an operator, a word of the user's choice."""
 
 
 def read_marker(directory: Path) -> str | None:

@@ -1,6 +1,6 @@
 """Which of the other ranks are there: asked once, when the wait for them has been given up.
 
-TensorFlow waits for all ranks and names none. Whoever reads the message wants to know which pod to look
+TensorFlow waits for all ranks and names none. A reader of the message wants to know which pod to look
 at, so each address is asked for the first bytes that a gRPC server owes to any client. To connect is not
 enough: the kernel accepts for a frozen process too.
 """

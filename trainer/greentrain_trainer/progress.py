@@ -1,4 +1,4 @@
-"""How far this rank is, for whoever asks: `GET /progress` and `GET /metrics` from a daemon thread.
+"""How far this rank is, for any client: `GET /progress` and `GET /metrics` from a daemon thread.
 
 The training thread replaces one immutable value; the server thread reads it. That costs the training
 nothing per step, whereas a file written at every step costs about a millisecond.
@@ -25,7 +25,7 @@ _METRIC = TypeAdapter(dict[MetricName, MetricValue])
 class Scoreboard:
     """The latest `Progress`, written by one thread and read by others.
 
-    `publish`, if given, is called with every progress worth telling the parent process.
+    `publish`, if given, is called with every progress that the parent process needs.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Scoreboard:
         self._replace(step=step, start_step=step, checkpoint=checkpoint)
 
     def advance(self, step: int) -> None:
-        """`step` global steps are done; called every step, so it tells no one."""
+        """`step` global steps are done; called every step, so it only notes it."""
         self._progress = self._progress.model_copy(update={"step": step})
 
     def measure(self, metrics: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """From the cluster to TensorFlow's distribution strategy, with a heartbeat of our choosing.
 
 What else concerns all ranks at once stands here too: a sum over ranks, which is broadcast and barrier in
-one, and the telling of a lost peer from a fault of the program.
+one, and how a lost peer is distinguished from a fault of the program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ memory, a wrong shape) are this rank's own."""
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether TensorFlow tells of another rank's end, and not of a fault of its own.
+    """Whether TensorFlow reports another rank's end, and not a fault of its own.
 
     While the cluster forms, the coordination service reports a lost rank as an `InternalError` ("Barrier
     failed"), known by the payload that all its reports carry.
@@ -43,7 +43,7 @@ def build_strategy(cluster: Cluster, peer_timeout_seconds: float) -> Any:
     workers. The wait cannot be interrupted from Python; `supervise` bounds it.
     """
     if cluster.size == 1:
-        # A TF_CONFIG of one task would start a server that nobody talks to.
+        # A TF_CONFIG of one task would start a server without a client.
         os.environ.pop(Env.TF_CONFIG, None)
         several_gpus = len(tf.config.list_physical_devices("GPU")) > 1
         return tf.distribute.MirroredStrategy() if several_gpus else tf.distribute.get_strategy()
@@ -68,7 +68,7 @@ def build_strategy(cluster: Cluster, peer_timeout_seconds: float) -> Any:
 
 
 def _set_heartbeat(cluster: Cluster, peer_timeout_seconds: float) -> None:
-    # MultiWorkerMirroredStrategy configures the coordination service with its defaults only if nobody has
+    # MultiWorkerMirroredStrategy configures the coordination service with its defaults only if no caller has
     # (tensorflow/python/distribute/collective_all_reduce_strategy.py, 2.21); there is no public way to set
     # the heartbeat. Frozen peers were then noticed after 2.6 to 4.8 s with 3 s, 7 to 10 s with 10 s.
     from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob

@@ -154,7 +154,7 @@ def exit_now(code: int) -> NoReturn:
 
 
 def _become_child(parent: int) -> None:
-    # Die with the parent: a training nobody supervises would go on using its GPU.
+    # Die with the parent: a training without supervision would go on using its GPU.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         exit_now(EXIT_FAILED)

@@ -185,7 +185,7 @@ def _train(
 
 
 def _conclude(course: Course, environment: Environment, rank_sum: Any) -> Ending:
-    """Save, tell all ranks what was saved, and leave together."""
+    """Save, agree with all ranks on what was saved, and leave together."""
     import tensorflow as tf
 
     from greentrain_trainer.checkpoints import checkpoint_path
@@ -199,7 +199,7 @@ def _conclude(course: Course, environment: Environment, rank_sum: Any) -> Ending
         course.finish()
         course.evaluate()
         course.save_model()
-    # The barrier: nobody leaves, and nobody but the chief names the checkpoint, before it is saved.
+    # The barrier: no rank leaves, and the chief does not name the checkpoint, before it is saved.
     saved = course.step if cluster.is_chief and course.checkpoints else 0
     try:
         confirmed = rank_sum(saved)

@@ -85,7 +85,7 @@ def _has_ended(pod: Mapping[str, Any]) -> bool:
 
 
 def name_kept(node: str, status: Mapping[str, Any]) -> int:
-    """Tell of a node's cards that may still have the limit of a cap; how many."""
+    """Report a node's cards that may still have the limit of a cap; how many."""
     try:
         gpus = NodePowerStatus.model_validate(status).gpus
     except ValidationError:

@@ -3,7 +3,7 @@
 `spec` is the operator's word and `status` the agent's; neither writes the other's half. The object outlives the agent,
 the operator and the Node, so that what was measured is not lost with any of them.
 
-Energy is told in whole joules that only grow: a sum of millijoules, cut off, so that the joules of a pod's buckets add
+Energy is reported in whole joules that only grow: a sum of millijoules, cut off, so that the joules of a pod's buckets add
 up to its total and the totals of a node to what its cards' counters have shown.
 """
 
@@ -84,7 +84,7 @@ class PodAsk(_Lenient):
     allowance_seconds: int | None = Field(
         None,
         ge=1,
-        description="How long the operator may be silent before nothing is left of the allowance: it was reckoned with a "
+        description="How long the operator may be silent before nothing is left of the allowance: it was computed with a "
         "grid and a time that are known no further ahead. None where it lasts until it is used up.",
     )
 
@@ -114,7 +114,7 @@ class NodePowerSpec(_Lenient):
 
 
 class PowerLimits(_Lenient):
-    """Power limits of one GPU in milliwatts, as its driver tells them."""
+    """Power limits of one GPU in milliwatts, as its driver reports them."""
 
     min_milliwatts: Milliwatts | None = Field(None, description="Lowest limit that can be set.")
     default_milliwatts: Milliwatts | None = Field(None, description="Limit after the driver is loaded.")
@@ -168,14 +168,14 @@ class GpuCap(_Lenient):
         description="Capped, Clamped (to the GPU's range) or PriorLower (an administrator's lower limit stays): in force. "
         "Everything else: why it is not.",
     )
-    message: str = Field("", max_length=512, description="The same for people.")
+    message: str = Field("", max_length=512, description="The same in one sentence, with the next step.")
     binding: bool | None = Field(
         None,
-        description="Whether the limit slowed the GPU down when it was last read; none where it does not tell.",
+        description="Whether the limit slowed the GPU down when it was last read; none where it does not say.",
     )
 
     def concerns(self, uid: str) -> bool:
-        """Whether it is told of this pod, by its UID."""
+        """Whether it is about this pod, by its UID."""
         return uid == self.pod_uid or uid in self.sharing_pod_uids
 
     @property
@@ -191,10 +191,10 @@ class GpuStatus(_Lenient):
     model: str = Field("", max_length=96, description="Product name.")
     health: Literal["Healthy", "Lost", "Failing", "Unsupported"] = Field(
         "Healthy",
-        description="Healthy; Lost (fallen off the bus); Failing (its calls fail or hang); Unsupported (it tells neither "
+        description="Healthy; Lost (fallen off the bus); Failing (its calls fail or hang); Unsupported (it reports neither "
         "energy nor power).",
     )
-    message: str = Field("", max_length=512, description="What is the matter with it, for people.")
+    message: str = Field("", max_length=512, description="What is wrong with it, with the next step.")
     source: Literal["Counter", "Power", "None"] = Field(
         "None",
         description="Where its energy comes from: its energy counter, its power added up (an estimate), or nowhere.",
@@ -203,7 +203,7 @@ class GpuStatus(_Lenient):
     cap: GpuCap | None = Field(
         None, description="What has become of the cap its pod asks for; none where none does."
     )
-    joules: Joules = Field(0, description="Energy since the agent first saw it, whoever used it.")
+    joules: Joules = Field(0, description="Energy since the agent first saw it, of every user.")
 
 
 class EnergyBuckets(_Lenient):
@@ -227,7 +227,7 @@ class EnergyBuckets(_Lenient):
 class GpuTime(_Lenient):
     """How long a pod has held GPUs of one model."""
 
-    model: str = Field("", max_length=96, description="Product name; nothing where the GPU never told it.")
+    model: str = Field("", max_length=96, description="Product name; empty where the GPU never reported it.")
     seconds: Seconds = Field(
         0, description="Seconds, added up over the GPUs; a shared GPU counts by its share."
     )
@@ -246,7 +246,7 @@ class PodEnergy(_Lenient):
     job_uid: str | None = Field(None, max_length=64, description="UID of that GreenTrainingJob.")
     owner_known: bool = Field(
         False,
-        description="Whether the API server has told whose pod it is; where not, its name alone can say so.",
+        description="Whether the API server has confirmed whose pod it is; where not, its name alone can say so.",
     )
     gpu_joules: Joules = Field(0, description="Energy of the GPUs it held.")
     cpu_joules: Joules = Field(0, description="Its share of the processors' energy (RAPL package domains).")
@@ -255,9 +255,7 @@ class PodEnergy(_Lenient):
         0,
         description="How much of all this is an estimate: added-up power, shared cards, shares of CPU time.",
     )
-    error_joules: Joules = Field(
-        0, description="By how much all this may be wrong: 19 times of 20 it is not more."
-    )
+    error_joules: Joules = Field(0, description="Error bound of all this at 95 % confidence.")
     missing_seconds: Seconds = Field(
         0,
         description="Seconds it held a GPU of which nothing is known, neither measured nor estimated.",
@@ -341,7 +339,7 @@ class NodePowerStatus(_Lenient):
     pods: tuple[PodEnergy, ...] = Field(
         (), max_length=MAX_PODS, description="Pods that use energy, or have and are not settled yet."
     )
-    idle_joules: Joules = Field(0, description="Energy of GPUs that nobody held and that did nothing.")
+    idle_joules: Joules = Field(0, description="Energy of GPUs that no pod held and that did nothing.")
     unattributed_joules: Joules = Field(
         0, description="Energy of GPUs that worked although no pod held them."
     )

@@ -82,7 +82,7 @@ _LINE_ENDS = re.compile(r"\r\n?")
 
 
 def clean_text(text: str) -> str:
-    """A text that somebody's program wrote, safe to show: control characters are replaced by U+FFFD, tabs and lines kept.
+    """A text that a user's program wrote, safe to show: control characters are replaced by U+FFFD, tabs and lines kept.
 
     A terminal obeys them: what `kubectl describe` prints could overwrite lines, hide or reverse what is there.
     """

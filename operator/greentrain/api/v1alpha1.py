@@ -373,7 +373,7 @@ class EnergySpec(_Strict):
     on_exhausted: OnExhausted = Field(
         OnExhausted.SUSPEND,
         description="What happens when the budget is spent: Suspend (the job is stopped at a checkpoint and goes on when the "
-        "budget is raised), Fail (stopped the same way, and Failed) or Warn (told, and nothing else).",
+        "budget is raised), Fail (stopped the same way, and Failed) or Warn (reported, and nothing else).",
     )
     on_unknown: OnUnknown = Field(
         OnUnknown.SUSPEND,
@@ -435,7 +435,7 @@ class EmissionsSpec(_Strict):
     basis: Basis | None = Field(
         None,
         description="Which intensities count: Lifecycle (with fuel supply and building) or Direct (stacks only); by default "
-        "the cluster's. Energy for which there is none of this basis is told as without intensity.",
+        "the cluster's. Energy for which there is none of this basis is reported as without intensity.",
     )
     include_embodied: bool | None = Field(
         None,
@@ -484,7 +484,7 @@ class GreenTrainingJobSpec(_Strict):
     tf_replica_specs: ReplicaSpecs = Field(description="The roles of the TensorFlow cluster.")
     enable_dynamic_worker: bool = Field(
         False,
-        description="True writes TF_CONFIG in TFJob's sparse form (sparseCluster): a worker is told its own address "
+        description="True writes TF_CONFIG in TFJob's sparse form (sparseCluster): a worker gets its own address "
         "only. For scripts that read it themselves; tf.distribute needs the full form.",
     )
     evaluator_in_cluster: bool = Field(
@@ -616,7 +616,7 @@ class ReplacedPod(StatusModel):
     )
     counted_against: CountedAgainst = Field(description="The limit of spec.runPolicy it counts against.")
     reason: str = Field(max_length=64, description="Why it ended, one word for programs.")
-    message: str = Field("", max_length=1024, description="Why it ended, for people.")
+    message: str = Field("", max_length=1024, description="Why it ended, in one sentence.")
 
 
 class AttemptStatus(StatusModel):
@@ -665,7 +665,7 @@ class AttemptStatus(StatusModel):
     )
     last_step: int | None = Field(None, ge=0, description="Last global step it reported.")
     reason: str | None = Field(None, max_length=64, description="Why it ended, one word for programs.")
-    message: str | None = Field(None, max_length=2048, description="Why it ended, for people.")
+    message: str | None = Field(None, max_length=2048, description="Why it ended, in one sentence.")
     exit_code: int | None = Field(None, description="Exit code it was judged by.")
     counted_against: CountedAgainst | None = Field(
         None, description="The limit of spec.runPolicy it counts against; none for a stop that was asked for."
@@ -709,7 +709,7 @@ class AttemptStatus(StatusModel):
     worst_seconds: int | None = Field(
         None,
         ge=0,
-        description="How long it could go on after its budget was spent, whoever fails meanwhile: the same, and the silence "
+        description="How long it could go on after its budget was spent, whatever fails meanwhile: the same, and the silence "
         "of an operator that has died.",
     )
     overshoot_bound_joules: int | None = Field(
@@ -730,12 +730,12 @@ class AttemptStatus(StatusModel):
 class GpuTimeStatus(StatusModel):
     """How long GPUs of one model were held."""
 
-    model: str = Field("", max_length=96, description="Product name; nothing where the GPU never told it.")
+    model: str = Field("", max_length=96, description="Product name; empty where the GPU never reported it.")
     seconds: int = Field(0, ge=0, description="Seconds, added up over the GPUs.")
 
 
 class PodEnergyStatus(StatusModel):
-    """What one pod used, as its node's agent last told; folded into the sums once the agent has let go of it."""
+    """What one pod used, as its node's agent reported last; folded into the sums once the agent has let go of it."""
 
     uid: str = Field("", max_length=64, description="UID of the pod; none for a sum.")
     segment: int = Field(
@@ -748,7 +748,7 @@ class PodEnergyStatus(StatusModel):
     cpu_joules: int = Field(0, ge=0, description="Its share of the processors' energy.")
     dram_joules: int = Field(0, ge=0, description="Its share of the memory's energy.")
     estimated_joules: int = Field(0, ge=0, description="How much of it is an estimate.")
-    error_joules: int = Field(0, ge=0, description="By how much it may be wrong, 19 times of 20.")
+    error_joules: int = Field(0, ge=0, description="Its error bound at 95 % confidence.")
     missing_seconds: int = Field(0, ge=0, description="Seconds of which nothing is known.")
     priced_joules: int = Field(
         0, ge=0, description="How much of its energy is in the emissions' fixed sums already."
@@ -787,7 +787,7 @@ class PodAllowance(StatusModel):
     granted_joules: int = Field(
         0,
         ge=0,
-        description="The most that its agent may still hold for that: an earlier, higher allowance until it has told that it "
+        description="The most that its agent may still hold for that: an earlier, higher allowance until it has reported that it "
         "has read this one.",
     )
     seconds: int | None = Field(
@@ -861,7 +861,9 @@ class EnergyBudgetStatus(StatusModel):
         ge=0,
         description="What they would use until a stop takes effect: the job is stopped when used and this reach the limit.",
     )
-    overshoot_bound: str = Field("", max_length=32, description="The running attempt's bound, for people.")
+    overshoot_bound: str = Field(
+        "", max_length=32, description="The bound of the attempt under way, with its unit."
+    )
     overshoot_bound_joules: int | None = Field(
         None, ge=0, description="By how much the budget could be exceeded, said before the attempt started."
     )
@@ -904,7 +906,7 @@ class EnergyStatus(StatusModel):
     draw_milliwatts: int | None = Field(
         None, ge=0, description="Power its pods draw together; none where it is not known."
     )
-    used: str = Field("", max_length=32, description="Energy used within `scope`, for people.")
+    used: str = Field("", max_length=32, description="Energy used within `scope`, with its unit.")
     used_joules: int = Field(0, ge=0, description="Energy used within `scope`, exactly what was counted.")
     gpu_joules: int = Field(0, ge=0, description="Energy of GPUs.")
     cpu_joules: int = Field(0, ge=0, description="Energy of processors (RAPL); used where scope is Node.")
@@ -921,9 +923,7 @@ class EnergyStatus(StatusModel):
     missing_seconds: int = Field(
         0, ge=0, description="Pod-seconds with a GPU of which nothing is known; they are in no sum."
     )
-    error_joules: int = Field(
-        0, ge=0, description="By how much usedJoules may be wrong: 19 times of 20 it is not more."
-    )
+    error_joules: int = Field(0, ge=0, description="Error bound of usedJoules at 95 % confidence.")
     lost_pods: int = Field(
         0,
         ge=0,
@@ -1004,7 +1004,9 @@ class EmissionsBudgetStatus(StatusModel):
         description="Of that, charged while readings or intensities are missing, at the highest intensity seen.",
     )
     ahead_micrograms: int = Field(0, ge=0, description="What it would emit until a stop takes effect.")
-    overshoot_bound: str = Field("", max_length=32, description="The running attempt's bound, for people.")
+    overshoot_bound: str = Field(
+        "", max_length=32, description="The bound of the attempt under way, with its unit."
+    )
     overshoot_bound_micrograms: int | None = Field(
         None,
         ge=0,
@@ -1030,7 +1032,7 @@ class EmissionsStatus(StatusModel):
     def _is_pue(cls, value: str) -> str:
         return _or_nothing(value, parse_pue)
 
-    total: str = Field("", max_length=32, description="Operational and embodied, for people.")
+    total: str = Field("", max_length=32, description="Operational and embodied emissions, with the unit.")
     total_micrograms: int = Field(0, ge=0, description="The same, in micrograms of CO2 equivalent.")
     operational_micrograms: int = Field(
         0, ge=0, description="Energy × PUE × intensity at that time; energy without intensity is not in it."
@@ -1060,8 +1062,8 @@ class EmissionsStatus(StatusModel):
     shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
     without_joules: int = Field(0, ge=0, description="Energy for which there is no intensity.")
     without_percent: int = Field(0, ge=0, le=100, description="Its share of the energy, in whole percent.")
-    without_reason: str = Field("", max_length=1024, description="Why there is none, for people.")
-    intensity: str = Field("", max_length=32, description="Intensity now, for people.")
+    without_reason: str = Field("", max_length=1024, description="Why there is none, in one sentence.")
+    intensity: str = Field("", max_length=32, description="Intensity now, with its unit.")
     intensity_milligrams_per_kilowatt_hour: int | None = Field(
         None, ge=0, description="The highest of its nodes' intensities now; none where there is none."
     )
@@ -1148,13 +1150,11 @@ class ProjectionStatus(StatusModel):
     LEDGER = frozenset({"measures", "begun", "anchor", "last"})
 
     energy: str = Field(
-        "", max_length=32, description="Energy at the end, for people; nothing where not known."
+        "", max_length=32, description="Energy at the end, with its unit; empty where it is not known."
     )
     energy_joules: int | None = Field(None, ge=0, description="The same in joules, with what is used.")
-    uncertainty_joules: int | None = Field(
-        None, ge=0, description="By how much that may be wrong: 19 times of 20 it is not more."
-    )
-    emissions: str = Field("", max_length=32, description="Emissions at the end, for people.")
+    uncertainty_joules: int | None = Field(None, ge=0, description="Error bound of that at 95 % confidence.")
+    emissions: str = Field("", max_length=32, description="Emissions at the end, with the unit.")
     emissions_micrograms: int | None = Field(
         None, ge=0, description="The same at the present intensity, with what was emitted."
     )
@@ -1172,7 +1172,7 @@ class ProjectionStatus(StatusModel):
         description="True when a budget will be exceeded at every allowed cap, and the lowest was measured.",
     )
     reason: str = Field("", max_length=64, description="Why the cap is what it is, one word for programs.")
-    message: str = Field("", max_length=1024, description="The same for people.")
+    message: str = Field("", max_length=1024, description="The same in one sentence.")
     percent: int | None = Field(
         None,
         ge=1,
@@ -1249,7 +1249,11 @@ class GreenTrainingJobStatus(StatusModel):
     LEDGER = frozenset({"admitted"})
 
     observed_generation: int = Field(0, ge=0, description="metadata.generation this status was computed for.")
-    phase: str = Field("", max_length=32, description="One word for people, derived from the conditions.")
+    phase: str = Field(
+        "",
+        max_length=32,
+        description="Its state in one word, derived from the conditions; Succeeded and Failed are final.",
+    )
     conditions: tuple[Condition, ...] = Field(
         (),
         max_length=32,
@@ -1311,7 +1315,7 @@ class GreenTrainingJobStatus(StatusModel):
         "",
         max_length=MAX_LEDGER,
         description="The operator's own working memory, as JSON: what each pod used, what is charged and allowed, what was "
-        "measured, and the spec's sections as they were admitted last. Not for people, and not to be edited: a job whose "
+        "measured, and the spec's sections as they were admitted last. Not to be edited: a job whose "
         "ledger cannot be read is held.",
     )
 

@@ -1,6 +1,6 @@
 """Turns a TFJob into the GreenTrainingJob that does what the TFJob did.
 
-Each step changes the manifest in place where the two differ and says what it changed, unless nobody could notice.
+Each step changes the manifest in place where the two differ and says what it changed, unless no user could notice.
 Where greentrain's default differs from TFJob's and nothing was written, TFJob's is written out. What cannot be carried
 over is left standing: the operator's own admission, asked at the end, refuses it by its path.
 """
@@ -67,20 +67,20 @@ def convert_job(tree: CommentedMap) -> Conversion:
         )
     tree["apiVersion"], tree["kind"] = names.API_VERSION, names.KIND
     _drop_what_the_server_set(tree)
-    told: list[Difference] = []
+    differences: list[Difference] = []
     spec = tree.get("spec")
     if isinstance(spec, CommentedMap):
         _drop_nulls(spec)
-        told += _move_run_policy(spec, version)
-        told += _name_roles(spec)
+        differences += _move_run_policy(spec, version)
+        differences += _name_roles(spec)
         for role in tfjob.roles(spec):
-            told += _clear_pod(role, spec)
-            told += _set_port(role)
-            told += _allow_root(role)
-        told += _write_out_run_policy(spec, version)
+            differences += _clear_pod(role, spec)
+            differences += _set_port(role)
+            differences += _allow_root(role)
+        differences += _write_out_run_policy(spec, version)
     plain = to_plain(tree)
-    told += find_differences(Converted(version, plain))
-    return Conversion(merge_roles(told), find_problems(plain))
+    differences += find_differences(Converted(version, plain))
+    return Conversion(merge_roles(differences), find_problems(plain))
 
 
 def _drop_what_the_server_set(tree: CommentedMap) -> None:
@@ -231,7 +231,7 @@ def _allow_root(role: Role) -> Iterator[Difference]:
         insert_first(pod, "securityContext", context)
     yield Difference(
         f"{role.pod_path}.securityContext.runAsNonRoot",
-        "greentrain refuses images that run as root unless told otherwise, and TFJob ran them; false is written, "
+        "greentrain refuses images that run as root unless they are allowed to, and TFJob ran them; false is written, "
         "remove it if the image has a user of its own",
     )
 
@@ -271,7 +271,7 @@ def _write_out_run_policy(spec: CommentedMap, version: str) -> Iterator[Differen
 
 
 def merge_roles(differences: list[Difference]) -> tuple[Difference, ...]:
-    """The same difference in several roles is told once: `spec.tfReplicaSpecs.{Chief,Worker}.template…`."""
+    """The same difference in several roles is reported once: `spec.tfReplicaSpecs.{Chief,Worker}.template…`."""
     pattern = re.compile(rf"^(spec\.tfReplicaSpecs\.)({'|'.join(tfjob.ROLES)})(?=$|\.)")
     grouped: dict[tuple[str, str], list[str]] = {}
     for difference in differences:

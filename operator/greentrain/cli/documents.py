@@ -1,7 +1,7 @@
 """Reads and writes manifest files so that whatever is not converted stays as its author wrote it.
 
 Kubernetes' own YAML packages throw comments and quoting away. A file is cut into its documents at the `---` lines;
-a document nobody converts is handed on byte for byte, and a converted one keeps its comments, key order, quotes and
+a document that is not converted is handed on byte for byte, and a converted one keeps its comments, key order, quotes and
 indentation through ruamel.yaml's round trip. JSON is read as well, and written as JSON.
 """
 
@@ -235,7 +235,7 @@ def _expand(node: Any, known: dict[int, Any]) -> Any:
     if isinstance(node, CommentedMap) and node.merge:
         own = dict(node.non_merged_items())
         merged = {k: v for k, v in node.items() if k not in own}
-        # Copies: a value that stands in two places would be written with an anchor nobody gave it.
+        # Copies: a value that stands in two places would be written with an anchor that its author did not give it.
         known[id(node)] = out = CommentedMap((k, _expand(copy.deepcopy(v), known)) for k, v in merged.items())
         for key, value in own.items():
             out[key] = _expand(value, known)
@@ -244,7 +244,7 @@ def _expand(node: Any, known: dict[int, Any]) -> Any:
                 setattr(out, attribute, getattr(node, attribute))
         return out
     if isinstance(node, CommentedMap):
-        node._ref.clear()  # maps that merged this one no longer do; ruamel.yaml would tell them of every change
+        node._ref.clear()  # maps that merged this one no longer do; ruamel.yaml would pass every change on to them
     for key, value in list(
         node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     ):

@@ -1,4 +1,4 @@
-"""Converts whole files: every TFJob in them, the other documents beside it, and what is told about both."""
+"""Converts whole files: every TFJob in them, the other documents beside it, and what is reported of both."""
 
 from __future__ import annotations
 

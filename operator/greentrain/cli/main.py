@@ -24,7 +24,7 @@ _ABOUT = """\
 Print the GreenTrainingJob that does what a TFJob did.
 
 Comments, key order and other documents of the files stay as they are; status and what a server set are left out.
-Each difference the manifest meets is told on standard error, as FILE: PATH: what differs; what to do.
+Each difference the manifest meets is reported on standard error, as FILE: PATH: what differs; what to do.
 docs/tfjob.md lists all of them."""
 
 _REPLAY = """\
@@ -36,7 +36,7 @@ docs/operations.md describes how to keep snapshots."""
 _EXIT_CODES = """\
 exit codes:
   0  converted; there may be differences to look at
-  1  something cannot run as converted: the operator would refuse it, for the reasons told
+  1  something cannot run as converted: the operator would refuse it, for the reasons reported
   2  wrong usage, or a file that cannot be read or is not YAML; nothing is printed then
 
 examples:
@@ -53,7 +53,7 @@ class Streams:
     stderr: TextIO
 
     def say(self, *words: str) -> None:
-        """Tell a person one sentence."""
+        """Print one sentence."""
         print(": ".join(w for w in words if w), file=self.stderr)
 
 
@@ -176,7 +176,7 @@ def run() -> None:
     try:
         code = main(sys.argv[1:], streams)
     except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does; the interpreter would complain once more at its exit.
+        # The reader of the output has gone, as `head` does; the interpreter would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + 13
     sys.exit(code)

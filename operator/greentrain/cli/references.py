@@ -56,12 +56,12 @@ def find_host_names(value: Any, path: str, jobs: Sequence[str]) -> Iterator[Diff
     patterns = [(job, _host_pattern(job)) for job in dict.fromkeys(jobs) if job]
     for at, text in walk_strings(value, path):
         for job, pattern in patterns:
-            told: set[str] = set()
+            named: set[str] = set()
             for match in pattern.finditer(text):
                 old, new = match[0], new_host_name(match["host"], match["domain"], job)
-                if new is None or old in told:
+                if new is None or old in named:
                     continue
-                told.add(old)
+                named.add(old)
                 line = f" in line {text.count(chr(10), 0, match.start()) + 1}" if "\n" in text.strip() else ""
                 yield Difference(
                     at,

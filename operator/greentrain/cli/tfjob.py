@@ -49,7 +49,7 @@ POD_LABELS = {
     "tf-replica-type": names.LABEL_REPLICA_TYPE,
     "tf-replica-index": names.LABEL_REPLICA_INDEX,
 }
-"""Labels TFJob's controllers put on pods and nobody else does, with greentrain's instead."""
+"""Labels TFJob's controllers put on pods and nothing else does, with greentrain's instead."""
 
 SHARED_POD_LABELS = {
     "job-name": names.LABEL_JOB,
@@ -58,7 +58,7 @@ SHARED_POD_LABELS = {
     "job-role": names.LABEL_REPLICA_TYPE,
     "group-name": names.LABEL_MANAGED_BY,
 }
-"""Labels of tf-operator 1.x that others use as well (batch/v1 Job sets job-name): a selector's value must tell."""
+"""Labels of tf-operator 1.x that others use as well (batch/v1 Job sets job-name): a selector's value decides."""
 
 SERVER_METADATA = (
     "uid",

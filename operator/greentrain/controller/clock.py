@@ -30,7 +30,7 @@ def read_elapsed() -> float:
 
 
 class SteadyClock:
-    """Tells the time: the wall clock's at the start plus what has elapsed since."""
+    """The time: the wall clock's at the start plus what has elapsed since."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class SteadyClock:
         self._wall = wall
         self._elapsed = elapsed
         self._origin = wall() - timedelta(seconds=elapsed())
-        self._told = 0.0
+        self._reported = 0.0
 
     def __call__(self) -> datetime:
         """The time in UTC; never goes back. Warns in the log once for each step of the wall clock."""
         departure = self.departure()
-        if abs(departure - self._told) > TOLERATED_SECONDS:
-            self._told = departure
+        if abs(departure - self._reported) > TOLERATED_SECONDS:
+            self._reported = departure
             logger.warning(
                 "the machine's clock is now %+.0f s from the time the operator counts since its start; the operator "
                 "goes on with its own. Restart it if the machine's clock is right now",

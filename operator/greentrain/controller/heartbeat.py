@@ -74,7 +74,7 @@ class Heartbeat:
         self._unhealthy = unhealthy
         self._unattended = unattended
         self._last: dict[str, Any] | None = None
-        self._told: str | None = None
+        self._reported: str | None = None
         """What is said to be the matter; None while renewals go well."""
 
     async def beat(self) -> bool:
@@ -92,16 +92,16 @@ class Heartbeat:
             except _PASSING as error:
                 self._last = None
                 problem = repr(error)
-        if problem is not None and self._told is None:
+        if problem is not None and self._reported is None:
             logger.warning(
                 "the lease %s/%s is not renewed: %s. If this lasts, agents enforce spent allowances by themselves",
                 self._namespace,
                 self._name,
                 problem,
             )
-        elif problem is None and self._told is not None:
+        elif problem is None and self._reported is not None:
             logger.info("the lease %s/%s is renewed again", self._namespace, self._name)
-        self._told = problem
+        self._reported = problem
         return problem is None
 
     async def work(self) -> None:
@@ -119,7 +119,7 @@ class Heartbeat:
             except ApiError as error:
                 if error.status not in (404, 409):
                     raise
-                # Somebody else has deleted or written it: looked at anew now, not in ten seconds.
+                # Another has deleted or written it: looked at anew now, not in ten seconds.
             else:
                 return
         try:

@@ -86,8 +86,8 @@ class Operator:
         self.telemetry.clock_departure.set_function(steady.departure)
         self.telemetry.stale_watches.set_function(lambda: self._freshness.verdicts)
         self.telemetry.longest_pass.set_function(lambda: self._longest_pass()[1])
-        self.telemetry.tell_jobs(self._measures)
-        self.telemetry.tell_nodes(self._node_powers.refused)
+        self.telemetry.export_jobs(self._measures)
+        self.telemetry.export_nodes(self._node_powers.refused)
 
     def unready(self) -> str | None:
         """Why the operator is not ready, in words; None when it is."""

@@ -147,10 +147,10 @@ def find_privileges(template: Mapping[str, Any], at: str) -> Iterator[Privilege]
         for rule in rules:
             for path, value in _look_up(template, rule.parts, at):
                 if not rule.allows(value) and not rule.unless(pod_spec):
-                    yield _tell(path, value, f"{source}{rule.control}", rule.remedy)
+                    yield _find_privilege(path, value, f"{source}{rule.control}", rule.remedy)
     priority = pod_spec.get("priorityClassName")
     if isinstance(priority, str) and priority.startswith(SYSTEM_PRIORITY):
-        yield _tell(
+        yield _find_privilege(
             f"{at}.spec.priorityClassName", priority, "a system priority", "write another class, or remove it"
         )
 
@@ -172,7 +172,7 @@ def asks_for_privileges(spec: Mapping[str, Any]) -> bool:
     return isinstance(volume, Mapping) and any(find_volume_privileges(volume, ""))
 
 
-def _tell(path: str, value: object, why: str, remedy: str) -> Privilege:
+def _find_privilege(path: str, value: object, why: str, remedy: str) -> Privilege:
     return Privilege(
         path,
         f"{_shown(value)} is more than jobs may ask for in this namespace ({why}); {remedy}, or have an administrator "

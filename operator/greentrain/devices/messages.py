@@ -1,6 +1,6 @@
 """Protobuf message classes from a table, for kubelet's small gRPC interfaces.
 
-Nobody publishes their stubs, and generated code is tied to the protobuf version that generated it, while a node agent
+Their stubs are not published, and generated code is tied to the protobuf version that generated it, while a node agent
 may share its environment with a TensorFlow that wants another. Classes built at run time work with every version.
 """
 

@@ -35,7 +35,7 @@ from greentrain.energy.pods import PodAccount
 from greentrain.quantities import SECONDS_PER_DAY, Millijoules, parse_time, to_milliseconds
 
 SHORTEST_STEP_SECONDS = 0.5
-"""Readings nearer to each other than this do not tell a draw: beside a card that hangs a round takes the whole deadline and
+"""Readings nearer to each other than this give no draw: beside a card that hangs a round takes the whole deadline and
 the next one follows at once, so the one's energy would count as drawn in the other's milliseconds."""
 
 UNKNOWN_AT_REBOOT_SECONDS = 10.0
@@ -397,7 +397,7 @@ def _find_host_draw(pod: PodAccount, at: float) -> float:
 
 
 PATIENCE_SECONDS = 900.0
-"""How long an ended pod's last word waits for a card that cannot be read: until then it may still tell what it used."""
+"""How long an ended pod's last word waits for a card that cannot be read: until then it may still report what it used."""
 
 KEPT_SECONDS = SECONDS_PER_DAY
 """How long an ended pod is reported that is not settled."""

@@ -187,7 +187,7 @@ async def apply_status(client: Client, cache: Cache, job: Job, status: GreenTrai
 
 
 async def apply_events(client: Client, job: Job, events: tuple[Event, ...], *, now: datetime) -> None:
-    """Tell people; an event that cannot be stored is not worth a failed pass, so ApiError is the caller's to log."""
+    """Store events; one that cannot be stored is not worth a failed pass, so ApiError is the caller's to log."""
     moment = format_time(now)
     for i, event in enumerate(events):
         await client.create_event(

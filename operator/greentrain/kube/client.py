@@ -514,7 +514,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SEC
 
 
 def _refuse_if_same(body: Body | None, uid: str, error: ApiError) -> None:
-    """Tell apart what one 409 may mean: another object has taken the name, or two writers met at this one."""
+    """Distinguish what one 409 may mean: another object has taken the name, or two writers met at this one."""
     if body is not None and body["metadata"]["uid"] == uid:
         raise ApiError(503, error.reason, error.message, error.retry_after)
 

@@ -1,4 +1,4 @@
-"""Reads JSON of any depth: what users may nest without bound must not end whoever reads it.
+"""Reads JSON of any depth: what users may nest without bound must not end the program that reads it.
 
 The API server stores up to 10,000 levels of lists where a schema keeps unknown fields, as in a pod template. Python's own
 decoder raises RecursionError at fewer than a thousand, and so does most that walks through what it made.

@@ -251,12 +251,12 @@ class NodeView:
 
     @property
     def caps(self) -> Mapping[str, PowerCap] | None:
-        """The power caps that are asked for, by the pod's UID; None as long as nobody has told."""
+        """The power caps that are asked for, by the pod's UID; None as long as it was not read."""
         return self._caps
 
     @property
     def allowances(self) -> Mapping[str, Allowance] | None:
-        """The allowances of energy, by the pod's UID; None as long as nobody has told."""
+        """The allowances of energy, by the pod's UID; None as long as it was not read."""
         return self._allowances
 
     @property
@@ -276,16 +276,16 @@ class NodeView:
 
     @property
     def place(self) -> Place:
-        """Where the node is; nowhere until somebody has told."""
+        """Where the node is; nowhere until that was read."""
         return self._place
 
     @property
     def paused(self) -> str | None:
-        """Why NVML must be let go, in words; None while it need not, or nobody has told."""
+        """Why NVML must be let go, in words; None while it need not, or that was not read."""
         return self._paused
 
     async def listen(self) -> None:
-        """Look at the operator's Lease now; what a watch would tell may be late after an outage."""
+        """Look at the operator's Lease now; what a watch delivers may be late after an outage."""
         if self._lease is not None:
             bodies, _ = await self._client.list_any(*self._lease_query(self._lease))
             for body in bodies:
@@ -375,7 +375,7 @@ class NodeView:
     def _put_lease(self, body: Body) -> None:
         """A renewal is heard when it is seen, as client-go's leader election does: clocks of two machines may differ.
 
-        Of the first that is seen nobody knows how long it has been there, so its age by the wall clock counts: an agent
+        How long the first that is seen has been there is not known, so its age by the wall clock counts: an agent
         that begins anew does not take a dead operator for a living one.
         """
         named = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_UNATTENDED) or ""

@@ -2,7 +2,7 @@
 
 Logs, events and status are read by more people than the template is. Field names, numbers and words of greentrain's
 own schema are quoted in messages, because they mend a manifest; values of environment variables and of options are
-not, whoever quotes them: the API server repeats values it refuses, and a program may print its environment as it dies.
+not, whatever quotes them: the API server repeats values it refuses, and a program may print its environment as it dies.
 """
 
 from __future__ import annotations

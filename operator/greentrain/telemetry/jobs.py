@@ -1,4 +1,4 @@
-"""What metrics tell of each job: the figures of its stored status, read at each scrape.
+"""Metrics of each job: the figures of its stored status, read at each scrape.
 
 Nothing is kept between scrapes, so the series of a job that is gone end with it.
 """
@@ -52,7 +52,7 @@ def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> Job
 
 
 class JobCollector(Collector):
-    """Tells of every job at each scrape."""
+    """Collects every job's figures at each scrape."""
 
     def __init__(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
         self._measures = measures

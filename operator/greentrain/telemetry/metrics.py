@@ -88,11 +88,11 @@ class Telemetry:
             registry=registry,
         )
 
-    def tell_jobs(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
-        """Tell of each job what this gives at each scrape."""
+    def export_jobs(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
+        """Export what this gives of each job at each scrape."""
         self._registry.register(JobCollector(measures))
 
-    def tell_nodes(self, refused: Callable[[], Mapping[str, int]]) -> None:
+    def export_nodes(self, refused: Callable[[], Mapping[str, int]]) -> None:
         """Report of each node what this gives at each scrape."""
         self._registry.register(NodeCollector(refused))
 

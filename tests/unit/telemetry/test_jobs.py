@@ -48,7 +48,7 @@ def test_what_is_not_known_is_not_told() -> None:
 def test_each_scrape_tells_of_the_jobs_that_are_there() -> None:
     telemetry = Telemetry(CollectorRegistry())
     there = [measure("digits", STATUS), measure("empty", {})]
-    telemetry.tell_jobs(lambda: there)
+    telemetry.export_jobs(lambda: there)
     text = telemetry.render().decode()
     assert 'greentrain_job_energy_joules{job="digits",namespace="team"} 3.6e+06' in text
     assert 'greentrain_job_budget_used_ratio{budget="emissions",job="digits",namespace="team"} 1.3' in text

@@ -44,7 +44,7 @@ class Books:
 
     @property
     def words(self) -> str:
-        """Which budgets are spent, for people."""
+        """Which budgets are spent, in one sentence."""
         return "; ".join(s.words for s in self.exhausted)
 
     @property

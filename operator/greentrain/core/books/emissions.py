@@ -386,7 +386,7 @@ def _sum_up(
             "embodied_low_micrograms": made.low if made is not None and tellable else None,
             "embodied_high_micrograms": made.high if made is not None and tellable else None,
             "embodied_unknown_seconds": made.unknown_seconds if made is not None else 0,
-            "shares": _tell(whole),
+            "shares": _list_shares(whole),
             "without_joules": whole.without_joules,
             "without_percent": _percent(whole.without_joules, whole.joules),
             "without_reason": whole.reason[:1024],
@@ -399,7 +399,7 @@ def _sum_up(
             "micrograms_per_run": None if counted is None else counted.per_run,
             "micrograms_per_step": None if counted is None else counted.per_step,
             "fixed": FixedEmissions(
-                shares=_tell(fixed.priced),
+                shares=_list_shares(fixed.priced),
                 without_joules=fixed.priced.without_joules,
                 embodied_micrograms=fixed.embodied.typical,
                 embodied_low_micrograms=fixed.embodied.low,
@@ -411,7 +411,7 @@ def _sum_up(
     )
 
 
-def _tell(priced: Priced) -> tuple[EmissionsShare, ...]:
+def _list_shares(priced: Priced) -> tuple[EmissionsShare, ...]:
     return tuple(
         EmissionsShare(
             source=s.source,

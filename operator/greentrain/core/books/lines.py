@@ -48,7 +48,7 @@ class Standing:
     lowered: bool = False
     """Whether it was spent because it was set below what had been used."""
     bound: str = ""
-    """By how much it could be exceeded, for people."""
+    """By how much it could be exceeded, with its unit."""
 
     @property
     def stops(self) -> bool:
@@ -62,7 +62,7 @@ class Standing:
 
     @property
     def words(self) -> str:
-        """Why it is exhausted, for people."""
+        """Why it is exhausted, in one sentence."""
         if self.by_charge:
             what = "readings" if self.path == ENERGY_BUDGET else "readings or intensities"
             return (

@@ -69,7 +69,7 @@ def announce(
 def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
     """The attempt with a higher bound, where its pods have come to nodes with higher figures than it was said by.
 
-    It was said before anybody knew on which nodes they would run, and it is never lowered.
+    It was said before it was known on which nodes they would run, and it is never lowered.
     """
     if (
         not attempt.gpus or attempt.report_seconds is None

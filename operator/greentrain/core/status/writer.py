@@ -145,7 +145,7 @@ class Writer:
         seats = ranks(attempt.replicas)
         self.count_pods(attempt)
         ready = sum(r in pods and pods[r].ready for r in seats)
-        finished = len(finished_ranks(attempt, self._told(attempt)))
+        finished = len(finished_ranks(attempt, self._pods_seen(attempt)))
         leaving = next((p for p in pods.values() if p.terminating), None)
         cut_off = next((p for p in pods.values() if p.unreachable), None)
         stuck = find_stuck(pods)
@@ -170,7 +170,7 @@ class Writer:
         if find_condition(self._conditions, Type.RESTARTING) is not None:
             self._set(Type.RESTARTING, "False", Reason.TRAINING, f"attempt {attempt.number} is training")
 
-    def _told(self, attempt: AttemptStatus) -> list[Pod]:
+    def _pods_seen(self, attempt: AttemptStatus) -> list[Pod]:
         return [p for p in (*self.seen.pods, *self.seen.last_words) if p.attempt == attempt.number]
 
     def count_pods(self, attempt: AttemptStatus) -> None:
@@ -348,8 +348,8 @@ class Writer:
             self._set(Type.ENERGY_METERED, "True", Reason.METERED, text)
             return
         stopped = known is not None and (known.status == "True" or known.reason == Reason.READINGS_STOPPED)
-        told = any(e.uid == unread.uid for r in self.seen.reports for e in r.pods)
-        if stopped and told:
+        reported_before = any(e.uid == unread.uid for r in self.seen.reports for e in r.pods)
+        if stopped and reported_before:
             reported = any(e.uid == unread.uid for r in reports for e in r.pods)
             why = "cannot read its GPUs" if reported else "does not report"
             text = (

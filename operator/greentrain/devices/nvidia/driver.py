@@ -1,4 +1,4 @@
-"""Tells one load of NVIDIA's kernel driver from the next: a reload puts every card's settings back to their defaults."""
+"""Distinguishes one load of NVIDIA's kernel driver from the next: a reload puts every card's settings back to their defaults."""
 
 from __future__ import annotations
 

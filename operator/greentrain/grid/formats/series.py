@@ -50,7 +50,7 @@ SHORTEST_STEP_SECONDS = 1.0
 EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0
 """2000 and 2100: Unix times outside are in another unit."""
 
-TOLD = 10
+SHOWN = 10
 """Problems of one file that are named; the rest is a number."""
 
 COLUMNS = ("time", "intensity", "zone", "until", "issued")
@@ -147,13 +147,13 @@ def parse(content: bytes, name: str) -> Parsed:
     if not problems:
         rows, problems = _check_order(rows, warnings)
     if problems:
-        rest = len(problems) - TOLD
-        raise SeriesError([*problems[:TOLD], *([f"{name}: and {rest} problems more"] if rest > 0 else [])])
+        rest = len(problems) - SHOWN
+        raise SeriesError([*problems[:SHOWN], *([f"{name}: and {rest} problems more"] if rest > 0 else [])])
     by_zone: dict[str, list[_Row]] = {}
     for row in rows:
         by_zone.setdefault(row.zone, []).append(row)
     series = {zone: _build_series(of) for zone, of in by_zone.items()}
-    return Parsed(series, tuple(warnings[:TOLD]))
+    return Parsed(series, tuple(warnings[:SHOWN]))
 
 
 def parse_time(text: str) -> float:
