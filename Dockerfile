@@ -50,7 +50,7 @@ FROM installer AS wheel
 COPY requirements/build.txt /opt/requirements.txt
 RUN --mount=type=cache,id=greentrain-uv,target=/var/cache/uv /opt/uv/bin/install /opt/build /opt/requirements.txt
 WORKDIR /source
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
 COPY trainer trainer
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist && \

@@ -60,7 +60,7 @@ _BASE_RECIPE: tuple[str, ...] = (
 _OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private", "--")
 """mmdebstrap and buildah mount inside what they build; killed, they leave no mount behind when these were theirs alone."""
 
-_CODE = ("pyproject.toml", "README.md", "operator", "trainer", "requirements/build.txt")
+_CODE = ("pyproject.toml", "README.md", "LICENSE", "operator", "trainer", "requirements/build.txt")
 _BUILD = ("Dockerfile", ".dockerignore", "requirements/uv.txt")
 
 
