@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
-from greentrain.controller.passes.secrets import KEPT_SECRETS, remember, secrets_of
+from greentrain.controller.passes.hiding import KEPT_SECRETS, remember, secrets_of
 from greentrain.core.gang.manifests import build_pod, replica_counts
 from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact, redact_beginning
 from tests.support.manifests import build_job

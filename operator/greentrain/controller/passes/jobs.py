@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from greentrain.api.conditions import Reason, Type, find_condition, is_true
 from greentrain.api.lease import UNATTENDED_SECONDS
 from greentrain.api.runtime import Progress
+from greentrain.controller.passes.hiding import without_secrets
 from greentrain.controller.passes.memory import Memories, Memory, mark_job
 from greentrain.controller.passes.records import REFUSED_WORDS_MAX, Parts, Records
-from greentrain.controller.passes.secrets import without_secrets
 from greentrain.controller.settings import Settings
 from greentrain.controller.snapshots import forget_snapshot, keep_snapshot
 from greentrain.core.books.in_force import spec_in_force

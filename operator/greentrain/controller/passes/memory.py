@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 
 from greentrain.api.runtime import Progress
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
-from greentrain.controller.passes.secrets import remember, secrets_of
+from greentrain.controller.passes.hiding import remember, secrets_of
 from greentrain.core.seen.snapshot import Job, Snapshot
 from greentrain.core.status.events import Event
 from greentrain.kube.cache import Cache, Key
