@@ -49,6 +49,8 @@ def dump_job_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
     )
     # Counters that people and programs look for are there from the first.
     dumped |= {name: dumped.get(name, 0) for name in COUNTERS}
+    if status.energy is not None:
+        dumped["energy"] = {"usedJoules": 0, **dumped.get("energy", {})}
     ledger = _take_out(status, dumped)
     for condition, raw in zip(status.conditions, dumped.get(CONDITIONS, ()), strict=True):
         raw[GENERATION] = condition.observed_generation

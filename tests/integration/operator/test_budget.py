@@ -90,7 +90,7 @@ async def test_a_spent_budget_stops_the_job_and_a_raised_one_lets_it_go_on(
             lambda body: body["status"].get("display", {}).get("budget") == "60%",
             what="60 %",
         )
-        assert stored["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (12 + 5 + 30 + 61)
+        assert stored["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (12 + 2 + 5 + 30 + 61)
         assert condition(stored, "BudgetExhausted")["reason"] == "BudgetWarning"
     # While nobody looks the rest is spent.
     for pod in pods.values():

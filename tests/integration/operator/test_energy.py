@@ -126,8 +126,10 @@ async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
             await server.remove_pod(namespace, name)
         job = await server.until(
             lambda: server.job(namespace, "digits"),
-            lambda body: body["status"]["energy"].get("final") is True,
-            what="final",
+            lambda body: (
+                body["status"]["energy"].get("final") is True and not read_whole(body)["energy"].get("pods")
+            ),
+            what="final, and every entry in the sum",
         )
     energy = read_whole(job)["energy"]
     assert (energy["usedJoules"], energy["gpuJoules"]) == (401, 401)
