@@ -272,6 +272,8 @@ class Node:
         for card in self.cards.values():
             card.load(0.0)
         self.free = list(self.cards.values())
+        self.holders: tuple[tuple[tuple[str, float | None], ...], Holdings] = ((), Holdings())
+        """Who held cards at the last look."""
 
     def release(self, pod: SimPod) -> None:
         """A pod's cards are free again."""
@@ -321,7 +323,7 @@ class AgentLife:
         holdings = world.find_holdings(self.node)
         new = open_pods(account, holdings, self.shown) or new
         self.node.counted |= holdings.pods.keys()
-        self._meter(holdings, wall)
+        self._meter(wall)
         if self.connected and self.told is not None:
             new = close_pods(account, holdings, self.shown, wall=wall, name_unseen=lambda: "") or new
         if new:
@@ -357,19 +359,21 @@ class AgentLife:
                 node.disk_caps = copy_journal(content)
         return Answer(now)
 
-    def _meter(self, holdings: Holdings, wall: float) -> None:
+    def _meter(self, wall: float) -> None:
         """Counters are exact, and a pod's cards are counted as one: the account has what the pod has used, each look."""
         world, account = self.world, self.node.account
         account.looked = world.now
         for uid, pod in account.pods.items():
+            if pod.closed is not None:
+                continue
             true = world.by_uid[uid]
-            if pod.closed is None:
-                pod.add(true.used - pod.gpu, begin=wall - 1, end=wall, estimated=0)
-                pod.hold(MODEL, round((true.ran - true.metered) * true.gpus * 1000))
-                true.metered = true.ran
-            card = account.cards.setdefault(uid, CardAccount())
+            pod.add(true.used - pod.gpu, begin=wall - 1, end=wall, estimated=0)
+            pod.hold(MODEL, round((true.ran - true.metered) * true.gpus * 1000))
+            true.metered = true.ran
+            card = account.cards.get(uid)
+            if card is None:
+                card = account.cards[uid] = CardAccount(held=LastHeld(world.now, "boot", ((uid, 1.0, True),)))
             card.measured = true.used
-            card.held = LastHeld(world.now, "boot", ((uid, 1.0, True),) if uid in holdings.pods else ())
             card.note(world.now)
         for uid in account.cards.keys() - account.pods.keys():
             del account.cards[uid]
@@ -1114,11 +1118,14 @@ class World:
             for p in self.every
             if p.node is node and p.started is not None and (p.ended is None or p.uid not in node.counted)
         ]
-        held = {c.uuid: (HoldingPod(p.name, p.uid),) for p in found if p.ended is None for c in p.cards}
-        holdings = build_holdings(held)
-        for pod in found:
-            holdings.pods.setdefault(pod.uid, HoldingPod(pod.name, pod.uid))
-        return holdings
+        basis = tuple((p.uid, p.ended) for p in found)
+        if basis != node.holders[0]:
+            held = {c.uuid: (HoldingPod(p.name, p.uid),) for p in found if p.ended is None for c in p.cards}
+            holdings = build_holdings(held)
+            for pod in found:
+                holdings.pods.setdefault(pod.uid, HoldingPod(pod.name, pod.uid))
+            node.holders = basis, holdings
+        return node.holders[1]
 
     def _draw(self, pod: SimPod) -> int:
         kind = self.traits.kind
