@@ -296,6 +296,9 @@ class World:
 
     def _store(self, node: Node, agent: AgentLife, content: CapJournal) -> Hindrance | None:
         """Have the disk hold this; why it may not. A disk that fails may hold either."""
+        assert content.asked == agent.asked, (
+            f"{node.name}: the next agent would not know what is asked\n{self.told}"
+        )
         failed, before = self.now < node.full_until, node.disk.entries
         changed = {
             uuid

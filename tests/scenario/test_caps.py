@@ -134,8 +134,11 @@ def silence(world: World) -> None:
     if chance.random() < 0.02:
         node, long = chance.choice(world.nodes), chance.random() < 0.4
         world.count("kubelet silent for long" if long else "kubelet silent for seconds")
-        node.silent_until = world.now + (chance.choice((70, 100)) if long else chance.choice((2, 5, 30)))
+        node.silent_until = world.now + (100 if long else chance.choice((2, 5, 30)))
         world.say(f"{node.name}: kubelet silent")
+        if long and all(c.rival is None for _, c in world.cards):
+            let_all_look(world)
+            world.pass_time(chance.choice((50, 70)))
 
 
 def start_agents(world: World) -> None:
