@@ -1,9 +1,9 @@
 """A model of a job with a budget as plain data: nodes with cards, agents, an operator, an API server, a user, a program.
 
 What is shown by it is the bound: whatever the program draws and whichever part is away, the energy a job has truly used
-never exceeds its budget by more than was said before the attempt started. The operator runs the real `decide` and asks of
-nodes by the real `find_terms`, agents judge by the real `Standings`; both are stepped as their shells would step them, with
-what each could know and no more. Time is virtual and goes by seconds, chance is seeded.
+never exceeds its budget by more than was said before the attempt started. The operator runs the shipped `decide` and asks of
+nodes by the shipped `find_terms`; agents open, close, report and let go of pods, judge them and choose when to report by the
+shipped rules of `node`. Both are stepped as their shells would step them, with what each could know and no more. Time is virtual and goes by seconds, chance is seeded.
 
 What the product says it cannot hold is counted apart, to the joule (`World.remainders`), and only from the moment the
 budget is spent:
@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.lease import RENEW_SECONDS, UNATTENDED_SECONDS
-from greentrain.api.nodepower import GpuTime, NodePowerStatus, PodAsk, PodEnergy
+from greentrain.api.nodepower import NodePowerStatus, PodAsk, PodEnergy
 from greentrain.api.v1alpha1 import Basis, GreenTrainingJobStatus
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
@@ -42,33 +42,41 @@ from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Disruption, Pod, PodState, count_gpus
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.taking import with_intensities
-from greentrain.core.seen.times import format_time
 from greentrain.core.status.essence import find_write_delay
+from greentrain.energy.account import CardAccount, LastHeld, NodeAccount
 from greentrain.node.allowance import Allowance, Used, is_over, is_spent
-from greentrain.node.schedule import NEAR_SECONDS
-from greentrain.node.standings import (
-    Counted,
-    Heard,
-    Sight,
-    Standing,
-    Standings,
-    find_unattended,
-    is_evictable,
+from greentrain.node.capping import (
+    Answer,
+    CapJournal,
+    CapSight,
+    NodeCaps,
+    ReadLimits,
+    Request,
+    StoreJournal,
+    WriteLimit,
 )
+from greentrain.node.cards import CurrentLimits
+from greentrain.node.holdings import Holdings
+from greentrain.node.pods import close_pods, let_go, open_pods, sum_up
+from greentrain.node.report import choose_pods
+from greentrain.node.schedule import ReportSchedule
+from greentrain.node.standings import Heard, Sight, Standing, Standings
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import START, worker
+from tests.support.world.cards import WATT, Card, Range
+from tests.support.world.looks import carry_out, copy_journal
+from tests.support.world.pods import HoldingPod, SeenPod, build_holdings
+from tests.support.world.statuses import reread
+from tests.support.world.story import Story
 
-WATT = 1000
-"""Milliwatts, so that a second of it is a whole number of millijoules."""
 JOULE = 1000
+"""Millijoules: a second of a watt."""
 
 PROGRESS_SECONDS = 60.0
 """How often the operator asks a program how far it is, and at most how often joules alone are written (its default)."""
 STOPPING_SECONDS = 1.0
 HUNG_SECONDS = UNATTENDED_SECONDS + RENEW_SECONDS
 """For how long a pass over one job hangs at most until a renewal names that job."""
-DRAW_SECONDS = 10
-"""Over how long the draw is averaged that it reports."""
 SAVE_STEPS = 20
 CARDS_OF_A_NODE = 8
 
@@ -195,7 +203,6 @@ class SimPod:
     ends_at: float = math.inf
     exit_at_end: int = 0
     stubborn: bool = False
-    throttled: bool = False
     used: int = 0
     """Millijoules."""
     ran: float = 0.0
@@ -203,8 +210,10 @@ class SimPod:
     shown: PodState = PodState.PENDING
     """As the API server has it."""
     gone: bool = False
-    recent: deque[tuple[float, int]] = field(default_factory=deque)
-    """What its agent has read of late."""
+    cards: tuple[Card, ...] = ()
+    """Of its node."""
+    metered: float = 0.0
+    """Of these seconds, for how many the account on its node has that it held its cards."""
 
     @property
     def running(self) -> bool:
@@ -212,20 +221,15 @@ class SimPod:
         return self.started is not None and self.ended is None
 
     @property
+    def throttled(self) -> bool:
+        """Whether its cards have a lower limit than they come with."""
+        node = self.node
+        return node is not None and self.running and any(c.limit < c.range.default for c in self.cards)
+
+    @property
     def joules(self) -> int:
         """Whole joules, cut off as agents do."""
         return self.used // JOULE
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A pod as the API server shows it to its node's agent."""
-
-    namespace: str
-    name: str
-    budgeted: bool
-    terminal: bool
-    job_uid: str | None = "uid-1"
 
 
 @dataclass
@@ -246,22 +250,39 @@ class Node:
 
     name: str
     skew: float
+    kind: Kind
     power: Power = field(default_factory=Power)
-    listed: dict[str, SimPod] = field(default_factory=dict)
-    """Pods the account on its disk has, until they are settled."""
-    closed: set[str] = field(default_factory=set)
+    account: NodeAccount = field(default_factory=lambda: NodeAccount(journal_id="journal"))
+    """On its disk."""
+    counted: set[str] = field(default_factory=set)
+    """UIDs of the pods the account ever had."""
     disk: dict[str, Standing] = field(default_factory=dict)
+    disk_caps: CapJournal = field(default_factory=CapJournal)
     unlimited: bool = False
     """Whether the operator asked last under a status without a budget."""
-    agent: Agent | None = None
+    agent: AgentLife | None = None
     back_at: float = 0.0
     """When its agent begins anew."""
     mute_until: float = -math.inf
     """Until when its agent cannot reach the API server, while its kubelet can."""
-    free: int = CARDS_OF_A_NODE
+    full_until: float = -math.inf
+    """Until when what is known of allowances cannot be stored."""
+
+    def __post_init__(self) -> None:
+        limits = Range(self.kind.least, self.kind.limit, self.kind.limit)
+        self.cards = {f"card-{i}": Card(f"card-{i}", limits) for i in range(CARDS_OF_A_NODE)}
+        for card in self.cards.values():
+            card.load(0.0)
+        self.free = list(self.cards.values())
+        self.holders: tuple[tuple[tuple[str, float | None], ...], Holdings] = ((), Holdings())
+        """Who held cards at the last look."""
+
+    def release(self, pod: SimPod) -> None:
+        """A pod's cards are free again."""
+        self.free += pod.cards
 
 
-class Agent:
+class AgentLife:
     """A node's agent, from one start to its end."""
 
     def __init__(self, world: World, node: Node) -> None:
@@ -269,58 +290,95 @@ class Agent:
         self.begun = world.now
         self.told: dict[str, Allowance] | None = None
         """Allowances as NodePower has them; None as long as none were read."""
+        self.settled: tuple[str, ...] = ()
         self.unlimited = False
         """Whether that was asked under a status without a budget."""
-        self.shown: dict[str, Shown] = {}
+        self.shown: dict[str, SeenPod] = {}
         """The node's pods as they were read last."""
         self.heard: float | None = None
         self.renewed: float | None = None
-        self.reported = -math.inf
-        self.next_report = -math.inf
+        self.reports = ReportSchedule(world.traits.report_seconds)
         self.standings = Standings()
         self.standings.take_stored(node.disk)
+        self.caps = NodeCaps()
+        self.caps.begin(world.now)
+        self.caps.take_stored(copy_journal(node.disk_caps))
         self.reads_at = world.now + world.random.choice((0, 1, 2))
         """When its lists are there, after its start or after an outage."""
-        for pod in node.listed.values():
-            pod.recent.clear()
+        for card in node.account.cards.values():
+            card.recent.clear()
 
     @property
     def connected(self) -> bool:
         """Whether it can talk to the API server."""
         return self.world.api_up and self.world.now >= self.node.mute_until
 
-    def knows(self, pod: SimPod) -> bool:
-        """Whether it knows that the pod has a budget."""
-        return pod.uid in self.node.disk
-
     def look(self) -> None:
         """One look, a second after the last."""
-        world, node = self.world, self.node
+        world, account = self.world, self.node.account
         if not self.connected:
             self.reads_at = world.now + world.random.choice((1, 2, 5))
         elif world.now >= self.reads_at:
             self._read()
-        dirty = False
-        for pod in world.pods_on(node):
-            if pod.started is not None and pod.uid not in node.listed:
-                node.listed[pod.uid] = pod
-                dirty = True
-        for uid, pod in list(node.listed.items()):
-            recent = pod.recent
-            recent.append((world.now, pod.used))
-            while len(recent) > 2 and recent[0][0] < world.now - DRAW_SECONDS:
-                recent.popleft()
-            if pod.ended is not None and self._knows_end(pod) and uid not in node.closed:
-                node.closed.add(uid)
-                dirty = True
-            if uid in node.closed and f"{uid}/0" in node.power.settled and self.connected:
-                del node.listed[uid]
-        if dirty:
-            self._hurry(1.0)
+        wall = world.wall(self.node.skew).timestamp()
+        new = let_go(account, self.settled, wall=wall).new
+        holdings = world.find_holdings(self.node)
+        new = open_pods(account, holdings, self.shown) or new
+        self.node.counted |= holdings.pods.keys()
+        self._meter(wall)
+        if self.connected and self.told is not None:
+            new = close_pods(account, holdings, self.shown, wall=wall, name_unseen=lambda: "") or new
+        if new:
+            self.reports.hurry()
         self._judge()
-        if world.now >= self.next_report:
+        self._keep_limits(holdings)
+        if self.reports.is_due(world.now):
             self._report()
         self._evict()
+
+    def _keep_limits(self, holdings: Holdings) -> None:
+        """No cap is asked for; cards of pods whose allowance is spent get their lowest limit."""
+        caps = self.caps
+        caps.throttle(self.standings.throttled)
+        if not caps.throttled and not caps.changed_cards:
+            return  # nothing to read, store or set
+        cards = tuple(card.show() for card in self.node.cards.values())
+        carry_out(caps.look(CapSight(self.world.now, cards, holdings)), self._answer)
+
+    def end(self) -> None:
+        """SIGTERM: cards get their limits back."""
+        carry_out(self.caps.release([card.show() for card in self.node.cards.values()]), self._answer)
+
+    def _answer(self, request: Request) -> Answer:
+        node, now = self.node, self.world.now
+        match request:
+            case ReadLimits(uuid):
+                limit = node.cards[uuid].limit
+                return Answer(now, "session", CurrentLimits(limit, limit))
+            case WriteLimit(uuid, milliwatts):
+                node.cards[uuid].set(milliwatts, now)
+            case StoreJournal(content):
+                node.disk_caps = copy_journal(content)
+        return Answer(now)
+
+    def _meter(self, wall: float) -> None:
+        """Counters are exact, and a pod's cards are counted as one: the account has what the pod has used, each look."""
+        world, account = self.world, self.node.account
+        account.looked = world.now
+        for uid, pod in account.pods.items():
+            if pod.closed is not None:
+                continue
+            true = world.by_uid[uid]
+            pod.add(true.used - pod.gpu, begin=wall - 1, end=wall, estimated=0)
+            pod.hold(MODEL, round((true.ran - true.metered) * true.gpus * 1000))
+            true.metered = true.ran
+            card = account.cards.get(uid)
+            if card is None:
+                card = account.cards[uid] = CardAccount(held=LastHeld(world.now, "boot", ((uid, 1.0, True),)))
+            card.measured = true.used
+            card.note(world.now)
+        for uid in account.cards.keys() - account.pods.keys():
+            del account.cards[uid]
 
     def _read(self) -> None:
         world, node = self.world, self.node
@@ -329,17 +387,14 @@ class Agent:
             for a in node.power.asks
             if a.allowance_joules is not None
         }
+        self.settled = node.power.settled
         self.unlimited = node.unlimited
         self.shown = {
-            p.uid: Shown("team", p.name, p.budgeted, p.shown is PodState.EXITED)
+            p.uid: SeenPod(p.name, p.uid, p.shown is PodState.EXITED, p.budgeted)
             for p in world.pods.values()
             if p.node is node
         }
         self._listen()
-
-    def _knows_end(self, pod: SimPod) -> bool:
-        shown = self.shown.get(pod.uid)
-        return self.connected and self.told is not None and (shown is None or shown.terminal)
 
     def _listen(self) -> None:
         """A renewal is heard when it is seen; of the first the age by the clock of the node counts."""
@@ -355,18 +410,11 @@ class Agent:
         """What it knows of the operator; one that does not obey takes it for heard."""
         return Heard(self.begun, self.heard if self.world.obeys else self.world.now)
 
-    def _hurry(self, seconds: float) -> None:
-        self.next_report = min(self.next_report, self.reported + seconds)
-
     def _judge(self) -> None:
-        """As `agent.allowances` does it."""
         world, node, standings = self.world, self.node, self.standings
-        counted = {
-            uid: Counted("team", pod.name, Used(gpu=pod.used), open=uid not in node.closed)
-            for uid, pod in node.listed.items()
-        }
         known = self.connected and self.told is not None
         seconds = world.traits.report_seconds
+        counted = sum_up(node.account)
         sight = Sight(world.now, counted, self.told, self.shown, known, self.hear(), seconds)
         for change in standings.look(sight):
             if change.kind == "Spent":
@@ -377,70 +425,45 @@ class Agent:
                 world.count("agent: held for too long")
             world.count(f"agent: {change.kind}")
             world.say(f"{node.name}: {change.standing.name} {change.kind} at {change.used.gpu // JOULE} J")
-        node.disk = dict(standings.pods)
-        for uid, pod in node.listed.items():
-            pod.throttled = uid in standings.throttled
-        haste = standings.find_haste(node.disk)
-        if haste != "None":
-            self._hurry(1.0 if haste == "Now" else NEAR_SECONDS)
+        self._store()
+        self.reports.hurry_for(standings.find_haste(node.disk))
+
+    def _store(self) -> None:
+        if self.world.now >= self.node.full_until:
+            self.node.disk = dict(self.standings.pods)
 
     def _report(self) -> None:
         world, node = self.world, self.node
-        self.reported = world.now
-        self.next_report = world.now + world.traits.report_seconds * world.random.uniform(0.9, 1.1)
+        self.reports.note_reported(world.now, world.random.uniform(0.9, 1.1))
         if not self.connected:
             return
-        wall = world.wall(node.skew)
-        entries = tuple(self._tell(pod, wall) for pod in node.listed.values())
-        node.power.entries = self.standings.mark(entries, node.disk)
-        node.power.observed = wall.replace(microsecond=0)
+        node.power.entries = self.standings.mark(choose_pods(node.account, at=world.now), node.disk)
+        node.power.observed = world.wall(node.skew).replace(microsecond=0)
         node.power.told = world.now
         self.standings.note_reported([e.uid for e in node.power.entries if e.budget_action == "Throttled"])
         for entry in node.power.entries:
-            world.acknowledge(entry.uid, entry.allowance_joules)
+            world.acknowledge(node, entry.uid, entry.allowance_joules)
         world.tell_operator(lambda operator: operator.take_report(node))
 
-    def _tell(self, pod: SimPod, wall: datetime) -> PodEnergy:
-        closed = pod.uid in self.node.closed
-        (begin, before), (end, after) = pod.recent[0], pod.recent[-1]
-        draw = None if end - begin < 2 else round((after - before) / (end - begin))
-        return PodEnergy(
-            uid=pod.uid,
-            namespace="team",
-            name=pod.name,
-            job="digits",
-            job_uid="uid-1",
-            owner_known=True,
-            gpu_joules=pod.joules,
-            last_reading=format_time(wall),
-            draw_milliwatts=0 if closed else draw,
-            gpu_time=(GpuTime(model=MODEL, seconds=int(pod.ran * pod.gpus)),),
-            closed=closed,
-        )
-
     def _evict(self) -> None:
-        """As `agent.allowances` does it: it asks only where the operator is silent still."""
         world, node = self.world, self.node
         if not (self.connected and self.told is not None):
             return
         for uid in self.standings.take_due(world.now):
             self._listen()
-            operator, shown = self.hear(), self.shown.get(uid)
-            if not (operator.is_silent(world.now) or find_unattended(shown, operator) is not None):
+            if not self.standings.may_evict(uid, self.shown.get(uid), self.hear(), world.now):
                 continue
-            if not is_evictable(shown):
-                continue
-            pod = node.listed[uid]
+            pod = world.by_uid[uid]
             if pod.asked_to_go is None:
                 pod.asked_to_go, pod.evicted = world.now, True
                 world.pod_changed(pod)
             self.standings.note_evicted(uid)
-            node.disk = dict(self.standings.pods)
+            self._store()
             world.count("agent: Evicted")
             world.say(f"{node.name}: {pod.name} Evicted")
 
 
-class Operator:
+class OperatorLife:
     """The operator, from one start to its end: its caches, and what it remembers between two passes."""
 
     def __init__(self, world: World) -> None:
@@ -453,7 +476,7 @@ class Operator:
         self.status = GreenTrainingJobStatus()
         self.version = 0
         self.generation = 0
-        self.news: deque[tuple[float, Callable[[Operator], None]]] = deque()
+        self.news: deque[tuple[float, Callable[[OperatorLife], None]]] = deque()
         self.due = math.inf
         self.written = -math.inf
         self.asked = -math.inf
@@ -688,13 +711,12 @@ class World:
         t = self.traits
         self.random = random.Random(self.seed)
         self.now = 0.0
-        self.story: list[str] = []
+        self.story = Story()
         self.complaints: list[str] = []
-        self.faults: Counter[str] = Counter()
         self.api_up = True
         self.api_back = -math.inf
         self.renewed: float | None = None
-        self.operator: Operator | None = None
+        self.operator: OperatorLife | None = None
         self.operator_back = 0.0
         self.source_back = 0.0
         making = t.embodied * LIFETIME_SECONDS // 1_000_000
@@ -707,11 +729,14 @@ class World:
         )
         count = math.ceil(t.gpus / (CARDS_OF_A_NODE // t.gpus_per_pod * t.gpus_per_pod)) + t.spare_nodes
         self.nodes = {
-            f"node-{i}": Node(f"node-{i}", self.random.uniform(-2, 2), back_at=self.random.randrange(3))
+            f"node-{i}": Node(
+                f"node-{i}", self.random.uniform(-2, 2), t.kind, back_at=self.random.randrange(3)
+            )
             for i in range(count)
         }
         self.pods: dict[str, SimPod] = {}
         self.every: list[SimPod] = []
+        self.by_uid: dict[str, SimPod] = {}
         self.version = self.generation = 1
         self.status = GreenTrainingJobStatus()
         self.limit: int | None = t.budget
@@ -748,10 +773,10 @@ class World:
     # -- telling ------------------------------------------------------------------------------------
 
     def say(self, line: str) -> None:
-        self.story.append(f"{self.now:6.0f} {line}")
+        self.story.say(self.now, line)
 
     def count(self, fault: str) -> None:
-        self.faults[fault] += 1
+        self.story.count(fault)
 
     def complain(self, line: str) -> None:
         """Something that must never be was found; each kind is told once."""
@@ -794,9 +819,9 @@ class World:
         self.spec = self._build_spec()
         self.generation += 1
         self.version += 1
-        self.tell_operator(Operator.take_job)
+        self.tell_operator(OperatorLife.take_job)
 
-    def tell_operator(self, take: Callable[[Operator], None]) -> None:
+    def tell_operator(self, take: Callable[[OperatorLife], None]) -> None:
         """A change reaches the operator's watch."""
         if self.operator is not None and self.operator.listed:
             self.operator.news.append((self.now + self.traits.watch_lag, take))
@@ -852,6 +877,7 @@ class World:
         )
         self.pods[pod.name] = pod
         self.every.append(pod)
+        self.by_uid[pod.uid] = pod
         return pod
 
     def delete(self, name: str, uid: str) -> SimPod | None:
@@ -871,8 +897,12 @@ class World:
                 if not history or history[-1] != ask.allowance_joules:
                     history.append(ask.allowance_joules)
 
-    def acknowledge(self, uid: str, echo: int | None) -> None:
+    def acknowledge(self, node: Node, uid: str, echo: int | None) -> None:
         """An agent has told which allowance it goes by: what was asked before that cannot come back."""
+        kept = node.disk.get(uid)
+        allowance = kept.allowance if kept is not None else None
+        if echo != (allowance.joules if allowance is not None else None):
+            self.complain(f"unconfirmed: {uid} goes by {echo} J, of which the next agent would not know")
         history = self.histories.get(uid)
         if history and echo in history:
             last = len(history) - 1 - history[::-1].index(echo)
@@ -880,10 +910,7 @@ class World:
 
     def store(self, status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         """The job's status, as it is read back."""
-        old, self.status = (
-            self.status,
-            GreenTrainingJobStatus.model_validate_json(status.model_dump_json(by_alias=True)),
-        )
+        old, self.status = self.status, reread(status)
         self.version += 1
         self.writes += 1
         if old.phase != self.status.phase:
@@ -1060,6 +1087,10 @@ class World:
         told, true = (energy.used_joules if energy is not None else 0), sum(p.joules for p in self.every)
         if told != true:
             self.complain(f"lost: status says {told} J of {true} J when every last word is in")
+        for node in self.nodes.values():
+            limits = {card.uuid: card.limit for card in node.cards.values()}
+            if set(limits.values()) != {node.kind.limit}:
+                self.complain(f"leaked: limits of {node.name} are {limits}")
         if self.raised and self.status.phase != "Succeeded":
             self.complain(f"stuck: {self.status.phase} with budget enough")
 
@@ -1073,8 +1104,8 @@ class World:
             if not pod.running or pod.node is None:
                 continue
             agent = pod.node.agent
-            away = agent is None or not agent.knows(pod)
-            held = pod.node.disk.get(pod.uid)
+            held = (pod.node.disk if agent is None else agent.standings.pods).get(pod.uid)
+            away = agent is None or held is None
             if away and not reachable:
                 self.remainders["both"] += round((kind.limit + making) * pod.gpus * seconds)
                 self.remained.add("both")
@@ -1084,16 +1115,26 @@ class World:
 
     # -- nodes and programs -------------------------------------------------------------------------
 
-    def pods_on(self, node: Node) -> list[SimPod]:
-        return [p for p in self.every if p.node is node and p.uid not in node.listed and not self._settled(p)]
-
-    def _settled(self, pod: SimPod) -> bool:
-        return pod.node is not None and pod.uid in pod.node.closed
+    def find_holdings(self, node: Node) -> Holdings:
+        """Who holds cards of a node; those that ended there before an agent has counted them are holders for a look."""
+        found = [
+            p
+            for p in self.every
+            if p.node is node and p.started is not None and (p.ended is None or p.uid not in node.counted)
+        ]
+        basis = tuple((p.uid, p.ended) for p in found)
+        if basis != node.holders[0]:
+            held = {c.uuid: (HoldingPod(p.name, p.uid),) for p in found if p.ended is None for c in p.cards}
+            holdings = build_holdings(held)
+            for pod in found:
+                holdings.pods.setdefault(pod.uid, HoldingPod(pod.name, pod.uid))
+            node.holders = basis, holdings
+        return node.holders[1]
 
     def _draw(self, pod: SimPod) -> int:
         kind = self.traits.kind
         each = kind.limit if self.working else kind.idle
-        return pod.gpus * (min(each, kind.least) if pod.throttled else each)
+        return sum(min(each, card.limit) for card in pod.cards)
 
     def living(self) -> list[SimPod]:
         """Pods whose programs run."""
@@ -1211,7 +1252,7 @@ class World:
                 if self.now >= pod.ends_at:
                     pod.ended, pod.exit_code = self.now, pod.exit_at_end
                     assert pod.node is not None
-                    pod.node.free += pod.gpus
+                    pod.node.release(pod)
                     if pod.exit_code:
                         self.work_done = min(self.work_done, self.work_saved)
             if pod.ended is not None and self.api_up:
@@ -1223,10 +1264,10 @@ class World:
     def _schedule(self, pod: SimPod) -> None:
         if not self.api_up or pod.asked_to_go is not None:
             return
-        able = [n for n in self.nodes.values() if n.free >= pod.gpus]
+        able = [n for n in self.nodes.values() if len(n.free) >= pod.gpus]
         if able:
             pod.node = self.random.choice(able)
-            pod.node.free -= pod.gpus
+            pod.cards, pod.node.free = tuple(pod.node.free[: pod.gpus]), pod.node.free[pod.gpus :]
             pod.starts_at = self.now + self.random.choice((1, 2, 5))
 
     def _show(self, pod: SimPod) -> None:
@@ -1236,7 +1277,7 @@ class World:
 
     def _remove(self, pod: SimPod) -> None:
         if pod.ended is None and pod.node is not None:
-            pod.node.free += pod.gpus
+            pod.node.release(pod)
             pod.ended = self.now
         pod.gone = True
         del self.pods[pod.name]
@@ -1249,11 +1290,11 @@ class World:
             self.api_up = True
             self.say("API server back")
         if self.operator is None and self.now >= self.operator_back:
-            self.operator = Operator(self)
+            self.operator = OperatorLife(self)
             self.say("operator begins")
         for node in self.nodes.values():
             if node.agent is None and self.now >= node.back_at:
-                node.agent = Agent(self, node)
+                node.agent = AgentLife(self, node)
                 self.say(f"{node.name}: agent begins")
 
     def break_something(self, fault: str) -> None:
@@ -1288,13 +1329,17 @@ class World:
             pod = chance.choice(self.living())
             pod.ends_at, pod.exit_at_end = min(pod.ends_at, self.now + 1), 1
 
+    def fill_disk(self, node: Node, seconds: float) -> None:
+        """A node's disk is full for a while."""
+        self.say(f"-- {node.name}: disk full")
+        self.count("disk full")
+        node.full_until = self.now + seconds
+
     def _end_agent(self, node: Node, seconds: float) -> None:
         if node.agent is None:
             return
         if seconds >= 40:
-            # Ended with SIGTERM: it gives cards their limits back.
-            for pod in node.listed.values():
-                pod.throttled = False
+            node.agent.end()
         node.agent = None
         node.back_at = self.now + seconds
 
@@ -1305,6 +1350,7 @@ class World:
         self.source_back = min(self.source_back, self.now)
         for node in self.nodes.values():
             node.back_at, node.mute_until = min(node.back_at, self.now), min(node.mute_until, self.now)
+            node.full_until = min(node.full_until, self.now)
         self.work = min(self.work, math.ceil(self.work_done) + 100)
         self.say("-- all is well from now on")
 
@@ -1321,12 +1367,12 @@ class World:
         return (
             (self.over or (self.status.phase == "Suspended" and not self.pods))
             and not self.living()
-            and all(not n.listed and not n.power.entries for n in self.nodes.values())
+            and all(not n.account.pods and not n.power.entries for n in self.nodes.values())
             and (self.status.energy is None or not self.status.energy.pods)
         )
 
 
-def _is_held(pod: SimPod, standing: Standing, agent: Agent | None) -> bool:
+def _is_held(pod: SimPod, standing: Standing, agent: AgentLife | None) -> bool:
     """Whether nothing is left of a pod's allowance, by its energy or by the operator's silence."""
     used = Used(gpu=pod.used)
     allowance = standing.holding(used)
@@ -1440,6 +1486,7 @@ def live(seed: int, traits: Traits | None = None, *, obeys: bool = True) -> Worl
     t = traits or draw_traits(seed)
     world = World(seed, t, obeys=obeys)
     chance = random.Random(f"life {seed}")
+    rarer = random.Random(f"rarer faults of {seed}")
     crashes = 0
     while world.now < t.seconds and not (world.over and world.rests):
         world.step()
@@ -1448,6 +1495,8 @@ def live(seed: int, traits: Traits | None = None, *, obeys: bool = True) -> Worl
             crashes += fault == "program fails"
             if fault != "program fails" or crashes <= 3:
                 world.break_something(fault)
+        if t.faults and rarer.random() < t.fault_rate:
+            world.fill_disk(rarer.choice(list(world.nodes.values())), rarer.randrange(20, 120))
         # A budget that is spent or none makes a user act sooner.
         tempted = world.limit is None or world.status.phase == "Suspended"
         if t.edits and chance.random() < (0.02 if tempted else 0.0015) and not world.over:

@@ -1,7 +1,8 @@
-"""A model of GPU nodes as plain data: cards and their driver, a journal on a disk, an agent, pods, an administrator.
+"""A model of GPU nodes as plain data: cards and their driver, a journal on a disk, a kubelet, pods, an administrator.
 
-The agent here is the thinnest one that takes the steps of `node.caps`; what is tested is the core. Time is virtual,
-chance is seeded, and the agent can be cut off between any two of its steps, as a SIGKILL would.
+What an agent does is decided by the shipped `node.capping`, request by request; the world answers, and may cut it off
+between any two requests, as a SIGKILL would. What is due is worked out apart from it, from what the agent was shown. Time
+is virtual, chance is seeded.
 
 What cannot be told apart by anyone is kept out of the model:
 
@@ -13,14 +14,29 @@ What cannot be told apart by anyone is kept out of the model:
 
 from __future__ import annotations
 
-import math
 import random
-from collections import Counter, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from greentrain.api.nodepower import IN_FORCE, CapReason, PowerLimits, resolve_cap
+from greentrain.node import cards as shown
+from greentrain.node.capping import (
+    ENDING,
+    REFUSALS,
+    REFUSED_SECONDS,
+    SILENT_SECONDS,
+    START_SECONDS,
+    Answer,
+    CapJournal,
+    CapSight,
+    Look,
+    NodeCaps,
+    Noted,
+    ReadLimits,
+    Request,
+    StoreJournal,
+    WriteLimit,
+)
 from greentrain.node.caps import (
     CONTEST_CHANGES,
     CONTEST_SECONDS,
@@ -28,152 +44,54 @@ from greentrain.node.caps import (
     Ask,
     Entry,
     Hindrance,
-    Keep,
     Note,
-    SetLimit,
-    Verdict,
-    decide_card,
     find_target,
-    rehearse,
 )
 from greentrain.quantities import PowerCap, format_power
+from tests.support.world.cards import FOREVER, RANGES, WATT, Card
+from tests.support.world.looks import carry_out, copy_journal
+from tests.support.world.pods import HoldingPod, build_holdings
+from tests.support.world.story import Killed, Story
 
-WATT = 1000
-ROUNDS = 4
-"""Looks at a card within which it comes to rest, the last of which finds nothing to do."""
 SETTLED_SECONDS = 2.0
 """After so long without a disturbance a card is as it should be; the agent looks every second."""
 
 UNSEEN_SECONDS = 900.0
 """So much later than it happened an agent that was away, or had a full disk, may first count a change by others."""
 
-FOREVER = math.inf
-
-
-class Killed(Exception):  # noqa: N818 - an event of the story, not an error
-    """The agent was killed here."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Limits a kind of card can have, in milliwatts."""
-
-    least: int
-    default: int
-    most: int
-
-
-RANGES = (
-    Range(100 * WATT, 300 * WATT, 300 * WATT),  # as a V100's
-    Range(100 * WATT, 400 * WATT, 400 * WATT),  # an A100's
-    Range(200 * WATT, 700 * WATT, 700 * WATT),  # an H100's
-    Range(100 * WATT, 200 * WATT, 300 * WATT),  # a card that may be given more than it comes with
-)
-
 T = TypeVar("T")
 
-Rounding = Literal["none", "down", "nearest", "up"]
-
 
 @dataclass
-class Card:
-    """One card as it is, whatever anybody believes of it; milliwatts, and seconds of the world's clock."""
+class AgentLife:
+    """A node's agent from one start to its end: the shipped rules, and beside them what the world knows that it was shown."""
 
-    uuid: str
-    range: Range
-    rounding: Rounding = "none"
-    tells_default: bool = True
-    tells_enforced: bool = True
-    lag: float = 0.0
-    """Seconds by which the limit in force follows the one that is set."""
-    limit: int = 0
-    enforced: int = 0
-    follows_at: float = 0.0
-    prior: int = 0
-    """What the last one but us has set, or the default after the driver was loaded: never to be exceeded by us."""
-    ours: bool = False
-    """Whether our write came last."""
-    others: list[float] = field(default_factory=list)
-    """When others have set the limit."""
-    disturbed: float = 0.0
-    lost_until: float = 0.0
-    untold_until: float = 0.0
-    """It answers, but does not tell its limit."""
-    refused_until: float = 0.0
-    refusal: CapReason = "NotPermitted"
-    hanging_until: float = 0.0
-    late: int | None = None
-    """A write that hangs and will be applied when it no longer does."""
-    hindrance: Hindrance | None = None
-    hindered_until: float = 0.0
-    rival: int | None = None
-    """The limit some other tool insists on."""
-    rival_at: float = 0.0
-    rival_every: tuple[int, int] = (2, 9)
-    """Seconds, from and to, after which it does."""
-    rival_until: float = 0.0
-
-    def load(self, now: float) -> None:
-        """The driver is loaded."""
-        self.limit = self.enforced = self.prior = self.range.default
-        self.ours, self.others, self.disturbed = False, [], now
-        self.lost_until = self.hanging_until = self.untold_until = 0.0
-        self.late = None
-
-    def round(self, milliwatts: int) -> int:
-        """What the driver makes of a limit."""
-        whole, rest = divmod(milliwatts, WATT)
-        if self.rounding == "none" or not rest:
-            return milliwatts
-        up = self.rounding == "up" or (self.rounding == "nearest" and rest >= WATT // 2)
-        return (whole + up) * WATT
-
-    def set(self, milliwatts: int, now: float) -> None:
-        """The limit is set, by whomever."""
-        self.limit = self.round(milliwatts)
-        self.follows_at = now + self.lag
-        if not self.lag:
-            self.enforced = self.limit
-
-    def answers(self, now: float) -> bool:
-        """Whether it can be read or set at all."""
-        return now >= self.lost_until and now >= self.hanging_until
-
-    def blocked(self, now: float) -> bool:
-        """Whether nobody could do to it what should be done."""
-        return not self.answers(now) or now < self.untold_until or now < self.refused_until
-
-    def read(self, now: float) -> PowerLimits | CapReason:
-        """Its limits as the driver tells them, or why it does not."""
-        if now < self.lost_until:
-            return "GpuLost"
-        if now < self.hanging_until:
-            return "GpuFailing"
-        return PowerLimits(
-            min_milliwatts=self.range.least,
-            default_milliwatts=self.range.default if self.tells_default else None,
-            max_milliwatts=self.range.most,
-            set_milliwatts=None if now < self.untold_until else self.limit,
-            enforced_milliwatts=self.enforced if self.tells_enforced else None,
-        )
-
-
-@dataclass
-class Agent:
-    """What an agent that runs has in memory."""
-
-    journal: dict[str, Entry]
+    caps: NodeCaps
+    asked: dict[str, PowerCap]
+    """What the operator asked last as far as this agent could read it, by pod."""
+    holders_until: float
+    """Until then a silent kubelet disproves nothing; seconds since the machine's start."""
+    begun: bool = False
+    """Whether it has been shown who holds what, or has waited for that long enough."""
+    asks: dict[str, Ask] = field(default_factory=dict)
+    """What is asked of each card, as of the last look."""
+    listed: dict[str, Hindrance] = field(default_factory=dict)
+    """Why cards could not have a cap when the kubelet listed them last."""
+    refused: dict[str, tuple[float, Hindrance]] = field(default_factory=dict)
+    """Until when a card that refused a limit is left alone."""
+    hindered: dict[str, Hindrance] = field(default_factory=dict)
     behind: set[str] = field(default_factory=set)
     """Cards of which the disk may say something else than memory does, since it failed."""
-    asks: dict[str, Ask] = field(default_factory=dict)
-    """By card, as of the last look."""
-    hindered: dict[str, Hindrance] = field(default_factory=dict)
-    reasons: dict[str, CapReason] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> dict[str, CapReason]:
+        """What it reports of each card's cap."""
+        return {uuid: report.reason for uuid, report in self.caps.reports.items()}
 
 
 @dataclass
 class Node:
-    """A machine with cards; what is under `disk_` outlives everything."""
+    """A machine with cards; its `disk` outlives everything."""
 
     name: str
     cards: list[Card]
@@ -181,16 +99,16 @@ class Node:
     boots: int = 1
     loads: int = 1
     booted: float = 0.0
-    agent: Agent | None = None
-    disk_journal: dict[str, Entry] = field(default_factory=dict)
-    disk_asks: dict[str, PowerCap] = field(default_factory=dict)
-    """The agent's copy of what the operator asks, by pod."""
+    agent: AgentLife | None = None
+    disk: CapJournal = field(default_factory=CapJournal)
     spec: dict[str, PowerCap] = field(default_factory=dict)
     """What the operator asks, at the API server, by pod."""
     holders: dict[str, str] = field(default_factory=dict)
     """Pods by the card they hold."""
     full_until: float = 0.0
     paused_until: float = 0.0
+    silent_until: float = 0.0
+    """Until when its kubelet does not answer."""
 
     @property
     def session(self) -> str:
@@ -211,12 +129,13 @@ class World:
     api_until: float = 0.0
     kill_chance: float = 0.0
     """Of being killed at each place where that is possible."""
-    happened: Counter[str] = field(default_factory=Counter)
-    story: deque[str] = field(default_factory=lambda: deque(maxlen=120))
+    story: Story = field(default_factory=Story)
     pods: int = 0
 
     def __post_init__(self) -> None:
         self.random = chance = random.Random(self.seed)
+        self.rarer = random.Random(f"rarer faults of {self.seed}")
+        """Another row of chances, so that a life is the same but for these."""
         for n in range(chance.randint(1, 3)):
             node = Node(f"node-{n}", [], dry=chance.random() < 0.08, booted=self.now - chance.randint(0, 900))
             model = chance.choice(RANGES)
@@ -239,10 +158,10 @@ class World:
         self.watchman = Watchman(self)
 
     def say(self, line: str) -> None:
-        self.story.append(f"{self.now - 1000:6.0f} {line}")
+        self.story.say(self.now - 1000, line)
 
     def count(self, what: str) -> None:
-        self.happened[what] += 1
+        self.story.count(what)
 
     @property
     def cards(self) -> list[tuple[Node, Card]]:
@@ -251,7 +170,11 @@ class World:
     # -- the agent ------------------------------------------------------------------------------------
 
     def start_agent(self, node: Node) -> None:
-        node.agent = Agent(dict(node.disk_journal))
+        caps = NodeCaps(dry_run=node.dry)
+        now = self.now - node.booted
+        caps.begin(now)
+        caps.take_stored(copy_journal(node.disk))
+        node.agent = AgentLife(caps, dict(node.disk.asked), now + START_SECONDS)
         self._disturb(node)
         self.say(f"{node.name}: agent starts")
 
@@ -269,141 +192,149 @@ class World:
         agent = node.agent
         if agent is None:
             return
-        if self.now >= self.api_until:
-            node.disk_asks = dict(node.spec)
-        asks: dict[str, Ask] = {}
-        hindered: dict[str, Hindrance] = {}
+        reads = self.now >= self.api_until
+        if reads:
+            agent.asked = dict(node.spec)
+        agent.caps.take_up(dict(node.spec) if reads else None)
+        silent = self.now < node.silent_until
+        self._expect(node, agent, silent=silent)
+        self.watchman.hear_asks(node, agent.asks, agent.hindered)
+        shared = frozenset(c.uuid for c in node.cards if c.hindrance is not None)
+        held = {card: (HoldingPod(pod, pod),) for card, pod in node.holders.items()}
+        sight = CapSight(
+            self.now - node.booted,
+            tuple(card.show() for card in node.cards),
+            None if silent else build_holdings(held, shared=shared),
+            PAUSED if self.now < node.paused_until else None,
+        )
+        self._carry_out(node, agent, agent.caps.look(sight))
+        for reason in agent.reasons.values():
+            self.count(reason)
+
+    def _expect(self, node: Node, agent: AgentLife, *, silent: bool) -> None:
+        """What an agent that was shown this is to go by."""
+        now = self.now - node.booted
+        before = {c.uuid: (agent.asks.get(c.uuid), agent.hindered.get(c.uuid)) for c in node.cards}
+        if not silent:
+            agent.begun, agent.holders_until = True, now + SILENT_SECONDS
+            asked = {card: agent.asked.get(pod) for card, pod in node.holders.items()}
+            agent.asks = {
+                card: Ask(node.holders[card], cap) for card, cap in asked.items() if cap is not None
+            }
+            agent.listed = {c.uuid: c.hindrance for c in node.cards if c.hindrance is not None}
+        elif now >= agent.holders_until:
+            agent.begun, agent.asks, agent.listed = True, {}, {}
+        agent.hindered = dict(agent.listed)
+        for uuid, (until, refusal) in agent.refused.items():
+            if now < until:
+                agent.hindered[uuid] = refusal
         for card in node.cards:
-            pod = node.holders.get(card.uuid, "")
-            if pod in node.disk_asks:
-                asks[card.uuid] = Ask(pod, node.disk_asks[pod])
             if self.now < node.paused_until:
-                hindered[card.uuid] = Hindrance("Paused", "a driver upgrade")
-            elif card.hindrance is not None:
-                hindered[card.uuid] = card.hindrance
-            before = agent.asks.get(card.uuid), agent.hindered.get(card.uuid)
-            if before != (asks.get(card.uuid), hindered.get(card.uuid)):
+                agent.hindered[card.uuid] = PAUSED
+            after = agent.asks.get(card.uuid), agent.hindered.get(card.uuid)
+            if before[card.uuid] != after or not agent.begun:
                 card.disturbed = self.now
-        agent.asks, agent.hindered, agent.reasons = asks, hindered, {}
-        self.watchman.hear_asks(node, asks, hindered)
-        self._serve_all(node, agent)
-        if node.agent is agent:
-            for uuid in sorted(agent.behind):
-                entry = agent.journal.get(uuid)
-                self.watchman.hear_entry(uuid, entry, durable=self._keep(node, agent, uuid, entry))
 
     def stop_agent(self, node: Node) -> None:
         """A SIGTERM: the agent gives all cards back and ends."""
-        if node.agent is None:
+        agent = node.agent
+        if agent is None:
             return
         self.say(f"{node.name}: agent is asked to end")
-        node.agent.asks = {}
-        self.watchman.hear_asks(node, {}, {})
-        self._serve_all(node, node.agent)
+        agent.hindered = {card.uuid: ENDING for card in node.cards}
+        self.watchman.hear_asks(node, agent.asks, agent.hindered)
+        self._carry_out(node, agent, agent.caps.release([card.show() for card in node.cards]))
         if node.agent is not None:
             self.watchman.check_given_back(node)
             self._end_agent(node)
 
-    def _serve_all(self, node: Node, agent: Agent) -> None:
+    def _carry_out(self, node: Node, agent: AgentLife, look: Look[bool]) -> None:
         try:
-            for card in node.cards:
-                for place in self._serve(node, agent, card):
-                    self.watchman.check()
-                    if self.random.random() < self.kill_chance:
-                        self.count(f"killed {place}")
-                        raise Killed
+            carry_out(look, lambda request: self._answer(node, agent, request))
         except Killed:
             self.kill_agent(node)
+        self.watchman.hear_written()
 
-    def _serve(self, node: Node, agent: Agent, card: Card) -> Iterator[str]:
-        """Look at a card and take steps until there are none; stops at the places where a SIGKILL may fall."""
+    def _answer(self, node: Node, agent: AgentLife, request: Request) -> Answer:
+        """Do what is asked for; a SIGKILL may fall before and after."""
+        now = self.now - node.booted
+        if not isinstance(request, Noted):
+            self.watchman.hear_written()
+        match request:
+            case ReadLimits(uuid):
+                return self._read(node, agent, find_card(node, uuid))
+            case WriteLimit(uuid, milliwatts):
+                self._pass_by("before the write")
+                failure = self._set(node, agent, find_card(node, uuid), milliwatts)
+                self._pass_by("after the write")
+                if failure is not None and failure.reason in REFUSALS:
+                    agent.refused[uuid] = (now + REFUSED_SECONDS, failure)
+                return Answer(now, failure=failure)
+            case StoreJournal(content):
+                failure = self._store(node, agent, content)
+                self._pass_by("after the journal")
+                return Answer(now, failure=failure)
+            case Noted(uuid, note):
+                self.watchman.hear_note(find_card(node, uuid), note)
+        return Answer(now)
+
+    def _pass_by(self, place: str) -> None:
+        self.watchman.check()
+        if self.random.random() < self.kill_chance:
+            self.count(f"killed {place}")
+            raise Killed
+
+    def _read(self, node: Node, agent: AgentLife, card: Card) -> Answer:
+        now, limits = self.now - node.booted, card.read(self.now)
+        if not isinstance(limits, PowerLimits):
+            return Answer(now, failure=Hindrance(limits, "it does not answer"))
         ask = agent.asks.get(card.uuid)
-        hindrance = agent.hindered.get(card.uuid)
-        for _ in range(ROUNDS):
-            limits = card.read(self.now)
-            if not isinstance(limits, PowerLimits):
-                self._tell(agent, card, ask, limits)
-                return
-            verdict = decide_card(
-                limits,
-                agent.journal.get(card.uuid),
-                ask,
-                session=node.session,
-                now=self.now - node.booted,
-                hindrance=hindrance,
-            )
-            if verdict.asked is None:
-                self.watchman.hear_free(card)
-            if node.dry:
-                verdict = rehearse(verdict, limits.set_milliwatts)
-            if not verdict.steps:
-                self._tell(agent, card, ask, verdict.reason)
-                return
-            free = ask is None or verdict.asked is None or hindrance is not None
-            note = verdict.note
-            for step in verdict.steps:
-                if isinstance(step, Keep):
-                    kept = self._keep(node, agent, card.uuid, step.entry, ahead=free)
-                    if not kept and not free:
-                        self._tell(agent, card, ask, "NoJournal")
-                        return
-                    self.watchman.hear_note(card, note)
-                    self.watchman.hear_entry(card.uuid, step.entry, durable=kept)
-                    note = None
-                    yield "after the journal"
-                    continue
-                if card.uuid in agent.behind and not free:
-                    # What is repeated needs no new entry, but a change by others in between could not be kept.
-                    self._tell(agent, card, ask, "NoJournal")
-                    return
-                yield "before the write"
-                failure = self._set(node, card, step, ask, verdict)
-                yield "after the write"
-                if failure is not None:
-                    self._tell(agent, card, ask, failure)
-                    return
-        raise AssertionError(f"{card.uuid} does not come to rest\n{self.told}")
+        if ask is None or limits.set_milliwatts is None or resolve_cap(ask.cap, limits) is None:
+            self.watchman.hear_free(card)
+        found = shown.CurrentLimits(limits.set_milliwatts, limits.enforced_milliwatts)
+        return Answer(now, node.session, found)
 
-    def _tell(self, agent: Agent, card: Card, ask: Ask | None, reason: CapReason) -> None:
-        if ask is None:
-            return
-        agent.reasons[card.uuid] = reason
-        self.count(reason)
-
-    def _keep(self, node: Node, agent: Agent, uuid: str, entry: Entry | None, *, ahead: bool = False) -> bool:
-        """Have the disk say something of a card; whether it does for certain. A disk that fails may say either.
-
-        Memory goes ahead of it where nothing is forgotten that may have to be given back.
-        """
-        failed = self.now < node.full_until
+    def _store(self, node: Node, agent: AgentLife, content: CapJournal) -> Hindrance | None:
+        """Have the disk hold this; why it may not. A disk that fails may hold either."""
+        assert content.asked == agent.asked, (
+            f"{node.name}: the next agent would not know what is asked\n{self.told}"
+        )
+        failed, before = self.now < node.full_until, node.disk.entries
+        changed = {
+            uuid
+            for uuid in before.keys() | content.entries.keys()
+            if before.get(uuid) != content.entries.get(uuid)
+        }
         if not failed or self.random.random() < 0.3:
-            store(node.disk_journal, uuid, entry)
-        if not failed or ahead or entry is None:
-            store(agent.journal, uuid, entry)
+            node.disk = copy_journal(content)
+        for uuid in sorted(changed):
+            entry = content.entries.get(uuid)
+            self.say(f"{uuid}: journal {'fails to say' if failed else 'says'} {brief(entry)}")
+            if failed:
+                self.count("journal fails to forget" if entry is None else "journal fails")
         if failed:
-            agent.behind.add(uuid)
-            self.count("journal fails to forget" if entry is None else "journal fails")
-        else:
-            agent.behind.discard(uuid)
-        self.say(f"{uuid}: journal {'fails to say' if failed else 'says'} {brief(entry)}")
-        return not failed
+            agent.behind |= changed
+            return Hindrance("NoJournal", "the disk is full")
+        agent.behind.clear()
+        for card in node.cards:
+            self.watchman.hear_entry(card.uuid, content.entries.get(card.uuid))
+        self.watchman.written |= changed
+        return None
 
-    def _set(
-        self, node: Node, card: Card, step: SetLimit, ask: Ask | None, verdict: Verdict
-    ) -> CapReason | None:
+    def _set(self, node: Node, agent: AgentLife, card: Card, milliwatts: int) -> Hindrance | None:
         """Write a limit; why it is not known to be set."""
         if self.now < card.refused_until:
             self.count("write refused")
-            self.say(f"{card.uuid}: {format_power(step.milliwatts)} refused")
-            return card.refusal
-        self.watchman.judge_write(node, card, step, ask, verdict)
+            self.say(f"{card.uuid}: {format_power(milliwatts)} refused")
+            return Hindrance(card.refusal, "it refuses")
+        self.watchman.judge_write(node, agent, card, milliwatts)
         if self.random.random() < 0.02:
             card.hanging_until = self.now + self.random.choice((1.5, 4, 10))
-            card.late = step.milliwatts if self.random.random() < 0.6 else None
+            card.late = milliwatts if self.random.random() < 0.6 else None
             self.count("write hangs and is applied" if card.late is not None else "write hangs and is not")
-            self.say(f"{card.uuid}: {format_power(step.milliwatts)} hangs")
-            return "GpuFailing"
-        self._apply(card, step.milliwatts)
+            self.say(f"{card.uuid}: {format_power(milliwatts)} hangs")
+            return Hindrance("GpuFailing", "it hangs")
+        self._apply(card, milliwatts)
         return None
 
     def _apply(self, card: Card, milliwatts: int) -> None:
@@ -495,7 +426,7 @@ class World:
         self.kill_chance = 0.0
         self.operator_until = self.api_until = 0.0
         for node in self.nodes:
-            node.full_until = node.paused_until = 0.0
+            node.full_until = node.paused_until = node.silent_until = 0.0
             if any(card.lost_until == FOREVER for card in node.cards):
                 self.load_driver(node, reboot=True)
             for card in node.cards:
@@ -513,7 +444,10 @@ class World:
 
     @property
     def told(self) -> str:
-        return f"seed {self.seed}\n" + "\n".join(self.story)
+        return f"seed {self.seed}\n{self.story.text}"
+
+
+PAUSED = Hindrance("Paused", "a driver upgrade")
 
 
 class Watchman:
@@ -529,6 +463,8 @@ class Watchman:
         """Cards that have been written for an ask since they were last free."""
         self._unseen: dict[str, int] = {}
         """Cards by whose journal a write is still to be made, and what was there before it."""
+        self.written: set[str] = set()
+        """Cards whose entry on the disk is another one, until what was noted of them has been said."""
         self.stale: set[str] = set()
         """Cards of which the disk was behind when the agent ended: the next one cannot know who came last."""
 
@@ -551,22 +487,23 @@ class Watchman:
         """Another session: all begins anew."""
         self.hear_asks(node, {}, {})
 
-    def hear_end(self, agent: Agent) -> None:
+    def hear_end(self, agent: AgentLife) -> None:
         """An agent ends, or is killed."""
         self.stale |= agent.behind
 
-    def hear_entry(self, uuid: str, entry: Entry | None, *, durable: bool) -> None:
-        """The agent knows, and mostly the disk too, something else of a card."""
-        if durable:
-            self.stale.discard(uuid)
-            if entry is not None and entry.contested:
-                self._given_up[uuid] = entry.contested
+    def hear_entry(self, uuid: str, entry: Entry | None) -> None:
+        """What the disk holds of a card now."""
+        if entry is not None and entry.contested:
+            self._given_up[uuid] = entry.contested
         if entry is None or entry.pending is None:
             self._unseen.pop(uuid, None)
 
-    def hear_note(self, card: Card, note: Note | None) -> None:
-        if note is None:
-            return
+    def hear_written(self) -> None:
+        """What was said of cards by the entries that the disk holds now was said."""
+        self.stale -= self.written
+        self.written.clear()
+
+    def hear_note(self, card: Card, note: Note) -> None:
         world = self._world
         world.count(note.kind)
         world.say(f"{card.uuid}: {note.kind} {format_power(note.milliwatts)}")
@@ -582,24 +519,26 @@ class Watchman:
             recent = [t for t in card.others if world.now - t < CONTEST_SECONDS + UNSEEN_SECONDS]
             assert len(recent) >= CONTEST_CHANGES, f"{card.uuid}: contested by nobody\n{world.told}"
 
-    def judge_write(self, node: Node, card: Card, step: SetLimit, ask: Ask | None, verdict: Verdict) -> None:
+    def judge_write(self, node: Node, agent: AgentLife, card: Card, milliwatts: int) -> None:
         """A write may be made now, of this limit."""
-        world, told = self._world, f"{card.uuid}: {step}\n{self._world.told}"
+        world, told = self._world, f"{card.uuid}: {format_power(milliwatts)}\n{self._world.told}"
         assert not node.dry, f"written in a dry run: {told}"
-        assert step.milliwatts <= card.prior, f"above what was there before: {told}"
-        assert card.range.least <= step.milliwatts <= card.range.most, f"outside its range: {told}"
-        entry = node.disk_journal.get(card.uuid)
+        assert milliwatts <= card.prior, f"above what was there before: {told}"
+        assert card.range.least <= milliwatts <= card.range.most, f"outside its range: {told}"
+        entry = node.disk.entries.get(card.uuid)
         assert entry is not None, f"written without a journal: {told}"
         assert entry.session == node.session, f"written with a journal of another session: {told}"
         assert entry.prior == card.prior, f"the journal knows another limit from before: {told}"
-        assert step.milliwatts in (entry.prior, entry.pending), f"the journal knows nothing of it: {told}"
-        # Nobody who is not asked writes over somebody else's word, or a default.
-        free = ask is None or verdict.asked is None or (node.agent and card.uuid in node.agent.hindered)
-        assert card.ours or not free, f"written over somebody else's: {told}"
-        if ask is None or free:
-            assert step.milliwatts == card.prior, f"not given back: {told}"
+        assert milliwatts in (entry.prior, entry.pending), f"the journal knows nothing of it: {told}"
+        ask, limits = agent.asks.get(card.uuid), card.read(world.now)
+        assert isinstance(limits, PowerLimits), f"written though it does not answer: {told}"
+        asked = None if ask is None else resolve_cap(ask.cap, limits)
+        if ask is None or asked is None or card.uuid in agent.hindered:
+            # Nobody who is not asked writes over somebody else's word, or a default.
+            assert card.ours, f"written over somebody else's: {told}"
+            assert milliwatts == card.prior, f"not given back: {told}"
             return
-        assert step.milliwatts == verdict.target, told
+        assert milliwatts == find_target(asked, card.prior, limits), told
         assert self._given_up.get(card.uuid) is None, f"written although contested: {told}"
         # A write that nobody saw to have worked: others who set again what was there before look as if it had not.
         again = self._unseen.get(card.uuid) == card.prior
@@ -619,7 +558,7 @@ class Watchman:
             told = f"{card.uuid}, {format_power(card.limit)}\n{self._world.told}"
             assert card.ours, f"somebody else's change does not stand: {told}"
             assert card.limit < card.prior, f"above its limit from before because of us: {told}"
-            entry = node.disk_journal.get(card.uuid)
+            entry = node.disk.entries.get(card.uuid)
             assert entry is not None, f"leaked, nothing in the journal: {told}"
             assert (entry.session, entry.prior) == (node.session, card.prior), f"leaked: {entry} {told}"
             mine = [v for v in (entry.written, entry.pending) if v is not None]
@@ -638,7 +577,7 @@ class Watchman:
             if ask is not None and reason == "Contested":
                 self._given_up[card.uuid] = ask.key
             if node.dry:
-                assert not node.disk_journal, f"{node.name} keeps a journal of a dry run\n{world.told}"
+                assert not node.disk.entries, f"{node.name} keeps a journal of a dry run\n{world.told}"
                 assert reason not in IN_FORCE or card.limit == card.prior, world.told
             if world.now - card.disturbed < SETTLED_SECONDS or card.blocked(world.now):
                 continue
@@ -675,13 +614,18 @@ class Watchman:
         """At the end nothing is left behind."""
         for node, card in self._world.cards:
             assert card.limit == card.prior, f"{card.uuid} is not as it was before\n{self._world.told}"
-            assert node.disk_journal == {}, f"{node.name}: {node.disk_journal}\n{self._world.told}"
+            assert node.disk.entries == {}, f"{node.name}: {node.disk.entries}\n{self._world.told}"
 
 
 def odd_limit(card: Card, chance: random.Random) -> int:
     """A limit an administrator or another tool may choose, and no job asks for."""
     least, most = card.range.least // WATT // 10, card.range.most // WATT // 10
     return (chance.randrange(least, most) * 10 + 5) * WATT
+
+
+def find_card(node: Node, uuid: str) -> Card:
+    """A card of a node."""
+    return next(card for card in node.cards if card.uuid == uuid)
 
 
 def brief(entry: Entry | None) -> str:

@@ -37,6 +37,7 @@ EVENTS = frozenset(
         "budget: lower",
         "budget: raise",
         "budget: remove",
+        "disk full",
     }
 )
 
@@ -64,7 +65,7 @@ class Life(NamedTuple):
 def live_to_rest(seed: int) -> Life:
     """A life, and some minutes more in which nothing happens."""
     world = live(seed)
-    complaints, story = tuple(world.complaints), tuple(world.story[-60:])
+    complaints, story = tuple(world.complaints), tuple(world.story.lines[-60:])
     if world.traits.emissions:
         rest(world)  # what a source says that has come back is told once
     emissions = world.status.emissions
@@ -73,7 +74,7 @@ def live_to_rest(seed: int) -> Life:
         traits=world.traits,
         complaints=complaints,
         story=story,
-        faults=world.faults,
+        faults=world.story.happened,
         ends=tuple(world.ends),
         hung=tuple(world.hung),
         remained=frozenset(world.remained),
@@ -106,7 +107,8 @@ LIVES = Suite("budgets", 200, live_to_rest, meet, MEET)
 
 def told(found: Life | World) -> str:
     """A life as a person reads it."""
-    return "\n".join([str(found.traits), *found.story[-60:], *found.complaints])
+    lines = found.story if isinstance(found, Life) else found.story.lines
+    return "\n".join([str(found.traits), *lines[-60:], *found.complaints])
 
 
 @pytest.mark.life(LIVES)
@@ -210,7 +212,7 @@ def test_time_alone_does_not_exceed_a_budget_of_emissions(gpus: int) -> None:
         )
         world = live(seed, traits)
         assert not world.complaints, told(world)
-        assert world.faults["agent: held for too long"] >= 1, told(world)
+        assert world.story.happened["agent: held for too long"] >= 1, told(world)
         assert any(c.startswith("exceeded") for c in live(seed, traits, obeys=False).complaints)
 
 

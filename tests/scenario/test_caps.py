@@ -11,8 +11,9 @@ import pytest
 from greentrain.api.nodepower import CapReason
 from greentrain.node.caps import Hindrance
 from greentrain.quantities import PowerCap
-from tests.scenario.cards import FOREVER, WATT, Card, Node, World, odd_limit
+from tests.scenario.cards import Node, World, odd_limit
 from tests.support.lives import Suite
+from tests.support.world.cards import FOREVER, WATT, Card
 
 STEPS = 200
 
@@ -39,6 +40,8 @@ FAULTS = frozenset(
         "killed after the journal",
         "killed after the write",
         "killed before the write",
+        "kubelet silent for long",
+        "kubelet silent for seconds",
         "limit set by an administrator",
         "operator away",
         "paused",
@@ -125,6 +128,19 @@ def disturb_agent(world: World, node: Node) -> None:
         world.kill_agent(node)
 
 
+def silence(world: World) -> None:
+    """A kubelet is restarted, or hangs."""
+    chance = world.rarer
+    if chance.random() < 0.02:
+        node, long = chance.choice(world.nodes), chance.random() < 0.4
+        world.count("kubelet silent for long" if long else "kubelet silent for seconds")
+        node.silent_until = world.now + (100 if long else chance.choice((2, 5, 30)))
+        world.say(f"{node.name}: kubelet silent")
+        if long and all(c.rival is None for _, c in world.cards):
+            let_all_look(world)
+            world.pass_time(chance.choice((50, 70)))
+
+
 def start_agents(world: World) -> None:
     """The kubelet starts what does not run, sooner or later."""
     for node in world.nodes:
@@ -185,6 +201,7 @@ def live(seed: int) -> World:
         if world.random.random() < 0.5:
             disturb(world)
             world.watchman.check()
+        silence(world)
         start_agents(world)
         let_all_look(world)
     world.pass_time(20)
@@ -199,7 +216,7 @@ def live(seed: int) -> World:
 LIVES: Suite[Counter[str]] = Suite(
     "caps",
     200,
-    live=lambda seed: live(seed).happened,
+    live=lambda seed: live(seed).story.happened,
     meet=lambda happened: +happened,
     must=FAULTS | NOTES | set(get_args(CapReason)),
 )

@@ -23,6 +23,8 @@ from greentrain.core.seen.pods import Pod, PodState, parse_pod
 from greentrain.core.seen.snapshot import Job, Snapshot
 from greentrain.core.seen.times import format_time, parse_time
 from tests.support.snapshots import START
+from tests.support.world.statuses import reread
+from tests.support.world.story import Killed
 
 Body = dict[str, Any]
 
@@ -34,10 +36,6 @@ LOST: tuple[Body, ...] = (
 )
 """A pod's conditions once the node controller has marked it."""
 GIVEN_UP: Body = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
-
-
-class Killed(Exception):  # noqa: N818 - an event of the story, not an error
-    """The operator was killed here."""
 
 
 @dataclass
@@ -124,7 +122,7 @@ class World:
     def _store(self, status: GreenTrainingJobStatus) -> None:
         if status.phase != self.status.phase:
             self.say(f"{self.status.phase or 'new'} → {status.phase}")
-        self.status = GreenTrainingJobStatus.model_validate_json(status.model_dump_json(by_alias=True))
+        self.status = reread(status)
         last = status.attempts[-1] if status.attempts else None
         self._check_blame(last)
         done = last.finished_ranks if last is not None else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from greentrain.node.capping import Answer, Look, Request
+from greentrain.node.capping import Answer, CapJournal, Look, Request
 
 T = TypeVar("T")
 
@@ -19,3 +19,8 @@ def carry_out(look: Look[T], answer: Callable[[Request], Answer]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def copy_journal(content: CapJournal) -> CapJournal:
+    """What the disk has of it: later changes of memory are not in it."""
+    return CapJournal(dict(content.entries), dict(content.asked))
