@@ -43,7 +43,8 @@ from greentrain.core.seen.pods import Disruption, Pod, PodState, count_gpus
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.status.essence import find_write_delay
-from greentrain.energy.account import CardAccount, LastHeld, NodeAccount
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.cards import CardAccount, LastHeld
 from greentrain.node.allowance import Allowance, Used, is_over, is_spent
 from greentrain.node.capping import (
     Answer,
