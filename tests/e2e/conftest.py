@@ -90,7 +90,7 @@ class Bench:
             if accept(seen):
                 return seen
             if time.monotonic() > end:
-                text = json.dumps(seen, indent=1)[:4000]
+                text = json.dumps(seen, indent=1, default=str)[:4000]
                 raise AssertionError(f"not within {seconds:.0f} s: {what}\n{text}\n{self._evidence()}")
             time.sleep(0.5)
 

@@ -207,7 +207,7 @@ class Server:
                 return seen
             if time.monotonic() > end:
                 raise AssertionError(
-                    f"not within {seconds} s: {what}\nlast seen: {json.dumps(seen, indent=1)[:6000]}"
+                    f"not within {seconds} s: {what}\nlast seen: {json.dumps(seen, indent=1, default=str)[:6000]}"
                 )
             await asyncio.sleep(0.05)
 

@@ -182,7 +182,10 @@ async def test_a_ledger_of_another_version_is_held_and_not_overwritten(
         stored = await server.until_condition(namespace, "digits", "Stalled", "True")
         assert condition(stored, "Stalled")["reason"] == "LedgerUnreadable"
         assert "status.ledger.energy.budget.onExhausted" in condition(stored, "Stalled")["message"]
-        assert stored["status"]["phase"] == "Unknown"
+        assert (stored["status"]["phase"], stored["status"]["display"]["reason"]) == (
+            "Unknown",
+            "LedgerUnreadable",
+        )
         kept = ("energy", "attempts", "attemptCount", "ledger")
         assert {k: stored["status"][k] for k in kept} == {k: before["status"][k] for k in kept}
         assert says(operator, "greentrain_reconcile_failing", namespace)

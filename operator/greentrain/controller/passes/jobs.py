@@ -206,7 +206,6 @@ class Passes:
             f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is held: "
             "no pod is made, and pods that run keep the allowance of energy they have. Install the version of greentrain that "
             "wrote it",
-            phase="Unknown",
         )
         if run_policy_in_force(job).suspend:
             stop = Decision(job.status, stop_all(seen))

@@ -184,8 +184,8 @@ class Records:
         memory.events.append(WaitingEvent(job, event, self._clock()))
         await self.store_events(key)
 
-    async def report_stalled(self, key: Key, reason: Reason, message: str, **more: Any) -> None:
-        """Store the condition Stalled and an event, and nothing else of the status; what fails is logged alone."""
+    async def report_stalled(self, key: Key, reason: Reason, message: str) -> None:
+        """Store the condition Stalled with its words in the columns, and an event, and nothing else; what fails is logged."""
         job, body = self._cache.parsed_job(key), self._cache.job(key)
         if job is None or body is None:
             return
@@ -203,7 +203,12 @@ class Records:
             "observedGeneration": job.generation,
             "lastTransitionTime": format_time(self._clock()),
         }
-        changed = {**more, "conditions": [*conditions, condition]}
+        changed: dict[str, Any] = {
+            "conditions": [*conditions, condition],
+            "display": {"reason": reason.value},
+        }
+        if reason.about.phase is not None:
+            changed["phase"] = reason.about.phase.value
         memory = self._memories.of(key)
         now = asyncio.get_running_loop().time()
         if is_event_due(memory.stalled, job, now):
