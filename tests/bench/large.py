@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -90,17 +91,15 @@ async def measure_reactions(bench: Bench, small: int) -> list[float]:
     return found
 
 
-async def measure_sizes(server: Server) -> list[float]:
+async def measure_sizes(server: Server) -> AsyncIterator[float]:
     """The largest size of the large job's status in each of its attempts, in KiB; one attempt after the other is stopped."""
-    largest: list[float] = []
     for attempt in range(1, ATTEMPTS + 1):
         found = await _follow(server, attempt)
-        largest.append(max(found) / 1024)
         if attempt < ATTEMPTS:
             for suspend, phase in ((True, "Suspended"), (False, "Running")):
                 await server.patch_job(NAMESPACE, "large", {"spec": {"runPolicy": {"suspend": suspend}}})
-                largest[-1] = max(largest[-1], *[size / 1024 for size in await _until_phase(server, phase)])
-    return largest
+                found += await _until_phase(server, phase)
+        yield max(found) / 1024
 
 
 async def _size(server: Server) -> tuple[int, Json]:
