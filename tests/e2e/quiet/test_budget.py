@@ -41,7 +41,7 @@ def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_
     bench.until_step(name, 40)
     energy = until_ahead(bench, name)
     assert bench.read_job(name)["status"]["attempts"][0]["overshootBoundJoules"] == 2 * 300 * (
-        12 + 5 + 15 + 61
+        12 + 7 + 15 + 61
     )
     # Less than it would use until it stands still, by the longest that each step of a stop may take: it is stopped at once,
     # even where it has come to draw half of what it did. In truth the steps take a fraction of that.
