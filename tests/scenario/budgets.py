@@ -455,6 +455,8 @@ class AgentLife:
             if not self.standings.may_evict(uid, self.shown.get(uid), self.hear(), world.now):
                 continue
             pod = world.by_uid[uid]
+            if not self.hear().is_silent(world.now):
+                world.complain(f"evicted: {pod.name} though the operator is heard")
             if pod.asked_to_go is None:
                 pod.asked_to_go, pod.evicted = world.now, True
                 world.pod_changed(pod)
