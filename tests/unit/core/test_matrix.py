@@ -160,7 +160,7 @@ CULPRITS: dict[str, list[Body | None]] = {
         body(1, cut_off(), deleted=9),
     ],
     "every other rank 144, it runs on": [body(1, running())],
-    "it is gone, or ended after its deletion was asked for, be its exit code told or not": [
+    "it is gone, or ended after its deletion was asked for, be its exit code reported or not": [
         None,
         body(1, exit_(143), deleted=9),
         body(1, exit_(137), deleted=9),
