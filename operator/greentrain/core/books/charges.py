@@ -130,10 +130,10 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
 
 
 def _ended(pod: Pod | None, now: datetime) -> datetime:
-    """When a pod ended at the latest, by the operator's clock."""
-    if pod is None or pod.finished is None:
-        return now
-    return min(now, pod.finished + SKEW)
+    """When a pod ended at the latest, by the operator's clock; the next whole second, for so it is stored."""
+    latest = now if pod is None or pod.finished is None else min(now, pod.finished + SKEW)
+    whole = latest.replace(microsecond=0)
+    return whole if whole == latest else whole + timedelta(seconds=1)
 
 
 def _last_words(energy: EnergyStatus | None) -> frozenset[str]:
