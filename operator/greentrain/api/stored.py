@@ -25,7 +25,7 @@ LEDGER = "ledger"
 ATTEMPTS = "attempts"
 CONDITIONS = "conditions"
 GENERATION = "observedGeneration"
-COUNTERS = ("attemptCount", "failureCount")
+COUNTERS = ("attemptCount", "failureCount", "infrastructureFailureCount")
 
 
 class LedgerError(ValueError):
