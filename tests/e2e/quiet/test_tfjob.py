@@ -81,7 +81,7 @@ def test_a_converted_tfjob_runs_to_its_end(bench: Bench, converted: Json) -> Non
         assert "attempts" not in seen["status"] or not seen["status"]["attempts"]
         bench.kubectl("patch", "gtj", name, "--type=merge", '-p={"spec":{"runPolicy":{"suspend":false}}}')
     seen = bench.until_condition(name, "Succeeded", seconds=240)
-    assert seen["status"]["attemptCount"] == 1
+    assert seen["status"]["attemptCount"] == 1, seen["status"]["attempts"]
     assert condition(seen, "Failed")["status"] == "False"
     roles = {t: r.get("replicas", 1) for t, r in converted["spec"]["tfReplicaSpecs"].items()}
     assert set(seen["status"]["replicaStatuses"]) == set(roles)
