@@ -116,7 +116,7 @@ def test_jobs_side_by_side_have_each_its_own_cap_and_an_edit_reaches_it(
         assert (
             power["askedMilliwatts"] == power["setMilliwatts"] == power["enforcedMilliwatts"] == 1000 * watts
         )
-        assert cap in bench.kubectl("get", "gtj", name).splitlines()[1].split()
+        assert cap in bench.kubectl("get", "gtj", name, "-o", "wide").splitlines()[1].split()
     assert uuids["e2e-cap-a"] != uuids["e2e-cap-b"]
 
     nvml = Nvml(bench, first, peers)
