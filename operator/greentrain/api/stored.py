@@ -80,11 +80,13 @@ def _take_out(model: StatusModel, dumped: dict[str, Any]) -> dict[str, Any]:
         if name in type(model).LEDGER:
             taken[key] = dumped.pop(key)
         elif isinstance(value, StatusModel):
-            taken[key] = _take_out(value, dumped[key])
+            if part := _take_out(value, dumped[key]):
+                taken[key] = part
         elif key == ATTEMPTS:
+            # Every attempt, also one of which there is nothing to keep: what is not there was lost (`join_ledger`).
             pairs = zip(value, dumped[key], strict=True)
             taken[key] = {str(attempt.number): _take_out(attempt, raw) for attempt, raw in pairs}
-    return {key: value for key, value in taken.items() if value not in ({}, ())}
+    return taken
 
 
 def join_ledger(stored: Raw) -> dict[str, Any]:
@@ -107,9 +109,9 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
     version = ledger.pop("version", None)
     if version != VERSION:
         raise LedgerError(f"its version is {version!r}, and this operator reads {VERSION}")
-    kept = ledger.pop(ATTEMPTS, None)
+    kept = ledger.pop(ATTEMPTS, None) or {}
     joined = _merge(people, ledger)
-    if isinstance(kept, dict) and isinstance(people.get(ATTEMPTS), list):
+    if isinstance(people.get(ATTEMPTS), list):
         joined[ATTEMPTS] = [
             _merge(a, _of_attempt(kept, a)) if isinstance(a, dict) else a for a in people[ATTEMPTS]
         ]
@@ -120,9 +122,12 @@ def _with_generation(condition: object, generation: object) -> object:
     return {GENERATION: generation or 0, **condition} if isinstance(condition, Mapping) else condition
 
 
-def _of_attempt(kept: Raw, attempt: Raw) -> Raw:
-    found = kept.get(str(attempt.get("number")))
-    return found if isinstance(found, Mapping) else {}
+def _of_attempt(kept: object, attempt: Raw) -> Raw:
+    number = str(attempt.get("number"))
+    found = kept.get(number) if isinstance(kept, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise LedgerError(f"it lacks attempt {number}")
+    return found
 
 
 def _merge(people: Raw, ledger: Raw) -> dict[str, Any]:
@@ -148,7 +153,9 @@ def _migrate(stored: Raw) -> dict[str, Any]:
     """
     attempts = stored.get(ATTEMPTS)
     recorded = attempts if isinstance(attempts, list) else []
-    if recorded and not any(isinstance(a, Mapping) and _IN_ATTEMPTS & set(a) for a in recorded):
+    if (recorded or stored.get("attemptCount")) and not any(
+        isinstance(a, Mapping) and _IN_ATTEMPTS & set(a) for a in recorded
+    ):
         raise LedgerError("it is gone, although the job has run")
     admitted = {
         "runPolicy": stored.get("runPolicy"),

@@ -1206,9 +1206,18 @@ class BudgetLine(StatusModel):
     limit: str = Field(max_length=32, description="The budget as it is in force.")
     used: str = Field("", max_length=32, description="What the job has used or emitted of it.")
     percent: int = Field(
-        0,
         ge=0,
         description="Whole percent of the limit that is used, what is charged for missing readings included.",
+    )
+    charged: str = Field(
+        "",
+        max_length=32,
+        description="What is charged while readings or intensities are missing, and settled when they come; part of percent.",
+    )
+    reserved: str = Field(
+        "",
+        max_length=32,
+        description="Kept free for a stop: what the job would use until one has taken effect.",
     )
     bound: str = Field(
         "", max_length=32, description="By how much it could be exceeded at worst by the attempt under way."
@@ -1217,7 +1226,7 @@ class BudgetLine(StatusModel):
         0, ge=0, le=100, description="The highest of spec.energy.warnAtPercent that was reached."
     )
     exhausted: bool = Field(
-        False, description="Whether it is spent, or would be by the time a stop has taken effect."
+        description="Whether it is spent, or would be by the time a stop has taken effect."
     )
     action: OnExhausted = Field(description="What happens when it is spent: Suspend, Fail or Warn.")
 

@@ -125,7 +125,7 @@ class Cache:
             self._remember(key, uid, body if node_of(body) else last_seen or body)
         if not known:
             self._objects[kind].pop(key, None)
-        if kind == "Job":
+        if kind == "Job" and not known:  # else what is kept is of a newer job of that name
             self.forget_last_words(key)
             self._found.pop(key, None)
             self._parsed.pop(key, None)

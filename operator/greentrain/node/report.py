@@ -57,6 +57,7 @@ def build_status(
     account: NodeAccount, pods: tuple[PodEnergy, ...], caps: NodeCaps, state: NodeState
 ) -> NodePowerStatus:
     """The agent's half of NodePower."""
+    idle, unattributed = (bound_joules(to_joules(part)) for part in (account.idle, account.unattributed))
     return NodePowerStatus(
         observed_at=format_unix_time(state.wall),
         report_interval_seconds=max(1, ceil(state.report_interval)),
@@ -66,16 +67,16 @@ def build_status(
         conditions=state.conditions,
         gpus=tuple(_build_gpu(account, card, caps, state.answers.get(card.uuid)) for card in state.cards),
         pods=pods,
-        idle_joules=bound_joules(to_joules(account.idle)),
-        unattributed_joules=bound_joules(to_joules(account.unattributed)),
+        idle_joules=idle,
+        unattributed_joules=unattributed,
         settled_joules=bound_joules(to_joules(account.settled)),
         other_host_joules=bound_joules(to_joules(account.host_others)),
         dropped_pods=min(account.dropped, MAX_COUNT),
         gpu_count=len(state.cards),
         display=NodePowerDisplay(
             draw=_display_draw(state),
-            idle=format_energy(bound_joules(to_joules(account.idle))),
-            unattributed=format_energy(bound_joules(to_joules(account.unattributed))),
+            idle=format_energy(idle),
+            unattributed=format_energy(unattributed),
         ),
     )
 
@@ -84,7 +85,7 @@ def _display_draw(state: NodeState) -> str:
     """What the cards draw together; unknown where one of them does not say."""
     answers = [state.answers.get(card.uuid) for card in state.cards]
     draws = [a.draw for a in answers if isinstance(a, CardReading) and a.draw is not None]
-    return format_power(to_whole_watts(sum(draws))) if len(draws) == len(answers) else UNKNOWN
+    return format_power(to_whole_watts(sum(draws))) if draws and len(draws) == len(answers) else UNKNOWN
 
 
 def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: Answer | None) -> GpuStatus:

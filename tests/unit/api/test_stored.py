@@ -92,6 +92,11 @@ def test_no_field_of_the_ledger_is_in_the_schema() -> None:
         assert not hidden & set(section["properties"])
 
 
+def whole(**sections: Any) -> str:
+    """A ledger of this version that knows the attempts of `STATUS`."""
+    return json.dumps({"version": 1, "attempts": {"2": {}, "3": {}}, **sections})
+
+
 @pytest.mark.parametrize(
     ("ledger", "why"),
     [
@@ -100,13 +105,30 @@ def test_no_field_of_the_ledger_is_in_the_schema() -> None:
         ("[]", "status.ledger: it is no JSON object"),
         ("{}", "status.ledger: its version is None, and this operator reads 1"),
         ('{"version":2}', "status.ledger: its version is 2, and this operator reads 1"),
-        ('{"version":1,"energy":{"pods":[{"gpuJoules":-1}]}}', "status.ledger.energy.pods[0].gpuJoules: "),
-        ('{"version":1,"attempts":{"2":{"brokenTime":"then"}}}', "status.ledger.attempts[0].brokenTime: "),
-        ('{"version":1,"admitted":{"energy":{"limit":"5kWh"}}}', "status.ledger.admitted.energy.limit: "),
+        ('{"version":1}', "status.ledger: it lacks attempt 2"),
+        ('{"version":1,"attempts":{"2":{}}}', "status.ledger: it lacks attempt 3"),
+        ('{"version":1,"attempts":[]}', "status.ledger: it lacks attempt 2"),
+        (whole(energy={"pods": [{"gpuJoules": -1}]}), "status.ledger.energy.pods[0].gpuJoules: "),
+        (whole(attempts={"2": {"brokenTime": "then"}, "3": {}}), "status.ledger.attempts[0].brokenTime: "),
+        (whole(admitted={"energy": {"limit": "5kWh"}}), "status.ledger.admitted.energy.limit: "),
         (7, "status.ledger: it is no JSON"),
         (None, "status.ledger: it is gone, although the job has run"),
     ],
-    ids=["cut", "deep", "list", "no version", "newer", "number", "time", "spec", "no text", "gone"],
+    ids=[
+        "cut",
+        "deep",
+        "list",
+        "no version",
+        "newer",
+        "emptied",
+        "an attempt is gone",
+        "no attempts",
+        "number",
+        "time",
+        "spec",
+        "no text",
+        "gone",
+    ],
 )
 def test_a_ledger_that_cannot_be_read_is_named_and_what_people_read_stays(ledger: object, why: str) -> None:
     stored = {**dump_job_status(STATUS), "ledger": ledger}
@@ -120,6 +142,25 @@ def test_an_attempt_that_was_deleted_by_hand_takes_no_other_with_it() -> None:
     del stored["attempts"][0]
     status, unreadable = parse_status(stored)
     assert (unreadable, status.attempts) == ("", STATUS.attempts[1:])
+
+
+def test_of_a_job_that_has_run_the_ledger_is_missed_also_where_its_attempts_are_gone() -> None:
+    _, unreadable = parse_status({"attemptCount": 3, "energy": {"usedJoules": 500}})
+    assert unreadable == "status.ledger: it is gone, although the job has run"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        GreenTrainingJobStatus(admitted=AdmittedSections()),
+        GreenTrainingJobStatus(attempts=(AttemptStatus(number=1, start_time="2026-01-01T00:00:00Z"),)),
+        GreenTrainingJobStatus(energy=EnergyStatus(budget=EnergyBudgetStatus())),
+        GreenTrainingJobStatus(),
+    ],
+    ids=["admitted", "attempt", "budget", "nothing"],
+)
+def test_what_has_its_defaults_alone_is_read_as_it_was(status: GreenTrainingJobStatus) -> None:
+    assert parse_status(json.loads(json.dumps(dump_job_status(status)))) == (status, "")
 
 
 def test_a_job_that_has_not_run_has_no_ledger_to_lose() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import BudgetAction, PodEnergy
+from greentrain.api.stored import dump_job_status
 from greentrain.api.v1alpha1 import (
     AttemptStatus,
     CheckpointStatus,
@@ -36,6 +37,7 @@ from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.events import transition_events
+from greentrain.quantities import format_energy
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod
 
@@ -868,3 +870,15 @@ def test_allowances_that_are_lowered_fit_into_what_remains(room: int) -> None:
     known = divide(300, [Holder(str(i), 0, 1) for i in range(3)], ())
     lowered = divide(room, [Holder(str(i), 0, 1, 100) for i in range(3)], known)
     assert sum(a.joules for a in lowered) <= room
+
+
+def test_a_line_of_the_status_has_what_is_charged_and_what_is_kept_for_a_stop() -> None:
+    story = running()
+    story.step(60)
+    (line,) = story.status.budgets
+    assert (line.type, line.limit, line.action) == ("Energy", story.budget.limit, "Suspend")
+    assert story.budget.provisional_joules > 0
+    assert line.charged == format_energy(story.budget.provisional_joules)
+    assert line.reserved == format_energy(story.budget.ahead_joules)
+    stored = dump_job_status(story.status)["budgets"][0]
+    assert {"charged", "limit", "percent", "bound"} <= set(stored)

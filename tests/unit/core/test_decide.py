@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.runtime import Checkpoint, Progress, TerminationMessage
+from greentrain.api.stored import dump_job_status
 from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.pods import Pod, PodState
-from greentrain.core.seen.snapshot import Job, Obstacle, Snapshot
-from greentrain.core.status.essence import essence
+from greentrain.core.seen.snapshot import Job, Obstacle, Snapshot, parse_status
+from greentrain.core.status.essence import essence, find_write_delay
 from greentrain.core.status.events import transition_events
 from tests.support.manifests import build_job
 from tests.support.snapshots import at, exited, job_of, pod, seen
@@ -409,3 +411,28 @@ def test_deciding_twice_records_nothing_new(name: str) -> None:
         again = step(stored(job, first), *pods)
     assert again.status == first.status
     assert not transition_events(first.status, again.status)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {},
+        {"runPolicy": {}},
+        {"runPolicy": {"backoffLimit": 3}},
+        {"runPolicy": {"backoffLimit": 1}},
+        {"energy": {"budget": "5kWh"}},
+        {"power": {"cap": "70%"}},
+    ],
+    ids=["defaults alone", "empty", "the default", "other", "budget", "cap"],
+)
+def test_a_pass_over_what_was_stored_finds_nothing_to_write(section: dict[str, Any]) -> None:
+    manifest = build_job(**section)
+    pods: tuple[Pod, ...] = ()
+    status = GreenTrainingJobStatus()
+    for second in (1, 2, 3):
+        decided = step(job_of(manifest, status=status), *pods, second=second).status
+        status, unreadable = parse_status(json.loads(json.dumps(dump_job_status(decided))))
+        assert (status, unreadable) == (decided, "")
+        pods = (pod(0), pod(1))
+    again = step(job_of(manifest, status=status), *pods, second=3).status
+    assert find_write_delay(status, again, since=0, measures_every=60) is None

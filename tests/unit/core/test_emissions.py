@@ -708,3 +708,16 @@ def test_what_an_ended_pod_used_at_no_known_time_stays_without_intensity() -> No
     for entries in ((told,), (told,), (), ()):
         status = ledger.tell(*entries, second=900)
         assert (grams(status), status.without_joules) == (200.0, KWH), "a kWh is of its last reading"
+
+
+def test_of_a_spec_that_leaves_it_to_the_administrator_what_was_counted_stays_in_force() -> None:
+    story = started(hourly(100))
+    story.told(1000)
+    story.step(30)
+    counted = story.status.emissions
+    assert counted is not None
+    stored = story.status.model_copy(
+        update={"emissions": counted.model_copy(update={"pue": "1.4", "include_embodied": False})}
+    )
+    kept = spec_in_force(stored).emissions
+    assert (kept.pue, kept.include_embodied, kept.basis) == ("1.4", False, counted.basis)

@@ -136,3 +136,20 @@ def test_what_a_refusal_says_is_no_second_event_of_the_pods() -> None:
     refused = decide(seen(job_of(status=begun), obstacles=(taken,)), now=at(2)).status
     assert [e.reason for e in transition_events(begun, refused)] == ["NameTaken"]
     assert (refused.phase, refused.display.reason) == ("Refused", "NameTaken")
+
+
+def test_a_job_whose_stop_is_over_shows_the_gate_that_holds_it_now() -> None:
+    status = GreenTrainingJobStatus()
+    gate: list[Wait] = []
+    rules = Rules(
+        gates=(*GATES, lambda _: gate[0] if gate else None),
+        stops=(*STOPS, lambda _: Stop(Reason.BUDGET_EXHAUSTED, "spent", Restart("again"))),
+    )
+    there = [pod(i) for i in range(2)]
+    status = step(Rules(), step(Rules(), status, second=1).status, *there, second=10).status
+    stopping = step(rules, status, *there, second=20).status
+    assert (stopping.phase, stopping.display.reason) == ("Suspending", "BudgetExhausted")
+    ended = step(rules, stopping, *(exited(i, 143, second=25) for i in range(2)), second=30).status
+    gate.append(Wait(Reason.NO_READINGS, "no node reports"))
+    held = step(rules, ended, second=40).status
+    assert (held.phase, held.display.reason) == ("Restarting", "NoReadings")

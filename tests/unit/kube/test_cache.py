@@ -299,3 +299,14 @@ def test_of_a_job_that_is_too_large_it_keeps_why_and_what_is_still_asked_of_it(
     read = read_run_policy(kept.get("runPolicy"), RunPolicy(backoff_limit=7))
     assert read == read_run_policy(spec.get("runPolicy"), RunPolicy(backoff_limit=7))
     assert slim("Job", found) == found
+
+
+def test_a_late_deletion_of_an_earlier_job_of_the_name_leaves_what_was_read_of_the_new_one() -> None:
+    cache = Cache()
+    cache.put("Job", body("Job", "old", 4))
+    cache.put("Job", {**body("Job", "new", 6), "status": {"phase": "Running"}})
+    read = cache.parsed_job(KEY)
+    assert read is not None
+    cache.drop("Job", body("Job", "old", 5))
+    assert cache.parsed_job(KEY) is read
+    assert read.status.phase == "Running"

@@ -27,5 +27,14 @@ class BudgetSpec:
 
 def spec_in_force(status: GreenTrainingJobStatus) -> BudgetSpec:
     """`spec.energy` and `spec.emissions` as they were admitted last: an edit that is refused changes nothing."""
-    admitted = status.admitted or AdmittedSections()
-    return BudgetSpec(admitted.energy, admitted.emissions)
+    admitted, counted = status.admitted or AdmittedSections(), status.emissions
+    emissions = admitted.emissions
+    if counted is not None:
+        # What the spec leaves to the administrator stays as it was counted: a later default changes no sum that is made.
+        as_counted = {
+            "basis": counted.basis,
+            "include_embodied": counted.include_embodied,
+            "pue": emissions.pue or counted.pue or None,
+        }
+        emissions = emissions.model_copy(update=as_counted)
+    return BudgetSpec(admitted.energy, emissions)

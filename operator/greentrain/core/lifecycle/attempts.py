@@ -68,7 +68,7 @@ def end_attempt(
         update={
             "end_time": format_time(now),
             "reason": str(reason),
-            "message": message[:MESSAGE_MAX],
+            "message": message[:MESSAGE_MAX] or None,
             "active_seconds": max(0, int((now - since).total_seconds())) if since is not None else 0,
             **more,
         }

@@ -27,7 +27,7 @@ def stop_attempt(
         return succeed(this, attempt)
     if any(not p.ended for p in seen.pods_of(attempt.number).values()):
         begun = attempt.reason == stop.reason
-        update = {"reason": str(stop.reason), "message": stop.message[:MESSAGE_MAX]}
+        update = {"reason": str(stop.reason), "message": stop.message[:MESSAGE_MAX] or None}
         stopping = attempt.model_copy(update=update)
         writer.stopping(stop.reason, stop.message)
         writer.count_pods(stopping)

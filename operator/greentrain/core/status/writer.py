@@ -209,7 +209,8 @@ class Writer:
         if about.phase is not Phase.SUSPENDED:
             text = f"{why}; {next_step}" if next_step else why
             self._not_running(reason, text)
-            if self._is(Type.SUSPENDED):
+            held = find_condition(self._conditions, Type.SUSPENDED)
+            if held is not None and (held.status == "True" or held.reason == Reason.STOPPING_PODS):
                 self._set(Type.SUSPENDED, "False", Reason.RESUMED, text)
             return
         if self.seen.pods:
@@ -382,7 +383,7 @@ class Writer:
         lines = []
         for s in self.books.standings:
             used, charged, reserved = amounts[s.type]
-            line = BudgetLine.model_construct(
+            line = BudgetLine(
                 type=s.type,
                 limit=s.limit,
                 used=used,
