@@ -1,4 +1,7 @@
-"""What a node's agent has counted, on the disk: what is reported is stored before, so that it is never taken back."""
+"""What a node's agent has counted, on the disk: stored before each report, so that what was reported is not taken back.
+
+Where that fails the condition JournalWritable says so, and the report is made all the same.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class Books:
             problem = f"the journal cannot be read: {failure.strerror}"
         if problem is not None:
             logger.error("%s; the account begins anew", problem)
-        # NodePower may have the last words of an account before this one, which perhaps has not reported yet either.
+        # NodePower may have the final report of an account before this one, which perhaps has not reported yet either.
         self._heir = True
         self._conditions.set(NOT_WRITTEN_YET)
 
@@ -73,7 +76,7 @@ class Books:
             self.store()
 
     def let_go(self, settled: Collection[str]) -> None:
-        """Drop what the operator has settled, on the disk first: what is gone from a report must not come back."""
+        """Drop what the operator has settled; stored before the next report, so that it does not come back."""
         gone = pods.let_go(self.account, settled, wall=self._clock.wall())
         for key in gone.given_up:
             logger.error(

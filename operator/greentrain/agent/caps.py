@@ -99,7 +99,7 @@ class Caps(NodeCaps):
         except OSError as error:
             self._log_problem(f"is damaged and cannot be put aside: {error.strerror}")
             return
-        self.take_stored(CapJournal(asked=dict(self.asked)))
+        self.take_stored(CapJournal())
         logger.error(
             "the journal of caps is damaged (%d errors) and was put aside as %s: a limit that is still set from then "
             "stays until another one is set (nvidia-smi -q -d POWER shows limits and defaults)",

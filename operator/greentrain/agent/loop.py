@@ -34,7 +34,7 @@ from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.node.caps import Hindrance
-from greentrain.node.cards import Answer, Card
+from greentrain.node.cards import Card, CardAnswer
 from greentrain.node.findings import judge_caps, judge_holders
 from greentrain.node.holdings import Holdings
 from greentrain.node.pods import (
@@ -105,7 +105,7 @@ class Agent:
         return self._readings.cards
 
     @property
-    def answers(self) -> Mapping[str, Answer]:
+    def answers(self) -> Mapping[str, CardAnswer]:
         """What each card answered last, by UUID."""
         return self._readings.answers
 

@@ -18,7 +18,7 @@ from greentrain.devices.podresources import Listing
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.node.capping import NodeCaps
-from greentrain.node.cards import Answer, Card, Unread
+from greentrain.node.cards import Card, CardAnswer, Unread
 from greentrain.node.findings import (
     judge_cards,
     judge_host,
@@ -48,7 +48,7 @@ class Readings:
         self.gpus: Gpus | None = None
         """The GPUs' library, while it is open."""
         self.cards: tuple[Card, ...] = ()
-        self.answers: Mapping[str, Answer] = {}
+        self.answers: Mapping[str, CardAnswer] = {}
         """What each card answered last, by UUID."""
         self._listing: Listing | None = None
         self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...]], Holdings] | None = None

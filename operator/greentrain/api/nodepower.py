@@ -355,13 +355,6 @@ class NodePowerStatus(_Lenient):
     display: NodePowerDisplay = Field(NodePowerDisplay(), description="Words for the columns of kubectl get.")
 
 
-class NodePowerObject(_Lenient):
-    """A whole NodePower but its metadata."""
-
-    spec: NodePowerSpec = Field(NodePowerSpec(), description="What the operator asks of the agent.")
-    status: NodePowerStatus = Field(NodePowerStatus(), description="What the agent observed.")
-
-
 def resolve_cap(cap: PowerCap, limits: PowerLimits) -> int | None:
     """What a cap asks of one card, in milliwatts; None where its default limit is not known."""
     if cap.milliwatts is not None:

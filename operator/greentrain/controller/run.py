@@ -342,10 +342,10 @@ class Operator:
         stream = self._stream(kind, meta["namespace"])
         self._freshness.brought(stream, meta["uid"], version_of(body), listed=type_ is None)
         key = self._cache.drop(kind, body) if type_ == "DELETED" else self._cache.put(kind, body)
+        if kind == "Pod" and self._nodes is not None and (node := node_of(body)):
+            self._nodes.add(node)  # also where a list has brought this version before the watch
         if key is not None:
             self._queue.add(key)
-            if kind == "Pod" and self._nodes is not None and (node := node_of(body)):
-                self._nodes.add(node)
             if kind == "Job":
                 self.telemetry.jobs.set(len(self._cache.jobs()))
 

@@ -30,7 +30,7 @@ def keep_snapshot(directory: Path, seen: Snapshot, *, now: datetime) -> None:
 
 
 def forget_snapshot(directory: Path, namespace: str, name: str) -> None:
-    """Remove what was kept of a job that is gone: the directory holds no more than there are jobs."""
+    """Remove what was kept of a job that is seen to be gone; of one deleted while the operator was away its file stays."""
     with contextlib.suppress(OSError):
         _find_path(directory, namespace, name).unlink()
 

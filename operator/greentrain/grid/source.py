@@ -37,7 +37,7 @@ class Values(Protocol):
         ...
 
     def serves(self, zone: str) -> bool:
-        """Whether it has values for this zone, of whatever basis and time."""
+        """Whether it may have values for this zone once it is wanted, of whatever basis and time; False where it cannot."""
         ...
 
 

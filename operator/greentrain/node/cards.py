@@ -64,7 +64,7 @@ class Unread:
     """Whether it has fallen off the bus, so that only a reset or a reboot brings it back."""
 
 
-Answer = CardReading | Unread
+CardAnswer = CardReading | Unread
 """What a card answered when it was asked for its counters."""
 
 

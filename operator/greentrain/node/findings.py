@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from greentrain.api.conditions import ConditionStatus
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.node.capping import NodeCaps
-from greentrain.node.cards import Answer, Card, Unread
+from greentrain.node.cards import Card, CardAnswer, Unread
 
 LATER = "What it uses meanwhile is counted when it answers again."
 
@@ -33,7 +33,7 @@ def judge_library(problem: str) -> Finding:
     return Finding("DevicesReadable", "False", "NvmlUnavailable", problem)
 
 
-def judge_cards(answers: Mapping[str, Answer], unnamed: Mapping[int, str]) -> Finding:
+def judge_cards(answers: Mapping[str, CardAnswer], unnamed: Mapping[int, str]) -> Finding:
     """Of the GPUs, by what each answered, and why others could not even be named, by index."""
     failed = {u: a for u, a in answers.items() if isinstance(a, Unread)}
     if failed:

@@ -19,7 +19,7 @@ from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import bound_joules, report_pods
 from greentrain.node.capping import NodeCaps
-from greentrain.node.cards import Answer, Card
+from greentrain.node.cards import Card, CardAnswer
 from greentrain.quantities import format_energy, format_power, format_unix_time, to_joules, to_whole_watts
 
 UNREAD = "it was not read"
@@ -38,7 +38,7 @@ class NodeState:
     zone: str
     conditions: tuple[Condition, ...]
     cards: tuple[Card, ...]
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, CardAnswer]
     """What each card answered when it was asked last, by UUID."""
 
 
@@ -88,7 +88,7 @@ def _display_draw(state: NodeState) -> str:
     return format_power(to_whole_watts(sum(draws))) if draws and len(draws) == len(answers) else UNKNOWN
 
 
-def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: Answer | None) -> GpuStatus:
+def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAnswer | None) -> GpuStatus:
     now = caps.limits.get(card.uuid)
     limits = card.limits.model_copy(
         update={

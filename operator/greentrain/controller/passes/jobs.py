@@ -370,10 +370,14 @@ class Passes:
         )
         now = asyncio.get_running_loop().time()
         # What a step costs is seen best where steps and joules are read at the same moment.
-        heard = max((r.received for r in seen.reports), default=None)
-        news = heard is not None and heard != memory.heard and spec_in_force(seen.job.status).has_budget
+        last_report = max((r.received for r in seen.reports), default=None)
+        news = (
+            last_report is not None
+            and last_report != memory.last_report
+            and spec_in_force(seen.job.status).has_budget
+        )
         if now - memory.asked >= (min(interval, SAMPLE_SECONDS) if news else interval):
-            memory.asked, memory.heard = now, heard
+            memory.asked, memory.last_report = now, last_report
             said = await gather_progress(self._session, seen)
             if said is not None:
                 memory.progress, memory.sampled, memory.sampled_joules = said, self._clock(), None

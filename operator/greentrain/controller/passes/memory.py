@@ -52,7 +52,7 @@ class Memory:
 
     written: float = float("-inf")
     asked: float = float("-inf")
-    heard: datetime | None = None
+    last_report: datetime | None = None
     """The report that was the last one when the program was asked."""
     sampled: datetime | None = None
     """When it gave the answer that is not stored yet."""

@@ -1,4 +1,4 @@
-"""Runs passes over nodes: what is asked of a node's agent for its pods, what it may let go of, and when its NodePower goes.
+"""Runs passes over nodes: what is asked of a node's agent for its pods, which entries are settled, and when its NodePower goes.
 
 Level-triggered like the passes over jobs, but by node: what is asked follows from the pods that are there, from what
 NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time. When a status is stored,
@@ -93,7 +93,7 @@ class NodePasses:
         self._queue.add(node)
 
     def add_nodes_of(self, key: Key, status: GreenTrainingJobStatus) -> None:
-        """A job's status was stored: nodes with an entry that is final now may let go, its pods' nodes may have other asks."""
+        """A job's status was stored: nodes with an entry that is final now may drop it, its pods' nodes may be asked for something else."""
         job = self._cache.parsed_job(key)
         if job is None:
             return

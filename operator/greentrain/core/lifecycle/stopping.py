@@ -1,7 +1,7 @@
 """The one protocol by which a gang is stopped, whatever the reason.
 
 SIGTERM reaches every rank, the trainer agrees on a step and saves it. The attempt stays open until every rank is down, so
-that its last words are still read. A gang that has met its success rule before has succeeded.
+that its final report is still read. A gang that has met its success rule before has succeeded.
 """
 
 from __future__ import annotations

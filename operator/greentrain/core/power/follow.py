@@ -1,7 +1,7 @@
 """Follows a job's steps and energy, projects what it will have used at its end, and chooses its cap where its policy asks for that.
 
 `core.power.projection` measures and decides; here its numbers come from what a pass knows, and go into the job's status. A sample
-is one pass in which the program was asked how far it is, with the energy its nodes have reported by then. The program's word
+is one pass in which the program was asked how far it is, with the energy its nodes have reported by then. What the program reports
 decides about a cap and about nothing else: a budget is held by counters alone.
 """
 
