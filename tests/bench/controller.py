@@ -21,7 +21,8 @@ from typing import Any
 
 from kubernetes.aio import client, config
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.controller.settings import Settings
 from greentrain.core.gang.manifests import build_pod, build_service, ranks, replica_counts, spec_hash
 from greentrain.core.seen.snapshot import parse_job

@@ -29,7 +29,8 @@ from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.lease import RENEW_SECONDS, UNATTENDED_SECONDS
 from greentrain.api.nodepower import NodePowerStatus, PodAsk, PodEnergy
-from greentrain.api.v1alpha1 import Basis, GreenTrainingJobStatus
+from greentrain.api.spec import Basis
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.asks import PodTerms, decide_asks, find_terms

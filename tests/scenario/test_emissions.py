@@ -18,7 +18,8 @@ from typing import NamedTuple
 import pytest
 
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, PodEnergy
-from greentrain.api.v1alpha1 import Basis, EmissionsStatus, EnergyStatus
+from greentrain.api.spec import Basis
+from greentrain.api.status import EmissionsStatus, EnergyStatus
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.books.emissions import count_emissions
 from greentrain.core.books.ledger import fold

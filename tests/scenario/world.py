@@ -16,7 +16,7 @@ from typing import Any
 
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.names import LABEL_ATTEMPT
-from greentrain.api.v1alpha1 import KEPT_ATTEMPTS, KEPT_REPLACED, AttemptStatus, GreenTrainingJobStatus
+from greentrain.api.status import KEPT_ATTEMPTS, KEPT_REPLACED, AttemptStatus, GreenTrainingJobStatus
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.pods import Pod, PodState, parse_pod

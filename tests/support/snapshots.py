@@ -6,14 +6,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from greentrain.api.v1alpha1 import (
-    EmissionsSpec,
-    EmissionsStatus,
-    EnergySpec,
-    EnergyStatus,
-    GreenTrainingJobStatus,
-    ReplicaType,
-)
+from greentrain.api.spec import EmissionsSpec, EnergySpec, ReplicaType
+from greentrain.api.status import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
 from greentrain.core.books.account import Account
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import CarbonSource, Intensities

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, Basis, GreenTrainingJobSpec
+from greentrain.api.spec import Basis, GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.admission import decide_admission
 from greentrain.core.books.emissions import find_highest

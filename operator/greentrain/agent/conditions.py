@@ -6,7 +6,7 @@ import logging
 
 from greentrain.agent.clock import Clock
 from greentrain.api.conditions import find_condition, set_condition
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.status import Condition
 from greentrain.node.findings import Finding
 from greentrain.node.schedule import ReportSchedule
 from greentrain.quantities import format_unix_time

@@ -28,7 +28,7 @@ from greentrain.agent.ports import Machine, View
 from greentrain.agent.readings import Readings
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.status import Condition
 from greentrain.devices.errors import Unavailable
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 from greentrain.api.runtime import clean_text
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.status import Condition
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 

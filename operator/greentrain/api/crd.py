@@ -20,13 +20,9 @@ from pydantic import BaseModel
 
 from greentrain.api import names
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus
+from greentrain.api.spec import MAX_GRACE_SECONDS, GreenTrainingJobSpec, ReplicaType
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.structural import Schema, structural
-from greentrain.api.v1alpha1 import (
-    MAX_GRACE_SECONDS,
-    GreenTrainingJobSpec,
-    GreenTrainingJobStatus,
-    ReplicaType,
-)
 from greentrain.quantities import (
     EMISSIONS_FORM,
     EMISSIONS_PATTERN,

@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from greentrain.api.v1alpha1 import Condition, Scope
+from greentrain.api.spec import Scope
+from greentrain.api.status import Condition
 from greentrain.quantities import PowerCap
 
 BUCKET_SECONDS = 900

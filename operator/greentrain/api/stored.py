@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus, StatusModel
+from greentrain.api.models import StatusModel
+from greentrain.api.status import AttemptStatus, GreenTrainingJobStatus
 
 Raw = Mapping[str, Any]
 

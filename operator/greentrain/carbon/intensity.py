@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 
 MAX_SOURCE_LENGTH = 64
 """Characters a source's short name may have: it stands in a job's status once per source."""

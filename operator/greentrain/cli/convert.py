@@ -16,7 +16,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from greentrain.api import names
 from greentrain.api.runtime import TENSORFLOW_PORT, Env
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus, RunPolicy
+from greentrain.api.spec import RunPolicy
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.cli import tfjob
 from greentrain.cli.differences import Converted, find_differences
 from greentrain.cli.documents import insert_first, remove_item, remove_key, rename_key, to_plain

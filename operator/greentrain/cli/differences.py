@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from greentrain.api.runtime import PROGRESS_PORT, TENSORFLOW_PORT
-from greentrain.api.v1alpha1 import RunPolicy
+from greentrain.api.spec import RunPolicy
 from greentrain.cli import tfjob
 from greentrain.cli.references import Difference, find_host_names, find_labels
 from greentrain.cli.tfjob import Role, items, mapping

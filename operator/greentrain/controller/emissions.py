@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.controller.clock import read_elapsed
 from greentrain.core.seen.intensities import CarbonSource

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from greentrain.api import names
 from greentrain.api.crd import JOB_NAME_MAX
+from greentrain.api.models import drop_nulls
 from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
-from greentrain.api.v1alpha1 import (
+from greentrain.api.spec import (
     MAX_GRACE_SECONDS,
     NOT_BUILT,
     REPLACED,
@@ -26,7 +27,6 @@ from greentrain.api.v1alpha1 import (
     ReplicaSpec,
     ReplicaType,
     RunPolicy,
-    drop_nulls,
 )
 from greentrain.core.limits import (
     MAX_GPUS,

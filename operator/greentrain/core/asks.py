@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from greentrain.api.nodepower import PodAsk
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus, Scope
+from greentrain.api.spec import Scope
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.quantities import PowerCap, parse_power_cap
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from greentrain.api.v1alpha1 import MAX_REPLICAS, RunPolicy
+from greentrain.api.spec import MAX_REPLICAS, RunPolicy
 from greentrain.core.seen.snapshot import TemplateProblem
 
 KIB = 1024

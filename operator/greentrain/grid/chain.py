@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import assert_never
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.settings import EmissionsSettings, FileSource, FixedSource, SourceSettings, TableSource
 from greentrain.grid.source import Source, Values

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
+from greentrain.api.spec import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.intensity import MAX_SOURCE_LENGTH
 from greentrain.grid.formats.series import RepeatedKeyError, refuse_twice
 from greentrain.grid.source import ZONE_FORM

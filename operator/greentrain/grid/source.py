@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 
 ZONE_FORM = (

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from greentrain.api import names
 from greentrain.api.reasons import Reason
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.stored import dump_job_status
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decision import Decision, Deletion
 from greentrain.core.seen.snapshot import BEING_REMOVED, VANISHED, Job, Obstacle
 from greentrain.core.seen.times import format_time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 
 from greentrain.api.runtime import Progress
-from greentrain.api.v1alpha1 import AttemptStatus
+from greentrain.api.status import AttemptStatus
 from greentrain.core.gang.manifests import deciding_rank
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Obstacle, Snapshot

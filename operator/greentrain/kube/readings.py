@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from greentrain.api.nodepower import NodePowerSpec, NodePowerStatus, PodAsk, PodEnergy
-from greentrain.api.v1alpha1 import EnergyStatus, ReplicaType
+from greentrain.api.spec import ReplicaType
+from greentrain.api.status import EnergyStatus
 from greentrain.core.seen.fleet import describe_node, find_typical, join
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.reports import Binding, find_false_date, read_report, show

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import BudgetAction
-from greentrain.api.v1alpha1 import Scope
+from greentrain.api.spec import Scope
 from greentrain.quantities import MILLIJOULES_PER_JOULE
 
 START_GRACE_SECONDS = 5.0

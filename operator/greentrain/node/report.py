@@ -14,7 +14,7 @@ from greentrain.api.nodepower import (
     NodePowerStatus,
     PodEnergy,
 )
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.status import Condition
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import bound_joules, report_pods

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
+from greentrain.api.status import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
 from greentrain.quantities import MICROGRAMS_PER_GRAM, MILLIGRAMS_PER_GRAM
 
 LABELS = ["namespace", "job"]

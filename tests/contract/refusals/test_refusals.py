@@ -11,7 +11,7 @@ import pytest
 import yaml
 from aiohttp import web
 
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decision import Decision, Deletion
 from greentrain.kube.apply import apply_effects
 from greentrain.kube.cache import Cache, Key

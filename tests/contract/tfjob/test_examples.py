@@ -22,7 +22,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
+from greentrain.api.status import AttemptStatus, GreenTrainingJobStatus
 from greentrain.cli.main import Streams, main
 from greentrain.core.admission import Admitted, decide_admission
 from greentrain.core.gang.manifests import build_pod, ranks, replica_counts

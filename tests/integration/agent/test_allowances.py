@@ -20,7 +20,7 @@ from greentrain.agent.allowances import FILE
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.names import ANNOTATION_UNATTENDED
 from greentrain.api.nodepower import PodAsk
-from greentrain.api.v1alpha1 import Scope
+from greentrain.api.spec import Scope
 from greentrain.kube.client import ApiError, connect
 from sandbox.controlplane import ControlPlane
 from sandbox.simgpu.cards import Card

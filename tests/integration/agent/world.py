@@ -28,7 +28,7 @@ from greentrain.agent.loop import Agent
 from greentrain.agent.ports import Machine
 from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import EnergyStatus
+from greentrain.api.status import EnergyStatus
 from greentrain.core.books.ledger import decide_settled, fold
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.devices.errors import DeviceError, Unavailable

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.crd import RULES
-from greentrain.api.v1alpha1 import NOT_BUILT
+from greentrain.api.spec import NOT_BUILT
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
 from tests.support.api import JOBS, MERGE, RefusedError, Server, condition

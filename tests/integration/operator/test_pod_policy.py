@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from greentrain.api.v1alpha1 import AttemptStatus
+from greentrain.api.status import AttemptStatus
 from greentrain.controller.run import TLS_CLOSE_SECONDS
 from greentrain.core.admission import Admitted, decide_admission
 from greentrain.core.gang import manifests

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from greentrain.api.conditions import Type, is_true
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.controller.clock import SteadyClock
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 
 
 def reread(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:

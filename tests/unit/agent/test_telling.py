@@ -15,7 +15,7 @@ from greentrain.agent.host import Host
 from greentrain.agent.journal import FILE, Journal
 from greentrain.agent.telemetry import HUNG_SECONDS, SILENT_SECONDS, AgentTelemetry
 from greentrain.api.nodepower import MAX_PODS, NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.status import Condition
 from greentrain.devices.errors import Gone, Hanging, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.podresources import Claim, ClaimedDevice, Listing
 from greentrain.devices.rapl import CpuTime, Rapl

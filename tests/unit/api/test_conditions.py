@@ -11,7 +11,7 @@ from greentrain.api.conditions import (
     set_condition,
 )
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import Condition
+from greentrain.api.status import Condition
 
 Conditions = tuple[Condition, ...]
 FIRST, SECOND, THIRD = (f"2026-01-01T00:00:0{i}Z" for i in range(3))

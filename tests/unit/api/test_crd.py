@@ -20,8 +20,8 @@ from greentrain.api.crd import (
     render_all,
     schema_hash,
 )
+from greentrain.api.spec import ReplicaType
 from greentrain.api.structural import UnknownConstructError, structural
-from greentrain.api.v1alpha1 import ReplicaType
 from tests.support.manifests import build_job
 
 ROOT = Path(__file__).parents[3]

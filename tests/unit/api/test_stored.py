@@ -8,22 +8,19 @@ from typing import Any
 
 import pytest
 
+from greentrain.api.budgets import EnergyBudgetStatus
 from greentrain.api.crd import build_crd
-from greentrain.api.stored import dump_job_status
-from greentrain.api.v1alpha1 import (
+from greentrain.api.models import StatusModel
+from greentrain.api.spec import BudgetPolicy, EnergySpec, PowerSpec, RunPolicy
+from greentrain.api.status import (
     AdmittedSections,
     AttemptStatus,
-    BudgetPolicy,
     Condition,
-    EnergyBudgetStatus,
-    EnergySpec,
     EnergyStatus,
     GreenTrainingJobStatus,
     PodEnergyStatus,
-    PowerSpec,
-    RunPolicy,
-    StatusModel,
 )
+from greentrain.api.stored import dump_job_status
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.seen.snapshot import parse_status
 

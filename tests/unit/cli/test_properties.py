@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.cli.main import Streams, main
 from greentrain.core.admission import Admitted, decide_admission
 from greentrain.core.seen.snapshot import Job

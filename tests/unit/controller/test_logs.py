@@ -12,7 +12,7 @@ import pytest
 
 from greentrain.api.conditions import Type, set_condition
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
+from greentrain.api.status import Condition, GreenTrainingJobStatus
 from greentrain.controller.logs import LogLine, find_log_lines
 from greentrain.telemetry.logs import choose_format, configure_logs
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import (
+from greentrain.api.budgets import EnergyBudgetStatus, PodAllowance
+from greentrain.api.spec import EnergySpec
+from greentrain.api.status import (
     AdmittedSections,
-    EnergyBudgetStatus,
-    EnergySpec,
     EnergyStatus,
     GreenTrainingJobStatus,
-    PodAllowance,
     PodEnergyStatus,
     PowerStatus,
 )

@@ -8,7 +8,7 @@ import pytest
 
 from greentrain.api.conditions import Type, set_condition
 from greentrain.api.reasons import Severity
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.controller.passes.jobs import decide_next_look
 from greentrain.controller.passes.records import REFUSED_STATUS_SECONDS, build_refused_event, is_event_due
 from greentrain.core.seen.times import format_time

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import NOT_BUILT
+from greentrain.api.spec import NOT_BUILT
 from greentrain.core.admission import CHECKS, Admitted, Refused, decide_admission
 from greentrain.core.seen.snapshot import TemplateProblem
 from tests.support.manifests import build_job, build_template
@@ -206,7 +206,7 @@ def test_checks_do_not_lean_on_each_other() -> None:
         build_job("1" * 70), "spec.tfReplicaSpecs.Worker.template", {"spec": {"containers": "none"}}
     )
     job = job_of(manifest)
-    from greentrain.api.v1alpha1 import GreenTrainingJobSpec
+    from greentrain.api.spec import GreenTrainingJobSpec
 
     spec = GreenTrainingJobSpec.model_validate(job.spec)
     assert [len(list(check(job, spec))) > 0 for check in CHECKS] == [True, False, True, False, False, False]

@@ -10,19 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greentrain.api.budgets import EnergyBudgetStatus, PodAllowance
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import BudgetAction, PodEnergy
-from greentrain.api.stored import dump_job_status
-from greentrain.api.v1alpha1 import (
+from greentrain.api.status import (
     AttemptStatus,
     CheckpointStatus,
-    EnergyBudgetStatus,
     EnergyStatus,
     GreenTrainingJobStatus,
-    PodAllowance,
     PodEnergyStatus,
     ProgressStatus,
 )
+from greentrain.api.stored import dump_job_status
 from greentrain.core.books.account import Account
 from greentrain.core.books.allowances import Holder, divide
 from greentrain.core.books.charges import Charges, energy_of, keep_charges, overdue_seconds

@@ -10,8 +10,8 @@ import pytest
 
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.runtime import Checkpoint, Progress, TerminationMessage
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.stored import dump_job_status
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.pods import Pod, PodState

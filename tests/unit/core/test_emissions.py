@@ -10,18 +10,11 @@ from typing import Any
 
 import pytest
 
+from greentrain.api.budgets import EmissionsBudgetStatus
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, GpuTime, PodEnergy
-from greentrain.api.v1alpha1 import (
-    Basis,
-    EmissionsBudgetStatus,
-    EmissionsSpec,
-    EmissionsStatus,
-    EnergySpec,
-    EnergyStatus,
-    GreenTrainingJobStatus,
-    Scope,
-)
+from greentrain.api.spec import Basis, EmissionsSpec, EnergySpec, Scope
+from greentrain.api.status import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.books.allowances import joules_left

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import NOT_BUILT, GreenTrainingJobSpec
+from greentrain.api.spec import NOT_BUILT, GreenTrainingJobSpec
 from greentrain.core.gang.manifests import spec_hash
 from tests.support.manifests import build_job, build_template
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from greentrain.api.bounds import MOST_INTEGER, fit
 from greentrain.api.runtime import Checkpoint, Progress
+from greentrain.api.status import DisplayStatus, GreenTrainingJobStatus, ProgressStatus, ProjectionStatus
 from greentrain.api.stored import dump_job_status
-from greentrain.api.v1alpha1 import DisplayStatus, GreenTrainingJobStatus, ProgressStatus, ProjectionStatus
 from greentrain.core.seen.snapshot import Snapshot, parse_status
 from greentrain.core.status.essence import reduce_to_least
 from tests.unit.core.test_throttle import OnCleanGrid, Throttled

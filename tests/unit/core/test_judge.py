@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, SuccessPolicy
+from greentrain.api.spec import SuccessPolicy
+from greentrain.api.status import AttemptStatus
 from greentrain.core.gang.judge import (
     SETTLE,
     SETTLE_SILENT,

@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import (
+from greentrain.api.spec import EmissionsSpec, EnergySpec, Scope
+from greentrain.api.status import (
     KEPT_PODS,
-    EmissionsSpec,
-    EnergySpec,
     EnergyStatus,
     GpuTimeStatus,
     GreenTrainingJobStatus,
     PodEnergyStatus,
-    Scope,
 )
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.books.ledger import MOST_SQUARED, decide_settled, fold, has_last_word

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.conditions import Type, find_condition
-from greentrain.api.v1alpha1 import ReplicaType
+from greentrain.api.spec import ReplicaType
 from greentrain.core.lifecycle.attempts import backoff_until
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision

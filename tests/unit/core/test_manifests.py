@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, ReplicaType, drop_nulls
+from greentrain.api.models import drop_nulls
+from greentrain.api.spec import GreenTrainingJobSpec, ReplicaType
+from greentrain.api.status import AttemptStatus
 from greentrain.core.admission import Admitted, decide_admission
 from greentrain.core.gang.manifests import build_pod, build_service, gang, ranks, replica_counts, spec_hash
 from greentrain.core.seen.pods import Rank

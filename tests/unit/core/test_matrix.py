@@ -13,7 +13,7 @@ import pytest
 
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.runtime import Progress
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.seen.pods import Pod, parse_pod
 from greentrain.core.seen.times import format_time

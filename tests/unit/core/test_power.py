@@ -11,7 +11,7 @@ import pytest
 from greentrain.api.conditions import ConditionStatus
 from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodAsk, PodEnergy, PowerLimits
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import PowerStatus
+from greentrain.api.status import PowerStatus
 from greentrain.core.asks import PodTerms, decide_asks
 from greentrain.core.power.capped import judge_cap
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport

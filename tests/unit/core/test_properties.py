@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from greentrain.api.v1alpha1 import (
+from greentrain.api.spec import (
     NOT_BUILT,
     CheckpointSpec,
     EmissionsSpec,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from greentrain.api.reasons import REASONS, About, Phase, Reason, Severity
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.controller.logs import LogLine, find_log_lines
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import MAX_GRACE_SECONDS
+from greentrain.api.spec import MAX_GRACE_SECONDS
 from greentrain.core import limits
 from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.limits import count_bytes, find_barrier, find_metadata_excess

@@ -7,7 +7,7 @@ from enum import Enum
 
 import pytest
 
-from greentrain.api.v1alpha1 import CleanPodPolicy, OnExhausted, OnUnknown, RestartPolicy
+from greentrain.api.spec import CleanPodPolicy, OnExhausted, OnUnknown, RestartPolicy
 from greentrain.core.gang import judge
 from greentrain.core.lifecycle import ends
 

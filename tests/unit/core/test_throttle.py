@@ -10,7 +10,7 @@ import pytest
 from greentrain.api.conditions import Type
 from greentrain.api.nodepower import EnergyBuckets, GpuCap, GpuStatus, GpuTime, PowerLimits
 from greentrain.api.runtime import Progress
-from greentrain.api.v1alpha1 import PowerSpec
+from greentrain.api.spec import PowerSpec
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Intensity
 from greentrain.core.power.follow import ceiling_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.carbon.operational import Bucket, price
 from greentrain.grid.chain import Chain, Grid, Sources

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity
 from greentrain.grid.source import Refreshed
 from greentrain.grid.sources.fixed import Fixed

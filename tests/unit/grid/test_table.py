@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
+from greentrain.api.spec import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.embodied import read_figures

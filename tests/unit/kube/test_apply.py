@@ -9,9 +9,7 @@ import pytest
 from aiohttp import web
 from kubernetes.aio.client import Configuration
 
-from greentrain.api.v1alpha1 import (
-    GreenTrainingJobStatus,
-)
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.kube.apply import apply_effects, run_all
 from greentrain.kube.cache import Cache

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, RunPolicy
+from greentrain.api.spec import GreenTrainingJobSpec, RunPolicy
+from greentrain.api.status import AttemptStatus
 from greentrain.core.admission import read_run_policy
 from greentrain.core.gang.manifests import Pods, ranks
 from greentrain.core.seen.pods import parse_pod

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import EnergyBudgetStatus, EnergyStatus, PodCharge, PodEnergyStatus
+from greentrain.api.budgets import EnergyBudgetStatus, PodCharge
+from greentrain.api.status import EnergyStatus, PodEnergyStatus
 from greentrain.core.seen.reports import Binding
 from greentrain.core.seen.times import format_time
 from greentrain.kube.cache import Key

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.controller.passes.hiding import KEPT_SECRETS, remember, secrets_of
 from greentrain.core.gang.manifests import build_pod, replica_counts
 from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact, redact_beginning

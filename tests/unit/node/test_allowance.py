@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import BudgetAction
-from greentrain.api.v1alpha1 import Scope
+from greentrain.api.spec import Scope
 from greentrain.node.allowance import (
     NOTHING,
     START_GRACE_SECONDS,

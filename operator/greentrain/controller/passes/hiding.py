@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greentrain.api.conditions import MESSAGE_MAX
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
+from greentrain.api.status import AttemptStatus, GreenTrainingJobStatus
 from greentrain.core.seen.snapshot import Job
 from greentrain.kube.redaction import find_pod_secrets, find_secrets, redact
 

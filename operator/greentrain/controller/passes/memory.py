@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import Gauge
 
 from greentrain.api.runtime import Progress
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.controller.passes.hiding import remember, secrets_of
 from greentrain.core.seen.snapshot import Job, Snapshot
 from greentrain.core.status.events import Event

@@ -18,8 +18,8 @@ import aiohttp
 
 from greentrain.api import names
 from greentrain.api.nodepower import PodEnergy
+from greentrain.api.status import EnergyStatus, GreenTrainingJobStatus
 from greentrain.api.stored import dump_status
-from greentrain.api.v1alpha1 import EnergyStatus, GreenTrainingJobStatus
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.asks import PodTerms, decide_asks, find_terms
 from greentrain.core.books.in_force import spec_in_force

@@ -17,8 +17,8 @@ import aiohttp
 
 from greentrain.api.conditions import MESSAGE_MAX, Type
 from greentrain.api.reasons import Reason, Severity
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.stored import dump_status
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.controller.logs import find_log_lines
 from greentrain.controller.passes.memory import Memories, Memory, WaitingEvent, mark_job
 from greentrain.controller.workqueue import WorkQueue

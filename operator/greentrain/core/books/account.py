@@ -7,7 +7,8 @@ from datetime import datetime
 from enum import Enum
 
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, EmissionsSpec, EmissionsStatus, EnergyStatus
+from greentrain.api.spec import EmissionsSpec
+from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import Intensities
 from greentrain.core.seen.nodes import NodeReport

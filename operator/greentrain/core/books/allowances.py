@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from greentrain import quantities
-from greentrain.api.v1alpha1 import EmissionsStatus, EnergyBudgetStatus, EnergyStatus, PodAllowance, Scope
+from greentrain.api.budgets import EnergyBudgetStatus, PodAllowance
+from greentrain.api.spec import Scope
+from greentrain.api.status import EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account
 from greentrain.core.books.books import Books
 from greentrain.core.books.charges import Charges, overdue_seconds

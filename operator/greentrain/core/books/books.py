@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from greentrain.api.v1alpha1 import EmissionsStatus, EnergyStatus, OnUnknown
+from greentrain.api.spec import OnUnknown
+from greentrain.api.status import EmissionsStatus, EnergyStatus
 from greentrain.core.books.lines import Standing
 from greentrain.core.seen.pods import Pod
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
+from greentrain.api.budgets import PodCharge
 from greentrain.api.nodepower import PodEnergy
-from greentrain.api.v1alpha1 import EnergyStatus, PodCharge
+from greentrain.api.status import EnergyStatus
 from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState

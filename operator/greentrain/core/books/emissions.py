@@ -16,17 +16,14 @@ from functools import partial
 from math import ceil, inf
 
 from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
-from greentrain.api.v1alpha1 import (
-    MAX_ZONE_LENGTH,
-    Basis,
+from greentrain.api.spec import MAX_ZONE_LENGTH, Basis, EmissionsSpec, Scope
+from greentrain.api.status import (
     EmissionsShare,
-    EmissionsSpec,
     EmissionsStatus,
     EnergyStatus,
     FixedEmissions,
     GpuTimeStatus,
     PodEnergyStatus,
-    Scope,
 )
 from greentrain.carbon.embodied import amortise
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from greentrain.api.v1alpha1 import AdmittedSections, EmissionsSpec, EnergySpec, GreenTrainingJobStatus
+from greentrain.api.spec import EmissionsSpec, EnergySpec
+from greentrain.api.status import AdmittedSections, GreenTrainingJobStatus
 
 
 @dataclass(frozen=True, slots=True)

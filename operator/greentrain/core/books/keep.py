@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from greentrain.api.v1alpha1 import AttemptStatus, EmissionsStatus, EnergyBudgetStatus, EnergyStatus
+from greentrain.api.budgets import EnergyBudgetStatus
+from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.allowances import allow
 from greentrain.core.books.books import Books

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isqrt
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
-from greentrain.api.v1alpha1 import KEPT_PODS, KEPT_SETTLED, EnergyStatus, PodEnergyStatus, Scope
+from greentrain.api.spec import Scope
+from greentrain.api.status import KEPT_PODS, KEPT_SETTLED, EnergyStatus, PodEnergyStatus
 from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import attempt_of, is_abandoned
 from greentrain.quantities import format_energy

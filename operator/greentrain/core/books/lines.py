@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
-from greentrain.api.v1alpha1 import (
-    AttemptStatus,
-    BudgetType,
-    EmissionsBudgetStatus,
-    EmissionsStatus,
-    EnergyBudgetStatus,
-    EnergyStatus,
-    OnExhausted,
-)
+from greentrain.api.budgets import BudgetType, EmissionsBudgetStatus, EnergyBudgetStatus
+from greentrain.api.spec import OnExhausted
+from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.charges import energy_of
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest

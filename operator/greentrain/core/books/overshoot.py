@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import ceil
 
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
-from greentrain.api.v1alpha1 import AttemptStatus, EmissionsStatus
+from greentrain.api.status import AttemptStatus, EmissionsStatus
 from greentrain.core.books.account import Account
 from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, energy_of, overdue_seconds
 from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greentrain.api.v1alpha1 import AttemptStatus, ProgressStatus
+from greentrain.api.status import AttemptStatus, ProgressStatus
 
 
 def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> int | None:

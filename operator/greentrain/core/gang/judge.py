@@ -16,7 +16,8 @@ from typing import assert_never
 
 from greentrain.api.reasons import Reason
 from greentrain.api.runtime import EXIT_PEER_LOST, EXIT_STOPPED
-from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, RestartPolicy, SuccessPolicy
+from greentrain.api.spec import RestartPolicy, SuccessPolicy
+from greentrain.api.status import AttemptStatus, CountedAgainst
 from greentrain.core.gang.manifests import deciding_rank, gang, ranks
 from greentrain.core.seen.pods import DEADLINE_EXCEEDED, NO_REASON, Disruption, Pod, PodState, Rank
 

@@ -14,7 +14,8 @@ from typing import Any, overload
 
 from greentrain.api import names
 from greentrain.api.runtime import CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec, ReplicaSpecs, ReplicaType
+from greentrain.api.spec import GreenTrainingJobSpec, ReplicaSpecs, ReplicaType
+from greentrain.api.status import AttemptStatus
 from greentrain.core.admission import CHECKPOINT_VOLUME
 from greentrain.core.seen.pods import Rank
 from greentrain.core.seen.snapshot import Job

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from greentrain.api.v1alpha1 import KEPT_REPLACED, AttemptStatus, GreenTrainingJobSpec, ReplacedPod
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import KEPT_REPLACED, AttemptStatus, ReplacedPod
 from greentrain.core.gang import manifests
 from greentrain.core.gang.judge import cause_of, failed, retries
 from greentrain.core.lifecycle.attempts import backoff_until, end_attempt, find_limit

@@ -7,13 +7,8 @@ from datetime import datetime, timedelta
 
 from greentrain.api.conditions import MESSAGE_MAX
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import (
-    AttemptStatus,
-    CountedAgainst,
-    GreenTrainingJobStatus,
-    ReplicaType,
-    RunPolicy,
-)
+from greentrain.api.spec import ReplicaType, RunPolicy
+from greentrain.api.status import AttemptStatus, CountedAgainst, GreenTrainingJobStatus
 from greentrain.core.gang import manifests
 from greentrain.core.gang.judge import finished_ranks, until
 from greentrain.core.seen.pods import PodState

@@ -12,7 +12,8 @@ from datetime import datetime
 
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.books.emissions import find_zone_problem
 from greentrain.core.books.in_force import BudgetSpec, spec_in_force

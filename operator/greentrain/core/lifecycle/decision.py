@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobStatus
+from greentrain.api.status import AttemptStatus, GreenTrainingJobStatus
 from greentrain.core.seen.snapshot import Snapshot
 
 

@@ -6,13 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from greentrain.api.reasons import REASONS, Reason, Reasons
-from greentrain.api.v1alpha1 import (
-    AttemptStatus,
-    CleanPodPolicy,
-    GreenTrainingJobSpec,
-    RestartPolicy,
-    RunPolicy,
-)
+from greentrain.api.spec import CleanPodPolicy, GreenTrainingJobSpec, RestartPolicy, RunPolicy
+from greentrain.api.status import AttemptStatus
 from greentrain.core.admission import Refused, decide_admission, read_run_policy
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.keep import keep_books

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, CountedAgainst, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus, CountedAgainst
 from greentrain.core.books.books import Books
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.lifecycle.attempts import backoff_until, explain_deadline, find_limit

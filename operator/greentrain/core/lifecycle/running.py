@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.core.gang import manifests
 from greentrain.core.gang.judge import Broken, Done, Finishing, Settling, finished_ranks, judge
 from greentrain.core.lifecycle.apart import look_apart

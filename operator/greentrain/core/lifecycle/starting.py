@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.core.books.account import Account, pue_of
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.books.overshoot import announce, announce_emissions

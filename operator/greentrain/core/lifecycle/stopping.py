@@ -7,7 +7,8 @@ that its final report is still read. A gang that has met its success rule before
 from __future__ import annotations
 
 from greentrain.api.conditions import MESSAGE_MAX
-from greentrain.api.v1alpha1 import AttemptStatus, GreenTrainingJobSpec
+from greentrain.api.spec import GreenTrainingJobSpec
+from greentrain.api.status import AttemptStatus
 from greentrain.core.gang.judge import Done, Finishing, judge
 from greentrain.core.lifecycle.attempts import end_attempt
 from greentrain.core.lifecycle.decision import Decision, stop_all

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, RunPolicy
+from greentrain.api.spec import RunPolicy
+from greentrain.api.status import AttemptStatus
 from greentrain.core.books.books import Books
 from greentrain.core.lifecycle.attempts import explain_deadline, find_deadline
 from greentrain.core.lifecycle.gates import SUSPENSION, fail_for_budget, wait_for_budget, wait_while_unknown

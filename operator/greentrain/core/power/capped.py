@@ -13,7 +13,7 @@ from datetime import datetime
 from greentrain.api.conditions import ConditionStatus
 from greentrain.api.nodepower import GpuCap, GpuStatus, resolve_cap
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import PowerStatus
+from greentrain.api.status import PowerStatus
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
 from greentrain.quantities import PowerCap, parse_power_cap

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from math import ceil
 
-from greentrain.api.v1alpha1 import (
+from greentrain.api.spec import GreenTrainingJobSpec, PowerSpec
+from greentrain.api.status import (
     AttemptStatus,
     CapMeasureStatus,
     EmissionsStatus,
-    GreenTrainingJobSpec,
     GreenTrainingJobStatus,
-    PowerSpec,
     ProjectionStatus,
     SampleStatus,
 )

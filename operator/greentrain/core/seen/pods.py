@@ -12,7 +12,7 @@ from typing import Any
 from greentrain.api import names
 from greentrain.api.reasons import Reason
 from greentrain.api.runtime import CONTAINER, TerminationMessage, clean_text, parse_termination_message
-from greentrain.api.v1alpha1 import ReplicaType
+from greentrain.api.spec import ReplicaType
 from greentrain.core.seen.times import CLOCK_WRONG, parse_time
 
 Raw = Mapping[str, Any]

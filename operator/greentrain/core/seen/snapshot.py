@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from greentrain.api import names
 from greentrain.api.runtime import Progress
+from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.stored import LEDGER, LedgerError, join_ledger
-from greentrain.api.v1alpha1 import GreenTrainingJobStatus
 from greentrain.core.seen.intensities import Intensities
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod, Rank, Raw

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from math import inf
 
 from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
-from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, Basis, EnergyStatus
+from greentrain.api.spec import MAX_ZONE_LENGTH, Basis
+from greentrain.api.status import EnergyStatus
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, CarbonSource, Intensities, Place, Steps
 from greentrain.core.seen.snapshot import Snapshot

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.reasons import REASONS, UNLISTED, Phase, Reason, Reasons
-from greentrain.api.v1alpha1 import (
+from greentrain.api.status import (
     AttemptStatus,
     Condition,
     DisplayStatus,

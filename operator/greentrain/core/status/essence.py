@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from greentrain.api.conditions import Type
-from greentrain.api.v1alpha1 import (
+from greentrain.api.status import (
     DisplayStatus,
     EmissionsStatus,
     EnergyStatus,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.reasons import REASONS, UNLISTED, Reason, Reasons, Severity
-from greentrain.api.v1alpha1 import Condition, GreenTrainingJobStatus
+from greentrain.api.status import Condition, GreenTrainingJobStatus
 
 WAITING = "waiting"
 """The log's word for pods that are not ready for a reason that the table of reasons marks so."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from greentrain.api.reasons import Reason
-from greentrain.api.v1alpha1 import AttemptStatus, ReplicaStatus, ReplicaType
+from greentrain.api.spec import ReplicaType
+from greentrain.api.status import AttemptStatus, ReplicaStatus
 from greentrain.core.gang.judge import failed, finished_ranks
 from greentrain.core.gang.manifests import ranks
 from greentrain.core.seen.pods import Pod, Rank

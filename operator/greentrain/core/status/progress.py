@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from greentrain.api.runtime import Progress
-from greentrain.api.v1alpha1 import AttemptStatus, CheckpointStatus, ProgressStatus
+from greentrain.api.status import AttemptStatus, CheckpointStatus, ProgressStatus
 from greentrain.core.gang.judge import finished_ranks
 from greentrain.core.gang.manifests import deciding_rank
 from greentrain.core.seen.snapshot import Snapshot

@@ -12,24 +12,22 @@ from datetime import datetime
 
 from greentrain.api import names
 from greentrain.api.bounds import fit
+from greentrain.api.budgets import BudgetLine, BudgetType
 from greentrain.api.conditions import ConditionStatus, Type, find_condition, is_true, set_condition
 from greentrain.api.reasons import REASONS, UNLISTED, Phase, Reason, Reasons
-from greentrain.api.v1alpha1 import (
+from greentrain.api.spec import GreenTrainingJobSpec, ReplicaType
+from greentrain.api.status import (
     KEPT_ATTEMPTS,
     AdmittedSections,
     AttemptStatus,
-    BudgetLine,
-    BudgetType,
     CountedAgainst,
     EmissionsStatus,
     EnergyStatus,
-    GreenTrainingJobSpec,
     GreenTrainingJobStatus,
     PowerStatus,
     ProgressStatus,
     ProjectionStatus,
     ReplacedPod,
-    ReplicaType,
 )
 from greentrain.core.books.books import Books
 from greentrain.core.gang.judge import Cause, finished_ranks

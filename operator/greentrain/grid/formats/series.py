@@ -23,7 +23,7 @@ from math import inf
 from statistics import median
 from typing import Any, NoReturn, TypeVar
 
-from greentrain.api.v1alpha1 import MAX_ZONE_LENGTH, ZONE_PATTERN
+from greentrain.api.spec import MAX_ZONE_LENGTH, ZONE_PATTERN
 from greentrain.grid.source import ZONE_FORM
 from greentrain.quantities import (
     MOST_INTENSITY,

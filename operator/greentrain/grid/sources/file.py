@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.formats.series import ANY_ZONE, MAX_BYTES, Period, Series, SeriesError, parse
 from greentrain.grid.source import Refreshed, other_basis

@@ -17,7 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import cast
 
-from greentrain.api.v1alpha1 import Basis
+from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.source import Refreshed, other_basis
 from greentrain.quantities import to_intensity

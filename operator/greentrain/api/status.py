@@ -1,527 +1,51 @@
-"""GreenTrainingJob v1alpha1: the one source of its fields.
-
-The CRD, `kubectl explain`, the operator's admission and the status it writes are all generated from or
-checked against these models. A field that is not here does not exist: admission refuses it by its full
-path, because a structural schema would prune a misspelt `enregy:` without a word and run a job without
-a budget.
-
-Names and meanings of `runPolicy`, `successPolicy` and `tfReplicaSpecs` are kubeflow.org/v1 TFJob's.
-"""
+"""GreenTrainingJob's status: what the operator observed. The CRD is generated from these models."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, assert_never
+from typing import Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    field_validator,
-    model_validator,
+from pydantic import ConfigDict, Field, field_validator
+
+from greentrain.api.budgets import BudgetLine, EmissionsBudgetStatus, EnergyBudgetStatus
+from greentrain.api.models import StatusModel, Strict, Time, or_nothing
+from greentrain.api.spec import (
+    MAX_REPLICAS,
+    Basis,
+    EmissionsSpec,
+    EnergySpec,
+    PowerSpec,
+    RunPolicy,
+    Scope,
+    SuccessPolicy,
 )
-from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema
-
-from greentrain.quantities import parse_emissions, parse_energy, parse_power_cap, parse_pue, parse_time
-
-MAX_REPLICAS = 1024
-"""Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
-
-MAX_GRACE_SECONDS = 86_400
-"""Longest time a pod may have between SIGTERM and SIGKILL: a day. A stop for a budget takes so long at worst."""
-
-ZONE_PATTERN = r"[A-Za-z0-9]+([-_.:][A-Za-z0-9]+)*"
-"""A grid zone's name: an ISO 3166-1 alpha-2 country (DE), what a grid operator calls its zone (US-CAL-CISO), or a zone of
-the table that ships, such as TECH:wind-onshore; in RE2's syntax too."""
-
-MAX_ZONE_LENGTH = 63
+from greentrain.quantities import parse_power_cap, parse_pue
 
 KEPT_REPLACED = 10
 """How many replaced pods an attempt lists; the counts of the status count them all."""
 
+
 KEPT_PODS = 4 * MAX_REPLICAS
 """How many entries of pods `status.energy.pods` lists."""
 
+
 KEPT_SETTLED = 128
 """How many settled pods are remembered by name. A report of one that is older than 128 others was overtaken long ago."""
+
 
 KEPT_ATTEMPTS = 10
 """How many attempts `status.attempts` lists; `attemptCount` and `failureCount` count them all."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_enum_values=False
-    )
-
-
-class ReplicaType(StrEnum):
-    """Roles in TensorFlow's cluster description, spelled as TFJob spells them."""
-
-    CHIEF = "Chief"
-    MASTER = "Master"
-    WORKER = "Worker"
-    EVALUATOR = "Evaluator"
-
-    @property
-    def task_type(self) -> str:
-        """The name in TF_CONFIG: a Master is TensorFlow's chief."""
-        return "chief" if self is ReplicaType.MASTER else self.value.lower()
-
-    @property
-    def synchronous(self) -> bool:
-        """Whether ranks of this role are members of the gang, which cannot lose one of them."""
-        return self is not ReplicaType.EVALUATOR
-
-
-class RestartPolicy(StrEnum):
-    """When the program's own exit starts a new attempt."""
-
-    NEVER = "Never"
-    ON_FAILURE = "OnFailure"
-    ALWAYS = "Always"
-    EXIT_CODE = "ExitCode"
-
-
-class CleanPodPolicy(StrEnum):
-    """Which pods are deleted once a job has finished."""
-
-    RUNNING = "Running"
-    ALL = "All"
-    NONE = "None"
-
-
-class SuccessPolicy(StrEnum):
-    """Whose exit with 0 makes the job succeed."""
-
-    DEFAULT = ""
-    ALL_WORKERS = "AllWorkers"
-
-
-class OnExhausted(StrEnum):
-    """What happens to a job whose budget is spent, the strongest last."""
-
-    WARN = "Warn"
-    SUSPEND = "Suspend"
-    FAIL = "Fail"
-
-    @property
-    def stops(self) -> bool:
-        """Whether the job's pods are stopped."""
-        match self:
-            case OnExhausted.WARN:
-                return False
-            case OnExhausted.SUSPEND | OnExhausted.FAIL:
-                return True
-            case _:
-                assert_never(self)
-
-    @property
-    def fails(self) -> bool:
-        """Whether the job has failed by it."""
-        match self:
-            case OnExhausted.WARN | OnExhausted.SUSPEND:
-                return False
-            case OnExhausted.FAIL:
-                return True
-            case _:
-                assert_never(self)
-
-
-class OnUnknown(StrEnum):
-    """What happens to a job with a budget while its energy cannot be read."""
-
-    SUSPEND = "Suspend"
-    CONTINUE = "Continue"
-
-    @property
-    def stops(self) -> bool:
-        """Whether the job's pods are stopped, and none begun."""
-        match self:
-            case OnUnknown.SUSPEND:
-                return True
-            case OnUnknown.CONTINUE:
-                return False
-            case _:
-                assert_never(self)
-
-
-Scope = Literal["GPU", "Node"]
-"""Which energy counts: that of GPUs, or that of processors and memory too."""
-
-Basis = Literal["Lifecycle", "Direct"]
-"""What an intensity counts: everything from fuel supply to disposal, or only what leaves the stack."""
-
 CountedAgainst = Literal["backoffLimit", "infrastructureRestartLimit"]
 """The limits of `spec.runPolicy` failures are counted against."""
-
-
-def drop_nulls(node: Any) -> Any:
-    """A copy without the fields that are null, at any depth: to Kubernetes an explicit null is a field that is not set.
-
-    A null in a list stays; there it is a wrong value.
-    """
-    root = [node]
-    left: list[tuple[Any, Any]] = [
-        (root, 0)
-    ]  # a list, not recursion: how deep it goes is the sender's to choose
-    while left:
-        holder, key = left.pop()
-        value = holder[key]
-        if isinstance(value, Mapping):
-            holder[key] = {k: v for k, v in value.items() if v is not None}
-            left += ((holder[key], k) for k in holder[key])
-        elif isinstance(value, list):
-            holder[key] = list(value)
-            left += ((holder[key], i) for i in range(len(value)))
-    return root[0]
-
-
-FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
-
-
-class SchedulingPolicy(_Strict):
-    """What is asked of scheduling."""
-
-    schedule_timeout_seconds: int | None = Field(
-        None,
-        ge=1,
-        le=31_536_000,
-        description="Seconds a pod may stay unscheduled before the job fails with the scheduler's reason. Without "
-        "it pods wait as long as it takes.",
-    )
-
-
-class RunPolicy(_Strict):
-    """How the job as a whole is run, as in TFJob."""
-
-    clean_pod_policy: CleanPodPolicy = Field(
-        CleanPodPolicy.RUNNING,
-        description="Which pods are deleted when the job has finished: Running (those still running, so that "
-        "no finished job holds a GPU), All, or None. Under a budget that stops the job None is Running too.",
-    )
-    backoff_limit: int = Field(
-        3,
-        ge=0,
-        le=1000,
-        description="How many times the program may fail and be restarted before the job is Failed; kept in "
-        "status.failureCount.",
-    )
-    infrastructure_restart_limit: int = Field(
-        10,
-        ge=0,
-        le=1000,
-        description="How many times evictions, lost nodes, preemptions and deleted pods may restart the job before "
-        "it is Failed; kept in status.infrastructureFailureCount.",
-    )
-    active_deadline_seconds: int | None = Field(
-        None,
-        ge=1,
-        le=315_360_000,
-        description="Seconds the attempts may run together before the job is stopped and Failed. Time suspended, "
-        "queued or waiting for pods does not count, and a resume does not start it anew.",
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        None,
-        ge=0,
-        le=315_360_000,
-        description="Seconds after which a finished job is deleted with everything it owns; 0 is at once.",
-    )
-    scheduling_policy: SchedulingPolicy | None = Field(None, description="What is asked of scheduling.")
-    suspend: bool = Field(
-        False,
-        description="True stops the job after an agreed checkpoint and removes its pods; back to false starts "
-        "the next attempt from that checkpoint.",
-    )
-
-
-class ReplicaSpec(_Strict):
-    """One role of the cluster: how many pods, from which template."""
-
-    replicas: int = Field(
-        1,
-        ge=1,
-        le=MAX_REPLICAS,
-        description="Number of pods of this role. Changed on a running job it applies at the next attempt.",
-    )
-    restart_policy: RestartPolicy = Field(
-        RestartPolicy.NEVER,
-        description="What a program's failure does: Never fails the job; OnFailure and Always start the next "
-        "attempt; ExitCode does so for exit codes of 128 and above. The whole gang restarts, never one pod of it.",
-    )
-    template: FreeForm = Field(
-        description="Pod template (core/v1 PodTemplateSpec). Its main container is named tensorflow; TF_CONFIG "
-        "and GREENTRAIN_* variables are added to that container.",
-    )
-
-
-class ReplicaSpecs(_Strict):
-    """The roles of the TensorFlow cluster by their canonical TFJob names."""
-
-    chief: ReplicaSpec | None = Field(
-        None,
-        alias="Chief",
-        description="The rank that saves checkpoints and decides success; at most one.",
-    )
-    master: ReplicaSpec | None = Field(None, alias="Master", description="TFJob's older name for Chief.")
-    worker: ReplicaSpec | None = Field(
-        None,
-        alias="Worker",
-        description="Workers of a synchronous gang; without a Chief, worker 0 has its duties.",
-    )
-    evaluator: ReplicaSpec | None = Field(
-        None,
-        alias="Evaluator",
-        description="Evaluates checkpoints beside the gang and is restarted alone; at most one.",
-    )
-
-    def roles(self) -> tuple[tuple[ReplicaType, ReplicaSpec], ...]:
-        """The roles present, chief first."""
-        by_type = (
-            (ReplicaType.CHIEF, self.chief),
-            (ReplicaType.MASTER, self.master),
-            (ReplicaType.WORKER, self.worker),
-            (ReplicaType.EVALUATOR, self.evaluator),
-        )
-        return tuple((t, s) for t, s in by_type if s is not None)
-
-
-class CheckpointSpec(_Strict):
-    """Where training state survives a pod."""
-
-    volume: FreeForm = Field(
-        description="Pod volume source, such as {persistentVolumeClaim: {claimName: training}}; ReadWriteMany "
-        "when the pods may run on more than one node. Mounted at /checkpoints in the tensorflow container.",
-    )
-    path: str = Field(
-        "greentrain",
-        min_length=1,
-        max_length=512,
-        pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
-        description="Folder inside the volume; the job's files live under {path}/{namespace}/{job}.",
-    )
-    grace_period_seconds: int = Field(
-        60,
-        ge=1,
-        le=MAX_GRACE_SECONDS,
-        description="Seconds a pod is given between SIGTERM and SIGKILL to agree on a step and save it.",
-    )
-
-
-class BudgetPolicy(StrEnum):
-    """What a budget may do to the cap."""
-
-    NONE = "None"
-    LOWER_CAP = "LowerCap"
-
-
-class PowerSpec(_Strict):
-    """How much power the job's GPUs may draw."""
-
-    cap: str | None = Field(
-        None,
-        max_length=16,
-        description="Power limit of each of its GPUs while the job holds it: watts (250W, 0.3kW) or a share of the GPU's "
-        "default limit (70%). A lower limit that an administrator has set stays. Applies at once, also to a running job.",
-    )
-
-    budget_policy: BudgetPolicy = Field(
-        BudgetPolicy.NONE,
-        description="None: the cap stays as it is. LowerCap: it is lowered step by step, never above cap, while what was "
-        "measured says that the job would not finish inside its budget at the present one but might at a lower one.",
-    )
-    max_slowdown_percent: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="By how much a step may take longer for that than at the highest allowed cap; any amount by default.",
-    )
-
-    @field_validator("cap")
-    @classmethod
-    def _is_cap(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_power_cap(value)
-        return value
-
-    @property
-    def lowers_cap(self) -> bool:
-        """Whether a lower cap may be chosen to keep a budget."""
-        match self.budget_policy:
-            case BudgetPolicy.LOWER_CAP:
-                return True
-            case BudgetPolicy.NONE:
-                return False
-            case _:
-                assert_never(self.budget_policy)
-
-
-class EnergySpec(_Strict):
-    """How much energy the job may use."""
-
-    budget: str | None = Field(
-        None,
-        max_length=32,
-        description="Energy the job may use in all, over every attempt: 500Wh, 5kWh, 1.5MWh, 18MJ. Applies at once, also to "
-        "a running job: raised, a job suspended for it goes on; lowered below what was used, it is spent at once.",
-    )
-    on_exhausted: OnExhausted = Field(
-        OnExhausted.SUSPEND,
-        description="What happens when the budget is spent: Suspend (the job is stopped at a checkpoint and goes on when the "
-        "budget is raised), Fail (stopped the same way, and Failed) or Warn (reported, and nothing else).",
-    )
-    on_unknown: OnUnknown = Field(
-        OnUnknown.SUSPEND,
-        description="What happens while the energy of a job with a budget cannot be read: Suspend, until it can be, or "
-        "Continue. Until then each GPU is charged at its power limit.",
-    )
-    warn_at_percent: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
-        (80,), max_length=10, description="Percents of the budget at which an event warns."
-    )
-    scope: Scope = Field(
-        "GPU",
-        description="Which energy counts: GPU, or Node (GPUs, processors and memory), where every node can measure it. "
-        "Cannot be changed once the job has started.",
-    )
-
-    @field_validator("budget")
-    @classmethod
-    def _is_energy(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_energy(value)
-        return value
-
-    @property
-    def budget_joules(self) -> int | None:
-        """The budget in joules; None where there is none."""
-        return None if self.budget is None else parse_energy(self.budget)
-
-    @property
-    def is_enforced(self) -> bool:
-        """Whether there is a budget that stops the job."""
-        return self.budget is not None and self.on_exhausted.stops
-
-
-class EmissionsSpec(_Strict):
-    """How much CO2 equivalent the job may emit, and how it is counted."""
-
-    budget: str | None = Field(
-        None,
-        max_length=32,
-        description="Emissions the job may cause in all, over every attempt, the embodied share included: 800gCO2e, 2kgCO2e, "
-        "1.2tCO2e. Applies at once, as spec.energy.budget does.",
-    )
-    on_exhausted: OnExhausted = Field(
-        OnExhausted.SUSPEND,
-        description="What happens when the budget is spent: Suspend, Fail or Warn, as in spec.energy. Where both budgets are "
-        "spent Fail goes before Suspend and Suspend before Warn.",
-    )
-    zone: str | None = Field(
-        None,
-        max_length=MAX_ZONE_LENGTH,
-        pattern=f"^{ZONE_PATTERN}$",
-        description="Grid zone its energy comes from, such as DE; by default that of each node.",
-    )
-    pue: str | None = Field(
-        None,
-        max_length=8,
-        description="Power usage effectiveness of the site, such as 1.2; by default the cluster's. Fixed for each attempt.",
-    )
-    basis: Basis | None = Field(
-        None,
-        description="Which intensities count: Lifecycle (with fuel supply and building) or Direct (stacks only); by default "
-        "the cluster's. Energy for which there is none of this basis is reported as without intensity.",
-    )
-    include_embodied: bool | None = Field(
-        None,
-        description="Whether a share of making the GPUs counts, by the time they were held; by default as the cluster says.",
-    )
-
-    @field_validator("budget")
-    @classmethod
-    def _is_emissions(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_emissions(value)
-        return value
-
-    @field_validator("pue")
-    @classmethod
-    def _is_pue(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_pue(value)
-        return value
-
-    @property
-    def budget_micrograms(self) -> int | None:
-        """The budget in micrograms; None where there is none."""
-        return None if self.budget is None else parse_emissions(self.budget)
-
-    @property
-    def is_enforced(self) -> bool:
-        """Whether there is a budget that stops the job."""
-        return self.budget is not None and self.on_exhausted.stops
-
-
-class GreenTrainingJobSpec(_Strict):
-    """What to train and under which rules."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_unset(cls, value: Any) -> Any:
-        # The API server drops some of them; in templates, and in a manifest that is converted, they are still there.
-        return drop_nulls(value)
-
-    run_policy: RunPolicy = Field(RunPolicy(), description="How the job as a whole is run.")
-    success_policy: SuccessPolicy = Field(
-        SuccessPolicy.DEFAULT,
-        description="Empty: the chief, else worker 0, decides by exiting with 0. AllWorkers: every worker must.",
-    )
-    tf_replica_specs: ReplicaSpecs = Field(description="The roles of the TensorFlow cluster.")
-    enable_dynamic_worker: bool = Field(
-        False,
-        description="True writes TF_CONFIG in TFJob's sparse form (sparseCluster): a worker gets its own address "
-        "only. For scripts that read it themselves; tf.distribute needs the full form.",
-    )
-    evaluator_in_cluster: bool = Field(
-        True,
-        description="Whether the evaluator stands in TF_CONFIG's cluster. False leaves it out, which "
-        "tf.estimator and some versions of tf.distribute ask for.",
-    )
-    checkpoint: CheckpointSpec | None = Field(
-        None, description="Where checkpoints are kept; without it every restart begins at step 0."
-    )
-    power: PowerSpec | None = Field(None, description="How much power the job's GPUs may draw.")
-    energy: EnergySpec = Field(EnergySpec(), description="How much energy the job may use.")
-    emissions: EmissionsSpec = Field(
-        EmissionsSpec(), description="How much CO2 equivalent the job may emit, and how it is counted."
-    )
-
-    @property
-    def power_cap(self) -> str:
-        """`spec.power.cap`, nothing where none is asked for."""
-        return self.power.cap or "" if self.power is not None else ""
 
 
 MAX_LEDGER = 1 << 20
 """Characters: a job of 1,024 pods, each with its sums, takes about half; etcd takes objects of 1.5 MiB."""
 
 
-def _is_time(value: str) -> str:
-    if parse_time(value) is None:
-        raise ValueError("write a time with its offset, such as 2026-01-31T18:00:00Z")
-    return value
-
-
-Time = Annotated[str, AfterValidator(_is_time)]
-"""RFC 3339. The API server lets pass what no `datetime` holds, such as the year 0; a ledger with that cannot be read."""
-
-
-class Condition(_Strict):
+class Condition(Strict):
     """One observed aspect of the job."""
 
     model_config = ConfigDict(extra="ignore")
@@ -536,26 +60,6 @@ class Condition(_Strict):
     )
     reason: str = Field(max_length=64, description="One CamelCase word for programs.")
     message: str = Field("", max_length=2048, description="What a person should know.")
-
-
-class StatusModel(_Strict):
-    """A part of a status; what belongs to the ledger is stored apart (`greentrain.api.stored`) and in no schema."""
-
-    # A newer operator may have written more; what an older one does not know it leaves out.
-    model_config = ConfigDict(extra="ignore")
-
-    LEDGER: ClassVar[frozenset[str]] = frozenset()
-    """Names of the fields that are the operator's own working memory."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """The schema without those."""
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        for name in cls.LEDGER:
-            schema.get("properties", {}).pop(cls.model_fields[name].alias or name, None)
-        return schema
 
 
 class ReplicaStatus(StatusModel):
@@ -779,123 +283,6 @@ class PodEnergyStatus(StatusModel):
         return self.gpu_joules if scope == "GPU" else self.joules
 
 
-class PodAllowance(StatusModel):
-    """How much energy one pod may use before its node's agent acts by itself."""
-
-    uid: str = Field(max_length=64, description="UID of the pod.")
-    joules: int = Field(ge=0, description="Energy it may have used in all.")
-    granted_joules: int = Field(
-        0,
-        ge=0,
-        description="The most that its agent may still hold for that: an earlier, higher allowance until it has reported that it "
-        "has read this one.",
-    )
-    seconds: int | None = Field(
-        None,
-        ge=1,
-        description="How long it holds while the operator is silent; none where it holds until it is used up.",
-    )
-
-
-def _or_nothing(value: str, parse: Callable[[str], int]) -> str:
-    """A quantity in a stored status; one that was damaged by hand counts as none, until the spec is looked at again."""
-    with contextlib.suppress(ValueError):
-        parse(value)
-        return value
-    return ""
-
-
-class PodCharge(StatusModel):
-    """What is charged for one pod while its readings are missing."""
-
-    uid: str = Field(max_length=64, description="UID of the pod.")
-    node: str = Field("", max_length=253, description="Node it runs on.")
-    limit_milliwatts: int = Field(ge=0, description="Power limits of its GPUs together.")
-    since: Time = Field(
-        max_length=32,
-        json_schema_extra={"format": "date-time"},
-        description="When it was read last, by the operator's clock; else when it started.",
-    )
-    gone: Time | None = Field(
-        None,
-        max_length=32,
-        json_schema_extra={"format": "date-time"},
-        description="When it ended, where its last word is not in.",
-    )
-    joules: int = Field(
-        0, ge=0, description="What is charged for it now; nothing while its node reports in time."
-    )
-
-
-class EnergyBudgetStatus(StatusModel):
-    """How the budget of energy stands."""
-
-    @field_validator("limit")
-    @classmethod
-    def _is_limit(cls, value: str) -> str:
-        return _or_nothing(value, parse_energy)
-
-    limit: str = Field(
-        "", max_length=32, description="spec.energy.budget as it is in force; nothing where there is none."
-    )
-    limit_joules: int = Field(0, ge=0, description="The same in joules.")
-    on_exhausted: OnExhausted = Field(
-        OnExhausted.SUSPEND, description="spec.energy.onExhausted as it is in force."
-    )
-    on_unknown: OnUnknown = Field(OnUnknown.SUSPEND, description="spec.energy.onUnknown as it is in force.")
-    warn_at_percent: tuple[int, ...] = Field(
-        (), max_length=10, description="spec.energy.warnAtPercent as it is in force."
-    )
-    percent: int | None = Field(
-        None,
-        ge=0,
-        description="Whole percent that is used, what is charged for missing readings included; none where nothing is known.",
-    )
-    provisional_joules: int = Field(
-        0,
-        ge=0,
-        description="Of that, charged while readings are missing, at the GPUs' power limits; settled when they come.",
-    )
-    ahead_joules: int = Field(
-        0,
-        ge=0,
-        description="What they would use until a stop takes effect: the job is stopped when used and this reach the limit.",
-    )
-    overshoot_bound: str = Field(
-        "", max_length=32, description="The bound of the attempt under way, with its unit."
-    )
-    overshoot_bound_joules: int | None = Field(
-        None, ge=0, description="By how much the budget could be exceeded, said before the attempt started."
-    )
-    warned_percent: int = Field(0, ge=0, le=100, description="The highest of warnAtPercent that was reached.")
-    exhausted_limit_joules: int | None = Field(
-        None,
-        ge=0,
-        description="The limit that was spent: the job goes on when a higher one is set. None while it is not.",
-    )
-    lowered: bool = Field(
-        False, description="Whether it is spent because it was set below what had been used."
-    )
-    charges: tuple[PodCharge, ...] = Field(
-        (),
-        max_length=4 * MAX_REPLICAS,
-        description="Pods whose last word is not in, and what is charged for them.",
-    )
-    lost_joules: int = Field(
-        0, ge=0, description="Charged for pods whose last word was lost; it is never settled."
-    )
-    unread_nodes: tuple[str, ...] = Field(
-        (),
-        max_length=64,
-        description="Nodes whose missing readings stopped the job: it goes on when they report.",
-    )
-    allowances: tuple[PodAllowance, ...] = Field(
-        (),
-        max_length=4 * MAX_REPLICAS,
-        description="What each pod may use while the operator is silent; together never more than what remains.",
-    )
-
-
 class EnergyStatus(StatusModel):
     """Energy the job has used, over all attempts, pods and nodes."""
 
@@ -982,44 +369,6 @@ class FixedEmissions(StatusModel):
     )
 
 
-class EmissionsBudgetStatus(StatusModel):
-    """How the budget of emissions stands."""
-
-    @field_validator("limit")
-    @classmethod
-    def _is_limit(cls, value: str) -> str:
-        return _or_nothing(value, parse_emissions)
-
-    limit: str = Field(max_length=32, description="spec.emissions.budget as it is in force.")
-    limit_micrograms: int = Field(ge=0, description="The same in micrograms.")
-    on_exhausted: OnExhausted = Field(
-        OnExhausted.SUSPEND, description="spec.emissions.onExhausted as it is in force."
-    )
-    percent: int | None = Field(
-        None, ge=0, description="Whole percent that is used, what is charged for missing values included."
-    )
-    provisional_micrograms: int = Field(
-        0,
-        ge=0,
-        description="Of that, charged while readings or intensities are missing, at the highest intensity seen.",
-    )
-    ahead_micrograms: int = Field(0, ge=0, description="What it would emit until a stop takes effect.")
-    overshoot_bound: str = Field(
-        "", max_length=32, description="The bound of the attempt under way, with its unit."
-    )
-    overshoot_bound_micrograms: int | None = Field(
-        None,
-        ge=0,
-        description="The bound of its energy at the highest intensity seen, and the embodied share of that time.",
-    )
-    exhausted_limit_micrograms: int | None = Field(
-        None, ge=0, description="The limit that was spent: the job goes on when a higher one is set."
-    )
-    lowered: bool = Field(
-        False, description="Whether it is spent because it was set below what had been emitted."
-    )
-
-
 class EmissionsStatus(StatusModel):
     """Emissions the job has caused, over all attempts, pods and nodes."""
 
@@ -1030,7 +379,7 @@ class EmissionsStatus(StatusModel):
     @field_validator("pue")
     @classmethod
     def _is_pue(cls, value: str) -> str:
-        return _or_nothing(value, parse_pue)
+        return or_nothing(value, parse_pue)
 
     total: str = Field("", max_length=32, description="Operational and embodied emissions, with the unit.")
     total_micrograms: int = Field(0, ge=0, description="The same, in micrograms of CO2 equivalent.")
@@ -1196,41 +545,6 @@ class AdmittedSections(StatusModel):
     power: PowerSpec | None = Field(None, description="spec.power.")
 
 
-BudgetType = Literal["Energy", "Emissions"]
-
-
-class BudgetLine(StatusModel):
-    """How one budget stands."""
-
-    type: BudgetType = Field(description="What is limited: Energy or Emissions.")
-    limit: str = Field(max_length=32, description="The budget as it is in force.")
-    used: str = Field("", max_length=32, description="What the job has used or emitted of it.")
-    percent: int = Field(
-        ge=0,
-        description="Whole percent of the limit that is used, what is charged for missing readings included.",
-    )
-    charged: str = Field(
-        "",
-        max_length=32,
-        description="What is charged while readings or intensities are missing, and settled when they come; part of percent.",
-    )
-    reserved: str = Field(
-        "",
-        max_length=32,
-        description="Kept free for a stop: what the job would use until one has taken effect.",
-    )
-    bound: str = Field(
-        "", max_length=32, description="By how much it could be exceeded at worst by the attempt under way."
-    )
-    warned: int = Field(
-        0, ge=0, le=100, description="The highest of spec.energy.warnAtPercent that was reached."
-    )
-    exhausted: bool = Field(
-        description="Whether it is spent, or would be by the time a stop has taken effect."
-    )
-    action: OnExhausted = Field(description="What happens when it is spent: Suspend, Fail or Warn.")
-
-
 class DisplayStatus(StatusModel):
     """Words for the columns of kubectl get; read by no program."""
 
@@ -1327,25 +641,3 @@ class GreenTrainingJobStatus(StatusModel):
         "measured, and the spec's sections as they were admitted last. Not to be edited: a job whose "
         "ledger cannot be read is held.",
     )
-
-
-NOT_BUILT: dict[str, str] = {
-    "spec.schedule": "carbon-aware scheduling",
-    "spec.power.optimization": "finding the cap at which a step costs least",
-    "spec.elastic": "elastic sizes",
-    "spec.checkpoint.restoreFrom": "restoring from another job's checkpoint",
-    "spec.runPolicy.schedulingPolicy.queue": "gang scheduling",
-    "spec.runPolicy.schedulingPolicy.minAvailable": "gang scheduling",
-    "spec.runPolicy.schedulingPolicy.minResources": "gang scheduling",
-    "spec.runPolicy.schedulingPolicy.priorityClass": "gang scheduling",
-    "spec.tfReplicaSpecs.PS": "parameter servers",
-}
-"""Fields of the agreed API this version refuses, with what they are for.
-
-A job that asks for them must not run as if it had not: it is refused by the full path until they exist.
-"""
-
-REPLACED: dict[str, str] = {
-    "spec.power.policy": "it is spec.power.budgetPolicy now: write LowerCap there for Budget, or nothing for Fixed",
-}
-"""Fields that this version does not have any more, by path, with what stands in their place."""
