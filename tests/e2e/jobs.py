@@ -174,7 +174,7 @@ def until_ahead(bench: Bench, job: str) -> Json:
     """The status of energy once it says what a stop would take."""
     energy: Json = bench.until(
         lambda: read_whole(bench.read_job(job)).get("energy", {}),
-        lambda found: (found.get("budget") or {}).get("aheadJoules", 0) > 0,
+        lambda found: (found.get("budget") or {}).get("reserved", 0) > 0,
         seconds=60,
         what=f"{job} says what it uses until it would have stopped",
     )

@@ -159,17 +159,12 @@ def read_budget(status: GreenTrainingJobStatus) -> Weighed | None:
     energy, emissions = status.energy, status.emissions
     if emissions is not None and emissions.budget is not None:
         told = emissions.budget
-        amounts = (
-            told.limit_micrograms,
-            emissions.total_micrograms,
-            told.provisional_micrograms,
-            told.ahead_micrograms,
-        )
+        amounts = (told.limit, emissions.total_micrograms, told.charged, told.reserved)
         return Weighed(*(amount // MICROGRAMS_OF_A_JOULE for amount in amounts))
-    if energy is None or energy.budget is None or not energy.budget.limit:
+    if energy is None or energy.budget is None:
         return None
     budget = energy.budget
-    return Weighed(budget.limit_joules, energy.used_joules, budget.provisional_joules, budget.ahead_joules)
+    return Weighed(budget.limit, energy.used_joules, budget.charged, budget.reserved)
 
 
 GRID = 3_600_000
@@ -565,8 +560,8 @@ class OperatorLife:
     def _concerned(self) -> set[str]:
         energy = self.status.energy
         found = {p.node for p in energy.pods} if energy is not None else set()
-        if energy is not None and energy.budget is not None:
-            found |= set(energy.budget.unread_nodes)
+        if energy is not None and energy.control is not None:
+            found |= set(energy.control.unread_nodes)
         return found
 
     def _see(self) -> Snapshot:
@@ -963,8 +958,8 @@ class World:
         return total
 
     def _stored_allowances(self) -> dict[str, int]:
-        budget = self.status.energy.budget if self.status.energy is not None else None
-        return {a.uid: a.joules for a in budget.allowances} if budget is not None else {}
+        control = self.status.energy.control if self.status.energy is not None else None
+        return {a.uid: a.joules for a in control.allowances} if control is not None else {}
 
     def _check_store(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
         self._note_bound(new)
@@ -976,9 +971,9 @@ class World:
             self.complain(f"invented: status says {energy.used_joules} J of {drawn // JOULE} J used")
         if new.attempt_count <= 10 and energy.used_joules != sum(a.energy_joules or 0 for a in new.attempts):
             self.complain("sums: attempts do not add up to the total")
-        budget = energy.budget
+        control = energy.control
         weighed, earlier = read_budget(new), read_budget(old)
-        if budget is None or weighed is None:
+        if control is None or weighed is None:
             self.ceiling, self.lowered = None, False
             return
         limit = weighed.limit * JOULE
@@ -989,7 +984,7 @@ class World:
             self.ceiling = max(limit, true) if self.lowered else limit
             if true < limit:
                 self.remainders.clear()
-        self._check_charges(budget.charges)
+        self._check_charges(control.charges)
         self._check_begin(old, new)
         stopped = is_true(new.conditions, Type.BUDGET_EXHAUSTED) and not is_true(
             old.conditions, Type.BUDGET_EXHAUSTED

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from greentrain.api.models import StatusModel, Time, or_nothing
-from greentrain.api.spec import MAX_REPLICAS, OnExhausted, OnUnknown
-from greentrain.quantities import parse_emissions, parse_energy
+from greentrain.api.models import StatusModel, Time
+from greentrain.api.spec import MAX_REPLICAS, OnExhausted
 
 
 class PodAllowance(StatusModel):
@@ -51,48 +50,27 @@ class PodCharge(StatusModel):
     )
 
 
-class EnergyBudgetStatus(StatusModel):
-    """How the budget of energy stands."""
+class LineStatus(StatusModel):
+    """One budget as it was weighed last, in its own unit: joules, or micrograms of CO2 equivalent."""
 
-    @field_validator("limit")
-    @classmethod
-    def _is_limit(cls, value: str) -> str:
-        return or_nothing(value, parse_energy)
-
-    limit: str = Field(
-        "", max_length=32, description="spec.energy.budget as it is in force; nothing where there is none."
+    limit: int = Field(ge=1, description="The budget as it is in force.")
+    percent: int = Field(
+        ge=0, description="Whole percent that is used, what is charged for what is missing included."
     )
-    limit_joules: int = Field(0, ge=0, description="The same in joules.")
-    on_exhausted: OnExhausted = Field(
-        OnExhausted.SUSPEND, description="spec.energy.onExhausted as it is in force."
-    )
-    on_unknown: OnUnknown = Field(OnUnknown.SUSPEND, description="spec.energy.onUnknown as it is in force.")
-    warn_at_percent: tuple[int, ...] = Field(
-        (), max_length=10, description="spec.energy.warnAtPercent as it is in force."
-    )
-    percent: int | None = Field(
-        None,
-        ge=0,
-        description="Whole percent that is used, what is charged for missing readings included; none where nothing is known.",
-    )
-    provisional_joules: int = Field(
+    charged: int = Field(
         0,
         ge=0,
-        description="Of that, charged while readings are missing, at the GPUs' power limits; settled when they come.",
+        description="Of that, charged while readings or intensities are missing; settled when they come.",
     )
-    ahead_joules: int = Field(
+    reserved: int = Field(
         0,
         ge=0,
-        description="What they would use until a stop takes effect: the job is stopped when used and this reach the limit.",
+        description="Kept free for a stop: the job is stopped when what is used and this reach the limit.",
     )
-    overshoot_bound: str = Field(
-        "", max_length=32, description="The bound of the attempt under way, with its unit."
+    bound: int | None = Field(
+        None, ge=0, description="By how much it could be exceeded by the attempt under way."
     )
-    overshoot_bound_joules: int | None = Field(
-        None, ge=0, description="By how much the budget could be exceeded, said before the attempt started."
-    )
-    warned_percent: int = Field(0, ge=0, le=100, description="The highest of warnAtPercent that was reached.")
-    exhausted_limit_joules: int | None = Field(
+    spent_limit: int | None = Field(
         None,
         ge=0,
         description="The limit that was spent: the job goes on when a higher one is set. None while it is not.",
@@ -100,13 +78,18 @@ class EnergyBudgetStatus(StatusModel):
     lowered: bool = Field(
         False, description="Whether it is spent because it was set below what had been used."
     )
+
+
+class ControlStatus(StatusModel):
+    """What keeps a job inside its budgets while readings are missing or the operator is silent."""
+
     charges: tuple[PodCharge, ...] = Field(
         (),
         max_length=4 * MAX_REPLICAS,
-        description="Pods whose last word is not in, and what is charged for them.",
+        description="Pods whose final report is not in, and what is charged for them.",
     )
     lost_joules: int = Field(
-        0, ge=0, description="Charged for pods whose last word was lost; it is never settled."
+        0, ge=0, description="Charged for pods whose final report was lost; it is never settled."
     )
     unread_nodes: tuple[str, ...] = Field(
         (),
@@ -117,44 +100,6 @@ class EnergyBudgetStatus(StatusModel):
         (),
         max_length=4 * MAX_REPLICAS,
         description="What each pod may use while the operator is silent; together never more than what remains.",
-    )
-
-
-class EmissionsBudgetStatus(StatusModel):
-    """How the budget of emissions stands."""
-
-    @field_validator("limit")
-    @classmethod
-    def _is_limit(cls, value: str) -> str:
-        return or_nothing(value, parse_emissions)
-
-    limit: str = Field(max_length=32, description="spec.emissions.budget as it is in force.")
-    limit_micrograms: int = Field(ge=0, description="The same in micrograms.")
-    on_exhausted: OnExhausted = Field(
-        OnExhausted.SUSPEND, description="spec.emissions.onExhausted as it is in force."
-    )
-    percent: int | None = Field(
-        None, ge=0, description="Whole percent that is used, what is charged for missing values included."
-    )
-    provisional_micrograms: int = Field(
-        0,
-        ge=0,
-        description="Of that, charged while readings or intensities are missing, at the highest intensity seen.",
-    )
-    ahead_micrograms: int = Field(0, ge=0, description="What it would emit until a stop takes effect.")
-    overshoot_bound: str = Field(
-        "", max_length=32, description="The bound of the attempt under way, with its unit."
-    )
-    overshoot_bound_micrograms: int | None = Field(
-        None,
-        ge=0,
-        description="The bound of its energy at the highest intensity seen, and the embodied share of that time.",
-    )
-    exhausted_limit_micrograms: int | None = Field(
-        None, ge=0, description="The limit that was spent: the job goes on when a higher one is set."
-    )
-    lowered: bool = Field(
-        False, description="Whether it is spent because it was set below what had been emitted."
     )
 
 

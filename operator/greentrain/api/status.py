@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from greentrain.api.budgets import BudgetLine, EmissionsBudgetStatus, EnergyBudgetStatus
+from greentrain.api.budgets import BudgetLine, ControlStatus, LineStatus
 from greentrain.api.models import StatusModel, Strict, Time, or_nothing
 from greentrain.api.spec import (
     MAX_REPLICAS,
@@ -286,10 +286,13 @@ class PodEnergyStatus(StatusModel):
 class EnergyStatus(StatusModel):
     """Energy the job has used, over all attempts, pods and nodes."""
 
-    LEDGER = frozenset({"budget", "folded", "folded_error_squared", "pods", "settled"})
+    LEDGER = frozenset({"budget", "control", "folded", "folded_error_squared", "pods", "settled"})
 
     scope: Scope = Field("GPU", description="What is counted as used: GPU, or Node.")
-    budget: EnergyBudgetStatus | None = Field(None, description="How its budget stands; none without one.")
+    budget: LineStatus | None = Field(None, description="Its budget, in joules; none without one.")
+    control: ControlStatus | None = Field(
+        None, description="What keeps its budgets, of energy or of emissions; none without one."
+    )
     draw_milliwatts: int | None = Field(
         None, ge=0, description="Power its pods draw together; none where it is not known."
     )
@@ -426,7 +429,7 @@ class EmissionsStatus(StatusModel):
         description="Software Carbon Intensity (ISO/IEC 21031) of one training run; none where a part of it is not known.",
     )
     micrograms_per_step: int | None = Field(None, ge=0, description="The same of one step.")
-    budget: EmissionsBudgetStatus | None = Field(None, description="How its budget stands; none without one.")
+    budget: LineStatus | None = Field(None, description="Its budget, in micrograms; none without one.")
     fixed: FixedEmissions = Field(FixedEmissions(), description="Sums that no source can change any more.")
     final: bool = Field(False, description="True when the job has finished and all its energy is in.")
 

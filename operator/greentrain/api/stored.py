@@ -19,8 +19,10 @@ from greentrain.api.status import AttemptStatus, GreenTrainingJobStatus
 
 Raw = Mapping[str, Any]
 
-VERSION = 1
-"""Of the ledger's form."""
+VERSION = 2
+"""Of the ledger's form. The first had one section for what is now a budget's line and what keeps the job inside it."""
+
+FIRST = 1
 
 LEDGER = "ledger"
 ATTEMPTS = "attempts"
@@ -100,7 +102,7 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
     if isinstance(people.get(CONDITIONS), list):
         people[CONDITIONS] = [_with_generation(c, stored.get(GENERATION)) for c in people[CONDITIONS]]
     if stored.get(LEDGER) is None:
-        return _migrate(people)
+        return _part_budgets(_migrate(people))
     try:
         ledger = json.loads(stored[LEDGER])
     except (TypeError, ValueError, RecursionError) as error:
@@ -108,7 +110,7 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
     if not isinstance(ledger, dict):
         raise LedgerError("it is no JSON object")
     version = ledger.pop("version", None)
-    if version != VERSION:
+    if version not in (FIRST, VERSION):
         raise LedgerError(f"its version is {version!r}, and this operator reads {VERSION}")
     kept = ledger.pop(ATTEMPTS, None) or {}
     joined = _merge(people, ledger)
@@ -116,7 +118,7 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
         joined[ATTEMPTS] = [
             _merge(a, _of_attempt(kept, a)) if isinstance(a, dict) else a for a in people[ATTEMPTS]
         ]
-    return joined
+    return joined if version == VERSION else _part_budgets(joined)
 
 
 def _with_generation(condition: object, generation: object) -> object:
@@ -187,3 +189,34 @@ def _find_emissions(emissions: object) -> Raw:
     if isinstance(budget, Mapping):
         found |= {"budget": budget.get("limit"), "onExhausted": budget.get("onExhausted")}
     return {key: value for key, value in found.items() if value not in (None, "")}
+
+
+_LINE = {
+    "limit": ("limitJoules", "limitMicrograms"),
+    "percent": ("percent",),
+    "charged": ("provisionalJoules", "provisionalMicrograms"),
+    "reserved": ("aheadJoules", "aheadMicrograms"),
+    "bound": ("overshootBoundJoules", "overshootBoundMicrograms"),
+    "spentLimit": ("exhaustedLimitJoules", "exhaustedLimitMicrograms"),
+    "lowered": ("lowered",),
+}
+"""Fields of a budget's line, and where they stood before."""
+
+_CONTROL = ("charges", "lostJoules", "unreadNodes", "allowances")
+
+
+def _part_budgets(joined: dict[str, Any]) -> dict[str, Any]:
+    """A status in which a section `budget` holds all that was kept of it, with its line and the control apart."""
+    parted = dict(joined)
+    for name in ("energy", "emissions"):
+        section = joined.get(name)
+        before = section.get("budget") if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping) or not isinstance(before, Mapping):
+            continue
+        line = {key: before[old] for key, known in _LINE.items() for old in known if old in before}
+        # Without a budget of energy the section held what a budget of emissions needs.
+        parts: dict[str, Any] = {"budget": {"percent": 0, **line} if before.get("limit") else None}
+        if name == "energy":
+            parts["control"] = {key: before[key] for key in _CONTROL if key in before}
+        parted[name] = {**section, **parts}
+    return parted

@@ -35,7 +35,7 @@ class PodTerms:
 def find_terms(pod: PodTerms, status: GreenTrainingJobStatus, *, budgeted: bool) -> PodTerms:
     """The pod with what its job's stored status asks for it; `budgeted` says that the pod was made under a budget."""
     energy, cap = status.energy, status.power.cap if status.power is not None else ""
-    allowances = energy.budget.allowances if energy is not None and energy.budget is not None else ()
+    allowances = energy.control.allowances if energy is not None and energy.control is not None else ()
     known = next((a for a in allowances if a.uid == pod.uid), None)
     allowance, seconds = (known.joules, known.seconds) if known is not None else (None, None)
     if allowance is None and budgeted and not spec_in_force(status).is_enforced:

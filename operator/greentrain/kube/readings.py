@@ -267,8 +267,8 @@ class NodePowers:
         bindings = {**_find_stored(energy, created, bindings), **bindings}
         named = {b.name: b for b in bindings.values()}
         before = {p.node for p in energy.pods} if energy is not None else set()
-        if energy is not None and energy.budget is not None:
-            before |= {*energy.budget.unread_nodes, *(c.node for c in energy.budget.charges)} - {""}
+        if energy is not None and energy.control is not None:
+            before |= {*energy.control.unread_nodes, *(c.node for c in energy.control.charges)} - {""}
         found = []
         for name in sorted(before | self._nodes.get(key, set())):
             known = self._known.get(name)
@@ -326,7 +326,7 @@ def _find_stored(
     """Where a job's pods were, as its stored status says, of those that the API server has not `shown`."""
     if energy is None:
         return {}
-    charges = energy.budget.charges if energy.budget is not None else ()
+    charges = energy.control.charges if energy.control is not None else ()
     return {
         **{c.uid: Binding(c.node, created) for c in charges if c.node and c.uid not in shown},
         **{p.uid: Binding(p.node, created, p.name) for p in energy.pods if p.uid not in shown},

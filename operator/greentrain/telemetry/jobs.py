@@ -38,7 +38,7 @@ def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> Job
     ratios = (
         (kind, budget.percent / 100)
         for kind, budget in (("energy", energy.budget), ("emissions", emissions.budget))
-        if budget is not None and budget.percent is not None
+        if budget is not None
     )
     return JobMeasures(
         namespace,

@@ -141,7 +141,7 @@ def test_without_the_operator_the_agent_keeps_the_budget(
     bench.apply(job)
     until_used(bench, name, 500)
     energy = until_ahead(bench, name)
-    budget = energy["usedJoules"] + 2 * energy["budget"]["aheadJoules"]
+    budget = energy["usedJoules"] + 2 * energy["budget"]["reserved"]
     set_budget(bench, name, budget)
 
     def asked() -> list[int]:
@@ -226,7 +226,7 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     assert (first["percent"], first["exceeds"]) == (70, "No")
     # What a stop would take is kept free to the end.
     within = first["energyJoules"] * 95 // 100
-    budget = within + read_budget(bench, name)["aheadJoules"]
+    budget = within + read_budget(bench, name)["reserved"]
     set_budget(bench, name, budget)
     bench.until(
         projection,

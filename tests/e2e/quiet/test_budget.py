@@ -45,7 +45,7 @@ def test_a_job_stops_inside_its_budget_and_goes_on_at_the_exact_step_when_it_is_
     )
     # Less than it would use until it stands still, by the longest that each step of a stop may take: it is stopped at once,
     # even where it has come to draw half of what it did. In truth the steps take a fraction of that.
-    budget = energy["usedJoules"] + energy["budget"]["aheadJoules"] // 2
+    budget = energy["usedJoules"] + energy["budget"]["reserved"] // 2
     set_budget(bench, name, budget)
     job = bench.until_condition(name, "Suspended", reason="BudgetExhausted", seconds=120)
     true = read_meter() - before

@@ -164,7 +164,7 @@ async def store_action(server: Server, namespace: str, word: str) -> None:
     """Store in the job's ledger what a budget does when it is spent, as an operator that has such a word might."""
     stored = await server.job(namespace, "digits")
     ledger = json.loads(stored["status"]["ledger"])
-    ledger["energy"]["budget"]["onExhausted"] = word
+    ledger["admitted"]["energy"]["onExhausted"] = word
     path = f"{JOBS.format(namespace)}/digits/status"
     await server.call("PATCH", path, {"status": {"ledger": json.dumps(ledger)}}, content_type=MERGE)
 
@@ -181,7 +181,7 @@ async def test_a_ledger_of_another_version_is_held_and_not_overwritten(
     async with running(replace(settings, lease=lease)) as operator:
         stored = await server.until_condition(namespace, "digits", "Stalled", "True")
         assert condition(stored, "Stalled")["reason"] == "LedgerUnreadable"
-        assert "status.ledger.energy.budget.onExhausted" in condition(stored, "Stalled")["message"]
+        assert "status.ledger.admitted.energy.onExhausted" in condition(stored, "Stalled")["message"]
         assert (stored["status"]["phase"], stored["status"]["display"]["reason"]) == (
             "Unknown",
             "LedgerUnreadable",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.budgets import EnergyBudgetStatus
+from greentrain.api.budgets import ControlStatus, LineStatus
 from greentrain.api.crd import build_crd
 from greentrain.api.models import StatusModel
 from greentrain.api.spec import BudgetPolicy, EnergySpec, PowerSpec, RunPolicy
@@ -29,6 +29,11 @@ Json = dict[str, Any]
 STATUSES = sorted((Path(__file__).parent / "statuses").glob("*.json"))
 """Statuses as an operator stored them in a cluster before there was a ledger."""
 
+FIRST_LEDGERS = sorted((Path(__file__).parent / "statuses" / "ledger-1").glob("*.json"))
+"""Some of the same, as an operator wrote them that kept a ledger of the first form."""
+
+UNITS = ("Joules", "Micrograms")
+
 STATUS = GreenTrainingJobStatus(
     attempts=(
         AttemptStatus(number=2, spec_hash="abc", start_time="2026-01-01T00:00:00Z", stop_seconds=69, gpus=2),
@@ -39,7 +44,7 @@ STATUS = GreenTrainingJobStatus(
         used="10J",
         used_joules=10,
         pods=(PodEnergyStatus(uid="u", node="n", gpu_joules=10),),
-        budget=EnergyBudgetStatus(limit="5kWh", limit_joules=18_000_000),
+        budget=LineStatus(limit=18_000_000, percent=0),
     ),
     admitted=AdmittedSections(
         run_policy=RunPolicy(backoff_limit=7),
@@ -53,7 +58,7 @@ def test_the_ledger_is_one_string_of_canonical_json_and_holds_nothing_that_peopl
     stored = dump_job_status(STATUS)
     ledger = json.loads(stored["ledger"])
     assert stored["ledger"] == json.dumps(ledger, sort_keys=True, separators=(",", ":"))
-    assert ledger["version"] == 1
+    assert ledger["version"] == 2
     assert ledger["attempts"]["3"]["finishedRanks"] == ["worker-1"]
     # Of each entry only what is not its default: there may be thousands.
     assert ledger["energy"]["pods"] == [{"uid": "u", "node": "n", "gpuJoules": 10}]
@@ -91,7 +96,7 @@ def test_no_field_of_the_ledger_is_in_the_schema() -> None:
 
 def whole(**sections: Any) -> str:
     """A ledger of this version that knows the attempts of `STATUS`."""
-    return json.dumps({"version": 1, "attempts": {"2": {}, "3": {}}, **sections})
+    return json.dumps({"version": 2, "attempts": {"2": {}, "3": {}}, **sections})
 
 
 @pytest.mark.parametrize(
@@ -100,11 +105,11 @@ def whole(**sections: Any) -> str:
         ("{", "status.ledger: it is no JSON"),
         ("[" * 100_000, "status.ledger: it is no JSON"),
         ("[]", "status.ledger: it is no JSON object"),
-        ("{}", "status.ledger: its version is None, and this operator reads 1"),
-        ('{"version":2}', "status.ledger: its version is 2, and this operator reads 1"),
-        ('{"version":1}', "status.ledger: it lacks attempt 2"),
-        ('{"version":1,"attempts":{"2":{}}}', "status.ledger: it lacks attempt 3"),
-        ('{"version":1,"attempts":[]}', "status.ledger: it lacks attempt 2"),
+        ("{}", "status.ledger: its version is None, and this operator reads 2"),
+        ('{"version":3}', "status.ledger: its version is 3, and this operator reads 2"),
+        ('{"version":2}', "status.ledger: it lacks attempt 2"),
+        ('{"version":2,"attempts":{"2":{}}}', "status.ledger: it lacks attempt 3"),
+        ('{"version":2,"attempts":[]}', "status.ledger: it lacks attempt 2"),
         (whole(energy={"pods": [{"gpuJoules": -1}]}), "status.ledger.energy.pods[0].gpuJoules: "),
         (whole(attempts={"2": {"brokenTime": "then"}, "3": {}}), "status.ledger.attempts[0].brokenTime: "),
         (whole(admitted={"energy": {"limit": "5kWh"}}), "status.ledger.admitted.energy.limit: "),
@@ -151,10 +156,10 @@ def test_of_a_job_that_has_run_the_ledger_is_missed_also_where_its_attempts_are_
     [
         GreenTrainingJobStatus(admitted=AdmittedSections()),
         GreenTrainingJobStatus(attempts=(AttemptStatus(number=1, start_time="2026-01-01T00:00:00Z"),)),
-        GreenTrainingJobStatus(energy=EnergyStatus(budget=EnergyBudgetStatus())),
+        GreenTrainingJobStatus(energy=EnergyStatus(control=ControlStatus())),
         GreenTrainingJobStatus(),
     ],
-    ids=["admitted", "attempt", "budget", "nothing"],
+    ids=["admitted", "attempt", "control", "nothing"],
 )
 def test_what_has_its_defaults_alone_is_read_as_it_was(status: GreenTrainingJobStatus) -> None:
     assert parse_status(json.loads(json.dumps(dump_job_status(status)))) == (status, "")
@@ -184,7 +189,9 @@ def test_a_status_of_before_the_ledger_is_migrated_whole(path: Path) -> None:
     plain = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     for key, value in stored.items():
         if key not in ("runPolicy", "phase", "display"):
-            assert_holds(plain[key], value, key)
+            assert_holds(plain[key], without_budget(value), key)
+    for section in ("energy", "emissions"):
+        assert_budget_is_there(plain.get(section, {}), stored.get(section, {}).get("budget", {}))
     admitted = spec_in_force(status)
     budget = stored.get("energy", {}).get("budget", {})
     assert admitted.energy.budget == (budget.get("limit") or None)
@@ -194,6 +201,42 @@ def test_a_status_of_before_the_ledger_is_migrated_whole(path: Path) -> None:
     )
     # Written once it is of the new form, and means the same.
     assert parse_status(json.loads(json.dumps(dump_job_status(status)))) == (status, "")
+
+
+def without_budget(section: Any) -> Any:
+    return {k: v for k, v in section.items() if k != "budget"} if isinstance(section, dict) else section
+
+
+def assert_budget_is_there(section: Json, before: Json) -> None:
+    """All numbers of a budget that are not the spec's, or made from another, under their names of today."""
+    names = {
+        **{f"limit{unit}": "limit" for unit in UNITS},
+        **{f"provisional{unit}": "charged" for unit in UNITS},
+        **{f"ahead{unit}": "reserved" for unit in UNITS},
+        **{f"overshootBound{unit}": "bound" for unit in UNITS},
+        **{f"exhaustedLimit{unit}": "spentLimit" for unit in UNITS},
+        "percent": "percent",
+        "lowered": "lowered",
+    }
+    assert (section.get("budget") is not None) == bool(before.get("limit"))
+    for key, value in before.items():
+        if key in names and before.get("limit"):
+            assert section["budget"][names[key]] == value, key
+        elif key in ("charges", "lostJoules", "unreadNodes", "allowances"):
+            assert_holds(section["control"][key], value, key)
+        else:
+            spec = ("limit", "onExhausted", "onUnknown", "warnAtPercent", "warnedPercent", "overshootBound")
+            assert key in (*spec, *names), key
+
+
+@pytest.mark.parametrize("path", FIRST_LEDGERS, ids=lambda path: path.stem)
+def test_the_first_form_of_the_ledger_is_read_as_what_it_was_made_of(path: Path) -> None:
+    stored: Json = json.loads(path.read_text())
+    assert json.loads(stored["ledger"])["version"] == 1
+    status, unreadable = parse_status(stored)
+    assert unreadable == ""
+    before, _ = parse_status(json.loads((path.parent.parent / path.name).read_text()))
+    assert status == before
 
 
 def assert_holds(found: Any, stored: Any, path: str) -> None:

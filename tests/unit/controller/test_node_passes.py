@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from greentrain.api.budgets import EnergyBudgetStatus, PodAllowance
+from greentrain.api.budgets import ControlStatus, PodAllowance
 from greentrain.api.spec import EnergySpec
 from greentrain.api.status import (
     AdmittedSections,
@@ -25,17 +23,16 @@ def status(
     cap: str = "",
     final: tuple[tuple[str, int], ...] = (),
     allowances: dict[str, int] | None = None,
-    **budget: Any,
+    limit: str = "1MJ",
 ) -> GreenTrainingJobStatus:
     """A status with a budget that allows pods so much, and these final entries (pod and joules)."""
     allowed = tuple(PodAllowance(uid=uid, joules=joules) for uid, joules in (allowances or {}).items())
     pods = tuple(PodEnergyStatus(uid=uid, node=f"node-{uid}", gpu_joules=j, final=True) for uid, j in final)
     running = PodEnergyStatus(uid="b", node="node-b", gpu_joules=len(pods))
-    limit: dict[str, Any] = {"limit": "1MJ", "limit_joules": 10**6, **budget}
     return GreenTrainingJobStatus(
-        admitted=AdmittedSections(energy=EnergySpec(budget=limit["limit"] or None)),
+        admitted=AdmittedSections(energy=EnergySpec(budget=limit or None)),
         power=PowerStatus(cap=cap),
-        energy=EnergyStatus(pods=(*pods, running), budget=EnergyBudgetStatus(allowances=allowed, **limit)),
+        energy=EnergyStatus(pods=(*pods, running), control=ControlStatus(allowances=allowed)),
     )
 
 
@@ -51,7 +48,7 @@ GIVEN = {"a": 10, "b": 10, "c": 10}
         (status(allowances=GIVEN), status(allowances={**GIVEN, "b": 11}), {"node-b"}),
         (status(allowances=GIVEN), status(allowances={"a": 10}), {"node-b", "node-c"}),
         (status(allowances=GIVEN), status(allowances=GIVEN, cap="70%"), EVERY),
-        (status(allowances=GIVEN), status(allowances=GIVEN, limit="", limit_joules=0), EVERY),
+        (status(allowances=GIVEN), status(allowances=GIVEN, limit=""), EVERY),
         (status(), status(final=(("gone", 5),)), {"node-gone"}),
         (status(final=(("gone", 5),)), status(final=(("gone", 5), ("a", 1))), {"node-a"}),
         (status(final=(("gone", 5),)), status(final=(("gone", 6),)), {"node-gone"}),

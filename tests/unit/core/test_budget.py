@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greentrain.api.budgets import EnergyBudgetStatus, PodAllowance
+from greentrain.api.budgets import ControlStatus, PodAllowance
 from greentrain.api.conditions import Type, find_condition, is_true
 from greentrain.api.nodepower import BudgetAction, PodEnergy
 from greentrain.api.status import (
@@ -148,6 +148,12 @@ class Story:
         assert self.status.energy is not None
         return self.status.energy.budget
 
+    @property
+    def control(self) -> ControlStatus:
+        assert self.status.energy is not None
+        assert self.status.energy.control is not None
+        return self.status.energy.control
+
     def condition(self, type_: Type) -> tuple[str, str, str]:
         found = find_condition(self.status.conditions, type_)
         assert found is not None
@@ -226,7 +232,7 @@ def test_a_spent_budget_suspends_until_a_higher_one_is_set() -> None:
     story.edit(budget="2MJ")
     assert len(story.step(1).pods) == 1
     assert story.status.energy is not None
-    assert story.budget.exhausted_limit_joules is None
+    assert story.budget.spent_limit is None
     assert any(e.startswith("BudgetExhausted: spec.energy.budget 1MJ is spent") for e in story.events)
     assert any(e.startswith("Resumed: ") for e in story.events)
 
@@ -313,7 +319,7 @@ def test_an_edit_that_is_refused_leaves_the_budget_in_force() -> None:
     story.edit(budget="many")
     story.step(1)
     assert story.condition(Type.ADMITTED)[0] == "False"
-    assert story.budget.limit == "1MJ"
+    assert story.budget.limit == 1_000_000
     story.tell(999_000)
     assert [d.uid for d in story.step(30).deletions] == ["pod-0-1"]
 
@@ -323,12 +329,12 @@ def test_missing_readings_are_charged_at_the_limit_and_settled() -> None:
     story.tell(900_000)
     story.step()
     story.step(overdue_seconds(30) + 10)
-    assert (story.budget.provisional_joules, story.budget.percent) == (3000, 90)
+    assert (story.budget.charged, story.budget.percent) == (3000, 90)
     story.step(40)
-    assert story.budget.provisional_joules == 15_000
+    assert story.budget.charged == 15_000
     story.tell(903_000)
     story.step(1)
-    assert (story.budget.provisional_joules, story.phase) == (0, "Running")
+    assert (story.budget.charged, story.phase) == (0, "Running")
 
 
 def test_a_stop_for_a_charge_is_undone_by_readings() -> None:
@@ -412,7 +418,7 @@ def test_on_unknown_continue_goes_on_charging() -> None:
     story.tell(100_000)
     story.step()
     assert story.step(600).deletions == ()
-    assert story.budget.provisional_joules == (600 - 34) * 300
+    assert story.budget.charged == (600 - 34) * 300
 
 
 def test_a_job_that_goes_on_elsewhere_waits_for_no_node() -> None:
@@ -425,7 +431,7 @@ def test_a_job_that_goes_on_elsewhere_waits_for_no_node() -> None:
     story.pods = (replace(moved, uid="pod-elsewhere"),)
     story.step(1)
     assert story.condition(Type.BUDGET_EXHAUSTED)[0] == "False"
-    assert story.budget.unread_nodes == ()
+    assert story.control.unread_nodes == ()
 
 
 def test_a_job_with_a_budget_does_not_begin_where_nobody_measures() -> None:
@@ -532,8 +538,8 @@ def charged(
     energy: EnergyStatus | None = None,
     reports: tuple[NodeReport, ...] = (),
 ) -> Charges:
-    budget = EnergyBudgetStatus(charges=before.pods, lost_joules=before.lost_joules)
-    known = (stored or energy or EnergyStatus()).model_copy(update={"budget": budget})
+    control = ControlStatus(charges=before.pods, lost_joules=before.lost_joules)
+    known = (stored or energy or EnergyStatus()).model_copy(update={"control": control})
     attempt = AttemptStatus(
         number=1, start_time=format_time(at(0)), gpu_limit_milliwatts=GPU_LIMIT, replicas={"Worker": 1}
     )
@@ -778,7 +784,7 @@ def test_what_an_ended_pod_may_have_used_is_not_allowed_to_others() -> None:
     story.step(1)
     story.run()
     story.step(1)
-    (mine,) = (a for a in story.budget.allowances if a.uid == "pod-0-2")
+    (mine,) = (a for a in story.control.allowances if a.uid == "pod-0-2")
     # The first pod was allowed all, and its last word is not in.
     assert mine.joules == 0
     story.tell(5000)
@@ -787,7 +793,7 @@ def test_what_an_ended_pod_may_have_used_is_not_allowed_to_others() -> None:
         *story.entries[1:],
     )
     story.step(1)
-    (mine,) = story.budget.allowances
+    (mine,) = story.control.allowances
     assert mine.joules == 1_000_000 - 107_000
 
 
@@ -843,7 +849,7 @@ def test_energy_beyond_what_nodes_told_is_not_called_used() -> None:
     story.step(200)
     assert story.status.energy is not None
     assert (story.status.energy.used, story.status.display.energy) == ("", "<unknown>")
-    assert story.budget.provisional_joules > 0
+    assert story.budget.charged > 0
 
 
 def test_a_restart_without_a_confirmed_checkpoint_is_told_with_its_price() -> None:
@@ -875,9 +881,9 @@ def test_a_line_of_the_status_has_what_is_charged_and_what_is_kept_for_a_stop() 
     story = running()
     story.step(60)
     (line,) = story.status.budgets
-    assert (line.type, line.limit, line.action) == ("Energy", story.budget.limit, "Suspend")
-    assert story.budget.provisional_joules > 0
-    assert line.charged == format_energy(story.budget.provisional_joules)
-    assert line.reserved == format_energy(story.budget.ahead_joules)
+    assert (line.type, line.limit, line.action) == ("Energy", "1MJ", "Suspend")
+    assert story.budget.charged > 0
+    assert line.charged == format_energy(story.budget.charged)
+    assert line.reserved == format_energy(story.budget.reserved)
     stored = dump_job_status(story.status)["budgets"][0]
     assert {"charged", "limit", "percent", "bound"} <= set(stored)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greentrain.api.budgets import EnergyBudgetStatus, PodCharge
+from greentrain.api.budgets import ControlStatus, PodCharge
 from greentrain.api.status import EnergyStatus, PodEnergyStatus
 from greentrain.core.seen.reports import Binding
 from greentrain.core.seen.times import format_time
@@ -104,7 +104,7 @@ def believed(
 
 STORED = EnergyStatus(
     pods=(PodEnergyStatus(uid="p", node="node-1"),),
-    budget=EnergyBudgetStatus(
+    control=ControlStatus(
         charges=(PodCharge(uid="q", node="node-1", limit_milliwatts=1, since="2026-01-01T00:00:00Z"),)
     ),
 )

@@ -15,13 +15,13 @@ STATUS: dict[str, Any] = {
         "used": "1kWh",
         "usedJoules": 3_600_000,
         "drawMilliwatts": 250_500,
-        "budget": {"percent": 72},
+        "budget": {"limit": 5_000_000, "percent": 72},
     },
     "emissions": {
         "total": "344g",
         "totalMicrograms": 344_000_000,
         "intensityMilligramsPerKilowattHour": 344_000,
-        "budget": {"limit": "265g", "limitMicrograms": 265_000_000, "onExhausted": "Warn", "percent": 130},
+        "budget": {"limit": 265_000_000, "percent": 130},
     },
 }
 
@@ -39,7 +39,7 @@ def test_the_figures_of_a_status() -> None:
 def test_what_is_not_known_is_not_told() -> None:
     assert measure("digits", {}) == JobMeasures("team", "digits")
     charged = {
-        "energy": {"usedJoules": 0, "budget": {"provisionalJoules": 9}},
+        "energy": {"usedJoules": 0, "control": {"lostJoules": 9}},
         "emissions": {"totalMicrograms": 0},
     }
     assert measure("digits", charged) == JobMeasures("team", "digits")

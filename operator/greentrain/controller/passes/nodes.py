@@ -48,7 +48,7 @@ class Terms:
     def of(cls, uid: str, status: GreenTrainingJobStatus) -> Terms:
         """Those of the job with that UID."""
         energy, power = status.energy, status.power
-        budget = energy.budget if energy is not None else None
+        control = energy.control if energy is not None else None
         return cls(
             uid,
             (
@@ -56,7 +56,7 @@ class Terms:
                 energy.scope if energy is not None else None,
                 spec_in_force(status).is_enforced,
             ),
-            {a.uid: (a.joules, a.seconds) for a in (budget.allowances if budget is not None else ())},
+            {a.uid: (a.joules, a.seconds) for a in (control.allowances if control is not None else ())},
             {p.key: (p.node, p.joules) for p in (energy.pods if energy is not None else ()) if p.final},
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from greentrain import quantities
-from greentrain.api.budgets import EnergyBudgetStatus, PodAllowance
+from greentrain.api.budgets import LineStatus, PodAllowance
 from greentrain.api.spec import Scope
 from greentrain.api.status import EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account
@@ -118,7 +118,7 @@ def allow(
     account: Account,
     books: Books,
     charges: Charges,
-    budget: EnergyBudgetStatus | None,
+    budget: LineStatus | None,
     highest: int | None,
 ) -> tuple[PodAllowance, ...]:
     """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it.
@@ -129,7 +129,7 @@ def allow(
     if energy is None or not spec.is_enforced:
         return ()
     scope = spec.energy.scope
-    known = energy.budget.allowances if energy.budget is not None else ()
+    known = energy.control.allowances if energy.control is not None else ()
     if books.stopping is not None and known:
         return known
     holders = holders_of(seen.pods, energy, seen.reports, scope)
@@ -144,7 +144,7 @@ def allow(
     reserved = sum(max(joules, granted.get(uid, 0)) for uid, joules in waiting.items())
     rooms: list[tuple[int, int]] = []
     if budget is not None and spec.energy.is_enforced:
-        rooms.append((budget.limit_joules, budget.limit_joules))
+        rooms.append((budget.limit, budget.limit))
     seconds: int | None = None
     if spec.emissions.is_enforced and books.emissions is not None and highest:
         gpus = sum(p.gpus for p in seen.pods if p.uid in living)
@@ -196,5 +196,4 @@ def _micrograms_left(emissions: EmissionsStatus) -> Micrograms:
         raise ValueError(
             "status.emissions has no budget, of which something could be left: see spec.emissions.budget"
         )
-    spent = emissions.total_micrograms + emissions.budget.provisional_micrograms
-    return Micrograms(emissions.budget.limit_micrograms - spent)
+    return Micrograms(emissions.budget.limit - emissions.total_micrograms - emissions.budget.charged)

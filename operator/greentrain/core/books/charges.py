@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
-from greentrain.api.budgets import PodCharge
+from greentrain.api.budgets import ControlStatus, PodCharge
 from greentrain.api.nodepower import PodEnergy
 from greentrain.api.status import EnergyStatus
 from greentrain.core.books.account import Account
@@ -71,9 +71,9 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     A pod that was never seen running, and of which no node has reported, is charged nothing.
     """
     stored, now = account.stored, account.now
-    budget = stored.budget if stored is not None else None
-    before = {c.uid: c for c in budget.charges} if budget is not None else {}
-    lost_joules = budget.lost_joules if budget is not None else 0
+    control = (stored.control if stored is not None else None) or ControlStatus()
+    before = {c.uid: c for c in control.charges}
+    lost_joules = control.lost_joules
     fallback = account.seen.fleet.limit_milliwatts
     limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
     by_node = {r.node: r for r in account.reports}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from greentrain.api.budgets import EnergyBudgetStatus
+from greentrain.api.budgets import ControlStatus, LineStatus
 from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.allowances import allow
@@ -20,7 +20,7 @@ from greentrain.core.books.emissions import (
 )
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.books.ledger import fold
-from greentrain.core.books.lines import Standing, weigh_emissions, weigh_energy
+from greentrain.core.books.lines import Line, Standing, find_emissions_line, find_energy_line, weigh
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import ABANDONED_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
@@ -52,8 +52,9 @@ def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, 
     energy, stored = counted.energy, account.stored
     if energy is not None:
         draw = draw_of(seen.pods, seen.reports) if attempt is not None else None
-        budget = stored.budget if stored is not None else None
-        energy = energy.model_copy(update={"draw_milliwatts": draw, "budget": budget})
+        budget, control = (stored.budget, stored.control) if stored is not None else (None, None)
+        kept = {"draw_milliwatts": draw, "budget": budget, "control": control}
+        energy = energy.model_copy(update=kept)
     return replace(_weigh(account, energy, counted.emissions, charges), growth=growth)
 
 
@@ -63,26 +64,32 @@ def _weigh(
     """How the budgets stand, and what follows for the pods."""
     spec = account.spec
     standings: list[Standing] = []
-    budget: EnergyBudgetStatus | None = None
-    weighed = weigh_energy(account, energy, charges.joules)
-    if weighed is not None:
-        standings.append(weighed[0])
-        budget = weighed[1]
+
+    def weighed(line: Line | None) -> LineStatus | None:
+        if line is None:
+            return None
+        warn_at = spec.energy.warn_at_percent
+        standing = weigh(line, account.stage, warn_at=warn_at, stopping=account.stopping)
+        standings.append(standing)
+        return standing.build_status()
+
+    budget = weighed(find_energy_line(account, energy, charges.joules))
     unpriced = ""
     base = emissions
     if base is None and account.intensities is not None:
         base = begin_emissions(spec.emissions, account.intensities)
-    found = None if base is None else weigh_emissions(account, base, energy, charges.joules)
-    if base is not None and found is not None:
-        standings.append(found[0])
-        emissions = base.model_copy(update={"budget": found[1]})
+    limited = None
+    if base is not None:
+        limited = weighed(find_emissions_line(account, base, energy, charges.joules))
+    if base is not None and limited is not None:
+        emissions = base.model_copy(update={"budget": limited})
         if base.intensity_milligrams_per_kilowatt_hour is None:
             unpriced = find_absence(account, base.basis)
     elif emissions is not None and emissions.budget is not None:
         emissions = emissions.model_copy(update={"budget": None})
     books = Books(energy, emissions, standings=tuple(standings))
     if energy is None or not spec.has_budget:
-        bare = None if energy is None else energy.model_copy(update={"budget": None})
+        bare = None if energy is None else energy.model_copy(update={"budget": None, "control": None})
         return replace(books, energy=bare)
     books = replace(
         books,
@@ -92,12 +99,13 @@ def _weigh(
         look_again=account.now + WEIGH_AGAIN if charges.growing else charges.due,
         unpriced=unpriced,
     )
-    return replace(books, energy=_with_allowances(account, books, energy, budget, charges))
+    control = _control(account, books, budget, charges)
+    return replace(books, energy=energy.model_copy(update={"budget": budget, "control": control}))
 
 
 def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
     """Nodes whose silence stopped the job and that are silent still."""
-    before = energy.budget
+    before = energy.control
     # A running attempt waits for no node: what of it is unread is known by itself.
     waits = account.stage is not Stage.RUNNING or account.stopping
     if before is None or not waits or not _may_come(account.seen, now=account.now):
@@ -106,35 +114,25 @@ def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
     return tuple(n for n in before.unread_nodes if n not in heard)
 
 
-def _with_allowances(
+def _control(
     account: Account,
     books: Books,
-    energy: EnergyStatus,
-    budget: EnergyBudgetStatus | None,
+    budget: LineStatus | None,
     charges: Charges,
-) -> EnergyStatus:
-    """The energy with what its pods are allowed and what is waited for."""
+) -> ControlStatus:
+    """What is charged, what the pods are allowed, and which nodes are waited for."""
     dirtiest = None
     if account.intensities is not None and books.emissions is not None:
         dirtiest = find_highest(account, books.emissions.basis, seconds=ALLOWANCE_SECONDS)
         # As with what is charged, the highest that was seen stands in while none is known.
         dirtiest = dirtiest or books.emissions.highest_milligrams_per_kilowatt_hour
-    allowed = () if account.over else allow(account, books, charges, budget, dirtiest)
-    # Without a budget of energy the section holds what a budget of emissions allows and waits for.
-    shown = budget or EnergyBudgetStatus(
-        on_unknown=account.spec.energy.on_unknown, warn_at_percent=account.spec.energy.warn_at_percent
-    )
     nodes = sorted({*books.waiting_for, *(p.node for p in charges.unread)})
-    shown = shown.model_copy(
-        update={
-            "unread_nodes": tuple(nodes)[:64],
-            "provisional_joules": charges.joules,
-            "charges": charges.pods,
-            "lost_joules": charges.lost_joules,
-            "allowances": allowed,
-        }
+    return ControlStatus(
+        charges=charges.pods,
+        lost_joules=charges.lost_joules,
+        unread_nodes=tuple(nodes)[:64],
+        allowances=() if account.over else allow(account, books, charges, budget, dirtiest),
     )
-    return energy.model_copy(update={"budget": shown})
 
 
 def _may_come(seen: Snapshot, *, now: datetime) -> bool:

@@ -1,16 +1,18 @@
-"""How each budget stands: used, charged, ahead, and whether it is spent.
+"""How each budget stands: used, charged, reserved, and whether it is spent.
 
-A job is stopped early: when what it has used, and would use until a stop has taken effect, reach the budget. A budget of
-emissions is held the same way: that energy at the highest intensity, and the embodied share of the GPUs' time.
+A job is stopped early: when what it has used, and would use until a stop has taken effect, reach the budget. Every budget is
+weighed in the same way, in its own unit: joules, or micrograms of CO2 equivalent, where that energy counts at the highest
+intensity, with the embodied share of the GPUs' time. Another kind of budget is one more function that builds a `Line`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
-from greentrain.api.budgets import BudgetType, EmissionsBudgetStatus, EnergyBudgetStatus
+from greentrain.api.budgets import BudgetLine, BudgetType, LineStatus
 from greentrain.api.spec import OnExhausted
 from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
@@ -18,21 +20,39 @@ from greentrain.core.books.charges import energy_of
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
 from greentrain.quantities import MILLIJOULES_PER_JOULE, format_emissions, format_energy
 
-ENERGY_BUDGET = "spec.energy.budget"
-
-
-EMISSIONS_BUDGET = "spec.emissions.budget"
+MISSING: dict[BudgetType, str] = {"Energy": "readings", "Emissions": "readings or intensities"}
+"""What a charge stands in for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How one budget stands, and what is to be done about it."""
+class Line:
+    """A budget and what counts against it, all in its own unit."""
 
     type: BudgetType
     path: str
     """The field of the spec it is set by."""
-    limit: str
+    text: str
+    """The limit as the spec has it."""
+    limit: int
     action: OnExhausted
+    used: int
+    charged: int
+    """For what is missing; part of what is used until that comes."""
+    ahead: int
+    """What the job would use from now until a stop has taken effect; 0 while it does not run."""
+    bound: int | None
+    """By how much it could be exceeded by the attempt under way; None where that is not known."""
+    before: LineStatus | None
+    """The same budget as it was weighed last."""
+    format: Callable[[int], str]
+    """An amount with its unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A budget that was weighed, and what is to be done about it."""
+
+    line: Line
     percent: int
     warned: int = 0
     """The highest of warnAtPercent that was reached."""
@@ -41,8 +61,35 @@ class Standing:
     """Whether it would not be, but for what is charged for what is missing."""
     lowered: bool = False
     """Whether it was spent because it was set below what had been used."""
-    bound: str = ""
-    """By how much it could be exceeded, with its unit."""
+    reserved: int = 0
+    """What is kept free for a stop."""
+    spent_limit: int | None = None
+    """What must be exceeded for the job to go on; a charge is settled by what was missing and leaves nothing behind."""
+
+    @property
+    def type(self) -> BudgetType:
+        """What is limited."""
+        return self.line.type
+
+    @property
+    def path(self) -> str:
+        """The field of the spec it is set by."""
+        return self.line.path
+
+    @property
+    def limit(self) -> str:
+        """As the spec has it."""
+        return self.line.text
+
+    @property
+    def action(self) -> OnExhausted:
+        """What happens when it is spent."""
+        return self.line.action
+
+    @property
+    def bound(self) -> str:
+        """By how much it could be exceeded, with its unit; nothing where that is not known."""
+        return "" if self.line.bound is None else self.line.format(self.line.bound)
 
     @property
     def stops(self) -> bool:
@@ -58,110 +105,113 @@ class Standing:
     def words(self) -> str:
         """Why it is exhausted, in one sentence."""
         if self.by_charge:
-            what = "readings" if self.path == ENERGY_BUDGET else "readings or intensities"
             return (
-                f"{self.path} {self.limit} may be spent: {what} are missing, and until they come the most is charged that "
-                "they could be"
+                f"{self.path} {self.limit} may be spent: {MISSING[self.type]} are missing, and until they come the most is "
+                "charged that they could be"
             )
         if self.lowered:
             return f"{self.path} {self.limit} is less than what the job has used"
         return f"{self.path} {self.limit} is spent"
 
+    def build_status(self) -> LineStatus:
+        """What is remembered of it until it is weighed again."""
+        return LineStatus(
+            limit=self.line.limit,
+            percent=self.percent,
+            charged=self.line.charged,
+            reserved=self.reserved,
+            bound=self.line.bound,
+            spent_limit=self.spent_limit,
+            lowered=self.lowered,
+        )
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    exhausted: bool
-    by_charge: bool
-    spent_limit: int | None
-    """What must be exceeded for the job to go on; a charge is settled by what was missing and leaves nothing behind."""
+    def build_line(self, used: str) -> BudgetLine:
+        """How it stands, to be read; `used` with its unit, nothing where nothing is known."""
+        return BudgetLine(
+            type=self.type,
+            limit=self.limit,
+            used=used,
+            percent=self.percent,
+            charged=self.line.format(self.line.charged),
+            reserved=self.line.format(self.reserved),
+            bound=self.bound,
+            warned=self.warned,
+            exhausted=self.exhausted,
+            action=self.action,
+        )
 
 
-def _judge(limit: int, *, used: int, charged: int, early: int, spent_before: int | None) -> _Verdict:
-    """Whether a budget is spent, in its own unit.
+def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool) -> Standing:
+    """Whether a budget is spent; `stopping` says that the job was, or is being, stopped to keep a budget.
 
-    Once it is it stays so until a higher one is set, however little the last seconds used: what the job was stopped early
-    for was not used.
+    Once it is spent it stays so until a higher one is set, however little the last seconds used: what the job was stopped
+    early for was not used.
     """
-    if spent_before is not None and limit > spent_before:
-        spent_before = None
-    now_spent = used + charged + early >= limit
-    by_charge = now_spent and used + early < limit
-    spent_limit = spent_before if by_charge or not now_spent else max(limit, spent_before or 0)
-    return _Verdict(now_spent or spent_before is not None, by_charge and spent_before is None, spent_limit)
+    before = line.before
+    spent = before.spent_limit if before is not None else None
+    if spent is not None and line.limit > spent:
+        spent = None
+    early = _early(line, stage)
+    now_spent = line.used + line.charged + early >= line.limit
+    by_charge = now_spent and line.used + early < line.limit
+    exhausted = now_spent or spent is not None
+    percent = (line.used + line.charged) * 100 // line.limit
+    # While it stops the job draws less, so that what a stop takes is known from before.
+    reserved = max(line.ahead, before.reserved) if before is not None else line.ahead
+    return Standing(
+        line,
+        percent,
+        warned=max((p for p in warn_at if percent >= p), default=0),
+        exhausted=exhausted,
+        by_charge=by_charge and spent is None,
+        lowered=exhausted and _is_lowered(line),
+        reserved=reserved if stopping or exhausted else line.ahead,
+        spent_limit=spent if by_charge or not now_spent else max(line.limit, spent or 0),
+    )
 
 
-def _early(ahead: int, before: int | None, action: OnExhausted, stage: Stage) -> int:
+def _early(line: Line, stage: Stage) -> int:
     """What is reserved for a stop: what was too little to go on with is too little to begin with."""
-    if not action.stops or stage is Stage.OVER:
+    if not line.action.stops or stage is Stage.OVER:
         return 0
-    return ahead if stage is Stage.RUNNING else before or 0
+    if stage is Stage.RUNNING:
+        return line.ahead
+    return line.before.reserved if line.before is not None else 0
 
 
-def _ahead(now: int, before: int | None, *, stopping: bool) -> int:
-    """What is used until a stop takes effect; while it stops the job draws less, so that it is known from before."""
-    return max(now, before or 0) if stopping else now
+def _is_lowered(line: Line) -> bool:
+    """Whether the limit was set below what had been used; of a limit that is as it was, what was said of it holds."""
+    if line.before is None:
+        return False
+    if line.limit == line.before.limit:
+        return line.before.lowered
+    return line.limit < line.before.limit and line.used >= line.limit
 
 
-def weigh_energy(
-    account: Account, energy: EnergyStatus | None, charged: int
-) -> tuple[Standing, EnergyBudgetStatus] | None:
-    """How the budget of energy stands at this moment; None where there is none.
+def find_energy_line(account: Account, energy: EnergyStatus | None, charged: int) -> Line | None:
+    """The budget of energy, in joules; None where there is none.
 
     `energy` is the job's after the fold; `charged` joules are for missing readings.
     """
-    spec, attempt, stage = account.spec.energy, account.attempt, account.stage
+    spec, attempt = account.spec.energy, account.attempt
     limit = spec.budget_joules
     if limit is None or spec.budget is None:
         return None
     before = energy.budget if energy is not None else None
-    used = energy.used_joules if energy is not None else 0
-    ahead = ahead_joules_of(energy, attempt) if stage is Stage.RUNNING else 0
-    verdict = _judge(
-        limit,
-        used=used,
-        charged=charged,
-        early=_early(ahead, None if before is None else before.ahead_joules, spec.on_exhausted, stage),
-        spent_before=before.exhausted_limit_joules if before is not None else None,
-    )
-    said = attempt if attempt is not None else before
-    bound = said.overshoot_bound_joules if said is not None else None
-    percent = (used + charged) * 100 // limit
-    standing = Standing(
+    bound = before.bound if before is not None else None
+    return Line(
         "Energy",
-        ENERGY_BUDGET,
+        "spec.energy.budget",
         spec.budget,
+        limit,
         spec.on_exhausted,
-        percent,
-        max((p for p in spec.warn_at_percent if percent >= p), default=0),
-        verdict.exhausted,
-        verdict.by_charge,
-        lowered=before is not None
-        and verdict.exhausted
-        and (
-            before.lowered if limit == before.limit_joules else limit < before.limit_joules and used >= limit
-        ),
-        bound="" if bound is None else format_energy(bound),
+        used=energy.used_joules if energy is not None else 0,
+        charged=charged,
+        ahead=ahead_joules_of(energy, attempt) if account.stage is Stage.RUNNING else 0,
+        bound=attempt.overshoot_bound_joules if attempt is not None else bound,
+        before=before,
+        format=format_energy,
     )
-    status = EnergyBudgetStatus(
-        limit=spec.budget,
-        limit_joules=limit,
-        on_exhausted=spec.on_exhausted,
-        on_unknown=spec.on_unknown,
-        warn_at_percent=spec.warn_at_percent,
-        percent=percent,
-        provisional_joules=charged,
-        ahead_joules=_ahead(
-            ahead,
-            None if before is None else before.ahead_joules,
-            stopping=account.stopping or verdict.exhausted,
-        ),
-        overshoot_bound=standing.bound,
-        overshoot_bound_joules=bound,
-        warned_percent=standing.warned,
-        exhausted_limit_joules=verdict.spent_limit,
-        lowered=standing.lowered,
-    )
-    return standing, status
 
 
 def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) -> int:
@@ -170,19 +220,19 @@ def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) 
     return energy_of((energy.draw_milliwatts if energy is not None else None) or 0, seconds)
 
 
-def weigh_emissions(
+def find_emissions_line(
     account: Account, emissions: EmissionsStatus, energy: EnergyStatus | None, charged_joules: int
-) -> tuple[Standing, EmissionsBudgetStatus] | None:
-    """How the budget of emissions stands at this moment; None where there is none, or nothing to count it with.
+) -> Line | None:
+    """The budget of emissions, in micrograms; None where there is none, or nothing to count it with.
 
     What is charged for missing readings (`charged_joules`), and energy without an intensity, count at the highest intensity
     until a stop would have taken effect, or the highest seen before where that is higher.
     """
-    spec, carbon, attempt, stage = account.spec.emissions, account.intensities, account.attempt, account.stage
+    spec, carbon, attempt = account.spec.emissions, account.intensities, account.attempt
     limit = spec.budget_micrograms
     if limit is None or spec.budget is None or carbon is None:
         return None
-    highest = find_highest(account, emissions.basis, seconds=account.stop_seconds)
+    next_ = find_highest(account, emissions.basis, seconds=account.stop_seconds) or 0
     embodied = partial(embodied_of, emissions, carbon, account.seen.fleet.models)
     pue, last = account.pue, account.last
     gpu_limit = (
@@ -190,61 +240,29 @@ def weigh_emissions(
     ) or account.seen.fleet.limit_milliwatts
     # What is charged is the limit over a time.
     charged_gpu_seconds = ceil(charged_joules * MILLIJOULES_PER_JOULE / gpu_limit) if gpu_limit else 0
-    before, next_ = emissions.budget, highest or 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
-    charged += embodied(charged_gpu_seconds)
     gpus = attempt.gpus if attempt is not None else 0
     ahead = 0
-    if stage is Stage.RUNNING:
+    if account.stage is Stage.RUNNING:
         ahead = emissions_of(ahead_joules_of(energy, attempt), pue, next_)
         ahead += embodied(gpus * account.stop_seconds)
-    used = emissions.total_micrograms
-    verdict = _judge(
-        limit,
-        used=used,
-        charged=charged,
-        early=_early(ahead, None if before is None else before.ahead_micrograms, spec.on_exhausted, stage),
-        spent_before=before.exhausted_limit_micrograms if before is not None else None,
-    )
-    joules = attempt.overshoot_bound_joules if attempt is not None else None
-    bound = before.overshoot_bound_micrograms if before is not None and attempt is None else None
-    if attempt is not None and joules is not None and worst:
-        bound = emissions_of(joules, pue, worst) + embodied(gpus * (attempt.worst_seconds or 0))
+    before = emissions.budget
+    bound = before.bound if before is not None and attempt is None else None
+    if attempt is not None and attempt.overshoot_bound_joules is not None and worst:
+        bound = emissions_of(attempt.overshoot_bound_joules, pue, worst)
+        bound += embodied(gpus * (attempt.worst_seconds or 0))
         bound = max(bound, attempt.overshoot_bound_micrograms or 0)
-    percent = (used + charged) * 100 // limit
-    standing = Standing(
+    return Line(
         "Emissions",
-        EMISSIONS_BUDGET,
+        "spec.emissions.budget",
         spec.budget,
+        limit,
         spec.on_exhausted,
-        percent,
-        max((p for p in account.spec.energy.warn_at_percent if percent >= p), default=0),
-        verdict.exhausted,
-        verdict.by_charge,
-        lowered=before is not None
-        and verdict.exhausted
-        and (
-            before.lowered
-            if limit == before.limit_micrograms
-            else limit < before.limit_micrograms and used >= limit
-        ),
-        bound="" if bound is None else format_emissions(bound),
+        used=emissions.total_micrograms,
+        charged=charged + embodied(charged_gpu_seconds),
+        ahead=ahead,
+        bound=bound,
+        before=before,
+        format=format_emissions,
     )
-    status = EmissionsBudgetStatus(
-        limit=spec.budget,
-        limit_micrograms=limit,
-        on_exhausted=spec.on_exhausted,
-        percent=percent,
-        provisional_micrograms=charged,
-        ahead_micrograms=_ahead(
-            ahead,
-            None if before is None else before.ahead_micrograms,
-            stopping=account.stopping or verdict.exhausted,
-        ),
-        overshoot_bound=standing.bound,
-        overshoot_bound_micrograms=bound,
-        exhausted_limit_micrograms=verdict.spent_limit,
-        lowered=standing.lowered,
-    )
-    return standing, status

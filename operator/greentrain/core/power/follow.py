@@ -155,13 +155,13 @@ def _budget_joules(books: Books, attempt: AttemptStatus, embodied: int) -> int |
     """
     energy, emissions = books.energy, books.emissions
     found = []
-    if energy is not None and energy.budget is not None and energy.budget.limit:
-        found.append(energy.budget.limit_joules - energy.budget.ahead_joules)
+    if energy is not None and energy.budget is not None:
+        found.append(energy.budget.limit - energy.budget.reserved)
     if energy is not None and emissions is not None and emissions.budget is not None:
         intensity = emissions.intensity_milligrams_per_kilowatt_hour
         if intensity:
             pue = attempt.pue_thousandths or THOUSANDTHS
-            kept = emissions.budget.ahead_micrograms + embodied
+            kept = emissions.budget.reserved + embodied
             found.append(energy.used_joules + joules_left(emissions, intensity, pue, kept))
     return max(0, min(found)) if found else None
 

@@ -139,10 +139,9 @@ def _asks_for_gpus(attempt: AttemptStatus | None) -> bool:
 def _display_budget(energy: EnergyStatus | None, emissions: EmissionsStatus | None) -> str:
     """Of two budgets the one that is nearer to its end."""
     budgets = [s.budget for s in (energy, emissions) if s is not None and s.budget is not None]
-    percents = [b.percent for b in budgets if b.percent is not None]
-    if percents:
-        return f"{max(percents)}%"
-    return UNKNOWN if budgets else NONE
+    if budgets:
+        return f"{max(b.percent for b in budgets)}%"
+    return UNKNOWN if energy is not None and energy.control is not None else NONE
 
 
 def _display_emissions(emissions: EmissionsStatus | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from greentrain.api.budgets import LineStatus
 from greentrain.api.conditions import Type
 from greentrain.api.status import (
     DisplayStatus,
@@ -50,26 +51,33 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
     if energy is None:
         return None
     known = tuple(PodEnergyStatus(uid=p.uid, segment=p.segment, final=True) for p in energy.pods if p.final)
-    budget = energy.budget
-    if budget is not None:
-        # A percent of the budget is worth a write, the joules between two are not.
+    control = energy.control
+    if control is not None:
         # Whom a charge is for must be known by an operator that begins anew, and when a pod was gone.
-        charges = tuple(c.model_copy(update={"since": "", "joules": 0}) for c in budget.charges)
-        measures = {"provisional_joules": 0, "ahead_joules": 0, "charges": charges}
-        budget = budget.model_copy(update=measures)
+        charges = tuple(c.model_copy(update={"since": "", "joules": 0}) for c in control.charges)
+        control = control.model_copy(update={"charges": charges})
     return EnergyStatus(
-        final=energy.final, lost_pods=energy.lost_pods, pods=known, settled=energy.settled, budget=budget
+        final=energy.final,
+        lost_pods=energy.lost_pods,
+        pods=known,
+        settled=energy.settled,
+        budget=_line_essence(energy.budget),
+        control=control,
     )
+
+
+def _line_essence(line: LineStatus | None) -> LineStatus | None:
+    """A percent of the budget is worth a write, what is between two is not."""
+    return line and line.model_copy(update={"charged": 0, "reserved": 0})
 
 
 def _emissions_essence(emissions: EmissionsStatus | None) -> EmissionsStatus | None:
     """What is said of its budget, and whether all is in; grams themselves change all the time."""
     if emissions is None:
         return None
-    budget = emissions.budget
-    if budget is not None:
-        measures = {"provisional_micrograms": 0, "ahead_micrograms": 0, "overshoot_bound_micrograms": None}
-        budget = budget.model_copy(update={**measures, "overshoot_bound": ""})
+    line = _line_essence(emissions.budget)
+    # Its bound changes with the intensity.
+    budget = line and line.model_copy(update={"bound": None})
     return EmissionsStatus(budget=budget, final=emissions.final)
 
 

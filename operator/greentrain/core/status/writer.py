@@ -41,7 +41,6 @@ from greentrain.core.seen.times import format_time
 from greentrain.core.status.display import display, find_phase
 from greentrain.core.status.pods import count_pods, find_stuck
 from greentrain.core.status.progress import fold_progress, fold_steps
-from greentrain.quantities import format_emissions, format_energy
 
 
 class Writer:
@@ -369,32 +368,11 @@ class Writer:
 
     def _draw_lines(self, energy: EnergyStatus | None) -> tuple[BudgetLine, ...]:
         emissions = self.books.emissions
-        amounts: dict[BudgetType, tuple[str, str, str]] = {}
-        if energy is not None and energy.budget is not None:
-            budget = energy.budget
-            charged, ahead = format_energy(budget.provisional_joules), format_energy(budget.ahead_joules)
-            amounts["Energy"] = energy.used, charged, ahead
-        if emissions is not None and emissions.budget is not None:
-            grams = emissions.budget
-            charged = format_emissions(grams.provisional_micrograms)
-            amounts["Emissions"] = emissions.total, charged, format_emissions(grams.ahead_micrograms)
-        lines = []
-        for s in self.books.standings:
-            used, charged, reserved = amounts[s.type]
-            line = BudgetLine(
-                type=s.type,
-                limit=s.limit,
-                used=used,
-                percent=s.percent,
-                charged=charged,
-                reserved=reserved,
-                bound=s.bound,
-                warned=s.warned,
-                exhausted=s.exhausted,
-                action=s.action,
-            )
-            lines.append(line)
-        return tuple(lines)
+        used: dict[BudgetType, str] = {
+            "Energy": energy.used if energy is not None else "",
+            "Emissions": emissions.total if emissions is not None else "",
+        }
+        return tuple(s.build_line(used[s.type]) for s in self.books.standings)
 
     def _budgeted(self, *, over: bool) -> None:
         """How the budgets stand."""
