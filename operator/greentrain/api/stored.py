@@ -3,7 +3,8 @@
 Books and decision are stored by one write, so the operator's own working memory stands in the status too: what each pod used,
 what is charged, measured and allowed, and the spec's sections as they were admitted last. It is one string of canonical JSON
 (sorted keys, no spaces), so that `kubectl describe` stays readable and no number in it can make the API server refuse the
-status. Which fields belong to it each model says (`LEDGER`); in the operator they stand where they are used.
+status. A long list in it, such as of a thousand pods, is a table: each field's name stands there once, and what is the same
+in every row too. Which fields belong to it each model says (`LEDGER`); in the operator they stand where they are used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 
 from greentrain.api.models import StatusModel
 from greentrain.api.status import AttemptStatus, GreenTrainingJobStatus
+from greentrain.api.tables import TableError, tabulate, untabulate
 
 Raw = Mapping[str, Any]
 
@@ -60,7 +62,7 @@ def dump_job_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
         if condition.observed_generation == status.observed_generation:
             del raw[GENERATION]
     text = json.dumps(
-        {"version": VERSION, **ledger}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        {"version": VERSION, **tabulate(ledger)}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
     return {**dumped, LEDGER: text}
 
@@ -105,9 +107,12 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
         return _part_budgets(_migrate(people))
     try:
         ledger = json.loads(stored[LEDGER])
+        ledger = untabulate(ledger) if isinstance(ledger, dict) else None
+    except TableError as error:
+        raise LedgerError(str(error)) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise LedgerError(f"it is no JSON: {error}") from error
-    if not isinstance(ledger, dict):
+        raise LedgerError(f"it is no JSON that can be read: {error}") from error
+    if ledger is None:
         raise LedgerError("it is no JSON object")
     version = ledger.pop("version", None)
     if version not in (FIRST, VERSION):

@@ -17,6 +17,7 @@ from greentrain.api.status import (
     AttemptStatus,
     Condition,
     EnergyStatus,
+    GpuTimeStatus,
     GreenTrainingJobStatus,
     PodEnergyStatus,
 )
@@ -99,12 +100,34 @@ def whole(**sections: Any) -> str:
     return json.dumps({"version": 2, "attempts": {"2": {}, "3": {}}, **sections})
 
 
+def table(rows: list[Any], same: object = None) -> str:
+    """The same with a table of pods."""
+    return whole(energy={"pods": {"same": {} if same is None else same, "columns": ["uid"], "rows": rows}})
+
+
 @pytest.mark.parametrize(
     ("ledger", "why"),
     [
         ("{", "status.ledger: it is no JSON"),
         ("[" * 100_000, "status.ledger: it is no JSON"),
+        ("[" * 900 + "]" * 900, "status.ledger: it is no JSON"),
         ("[]", "status.ledger: it is no JSON object"),
+        (table([[1, 2]]), "status.ledger: a table in it has rows of another length than its columns"),
+        (table([{}]), "status.ledger: a table in it has rows of another length than its columns"),
+        (table([["u"]], same=[]), "status.ledger: a table in it has rows of another length than its columns"),
+        (table([["u"]], same={"gpuTime": []}), "status.ledger: a table in it has more than plain values"),
+        (
+            table([["u"]] * 20_000),
+            "status.ledger: a table in it has 20000 rows of 1 fields; 16384 of 64 are the most",
+        ),
+        (
+            table([["u"]], same={str(i): 0 for i in range(70)}),
+            "status.ledger: a table in it has 1 rows of 71 fields",
+        ),
+        (table([["~0"]]), "status.ledger: a row of a table in it has '~0', and there are 0 strings"),
+        (table([["~٣"]]), "status.ledger: a row of a table in it has '~٣', and"),
+        (whole(strings={"a": 1}), "status.ledger: strings in it is no list of texts"),
+        (table([["u"]], same={"gpuJoules": -1}), "status.ledger.energy.pods[0].gpuJoules: "),
         ("{}", "status.ledger: its version is None, and this operator reads 2"),
         ('{"version":3}', "status.ledger: its version is 3, and this operator reads 2"),
         ('{"version":2}', "status.ledger: it lacks attempt 2"),
@@ -119,7 +142,18 @@ def whole(**sections: Any) -> str:
     ids=[
         "cut",
         "deep",
+        "deep for us",
         "list",
+        "a row too long",
+        "no row",
+        "no fields",
+        "lists in each row",
+        "too many rows",
+        "too many fields",
+        "a text that is not there",
+        "other digits",
+        "no texts",
+        "a number in each row",
         "no version",
         "newer",
         "emptied",
@@ -249,3 +283,38 @@ def assert_holds(found: Any, stored: Any, path: str) -> None:
             assert_holds(a, b, f"{path}[{i}]")
     else:
         assert found == stored, path
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 1024])
+def test_a_long_list_is_a_table_and_read_as_it_was(count: int) -> None:
+    # Every field that an entry may lack is there in some, texts that look like references, and lists within entries.
+    times = (GpuTimeStatus(model="A model", seconds=3), GpuTimeStatus(model="~0"), GpuTimeStatus(model="~~"))
+    pods = tuple(
+        PodEnergyStatus(
+            uid=f"uid-{i}",
+            node="" if i % 5 == 1 else f"node-of-{i // 3}",
+            gpu_joules=i % 3,
+            gpu_time=times[: i % 4],
+            final=i % 7 == 0,
+            priced_until=f"2026-01-01T00:00:{i % 60:02d}Z" if i % 2 else None,
+        )
+        for i in range(count)
+    )
+    status = STATUS.model_copy(update={"energy": EnergyStatus(pods=pods, settled=("a",) * min(count, 128))})
+    stored = dump_job_status(status)
+    assert parse_status(json.loads(json.dumps(stored))) == (
+        status.model_copy(update={"attempts": STATUS.attempts}),
+        "",
+    )
+    ledger = json.loads(stored["ledger"])
+    assert (isinstance(ledger["energy"]["pods"], dict), "strings" in ledger) == (count > 16, count > 16)
+
+
+def test_what_stands_in_many_entries_stands_once() -> None:
+    pods = tuple(
+        PodEnergyStatus(uid=f"uid-{i}", node="one-node", name=f"the-pod-{i // 2}", gpu_joules=100 + i)
+        for i in range(100)
+    )
+    ledger = dump_job_status(STATUS.model_copy(update={"energy": EnergyStatus(pods=pods)}))["ledger"]
+    counts = (ledger.count(text) for text in ("one-node", "gpuJoules", '"uid"', '"the-pod-7"'))
+    assert tuple(counts) == (1, 1, 1, 1)
