@@ -76,7 +76,7 @@ class Fault(Enum):
     GARBAGE = "garbage"
 
 
-# The kind in c/state.h, the calls concerned unless others are named, and for failures NVML's code.
+# The kind in c/card.h, the calls concerned unless others are named, and for failures NVML's code.
 _FAULTS: dict[Fault, tuple[int, Calls, int]] = {
     Fault.LOST: (2, Calls.ALL, 0),
     Fault.RESET: (3, Calls.ALL, 0),

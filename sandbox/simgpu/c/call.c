@@ -1,6 +1,7 @@
 /* How every NVML call begins and ends: one session per process, one look at the card, faults before the answer. */
 #define _GNU_SOURCE
 #include "call.h"
+#include "physics.h"
 
 #include <dlfcn.h>
 #include <errno.h>

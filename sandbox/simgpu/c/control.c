@@ -3,6 +3,7 @@
  * None of it is in libnvidia-ml.so.1, so no program that speaks NVML can reach it. Functions answer an `enum
  * outcome`. */
 #include "state.h"
+#include "physics.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,6 +3,7 @@
  * A function that is not here is not exported, so callers meet what they meet on an old driver. */
 #define _GNU_SOURCE
 #include "call.h"
+#include "physics.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -5,8 +5,9 @@
  *
  * When the draw at the highest clock is above the enforced limit, the clock falls in steps until it is not, but never
  * below the card's lowest clock; there the draw may exceed the limit, as it does in life. */
-#include "state.h"
+#include "physics.h"
 
+#include <stddef.h>
 #include <string.h>
 
 /* Limits, clocks and application clocks are those that owners printed with `nvidia-smi -q`:
@@ -191,15 +192,4 @@ double relative_throughput(const struct card *card) {
     find_operating_point(&busy);
     double m = profile->memory_bound_ppm / 1e6;
     return 1 / (m + (1 - m) * profile->max_mhz / busy.clock_mhz);
-}
-
-enum outcome apply_limit(struct change *change, unsigned index, uint32_t limit_mw) {
-    struct card *card = &change->state->cards[index];
-    const struct profile *profile = find_profile(card->profile);
-    if (limit_mw < profile->min_mw || limit_mw > profile->max_mw) {
-        return OUT_OF_RANGE;
-    }
-    card->limit_mw = limit_mw;
-    touch(change, index);
-    return DONE;
 }

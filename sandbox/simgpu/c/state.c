@@ -1,6 +1,7 @@
 /* The file that every process maps: opening it, copying one card out of it, changing it whole. */
 #define _GNU_SOURCE
 #include "state.h"
+#include "physics.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -230,6 +231,17 @@ const struct fault *find_fault(const struct fault *faults, unsigned count, uint3
 
 void touch(struct change *change, unsigned index) {
     update(&change->state->cards[index], change->file->rings[index], 0, RING - 1, change->now);
+}
+
+enum outcome apply_limit(struct change *change, unsigned index, uint32_t limit_mw) {
+    struct card *card = &change->state->cards[index];
+    const struct profile *profile = find_profile(card->profile);
+    if (limit_mw < profile->min_mw || limit_mw > profile->max_mw) {
+        return OUT_OF_RANGE;
+    }
+    card->limit_mw = limit_mw;
+    touch(change, index);
+    return DONE;
 }
 
 /* A descriptor with a lock of its own: flock belongs to the open file, which forked children would share. */
