@@ -258,7 +258,8 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
     print(
         f"at 70 % it would have used {first['energyJoules']} J ±{first['uncertaintyJoules']} J; budget {budget} J, "
         f"{within} J but for a stop; used "
-        f"{energy['usedJoules']} J, projected {last['energyJoules']} J ±{last['uncertaintyJoules']} J at {last['percent']} %: "
+        f"{energy['usedJoules']} J, projected {last.get('energyJoules', 'nothing at a cap that is new')} J "
+        f"±{last.get('uncertaintyJoules', 0)} J at {last['percent']} %: "
         + ", ".join(
             f"{m['percent']} % {m['joules'] / m['steps']:.3f} J and {m['milliseconds'] / m['steps']:.2f} ms a step"
             for m in last["measures"]
