@@ -282,4 +282,6 @@ def test_a_job_is_throttled_into_its_budget_and_finishes(bench: Bench, digits: J
         for p, w in watts.items()
         if w * (1 - errors[p]) > 1.02 * FULL_MILLIWATTS / 1000 * p / 100
     } == {}
-    assert last["completionTime"]
+    # Of the cap it ended at nothing may be measured yet, and then nothing is projected.
+    assert first["completionTime"]
+    assert last.get("completionTime") or last["percent"] not in by_cap
