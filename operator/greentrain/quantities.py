@@ -42,6 +42,7 @@ BYTES_PER_MEGABYTE = 1_000_000
 MILLISECONDS_PER_SECOND = 1000
 MICROSECONDS_PER_SECOND = 1_000_000
 NANOSECONDS_PER_SECOND = 1_000_000_000
+SECONDS_PER_MINUTE = 60
 SECONDS_PER_DAY = 86_400
 SECONDS_PER_YEAR = 365 * SECONDS_PER_DAY
 """As the Software Carbon Intensity specification counts a lifespan (1.1.0, "Embodied emissions")."""
@@ -225,6 +226,21 @@ def to_joules(millijoules: int) -> Joules:
     return Joules(millijoules // MILLIJOULES_PER_JOULE)
 
 
+def from_joules(joules: int) -> Millijoules:
+    """Millijoules of so many joules."""
+    return Millijoules(joules * MILLIJOULES_PER_JOULE)
+
+
+def in_joules(millijoules: int) -> float:
+    """Joules, not rounded: for metrics, whose numbers are floats."""
+    return millijoules / MILLIJOULES_PER_JOULE
+
+
+def in_watts(milliwatts: int) -> float:
+    """Watts, not rounded: for metrics."""
+    return milliwatts / MILLIWATTS_PER_WATT
+
+
 def to_joules_above(millijoules: float) -> Joules:
     """Whole joules that are not less: of an error."""
     return Joules(ceil(millijoules / MILLIJOULES_PER_JOULE))
@@ -240,7 +256,12 @@ def to_microjoules(joules: int) -> int:
     return joules * MICROJOULES_PER_JOULE
 
 
-def in_grams(micrograms: int) -> int:
+def in_grams(micrograms: int) -> float:
+    """Grams, not rounded: for metrics."""
+    return micrograms / MICROGRAMS_PER_GRAM
+
+
+def in_whole_grams(micrograms: int) -> int:
     """Whole grams, rounded half to even."""
     return round(micrograms / MICROGRAMS_PER_GRAM)
 
@@ -255,7 +276,12 @@ def to_intensity(grams: Decimal) -> Decimal:
     return grams * MILLIGRAMS_PER_GRAM
 
 
-def in_grams_per_kilowatt_hour(intensity: int) -> int:
+def in_grams_per_kilowatt_hour(intensity: int) -> float:
+    """Grams per kilowatt-hour, not rounded: for metrics."""
+    return intensity / MILLIGRAMS_PER_GRAM
+
+
+def in_whole_grams_per_kilowatt_hour(intensity: int) -> int:
     """Whole grams per kilowatt-hour, the rest cut off."""
     return intensity // MILLIGRAMS_PER_GRAM
 
@@ -268,6 +294,11 @@ def to_milliseconds(seconds: float) -> int:
 def to_seconds(milliseconds: int) -> int:
     """Whole seconds, the rest cut off."""
     return milliseconds // MILLISECONDS_PER_SECOND
+
+
+def in_minutes(seconds: float) -> float:
+    """Minutes, not rounded."""
+    return seconds / SECONDS_PER_MINUTE
 
 
 def from_nanoseconds(nanoseconds: int) -> float:

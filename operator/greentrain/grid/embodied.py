@@ -17,7 +17,7 @@ from functools import cache
 
 from greentrain.carbon.embodied import Embodied
 from greentrain.grid.sources.table import read_packaged
-from greentrain.quantities import in_grams
+from greentrain.quantities import in_whole_grams
 
 BRANDS = frozenset({"NVIDIA", "TESLA"})
 """Words that newer drivers have dropped or put before the same card's name."""
@@ -64,5 +64,5 @@ def _most_specific(words: frozenset[str], figures: Mapping[frozenset[str], Embod
 
 
 def _as_figure(micrograms: int) -> Embodied:
-    grams = in_grams(micrograms)
+    grams = in_whole_grams(micrograms)
     return Embodied(grams, grams, grams, OWN_FIGURE)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import BudgetAction
 from greentrain.api.spec import Scope
-from greentrain.quantities import MILLIJOULES_PER_JOULE
+from greentrain.quantities import from_joules
 
 START_GRACE_SECONDS = 5.0
 """After its own start, how long an agent waits for a first sight of the lease before the operator counts as silent: a list
@@ -56,10 +56,6 @@ class Used:
         """By how much it is more than the other; never below nothing."""
         return Used(max(0, self.gpu - other.gpu), max(0, self.host - other.host))
 
-    def times(self, number: int) -> Used:
-        """So many times as much."""
-        return Used(self.gpu * number, self.host * number)
-
 
 UNUSED = Used()
 
@@ -95,7 +91,7 @@ def find_allowance(given: Allowance | None, used: Used, *, budgeted: bool) -> Al
 
 def is_spent(used: Used, allowance: Allowance | None) -> bool:
     """Whether nothing of it is left."""
-    return allowance is not None and used.within(allowance.scope) >= allowance.joules * MILLIJOULES_PER_JOULE
+    return allowance is not None and used.within(allowance.scope) >= from_joules(allowance.joules)
 
 
 def is_over(allowance: Allowance | None, silence: float) -> bool:
@@ -107,7 +103,7 @@ def is_near(used: Used, allowance: Allowance | None, *, draw: float, seconds: fl
     """Whether a pod that draws so many milliwatts spends its allowance within so many seconds, or has spent it."""
     if allowance is None or draw <= 0:
         return False
-    left = allowance.joules * MILLIJOULES_PER_JOULE - used.within(allowance.scope)
+    left = from_joules(allowance.joules) - used.within(allowance.scope)
     return left <= draw * seconds
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
-from greentrain.quantities import PowerCap, format_power
+from greentrain.quantities import PowerCap, format_power, in_minutes
 
 SAME_MILLIWATTS = 1000
 """Limits nearer to each other than this are the same one: drivers may round to whole watts."""
@@ -236,7 +236,7 @@ def _look(entry: Entry, current: int, ask: Ask, now: float) -> tuple[Entry, Note
 
 def _quarrel(current: int) -> str:
     return (
-        f"another program changed its limit {CONTEST_CHANGES} times within {CONTEST_SECONDS / 60:.0f} min; it is left at "
+        f"another program changed its limit {CONTEST_CHANGES} times within {in_minutes(CONTEST_SECONDS):.0f} min; it is left at "
         f"{format_power(current)}. When that has stopped, change spec.power.cap to try again"
     )
 

@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from greentrain.api.status import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
-from greentrain.quantities import MICROGRAMS_PER_GRAM, MILLIGRAMS_PER_GRAM
+from greentrain.quantities import in_grams, in_grams_per_kilowatt_hour, in_watts
 
 LABELS = ["namespace", "job"]
 
@@ -44,9 +44,9 @@ def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> Job
         namespace,
         job,
         joules=energy.used_joules if energy.used else None,
-        draw_watts=None if draw is None else draw / 1000,
-        grams=emissions.total_micrograms / MICROGRAMS_PER_GRAM if emissions.total else None,
-        grams_per_kilowatt_hour=None if intensity is None else intensity / MILLIGRAMS_PER_GRAM,
+        draw_watts=None if draw is None else in_watts(draw),
+        grams=in_grams(emissions.total_micrograms) if emissions.total else None,
+        grams_per_kilowatt_hour=None if intensity is None else in_grams_per_kilowatt_hour(intensity),
         budget_ratios=tuple(ratios),
     )
 

@@ -30,7 +30,7 @@ from greentrain.quantities import (
     Intensity,
     format_size,
     format_unix_time,
-    in_grams_per_kilowatt_hour,
+    in_whole_grams_per_kilowatt_hour,
     parse_intensity,
     to_intensity,
 )
@@ -190,7 +190,7 @@ def parse_grams(text: str) -> Intensity:
     Raises:
         ValueError: it is not that, negative, or more than 5,000 g; the text says what would be right.
     """
-    form = f"write grams of CO2e per kWh from 0 to {in_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
+    form = f"write grams of CO2e per kWh from 0 to {in_whole_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
     if text.endswith("gCO2e/kWh"):
         try:
             return parse_intensity(text)
