@@ -246,6 +246,16 @@ def to_joules_above(millijoules: float) -> Joules:
     return Joules(ceil(millijoules / MILLIJOULES_PER_JOULE))
 
 
+def energy_of(milliwatts: int, seconds: float) -> Joules:
+    """Whole joules of so much power over so long, rounded up."""
+    return Joules(ceil(milliwatts * seconds / MILLIJOULES_PER_JOULE))
+
+
+def time_of(joules: int, milliwatts: int) -> int:
+    """Whole seconds for which so much energy lasts at a power above zero, rounded up."""
+    return -(-joules * MILLIJOULES_PER_JOULE // milliwatts)
+
+
 def to_millijoules(microjoules: int) -> Millijoules:
     """Whole millijoules of RAPL's microjoules; as of `to_joules`, the rest shows up later."""
     return Millijoules(microjoules // MICROJOULES_PER_MILLIJOULE)

@@ -18,8 +18,6 @@ FACTORS = frozenset({60, 1000, 3600, 86_400, 10**6, 3_600_000, 10**9})
 UNIT = re.compile(r"(MILLI|MICRO|NANO|KILO)(JOULES|WATTS|GRAMS|SECONDS)|THOUSANDTHS")
 
 EXCEPTIONS = {
-    "operator/greentrain/core/books/charges.py": "has a constant of its own for millijoules, and none of `quantities`",
-    "operator/greentrain/core/books/lines.py": "takes a constant of `quantities`, and none of its functions yet",
     "operator/greentrain/core/power/measures.py": "Student's factor is in thousandths, and no quantity",
     "operator/greentrain/core/seen/pods.py": "Kubernetes' suffixes k, M, G of a count",
     "operator/greentrain/kube/apply.py": "makes a name of a time, so that events have names of their own",

@@ -17,6 +17,7 @@ from greentrain.quantities import (
     PowerCap,
     allow,
     emit,
+    energy_of,
     format_emissions,
     format_energy,
     format_intensity,
@@ -42,6 +43,7 @@ from greentrain.quantities import (
     parse_power_cap,
     parse_pue,
     parse_time,
+    time_of,
     to_intensity,
     to_joules,
     to_joules_above,
@@ -293,6 +295,33 @@ def test_a_time_of_any_year_is_one_that_can_be_counted_with_and_written(
 )
 def test_conversions(found: object, expected: object) -> None:
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("milliwatts", "seconds", "joules"),
+    [(1, 1, 1), (300_000, 10, 3000), (300_000, 0.001, 1), (1500, 1, 2), (0, 10, 0)],
+)
+def test_energy_of_a_power_is_rounded_up_to_whole_joules(
+    milliwatts: int, seconds: float, joules: int
+) -> None:
+    assert energy_of(milliwatts, seconds) == joules
+
+
+@pytest.mark.parametrize(
+    ("joules", "milliwatts", "seconds"),
+    [
+        (0, 300_000, 0),
+        (1, 300_000, 1),
+        (300, 300_000, 1),
+        (301, 300_000, 2),
+        (1, 1, 1000),
+        (10**15, 1, 10**18),
+    ],
+)
+def test_the_time_of_an_energy_is_rounded_up_to_whole_seconds(
+    joules: int, milliwatts: int, seconds: int
+) -> None:
+    assert time_of(joules, milliwatts) == seconds
 
 
 @given(st.integers(0, 10**15), st.integers(1000, 5000), st.integers(1, 5_000_000))

@@ -24,7 +24,7 @@ from greentrain.api.status import (
 from greentrain.api.stored import dump_job_status
 from greentrain.core.books.account import Account
 from greentrain.core.books.allowances import Holder, divide
-from greentrain.core.books.charges import Charges, energy_of, keep_charges, overdue_seconds
+from greentrain.core.books.charges import Charges, keep_charges, overdue_seconds
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.overshoot import stop_seconds, worst_seconds
 from greentrain.core.books.restarts import burnt_again
@@ -658,14 +658,6 @@ def test_an_ended_pod_is_charged_from_its_last_reading_and_never_less_than_nothi
         charges = charged(charges, ended, second=200, energy=READ, reports=reported(read, read=read))
     assert (charges.joules, charges.lost_joules) == (joules, 0)
     assert all(c.since <= (c.gone or "") for c in charges.pods)
-
-
-@pytest.mark.parametrize(
-    ("milliwatts", "seconds", "joules"),
-    [(1, 1, 1), (300_000, 10, 3000), (300_000, 0.001, 1), (1500, 1, 2), (0, 10, 0)],
-)
-def test_what_is_charged_is_rounded_up_to_whole_joules(milliwatts: int, seconds: float, joules: int) -> None:
-    assert energy_of(milliwatts, seconds) == joules
 
 
 def test_a_pod_of_which_its_node_tells_is_charged_though_nobody_saw_it_run() -> None:

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 from greentrain.api.budgets import BudgetLine, BudgetType, LineStatus
 from greentrain.api.spec import OnExhausted
 from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
-from greentrain.core.books.charges import energy_of
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
-from greentrain.quantities import MILLIJOULES_PER_JOULE, format_emissions, format_energy
+from greentrain.quantities import energy_of, format_emissions, format_energy, time_of
 
 MISSING: dict[BudgetType, str] = {"Energy": "readings", "Emissions": "readings or intensities"}
 """What a charge stands in for."""
@@ -239,7 +237,7 @@ def find_emissions_line(
         last.gpu_limit_milliwatts if last is not None else None
     ) or account.seen.fleet.limit_milliwatts
     # What is charged is the limit over a time.
-    charged_gpu_seconds = ceil(charged_joules * MILLIJOULES_PER_JOULE / gpu_limit) if gpu_limit else 0
+    charged_gpu_seconds = time_of(charged_joules, gpu_limit) if gpu_limit else 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
     gpus = attempt.gpus if attempt is not None else 0

@@ -14,11 +14,11 @@ from math import ceil
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
 from greentrain.api.status import AttemptStatus, EmissionsStatus
 from greentrain.core.books.account import Account
-from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, energy_of, overdue_seconds
+from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, overdue_seconds
 from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.snapshot import Fleet
-from greentrain.quantities import THOUSANDTHS
+from greentrain.quantities import THOUSANDTHS, energy_of
 
 REPORTS_WAIT_SECONDS = 2
 """How soon at most a job is decided again because a node has reported: reports that come meanwhile are taken together, so that a
