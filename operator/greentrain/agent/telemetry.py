@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from greentrain.agent.clock import Clock
 from greentrain.agent.loop import Agent
 from greentrain.energy.intervals import CardReading
-from greentrain.quantities import in_joules, in_watts
+from greentrain.quantities import Milliwatts, in_joules, in_watts, typed
 
 SILENT_SECONDS = 60.0
 """Without a look at cards and holders for so long the agent is not ready."""
@@ -63,7 +63,7 @@ class AgentTelemetry(Collector):
             labels = [card.uuid, card.model]
             counted = account.cards.get(card.uuid)
             if counted is not None:
-                gpu.add_metric(labels, in_joules(counted.measured + counted.estimated))
+                gpu.add_metric(labels, in_joules(counted.used))
             answer = agent.answers.get(card.uuid)
             known = isinstance(answer, CardReading)
             readable.add_metric(labels, float(known))
@@ -146,8 +146,8 @@ class AgentTelemetry(Collector):
             key = [card.uuid, card.model]
             now, report = caps.limits.get(card.uuid), caps.reports.get(card.uuid)
             for family, amount in (
-                (asked, report.asked_milliwatts if report is not None else None),
-                (target, report.target_milliwatts if report is not None else None),
+                (asked, typed(Milliwatts, report.asked_milliwatts) if report is not None else None),
+                (target, typed(Milliwatts, report.target_milliwatts) if report is not None else None),
                 (prior, caps.priors.get(card.uuid)),
                 (present, now.set_milliwatts if now is not None else None),
                 (enforced, now.enforced_milliwatts if now is not None else None),

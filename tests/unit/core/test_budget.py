@@ -36,12 +36,12 @@ from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.events import transition_events
-from greentrain.quantities import format_energy
+from greentrain.quantities import Milliwatts, format_energy
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod
 
 GPU_LIMIT = 300_000
-FLEET = Fleet(limit_milliwatts=GPU_LIMIT, report_seconds=30, heard=at(0))
+FLEET = Fleet(limit_milliwatts=Milliwatts(GPU_LIMIT), report_seconds=30, heard=at(0))
 TEMPLATE = build_template(resources={"limits": {"nvidia.com/gpu": "1"}})
 
 
@@ -703,12 +703,12 @@ def test_a_stop_for_a_charge_is_not_begun_again_while_its_last_word_is_missing()
     ("there", "limit", "worst"),
     [
         (FLEET, GPU_LIMIT, 112),
-        (replace(FLEET, limit_milliwatts=250_000, report_seconds=10), GPU_LIMIT, 112),
+        (replace(FLEET, limit_milliwatts=Milliwatts(250_000), report_seconds=10), GPU_LIMIT, 112),
         (Fleet(), GPU_LIMIT, 112),
-        (replace(FLEET, limit_milliwatts=700_000), 700_000, 112),
+        (replace(FLEET, limit_milliwatts=Milliwatts(700_000)), 700_000, 112),
         (replace(FLEET, report_seconds=60), GPU_LIMIT, 112 + 33),
         (replace(FLEET, report_seconds=3600), GPU_LIMIT, 112 + 61),
-        (replace(FLEET, limit_milliwatts=700_000, report_seconds=60), 700_000, 112 + 33),
+        (replace(FLEET, limit_milliwatts=Milliwatts(700_000), report_seconds=60), 700_000, 112 + 33),
     ],
     ids=[
         "the same",

@@ -19,7 +19,7 @@ from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.times import format_time, parse_time
-from greentrain.quantities import energy_of
+from greentrain.quantities import Milliwatts, energy_of
 
 DEFAULT_REPORT_SECONDS = 30
 """How often agents report where they have not said so."""
@@ -108,9 +108,11 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
         since = max(since, min(reading.seen, gone or now)) if reading.seen is not None else since
         late = _overdue(since, report)
         if running is None:
-            joules = energy_of(charge.limit_milliwatts, max(0.0, ((gone or now) - since).total_seconds()))
+            joules = energy_of(
+                Milliwatts(charge.limit_milliwatts), max(0.0, ((gone or now) - since).total_seconds())
+            )
         else:
-            joules = energy_of(charge.limit_milliwatts, max(0.0, (now - late).total_seconds()))
+            joules = energy_of(Milliwatts(charge.limit_milliwatts), max(0.0, (now - late).total_seconds()))
             growing = growing or now >= late
             dues += [late] if late > now else []
             unread += [running] if now - (reading.heard or since) >= SILENT_AFTER else []

@@ -15,7 +15,7 @@ from greentrain.api.status import (
     GreenTrainingJobStatus,
     PowerStatus,
 )
-from greentrain.quantities import format_power, to_whole_watts
+from greentrain.quantities import Milliwatts, format_power, to_whole_watts
 
 NONE = "<none>"
 """A column where nothing was asked for, as kubectl prints it elsewhere."""
@@ -158,7 +158,7 @@ def _display_draw(energy: EnergyStatus | None, attempt: AttemptStatus | None) ->
     if energy is None or energy.draw_milliwatts is None:
         running = attempt is not None and attempt.end_time is None
         return UNKNOWN if running and _asks_for_gpus(attempt) else NONE
-    return format_power(to_whole_watts(energy.draw_milliwatts))
+    return format_power(to_whole_watts(Milliwatts(energy.draw_milliwatts)))
 
 
 def _display_cap(power: PowerStatus | None) -> str:

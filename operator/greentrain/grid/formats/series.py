@@ -82,7 +82,7 @@ class Period:
 
     begin: float
     end: float
-    milligrams: int
+    milligrams: Intensity
     issued: float | None = None
     """The Unix time at which it was published; None where the file does not say."""
 
@@ -119,7 +119,7 @@ class _Row:
     zone: str
     begin: float
     until: float | None
-    milligrams: int
+    milligrams: Intensity
     issued: float | None = None
 
 
