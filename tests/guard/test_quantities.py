@@ -104,6 +104,31 @@ def is_untyped(name: str, annotation: ast.expr | None) -> bool:
     return bool(words & NUMBERS) and TYPES[unit[1]] not in words
 
 
+def find_renamed(text: str) -> Iterator[tuple[str, str]]:
+    """Where a number that is named by one unit is given the type of another, each with that type."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case (
+                ast.Call(func=ast.Name(id="typed"), args=[type_, value]) | ast.Call(func=type_, args=[value])
+            ):
+                pass
+            case _:
+                continue
+        name, unit = last_name(type_), NAMED.search(last_name(value).lower())
+        if name in NUMBERS and name in TYPES.values() and unit is not None and TYPES[unit[1]] != name:
+            yield name, last_name(value)
+
+
+def last_name(node: ast.expr) -> str:
+    """What a value is called where it is taken from; empty where it is computed."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.Call(func=ast.Name(id=name)):
+            return name
+        case ast.BoolOp(values=[first, *_]):
+            return last_name(first)
+    return ""
+
+
 def find_all_untyped() -> set[tuple[str, str, str]]:
     root = ROOT / "operator/greentrain"
     texts = {str(p.relative_to(root)): p.read_text() for p in sorted(root.rglob("*.py"))}
@@ -123,6 +148,28 @@ def test_what_is_named_here_still_has_no_type() -> None:
     found = find_all_untyped()
     assert sorted(UNTYPED.keys() - found) == []
     assert {room_of(module) for module, *_ in found} - {None} == UNTYPED_ROOMS.keys()
+
+
+def test_no_number_is_given_the_type_of_another_unit_than_it_is_named_by() -> None:
+    paths = sorted((ROOT / "operator").rglob("*.py"))
+    assert {p.name: found for p in paths if (found := list(find_renamed(p.read_text())))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Joules(entry.millijoules)", [("Joules", "millijoules")]),
+        ("quantities.Joules(MOST_WATTS)", [("Joules", "MOST_WATTS")]),
+        ("typed(Milliwatts, energy.draw_watts)", [("Milliwatts", "draw_watts")]),
+        ("Millijoules(used_joules or 0)", [("Millijoules", "used_joules")]),
+        ("Joules(status.used_joules)", []),
+        ("typed(quantities.Intensity, emissions.intensity_milligrams_per_kilowatt_hour)", []),
+        ("Joules(used - charged)", []),
+        ("to_joules(millijoules)", []),
+    ],
+)
+def test_the_guard_finds_a_number_of_another_unit(text: str, found: list[tuple[str, str]]) -> None:
+    assert list(find_renamed(text)) == found
 
 
 @pytest.mark.parametrize(

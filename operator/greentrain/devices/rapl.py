@@ -16,13 +16,14 @@ from pathlib import Path
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
 from greentrain.quantities import (
-    Joules,
     Microjoules,
     Microseconds,
     Millijoules,
+    Milliwatts,
     Nanoseconds,
     add,
     add_up,
+    energy_of,
     from_microseconds,
     from_nanoseconds,
     subtract,
@@ -34,8 +35,8 @@ POWERCAP = Path("/sys/class/powercap")
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 
-MOST_WATTS = 500
-"""Assumed highest mean power of one socket, in joules a second; only `Rapl.longest_gap_seconds` depends on it."""
+MOST_MILLIWATTS = Milliwatts(500_000)
+"""Assumed highest mean power of one socket; only `Rapl.longest_gap_seconds` depends on it."""
 
 # Not intel-rapl-mmio:0, which shows the same package a second time.
 _DOMAIN = re.compile(r"intel-rapl:[0-9]+(?::[0-9]+)?")
@@ -116,7 +117,7 @@ class Rapl:
     def longest_gap_seconds(self) -> float | None:
         """Half a turn of the fastest counter at 500 W; None before the first reading."""
         ranges = [domain.range for domain in self._domains.values()]
-        return min(ranges) / 2 / to_microjoules(Joules(MOST_WATTS)) if ranges else None
+        return min(ranges) / 2 / to_microjoules(energy_of(MOST_MILLIWATTS, 1.0)) if ranges else None
 
     def read(self) -> HostEnergy:
         """What all sockets and memory have used since the first reading.
