@@ -4,9 +4,10 @@ Inside, energy is a whole number of millijoules (NVML's unit) or joules, power o
 CO2 equivalent and intensity of milligrams of it per kilowatt-hour, so that sums are exact; people read kilowatt-hours and
 kilograms. 1 Wh = 3,600 J (BIPM, The International System of Units, 9th edition, table 8 gives the hour).
 
-The types cost nothing at run time. A sum of two of one type is an `int` again, so a result takes its type where it is given
-back: by a function here, or by the type's own name. They are whole numbers: a mean, a share or an error is a `float` and no
-amount. Seconds and percents have no type: each is what a plain number says, and what stands beside them has one.
+The types are plain numbers at run time. For mypy a sum of two of one type is an `int` again: `add` and `subtract` keep the
+type and refuse two units, and what is computed otherwise takes its type by name. They are whole numbers: a mean, a share or
+an error is a `float` and no amount. Seconds and percents have no type: what stands beside them has one, so they cannot be
+exchanged with it.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ Amount = TypeVar("Amount", bound=int)
 
 def add(*amounts: Amount) -> Amount:
     """The sum of amounts of one unit, which is of that unit; mypy refuses two units where one is expected."""
-    return add_up(amounts)
+    return cast("Amount", sum(amounts))
 
 
 def add_up(amounts: Iterable[Amount]) -> Amount:

@@ -25,6 +25,8 @@ from greentrain.quantities import (
     Nanoseconds,
     PowerCap,
     Thousandths,
+    add,
+    add_up,
     allow,
     emit,
     energy_of,
@@ -53,6 +55,7 @@ from greentrain.quantities import (
     parse_power_cap,
     parse_pue,
     parse_time,
+    subtract,
     time_of,
     to_intensity,
     to_joules,
@@ -61,6 +64,7 @@ from greentrain.quantities import (
     to_millijoules,
     to_milliseconds,
     to_seconds,
+    typed,
 )
 
 REFUSAL = (
@@ -277,6 +281,13 @@ def test_a_time_of_any_year_is_one_that_can_be_counted_with_and_written(
         (to_joules_above(2000.0), 2),
         (to_millijoules(Microjoules(1999)), 1),
         (to_microjoules(Joules(2)), 2_000_000),
+        (add(Joules(1), Joules(2), Joules(3)), 6),
+        (add_up(Micrograms(n) for n in range(4)), 6),
+        (add_up(list[Joules]()), 0),
+        (subtract(Milliwatts(1), Milliwatts(3)), -2),
+        (typed(Joules, 5), 5),
+        (typed(Joules, 0), 0),
+        (typed(Joules, None), None),
         (from_joules(Joules(0)), 0),
         (from_joules(Joules(7)), 7000),
         (in_joules(Millijoules(0)), 0.0),
