@@ -4,23 +4,28 @@ Inside, energy is a whole number of millijoules (NVML's unit) or joules, power o
 CO2 equivalent and intensity of milligrams of it per kilowatt-hour, so that sums are exact; people read kilowatt-hours and
 kilograms. 1 Wh = 3,600 J (BIPM, The International System of Units, 9th edition, table 8 gives the hour).
 
-The types cost nothing at run time. A sum of two of one type is an `int` again, so a result takes its type where it is given
-back: by a function here, or by the type's own name.
+The types are plain numbers at run time. For mypy a sum of two of one type is an `int` again: `add` and `subtract` keep the
+type and refuse two units, and what is computed otherwise takes its type by name. They are whole numbers: a mean, a share or
+an error is a `float` and no amount. Seconds and percents have no type: what stands beside them has one, so they cannot be
+exchanged with it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
-from typing import NewType
+from typing import NewType, TypeVar, cast
 
 Joules = NewType("Joules", int)
 Millijoules = NewType("Millijoules", int)
+Microjoules = NewType("Microjoules", int)
+"""The unit of RAPL's counters."""
 Milliwatts = NewType("Milliwatts", int)
 Micrograms = NewType("Micrograms", int)
 """Of CO2 equivalent."""
@@ -28,6 +33,9 @@ Intensity = NewType("Intensity", int)
 """Milligrams of CO2 equivalent per kilowatt-hour; `carbon.intensity` has the value with its source and time."""
 Thousandths = NewType("Thousandths", int)
 """Of a ratio that is 1 or more, such as a power usage effectiveness."""
+Milliseconds = NewType("Milliseconds", int)
+Microseconds = NewType("Microseconds", int)
+Nanoseconds = NewType("Nanoseconds", int)
 
 MILLIJOULES_PER_JOULE = 1000
 JOULES_PER_WATT_HOUR = 3600
@@ -42,6 +50,7 @@ BYTES_PER_MEGABYTE = 1_000_000
 MILLISECONDS_PER_SECOND = 1000
 MICROSECONDS_PER_SECOND = 1_000_000
 NANOSECONDS_PER_SECOND = 1_000_000_000
+SECONDS_PER_MINUTE = 60
 SECONDS_PER_DAY = 86_400
 SECONDS_PER_YEAR = 365 * SECONDS_PER_DAY
 """As the Software Carbon Intensity specification counts a lifespan (1.1.0, "Embodied emissions")."""
@@ -62,7 +71,7 @@ _NUMBER = r"[0-9]{1,12}(\.[0-9]{1,6})?"
 ENERGY_PATTERN = _NUMBER + r"(J|kJ|MJ|GJ|TJ|Wh|kWh|MWh|GWh)"
 """An amount of energy as people write it; in RE2's syntax too."""
 
-MOST_JOULES = 360_000_000_000_000
+MOST_JOULES = Joules(360_000_000_000_000)
 """100 GWh, more than any training run has used."""
 
 ENERGY_FORM = "energy from 1J to 100GWh, such as 500Wh, 5kWh, 1.5MWh or 18MJ"
@@ -70,14 +79,14 @@ ENERGY_FORM = "energy from 1J to 100GWh, such as 500Wh, 5kWh, 1.5MWh or 18MJ"
 EMISSIONS_PATTERN = _NUMBER + r"(gCO2e|kgCO2e|tCO2e)"
 """An amount of emissions as people write it; in RE2's syntax too."""
 
-MOST_MICROGRAMS = 100_000_000_000 * MICROGRAMS_PER_GRAM
+MOST_MICROGRAMS = Micrograms(100_000_000_000 * MICROGRAMS_PER_GRAM)
 """100,000 t, the same energy from the dirtiest of grids."""
 
 EMISSIONS_FORM = "emissions from 0.001gCO2e to 100000tCO2e, such as 800gCO2e, 2kgCO2e or 1.2tCO2e"
 
 INTENSITY_PATTERN = _NUMBER + r"gCO2e/kWh"
 
-MOST_INTENSITY = 5_000_000
+MOST_INTENSITY = Intensity(5_000_000)
 """5,000 gCO2e/kWh in milligrams: several times that of lignite."""
 
 INTENSITY_FORM = "an intensity from 0gCO2e/kWh to 5000gCO2e/kWh, such as 200gCO2e/kWh"
@@ -111,7 +120,7 @@ _MICROGRAMS = {
 class PowerCap:
     """A GPU power limit as it is asked for: an amount, or a share of each GPU's default limit. One of the two is set."""
 
-    milliwatts: int | None = None
+    milliwatts: Milliwatts | None = None
     percent: int | None = None
 
     def __str__(self) -> str:
@@ -129,16 +138,39 @@ def parse_power_cap(text: str) -> PowerCap:
     if text.endswith("%"):
         return PowerCap(percent=int(text[:-1]))
     watts = Decimal(text[:-2]) * 1000 if text.endswith("kW") else Decimal(text[:-1])
-    return PowerCap(milliwatts=int(watts * MILLIWATTS_PER_WATT))
+    return PowerCap(milliwatts=Milliwatts(int(watts * MILLIWATTS_PER_WATT)))
 
 
-def format_power(milliwatts: int) -> str:
+def format_power(milliwatts: Milliwatts) -> str:
     """Power in watts, as it can be asked for: nothing is rounded."""
     whole, rest = divmod(milliwatts, MILLIWATTS_PER_WATT)
     return f"{whole}W" if not rest else f"{whole}.{rest:03d}".rstrip("0") + "W"
 
 
-def to_whole_watts(milliwatts: int) -> Milliwatts:
+Amount = TypeVar("Amount", bound=int)
+
+
+def add(*amounts: Amount) -> Amount:
+    """The sum of amounts of one unit, which is of that unit; mypy refuses two units where one is expected."""
+    return cast("Amount", sum(amounts))
+
+
+def add_up(amounts: Iterable[Amount]) -> Amount:
+    """The same of however many."""
+    return cast("Amount", sum(amounts))
+
+
+def subtract(amount: Amount, other: Amount) -> Amount:
+    """The difference of two amounts of one unit, which is of that unit."""
+    return cast("Amount", amount - other)
+
+
+def typed(unit: Callable[[int], Amount], amount: int | None) -> Amount | None:
+    """A plain number of an object of the API server with its unit; None where there is none."""
+    return None if amount is None else unit(amount)
+
+
+def to_whole_watts(milliwatts: Milliwatts) -> Milliwatts:
     """The same, rounded to a whole watt: what a card draws changes by more from one moment to the next."""
     return Milliwatts(round(milliwatts / MILLIWATTS_PER_WATT) * MILLIWATTS_PER_WATT)
 
@@ -200,12 +232,12 @@ def parse_pue(text: str) -> Thousandths:
     return Thousandths(thousandths)
 
 
-def format_pue(thousandths: int) -> str:
+def format_pue(thousandths: Thousandths) -> str:
     """A power usage effectiveness as it can be written."""
     return f"{thousandths / THOUSANDTHS:.4g}"
 
 
-def format_emissions(micrograms: int) -> str:
+def format_emissions(micrograms: Micrograms) -> str:
     """Emissions to read: four digits of mg, g, kg or t of CO2 equivalent."""
     amount, unit = micrograms / 1000, "mg"
     for larger in ("g", "kg", "t"):
@@ -215,14 +247,29 @@ def format_emissions(micrograms: int) -> str:
     return f"{amount:.4g}{unit}" if amount < 9999.5 else f"{amount:.0f}{unit}"
 
 
-def format_intensity(milligrams: int) -> str:
+def format_intensity(intensity: Intensity) -> str:
     """Milligrams per kilowatt-hour in grams, as they can be written."""
-    return f"{milligrams / MILLIGRAMS_PER_GRAM:.6g}gCO2e/kWh"
+    return f"{intensity / MILLIGRAMS_PER_GRAM:.6g}gCO2e/kWh"
 
 
-def to_joules(millijoules: int) -> Joules:
+def to_joules(millijoules: Millijoules) -> Joules:
     """Whole joules of an amount that only grows: what is left over shows up with the next ones."""
     return Joules(millijoules // MILLIJOULES_PER_JOULE)
+
+
+def from_joules(joules: Joules) -> Millijoules:
+    """Millijoules of so many joules."""
+    return Millijoules(joules * MILLIJOULES_PER_JOULE)
+
+
+def in_joules(millijoules: Millijoules) -> float:
+    """Joules, not rounded: for metrics, whose numbers are floats."""
+    return millijoules / MILLIJOULES_PER_JOULE
+
+
+def in_watts(milliwatts: Milliwatts) -> float:
+    """Watts, not rounded: for metrics."""
+    return milliwatts / MILLIWATTS_PER_WATT
 
 
 def to_joules_above(millijoules: float) -> Joules:
@@ -230,17 +277,32 @@ def to_joules_above(millijoules: float) -> Joules:
     return Joules(ceil(millijoules / MILLIJOULES_PER_JOULE))
 
 
-def to_millijoules(microjoules: int) -> Millijoules:
+def energy_of(milliwatts: Milliwatts, seconds: float) -> Joules:
+    """Whole joules of so much power over so long, rounded up."""
+    return Joules(ceil(milliwatts * seconds / MILLIJOULES_PER_JOULE))
+
+
+def time_of(joules: Joules, milliwatts: Milliwatts) -> int:
+    """Whole seconds for which so much energy lasts at a power above zero, rounded up."""
+    return -(-joules * MILLIJOULES_PER_JOULE // milliwatts)
+
+
+def to_millijoules(microjoules: Microjoules) -> Millijoules:
     """Whole millijoules of RAPL's microjoules; as of `to_joules`, the rest shows up later."""
     return Millijoules(microjoules // MICROJOULES_PER_MILLIJOULE)
 
 
-def to_microjoules(joules: int) -> int:
-    """Microjoules, the unit of RAPL's counters."""
-    return joules * MICROJOULES_PER_JOULE
+def to_microjoules(joules: Joules) -> Microjoules:
+    """Microjoules of so many joules."""
+    return Microjoules(joules * MICROJOULES_PER_JOULE)
 
 
-def in_grams(micrograms: int) -> int:
+def in_grams(micrograms: Micrograms) -> float:
+    """Grams, not rounded: for metrics."""
+    return micrograms / MICROGRAMS_PER_GRAM
+
+
+def in_whole_grams(micrograms: Micrograms) -> int:
     """Whole grams, rounded half to even."""
     return round(micrograms / MICROGRAMS_PER_GRAM)
 
@@ -255,27 +317,37 @@ def to_intensity(grams: Decimal) -> Decimal:
     return grams * MILLIGRAMS_PER_GRAM
 
 
-def in_grams_per_kilowatt_hour(intensity: int) -> int:
+def in_grams_per_kilowatt_hour(intensity: Intensity) -> float:
+    """Grams per kilowatt-hour, not rounded: for metrics."""
+    return intensity / MILLIGRAMS_PER_GRAM
+
+
+def in_whole_grams_per_kilowatt_hour(intensity: Intensity) -> int:
     """Whole grams per kilowatt-hour, the rest cut off."""
     return intensity // MILLIGRAMS_PER_GRAM
 
 
-def to_milliseconds(seconds: float) -> int:
+def to_milliseconds(seconds: float) -> Milliseconds:
     """Whole milliseconds, the rest cut off."""
-    return int(seconds * MILLISECONDS_PER_SECOND)
+    return Milliseconds(int(seconds * MILLISECONDS_PER_SECOND))
 
 
-def to_seconds(milliseconds: int) -> int:
+def to_seconds(milliseconds: Milliseconds) -> int:
     """Whole seconds, the rest cut off."""
     return milliseconds // MILLISECONDS_PER_SECOND
 
 
-def from_nanoseconds(nanoseconds: int) -> float:
+def in_minutes(seconds: float) -> float:
+    """Minutes, not rounded."""
+    return seconds / SECONDS_PER_MINUTE
+
+
+def from_nanoseconds(nanoseconds: Nanoseconds) -> float:
     """Seconds."""
     return nanoseconds / NANOSECONDS_PER_SECOND
 
 
-def from_microseconds(microseconds: int) -> float:
+def from_microseconds(microseconds: Microseconds) -> float:
     """Seconds."""
     return microseconds / MICROSECONDS_PER_SECOND
 
@@ -290,18 +362,18 @@ def format_size(size: int) -> str:
     return f"{size // BYTES_PER_MEGABYTE} MB"
 
 
-def emit(energy: int | Fraction, pue: int) -> Fraction:
+def emit(energy: int | Fraction, pue: Thousandths) -> Fraction:
     """Micrograms, exact, of energy in joules × mg/kWh at a PUE in thousandths."""
     return Fraction(energy * pue * MICROGRAMS_PER_MILLIGRAM, THOUSANDTHS * JOULES_PER_KILOWATT_HOUR)
 
 
-def allow(micrograms: int, pue: int, intensity: int) -> Joules:
+def allow(micrograms: Micrograms, pue: Thousandths, intensity: Intensity) -> Joules:
     """Whole joules that emit no more than this at a PUE in thousandths and an intensity above zero."""
     allowed = micrograms * THOUSANDTHS * JOULES_PER_KILOWATT_HOUR
     return Joules(allowed // (pue * intensity * MICROGRAMS_PER_MILLIGRAM))
 
 
-def format_energy(joules: int) -> str:
+def format_energy(joules: Joules) -> str:
     """Energy to read: joules below one watt-hour, else four digits of Wh, kWh or MWh."""
     if joules < JOULES_PER_WATT_HOUR:
         return f"{joules}J"

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from greentrain import quantities
 from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.lease import RENEW_SECONDS, UNATTENDED_SECONDS
@@ -63,6 +64,7 @@ from greentrain.node.pods import close_pods, let_go, open_pods, sum_up
 from greentrain.node.report import choose_pods
 from greentrain.node.schedule import ReportSchedule
 from greentrain.node.standings import Heard, Sight, Standing, Standings
+from greentrain.quantities import Joules, Millijoules, Milliseconds, Milliwatts, typed
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import START, worker
 from tests.support.world.cards import WATT, Card, Range
@@ -351,7 +353,7 @@ class AgentLife:
         match request:
             case ReadLimits(uuid):
                 limit = node.cards[uuid].limit
-                return Answer(now, "session", CurrentLimits(limit, limit))
+                return Answer(now, "session", CurrentLimits(Milliwatts(limit), Milliwatts(limit)))
             case WriteLimit(uuid, milliwatts):
                 node.cards[uuid].set(milliwatts, now)
             case StoreJournal(content):
@@ -366,13 +368,13 @@ class AgentLife:
             if pod.closed is not None:
                 continue
             true = world.by_uid[uid]
-            pod.add(true.used - pod.gpu, begin=wall - 1, end=wall, estimated=0)
-            pod.hold(MODEL, round((true.ran - true.metered) * true.gpus * 1000))
+            pod.add(Millijoules(true.used - pod.gpu), begin=wall - 1, end=wall, estimated=Millijoules(0))
+            pod.hold(MODEL, Milliseconds(round((true.ran - true.metered) * true.gpus * 1000)))
             true.metered = true.ran
             card = account.cards.get(uid)
             if card is None:
                 card = account.cards[uid] = CardAccount(held=LastHeld(world.now, "boot", ((uid, 1.0, True),)))
-            card.measured = true.used
+            card.measured = Millijoules(true.used)
             card.note(world.now)
         for uid in account.cards.keys() - account.pods.keys():
             del account.cards[uid]
@@ -380,7 +382,7 @@ class AgentLife:
     def _read(self) -> None:
         world, node = self.world, self.node
         self.told = {
-            a.uid: Allowance(a.allowance_joules, a.allowance_scope, a.allowance_seconds)
+            a.uid: Allowance(Joules(a.allowance_joules), a.allowance_scope, a.allowance_seconds)
             for a in node.power.asks
             if a.allowance_joules is not None
         }
@@ -587,7 +589,7 @@ class OperatorLife:
         heard = max((received for received, _, _ in self.reports.values()), default=None)
         known = heard is not None
         fleet = Fleet(
-            limit_milliwatts=world.traits.kind.limit if known else None,
+            limit_milliwatts=typed(Milliwatts, world.traits.kind.limit if known else None),
             report_seconds=world.traits.report_seconds if known else None,
             heard=heard,
             models=(MODEL,) if known else (),
@@ -809,7 +811,7 @@ class World:
         del moment
         if self.now < self.source_back:
             return Absent(f"the source of {zone} is away")
-        return Intensity(GRID, "grid", basis)
+        return Intensity(quantities.Intensity(GRID), "grid", basis)
 
     def edit(self, limit: int | None) -> None:
         """The user sets another budget, or none."""
@@ -1373,7 +1375,7 @@ class World:
 
 def _is_held(pod: SimPod, standing: Standing, agent: AgentLife | None) -> bool:
     """Whether nothing is left of a pod's allowance, by its energy or by the operator's silence."""
-    used = Used(gpu=pod.used)
+    used = Used(gpu=Millijoules(pod.used))
     allowance = standing.holding(used)
     silence = agent.hear().find_unconfirmed(agent.world.now) if agent is not None else 0.0
     return is_spent(used, allowance) or is_over(allowance, silence)

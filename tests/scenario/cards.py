@@ -47,7 +47,7 @@ from greentrain.node.caps import (
     Note,
     find_target,
 )
-from greentrain.quantities import PowerCap, format_power
+from greentrain.quantities import Milliwatts, PowerCap, format_power, typed
 from tests.support.world.cards import FOREVER, RANGES, WATT, Card
 from tests.support.world.looks import carry_out, copy_journal
 from tests.support.world.pods import HoldingPod, build_holdings
@@ -291,7 +291,9 @@ class World:
         ask = agent.asks.get(card.uuid)
         if ask is None or limits.set_milliwatts is None or resolve_cap(ask.cap, limits) is None:
             self.watchman.hear_free(card)
-        found = shown.CurrentLimits(limits.set_milliwatts, limits.enforced_milliwatts)
+        found = shown.CurrentLimits(
+            typed(Milliwatts, limits.set_milliwatts), typed(Milliwatts, limits.enforced_milliwatts)
+        )
         return Answer(now, node.session, found)
 
     def _store(self, node: Node, agent: AgentLife, content: CapJournal) -> Hindrance | None:
@@ -325,14 +327,14 @@ class World:
         """Write a limit; why it is not known to be set."""
         if self.now < card.refused_until:
             self.count("write refused")
-            self.say(f"{card.uuid}: {format_power(milliwatts)} refused")
+            self.say(f"{card.uuid}: {format_power(Milliwatts(milliwatts))} refused")
             return Hindrance(card.refusal, "it refuses")
         self.watchman.judge_write(node, agent, card, milliwatts)
         if self.random.random() < 0.02:
             card.hanging_until = self.now + self.random.choice((1.5, 4, 10))
             card.late = milliwatts if self.random.random() < 0.6 else None
             self.count("write hangs and is applied" if card.late is not None else "write hangs and is not")
-            self.say(f"{card.uuid}: {format_power(milliwatts)} hangs")
+            self.say(f"{card.uuid}: {format_power(Milliwatts(milliwatts))} hangs")
             return Hindrance("GpuFailing", "it hangs")
         self._apply(card, milliwatts)
         return None
@@ -340,7 +342,7 @@ class World:
     def _apply(self, card: Card, milliwatts: int) -> None:
         card.set(milliwatts, self.now)
         card.ours = True
-        self.say(f"{card.uuid}: set to {format_power(card.limit)} by us")
+        self.say(f"{card.uuid}: set to {format_power(Milliwatts(card.limit))} by us")
 
     # -- everybody else -------------------------------------------------------------------------------
 
@@ -375,7 +377,7 @@ class World:
         card.set(milliwatts, self.now)
         card.prior, card.ours, card.disturbed = card.limit, False, self.now
         card.others.append(self.now)
-        self.say(f"{card.uuid}: set to {format_power(card.limit)} by somebody else")
+        self.say(f"{card.uuid}: set to {format_power(Milliwatts(card.limit))} by somebody else")
 
     def let_rivals_act(self) -> None:
         for _, card in self.cards:
@@ -521,7 +523,7 @@ class Watchman:
 
     def judge_write(self, node: Node, agent: AgentLife, card: Card, milliwatts: int) -> None:
         """A write may be made now, of this limit."""
-        world, told = self._world, f"{card.uuid}: {format_power(milliwatts)}\n{self._world.told}"
+        world, told = self._world, f"{card.uuid}: {format_power(Milliwatts(milliwatts))}\n{self._world.told}"
         assert not node.dry, f"written in a dry run: {told}"
         assert milliwatts <= card.prior, f"above what was there before: {told}"
         assert card.range.least <= milliwatts <= card.range.most, f"outside its range: {told}"
@@ -538,7 +540,7 @@ class Watchman:
             assert card.ours, f"written over somebody else's: {told}"
             assert milliwatts == card.prior, f"not given back: {told}"
             return
-        assert milliwatts == find_target(asked, card.prior, limits), told
+        assert milliwatts == find_target(Milliwatts(asked), Milliwatts(card.prior), limits), told
         assert self._given_up.get(card.uuid) is None, f"written although contested: {told}"
         # A write that nobody saw to have worked: others who set again what was there before look as if it had not.
         again = self._unseen.get(card.uuid) == card.prior
@@ -555,7 +557,7 @@ class Watchman:
         for node, card in self._world.cards:
             if card.limit == card.prior:
                 continue
-            told = f"{card.uuid}, {format_power(card.limit)}\n{self._world.told}"
+            told = f"{card.uuid}, {format_power(Milliwatts(card.limit))}\n{self._world.told}"
             assert card.ours, f"somebody else's change does not stand: {told}"
             assert card.limit < card.prior, f"above its limit from before because of us: {told}"
             entry = node.disk.entries.get(card.uuid)
@@ -581,7 +583,7 @@ class Watchman:
                 assert reason not in IN_FORCE or card.limit == card.prior, world.told
             if world.now - card.disturbed < SETTLED_SECONDS or card.blocked(world.now):
                 continue
-            told = f"{card.uuid}, {format_power(card.limit)}, {reason}\n{world.told}"
+            told = f"{card.uuid}, {format_power(Milliwatts(card.limit))}, {reason}\n{world.told}"
             hindrance = agent.hindered.get(card.uuid)
             if node.dry or ask is None or hindrance is not None or reason == "Contested":
                 assert card.limit == card.prior, f"not as it was before: {told}"
@@ -599,7 +601,7 @@ class Watchman:
             return
         if self._world.now < node.full_until:
             return
-        due = find_target(asked, card.prior, limits)
+        due = find_target(Milliwatts(asked), Milliwatts(card.prior), limits)
         assert abs(card.limit - due) < SAME_MILLIWATTS, f"{format_power(due)} is due: {told}"
         lags = card.tells_enforced and card.enforced >= due + SAME_MILLIWATTS
         assert reason in ({"Applying"} if lags else IN_FORCE), f"{ask.cap}: {told}"

@@ -10,7 +10,7 @@ import pytest
 
 from greentrain.api.nodepower import CapReason
 from greentrain.node.caps import Hindrance
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Milliwatts, PowerCap
 from tests.scenario.cards import Node, World, odd_limit
 from tests.support.lives import Suite
 from tests.support.world.cards import FOREVER, WATT, Card
@@ -63,12 +63,12 @@ def choose_cap(chance: Random, card: Card) -> PowerCap | None:
     if act < 0.4:
         return PowerCap(percent=chance.choice((10, 30, 50, 60, 70, 80, 90, 100)))
     if act < 0.5:
-        return PowerCap(milliwatts=chance.choice((20, 50, 990)) * WATT)
+        return PowerCap(milliwatts=Milliwatts(chance.choice((20, 50, 990)) * WATT))
     if act < 0.6:
         # Hardly below what is usually there before.
-        return PowerCap(milliwatts=card.range.default - chance.choice((200, 400, 900)))
+        return PowerCap(milliwatts=Milliwatts(card.range.default - chance.choice((200, 400, 900))))
     watts = chance.randrange(card.range.least // WATT, card.range.most // WATT + 10, 10)
-    return PowerCap(milliwatts=watts * WATT + chance.choice((0, 0, 0, 400, -300, 500)))
+    return PowerCap(milliwatts=Milliwatts(watts * WATT + chance.choice((0, 0, 0, 400, -300, 500))))
 
 
 def disturb(world: World) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from greentrain import quantities
 from greentrain.api.nodepower import BUCKET_SECONDS, EnergyBuckets, PodEnergy
 from greentrain.api.spec import Basis
 from greentrain.api.status import EmissionsStatus, EnergyStatus
@@ -26,6 +27,7 @@ from greentrain.core.books.ledger import fold
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.times import format_time
+from greentrain.quantities import Thousandths
 from tests.support.lives import Suite
 from tests.support.snapshots import START, account_of, at
 
@@ -95,11 +97,16 @@ class World:
             if self.now < self.source_until or not there:
                 return Absent(f"{zone} is not known", begin, begin + BUCKET_SECONDS)
             return Intensity(
-                self.truth[zone][quarter] * 1000, "tso", basis, begin, begin + BUCKET_SECONDS, begin
+                quantities.Intensity(self.truth[zone][quarter] * 1000),
+                "tso",
+                basis,
+                begin,
+                begin + BUCKET_SECONDS,
+                begin,
             )
 
         return CarbonSource(
-            at=look, zone_of=lambda _region, zone: zone or None, pue=PUE, include_embodied=False
+            at=look, zone_of=lambda _region, zone: zone or None, pue=Thousandths(PUE), include_embodied=False
         )
 
     def step(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 from greentrain.api.nodepower import lowest_percent
 from greentrain.core.power.measures import LEAST_WINDOWS, Sample, Track, observe
 from greentrain.core.power.projection import Choice, build_ladder, choose_cap
+from greentrain.quantities import Joules, Milliseconds
 from tests.support.lives import Suite
 
 DEFAULT_WATTS = 300.0
@@ -101,8 +102,8 @@ class Job:
         return Sample(
             attempt=self.attempt,
             step=max(0, int(self.step - late)) if self.step < self.steps else self.steps,
-            joules=int(self.joules),
-            moment=self.milliseconds,
+            joules=Joules(int(self.joules)),
+            moment=Milliseconds(self.milliseconds),
             percent=self.asked,
             complete=self.percent == self.asked,
         )
@@ -121,7 +122,7 @@ class Job:
                 self.ladder,
                 used=sample.joules,
                 steps_left=self.steps - sample.step,
-                budget=self.budget,
+                budget=Joules(self.budget),
                 max_slowdown_percent=self.slowdown,
             )
             self.check(choice)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from greentrain import quantities
 from greentrain.api.spec import Basis, GreenTrainingJobSpec
 from greentrain.api.status import AttemptStatus
 from greentrain.carbon.intensity import Absent, Intensity
@@ -182,7 +183,7 @@ def test_a_grid_is_looked_at_an_hour_ahead_however_long_a_stop_takes(seconds: in
     def look(_zone: str, basis: Basis, moment: float) -> Intensity | Absent:
         asked.append(moment)
         begin = moment // 900 * 900
-        return Intensity(len(asked), "test", basis, begin, begin + 900)
+        return Intensity(quantities.Intensity(len(asked)), "test", basis, begin, begin + 900)
 
     account = account_of(source=CarbonSource(at=look, zone_of=lambda *_: "DE"))
     # It would be a LookupError beyond what was taken.
@@ -197,7 +198,7 @@ def test_a_source_that_changes_too_often_costs_its_own_answer() -> None:
     def look(_zone: str, basis: Basis, moment: float) -> Intensity | Absent:
         nonlocal asked
         asked += 1
-        return Intensity(1, "test", basis, moment, moment + 0.001)
+        return Intensity(quantities.Intensity(1), "test", basis, moment, moment + 0.001)
 
     taken = take(CarbonSource(at=look, zone_of=lambda *_: "DE"))
     assert asked == MOST_STEPS

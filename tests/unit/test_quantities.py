@@ -14,9 +14,22 @@ from hypothesis import strategies as st
 from greentrain.quantities import (
     EARLIEST,
     LATEST,
+    Intensity,
+    Joules,
+    Micrograms,
+    Microjoules,
+    Microseconds,
+    Millijoules,
+    Milliseconds,
+    Milliwatts,
+    Nanoseconds,
     PowerCap,
+    Thousandths,
+    add,
+    add_up,
     allow,
     emit,
+    energy_of,
     format_emissions,
     format_energy,
     format_intensity,
@@ -25,17 +38,25 @@ from greentrain.quantities import (
     format_size,
     format_unix_time,
     from_grams,
+    from_joules,
     from_microseconds,
     from_nanoseconds,
     from_years,
     in_grams,
     in_grams_per_kilowatt_hour,
+    in_joules,
+    in_minutes,
+    in_watts,
+    in_whole_grams,
+    in_whole_grams_per_kilowatt_hour,
     parse_emissions,
     parse_energy,
     parse_intensity,
     parse_power_cap,
     parse_pue,
     parse_time,
+    subtract,
+    time_of,
     to_intensity,
     to_joules,
     to_joules_above,
@@ -43,6 +64,7 @@ from greentrain.quantities import (
     to_millijoules,
     to_milliseconds,
     to_seconds,
+    typed,
 )
 
 REFUSAL = (
@@ -54,19 +76,19 @@ MOST_MILLIWATTS = 10_000_000
 @pytest.mark.parametrize(
     ("text", "cap"),
     [
-        ("250W", PowerCap(milliwatts=250_000)),
-        ("250.5W", PowerCap(milliwatts=250_500)),
-        ("0.001kW", PowerCap(milliwatts=1_000)),
-        ("0.3kW", PowerCap(milliwatts=300_000)),
-        ("0.300kW", PowerCap(milliwatts=300_000)),
-        ("0.01kW", PowerCap(milliwatts=10_000)),
-        ("1W", PowerCap(milliwatts=1_000)),
-        ("1.0W", PowerCap(milliwatts=1_000)),
-        ("1.001W", PowerCap(milliwatts=1_001)),
-        ("10kW", PowerCap(milliwatts=10_000_000)),
-        ("9999.999W", PowerCap(milliwatts=9_999_999)),
-        ("10000W", PowerCap(milliwatts=10_000_000)),
-        ("9.999kW", PowerCap(milliwatts=9_999_000)),
+        ("250W", PowerCap(milliwatts=Milliwatts(250_000))),
+        ("250.5W", PowerCap(milliwatts=Milliwatts(250_500))),
+        ("0.001kW", PowerCap(milliwatts=Milliwatts(1_000))),
+        ("0.3kW", PowerCap(milliwatts=Milliwatts(300_000))),
+        ("0.300kW", PowerCap(milliwatts=Milliwatts(300_000))),
+        ("0.01kW", PowerCap(milliwatts=Milliwatts(10_000))),
+        ("1W", PowerCap(milliwatts=Milliwatts(1_000))),
+        ("1.0W", PowerCap(milliwatts=Milliwatts(1_000))),
+        ("1.001W", PowerCap(milliwatts=Milliwatts(1_001))),
+        ("10kW", PowerCap(milliwatts=Milliwatts(10_000_000))),
+        ("9999.999W", PowerCap(milliwatts=Milliwatts(9_999_999))),
+        ("10000W", PowerCap(milliwatts=Milliwatts(10_000_000))),
+        ("9.999kW", PowerCap(milliwatts=Milliwatts(9_999_000))),
         ("1%", PowerCap(percent=1)),
         ("70%", PowerCap(percent=70)),
         ("100%", PowerCap(percent=100)),
@@ -110,12 +132,12 @@ def test_what_is_no_cap_is_answered_with_what_would_be_one(text: str) -> None:
     ],
 )
 def test_power_is_told_in_watts_and_nothing_is_rounded(milliwatts: int, text: str) -> None:
-    assert format_power(milliwatts) == text
+    assert format_power(Milliwatts(milliwatts)) == text
 
 
 @pytest.mark.parametrize(
     ("cap", "text"),
-    [(PowerCap(milliwatts=300_000), "300W"), (PowerCap(percent=70), "70%")],
+    [(PowerCap(milliwatts=Milliwatts(300_000)), "300W"), (PowerCap(percent=70), "70%")],
 )
 def test_a_cap_is_told_as_it_can_be_asked_for(cap: PowerCap, text: str) -> None:
     assert str(cap) == text
@@ -195,7 +217,7 @@ def test_what_is_no_quantity_is_refused_with_what_would_be_right(
 
 @given(st.integers(1, 10**14))
 def test_energy_printed_is_read_again_to_four_digits(joules: int) -> None:
-    assert parse_energy(format_energy(joules)) == pytest.approx(joules, rel=6e-4, abs=1)
+    assert parse_energy(format_energy(Joules(joules))) == pytest.approx(joules, rel=6e-4, abs=1)
 
 
 @given(st.integers(1, 10**12 - 1))
@@ -205,20 +227,20 @@ def test_whole_joules_round_trip(joules: int) -> None:
 
 @given(st.integers(1000, 10**17))
 def test_emissions_printed_are_read_again_to_four_digits(micrograms: int) -> None:
-    text = format_emissions(micrograms)
+    text = format_emissions(Micrograms(micrograms))
     grams = f"{float(text[:-2]) / 1000:.6f}gCO2e" if text.endswith("mg") else f"{text}CO2e"
     assert parse_emissions(grams) == pytest.approx(micrograms, rel=6e-4, abs=1000)
 
 
 @given(st.integers(0, 5_000_000))
 def test_an_intensity_round_trips(milligrams: int) -> None:
-    assert parse_intensity(format_intensity(milligrams)) == pytest.approx(milligrams, rel=1e-5)
+    assert parse_intensity(format_intensity(Intensity(milligrams))) == pytest.approx(milligrams, rel=1e-5)
 
 
 @given(st.integers(1000, 5000))
 def test_a_pue_round_trips(thousandths: int) -> None:
     assert parse_pue(f"{thousandths / 1000}") == thousandths
-    assert parse_pue(format_pue(thousandths)) == pytest.approx(thousandths, abs=1)
+    assert parse_pue(format_pue(Thousandths(thousandths))) == pytest.approx(thousandths, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -254,35 +276,82 @@ def test_a_time_of_any_year_is_one_that_can_be_counted_with_and_written(
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (to_joules(1999), 1),
+        (to_joules(Millijoules(1999)), 1),
         (to_joules_above(1999.5), 2),
         (to_joules_above(2000.0), 2),
-        (to_millijoules(1999), 1),
-        (to_microjoules(2), 2_000_000),
-        (in_grams(1_500_000), 2),
-        (in_grams(2_500_000), 2),
+        (to_millijoules(Microjoules(1999)), 1),
+        (to_microjoules(Joules(2)), 2_000_000),
+        (add(Joules(1), Joules(2), Joules(3)), 6),
+        (add_up(Micrograms(n) for n in range(4)), 6),
+        (add_up(list[Joules]()), 0),
+        (subtract(Milliwatts(1), Milliwatts(3)), -2),
+        (typed(Joules, 5), 5),
+        (typed(Joules, 0), 0),
+        (typed(Joules, None), None),
+        (from_joules(Joules(0)), 0),
+        (from_joules(Joules(7)), 7000),
+        (in_joules(Millijoules(0)), 0.0),
+        (in_joules(Millijoules(1999)), 1.999),
+        (in_watts(Milliwatts(250_001)), 250.001),
+        (in_grams(Micrograms(1_500_001)), 1.500001),
+        (in_whole_grams(Micrograms(1_500_000)), 2),
+        (in_whole_grams(Micrograms(2_500_000)), 2),
         (from_grams(3), 3_000_000),
         (to_intensity(Decimal("210.5")), 210_500),
-        (in_grams_per_kilowatt_hour(5_000_999), 5000),
+        (in_grams_per_kilowatt_hour(Intensity(5_000_999)), 5000.999),
+        (in_whole_grams_per_kilowatt_hour(Intensity(5_000_999)), 5000),
+        (in_minutes(300.0), 5.0),
+        (in_minutes(45), 0.75),
         (to_milliseconds(1.9999), 1999),
-        (to_seconds(1999), 1),
-        (from_nanoseconds(1_500_000_000), 1.5),
-        (from_microseconds(1_500_000), 1.5),
+        (to_seconds(Milliseconds(1999)), 1),
+        (from_nanoseconds(Nanoseconds(1_500_000_000)), 1.5),
+        (from_microseconds(Microseconds(1_500_000)), 1.5),
         (from_years(4), 126_144_000),
         (from_years(Decimal("0.5")), 15_768_000),
         (format_size(20_999_999), "20 MB"),
         # A kilowatt-hour at 200 g/kWh and a PUE of 1.5.
-        (emit(3_600_000 * 200_000, 1500), 300_000_000),
-        (allow(300_000_000, 1500, 200_000), 3_600_000),
+        (emit(3_600_000 * 200_000, Thousandths(1500)), 300_000_000),
+        (allow(Micrograms(300_000_000), Thousandths(1500), Intensity(200_000)), 3_600_000),
     ],
 )
 def test_conversions(found: object, expected: object) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("milliwatts", "seconds", "joules"),
+    [(1, 1, 1), (300_000, 10, 3000), (300_000, 0.001, 1), (1500, 1, 2), (0, 10, 0)],
+)
+def test_energy_of_a_power_is_rounded_up_to_whole_joules(
+    milliwatts: int, seconds: float, joules: int
+) -> None:
+    assert energy_of(Milliwatts(milliwatts), seconds) == joules
+
+
+@pytest.mark.parametrize(
+    ("joules", "milliwatts", "seconds"),
+    [
+        (0, 300_000, 0),
+        (1, 300_000, 1),
+        (300, 300_000, 1),
+        (301, 300_000, 2),
+        (1, 1, 1000),
+        (10**15, 1, 10**18),
+    ],
+)
+def test_the_time_of_an_energy_is_rounded_up_to_whole_seconds(
+    joules: int, milliwatts: int, seconds: int
+) -> None:
+    assert time_of(Joules(joules), Milliwatts(milliwatts)) == seconds
+
+
 @given(st.integers(0, 10**15), st.integers(1000, 5000), st.integers(1, 5_000_000))
 def test_what_is_allowed_emits_no_more_and_a_joule_more_does(
     micrograms: int, pue: int, intensity: int
 ) -> None:
-    joules = allow(micrograms, pue, intensity)
-    assert emit(joules * intensity, pue) <= micrograms < emit((joules + 1) * intensity, pue)
+    joules = allow(Micrograms(micrograms), Thousandths(pue), Intensity(intensity))
+    assert (
+        emit(joules * intensity, Thousandths(pue))
+        <= micrograms
+        < emit((joules + 1) * intensity, Thousandths(pue))
+    )

@@ -22,7 +22,7 @@ from greentrain.api.nodepower import PodEnergy
 from greentrain.energy.account import NodeAccount
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod
-from greentrain.node.allowance import Allowance, Used, is_spent
+from greentrain.node.allowance import NOTHING, Allowance, Used, is_spent
 from greentrain.node.findings import Finding, judge_operator
 from greentrain.node.pods import sum_up
 from greentrain.node.standings import Change, Haste, Heard, Sight, Standing, Standings
@@ -283,7 +283,7 @@ class Allowances:
                 logger.info("pod %s has a higher allowance: its GPUs may have their limits again", who)
             case "Throttled":
                 self.throttles += 1
-                allowance = one.holding(used) or Allowance(0)
+                allowance = one.holding(used) or NOTHING
                 amount = format_energy(to_joules(used.within(allowance.scope)))
                 logger.error(
                     "pod %s has used %s, %s, and the operator has been silent for %.0f s: its GPUs get their lowest limit, "

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from greentrain.devices.rapl import CpuTime, CpuUse, HostEnergy, Rapl
+from greentrain.quantities import Millijoules, subtract
 
 
 @dataclass(frozen=True, slots=True)
 class HostInterval:
-    """Energy in millijoules, and each pod's share of the processors' time by UID, 0 to 1."""
+    """Energy, and each pod's share of the processors' time by UID, 0 to 1."""
 
-    cpu: int
-    dram: int
+    cpu: Millijoules
+    dram: Millijoules
     shares: Mapping[str, float]
 
 
@@ -42,8 +43,9 @@ class Host:
             for uid, seconds in use.pods.items()
             if busy > 0
         }
+        none = Millijoules(0)
         return HostInterval(
-            cpu=max(0, energy.package_mj - before.package_mj),
-            dram=max(0, (energy.dram_mj or 0) - (before.dram_mj or 0)),
+            cpu=max(none, subtract(energy.package_mj, before.package_mj)),
+            dram=max(none, subtract(energy.dram_mj or none, before.dram_mj or none)),
             shares=shares,
         )

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.kube.client import ApiError, Client
-from greentrain.quantities import format_power
+from greentrain.quantities import Milliwatts, format_power
 
 logger = logging.getLogger("greentrain.agent")
 
@@ -95,7 +95,7 @@ def name_kept(node: str, status: Mapping[str, Any]) -> int:
         return 1
     kept = [gpu for gpu in gpus if gpu.limits.prior_milliwatts is not None]
     for gpu in kept:
-        prior = format_power(gpu.limits.prior_milliwatts or 0)
+        prior = format_power(Milliwatts(gpu.limits.prior_milliwatts or 0))
         logger.error(
             "node %s: GPU %s may still have the limit of a cap; before it, it was %s. On that node: nvidia-smi -i %s -pl %s",
             node,

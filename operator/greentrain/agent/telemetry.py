@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from greentrain.agent.clock import Clock
 from greentrain.agent.loop import Agent
 from greentrain.energy.intervals import CardReading
-from greentrain.quantities import MILLIJOULES_PER_JOULE, MILLIWATTS_PER_WATT
+from greentrain.quantities import Milliwatts, in_joules, in_watts, typed
 
 SILENT_SECONDS = 60.0
 """Without a look at cards and holders for so long the agent is not ready."""
@@ -63,12 +63,12 @@ class AgentTelemetry(Collector):
             labels = [card.uuid, card.model]
             counted = account.cards.get(card.uuid)
             if counted is not None:
-                gpu.add_metric(labels, (counted.measured + counted.estimated) / MILLIJOULES_PER_JOULE)
+                gpu.add_metric(labels, in_joules(counted.used))
             answer = agent.answers.get(card.uuid)
             known = isinstance(answer, CardReading)
             readable.add_metric(labels, float(known))
             if isinstance(answer, CardReading) and answer.draw is not None:
-                draw.add_metric(labels, answer.draw / MILLIWATTS_PER_WATT)
+                draw.add_metric(labels, in_watts(answer.draw))
         yield from (gpu, draw, readable)
         yield from self._collect_limits()
         yield from self._collect_allowances()
@@ -83,7 +83,7 @@ class AgentTelemetry(Collector):
             for device, amount in (("gpu", pod.gpu), ("cpu", pod.cpu), ("dram", pod.dram)):
                 if amount or device == "gpu":
                     labels = [pod.namespace, pod.name, pod.uid, pod.job or "", device]
-                    pods.add_metric(labels, amount / MILLIJOULES_PER_JOULE)
+                    pods.add_metric(labels, in_joules(amount))
         yield pods
         for name, text, amount in (
             ("greentrain_idle_energy_joules", "Energy of GPUs that no pod held.", account.idle),
@@ -93,7 +93,7 @@ class AgentTelemetry(Collector):
                 account.unattributed,
             ),
         ):
-            yield CounterMetricFamily(name, text, value=amount / MILLIJOULES_PER_JOULE)
+            yield CounterMetricFamily(name, text, value=in_joules(amount))
         age = float("nan") if agent.looked is None else self._clock.elapsed() - agent.looked
         yield GaugeMetricFamily(
             "greentrain_last_look_age_seconds", "Since cards and holders were last both seen.", value=age
@@ -146,14 +146,14 @@ class AgentTelemetry(Collector):
             key = [card.uuid, card.model]
             now, report = caps.limits.get(card.uuid), caps.reports.get(card.uuid)
             for family, amount in (
-                (asked, report.asked_milliwatts if report is not None else None),
-                (target, report.target_milliwatts if report is not None else None),
+                (asked, typed(Milliwatts, report.asked_milliwatts) if report is not None else None),
+                (target, typed(Milliwatts, report.target_milliwatts) if report is not None else None),
                 (prior, caps.priors.get(card.uuid)),
                 (present, now.set_milliwatts if now is not None else None),
                 (enforced, now.enforced_milliwatts if now is not None else None),
             ):
                 if amount is not None:
-                    family.add_metric(key, amount / MILLIWATTS_PER_WATT)
+                    family.add_metric(key, in_watts(amount))
             if report is not None:
                 in_force.add_metric([*key, report.reason], float(report.in_force))
             foreign.add_metric(key, caps.foreign_changes[card.uuid])

@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from greentrain import quantities
 from greentrain.api.spec import Scope
 from greentrain.api.status import Condition
-from greentrain.quantities import PowerCap
+from greentrain.quantities import PowerCap, typed
 
 BUCKET_SECONDS = 900
 """Length of a bucket: a quarter of an hour, aligned to UTC, as grids publish their intensity."""
@@ -92,7 +93,8 @@ class PodAsk(_Lenient):
     @property
     def cap(self) -> PowerCap:
         """What is asked for."""
-        return PowerCap(self.cap_milliwatts, self.cap_percent if self.cap_milliwatts is None else None)
+        watts = typed(quantities.Milliwatts, self.cap_milliwatts)
+        return PowerCap(watts, self.cap_percent if watts is None else None)
 
 
 class NodePowerSpec(_Lenient):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from greentrain.quantities import Micrograms, to_milliseconds
+from greentrain.quantities import Micrograms, Milliseconds, to_milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Embodied:
             raise ValueError(f"low {self.low}, typical {self.typical}, high {self.high} g are not in order")
 
 
-def amortise(grams_micro: int, gpu_milliseconds: int, lifetime_seconds: int) -> Micrograms:
-    """Micrograms that fall to so much GPU time, of `grams_micro` micrograms for one GPU that lasts `lifetime_seconds`.
+def amortise(made: Micrograms, gpu_milliseconds: Milliseconds, lifetime_seconds: int) -> Micrograms:
+    """What falls to so much GPU time, of what was `made` in making one GPU that lasts `lifetime_seconds`.
 
     GPU time is the sum over the GPUs a job held (two for a second are 2,000 ms); of a part of a GPU that part of its time.
     Rounded once, half to even.
@@ -43,8 +43,8 @@ def amortise(grams_micro: int, gpu_milliseconds: int, lifetime_seconds: int) -> 
     Raises:
         ValueError: an amount is negative, or the lifetime is not positive.
     """
-    if grams_micro < 0 or gpu_milliseconds < 0:
-        raise ValueError(f"{grams_micro} µg and {gpu_milliseconds} ms of GPU time: neither can be negative")
+    if made < 0 or gpu_milliseconds < 0:
+        raise ValueError(f"{made} µg and {gpu_milliseconds} ms of GPU time: neither can be negative")
     if lifetime_seconds <= 0:
         raise ValueError(f"a lifetime of {lifetime_seconds} s: it must be positive")
-    return Micrograms(round(Fraction(grams_micro * gpu_milliseconds, to_milliseconds(lifetime_seconds))))
+    return Micrograms(round(Fraction(made * gpu_milliseconds, to_milliseconds(lifetime_seconds))))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
+from greentrain import quantities
 from greentrain.api.spec import Basis
 
 MAX_SOURCE_LENGTH = 64
@@ -29,7 +30,7 @@ class Intensity:
         ValueError: it is negative, its source has no name or one of more than 64 characters, or its time or step is empty.
     """
 
-    milligrams: int
+    milligrams: quantities.Intensity
     """Milligrams of CO2 equivalent per kilowatt-hour."""
     source: str
     basis: Basis

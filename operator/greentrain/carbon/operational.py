@@ -14,7 +14,7 @@ from fractions import Fraction
 from math import isfinite
 
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity, Lookup
-from greentrain.quantities import THOUSANDTHS, Joules, Micrograms, emit
+from greentrain.quantities import THOUSANDTHS, Joules, Micrograms, Thousandths, add, add_up, emit, subtract
 
 MOST_PERIODS = 10_000
 """Periods one bucket is divided into at most, so that a broken source costs its own answer and not the operator's time."""
@@ -33,7 +33,7 @@ class Bucket:
 
     begin: float
     end: float
-    joules: int
+    joules: Joules
 
     def __post_init__(self) -> None:
         if not (isfinite(self.begin) and isfinite(self.end)) or self.end < self.begin:
@@ -47,9 +47,9 @@ class SourceShare:
     """Energy that was priced with one source's values."""
 
     source: str
-    joules: int
+    joules: Joules
     """Of the devices: without PUE."""
-    micrograms: int
+    micrograms: Micrograms
     """Of CO2 equivalent, PUE included."""
     as_of: float = UNDATED
     """The latest Unix time its values were of (`Intensity.as_of`)."""
@@ -61,9 +61,9 @@ class Priced:
 
     shares: tuple[SourceShare, ...] = ()
     """One for each source, in the order of their names."""
-    without_joules: int = 0
+    without_joules: Joules = Joules(0)
     """Energy without an intensity: it is in no gram."""
-    forecast_joules: int = 0
+    forecast_joules: Joules = Joules(0)
     """Energy in the shares that was priced with forecasts: what is observed later may price it otherwise."""
     reasons: tuple[str, ...] = ()
     """Why, in the order of the alphabet, the first few."""
@@ -71,12 +71,12 @@ class Priced:
     @property
     def joules(self) -> Joules:
         """All energy, priced or not."""
-        return Joules(sum(s.joules for s in self.shares) + self.without_joules)
+        return add(self.without_joules, *(s.joules for s in self.shares))
 
     @property
     def micrograms(self) -> Micrograms:
         """Emissions of what could be priced."""
-        return Micrograms(sum(s.micrograms for s in self.shares))
+        return add_up(s.micrograms for s in self.shares)
 
     @property
     def reason(self) -> str:
@@ -86,13 +86,13 @@ class Priced:
 
 @dataclass(slots=True)
 class _Sum:
-    joules: int = 0
+    joules: Joules = Joules(0)
     weighted: Fraction = field(default_factory=Fraction)
     """Joules times milligrams per kilowatt-hour, exact."""
     as_of: float = UNDATED
 
 
-def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
+def price(buckets: Iterable[Bucket], pue: Thousandths, at: Lookup) -> Priced:
     """Emissions of these buckets at a PUE in thousandths.
 
     Joules: within a bucket the whole joules up to each edge are cut off and subtracted, so that the parts add up to the
@@ -108,16 +108,17 @@ def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
     if pue < THOUSANDTHS:
         raise ValueError(f"a PUE of {pue} thousandths: a facility uses no less than its IT equipment")
     sums: dict[str, _Sum] = {}
-    without, forecast, reasons = 0, 0, set[str]()
+    without, forecast, reasons = Joules(0), Joules(0), set[str]()
     parts = (part for bucket in buckets if bucket.joules for part in _divide(bucket, at))
     for part in parts:
         if isinstance(part.held, Absent):
-            without += part.joules
+            without = add(without, part.joules)
             reasons.add(part.held.reason)
             continue
-        forecast += part.joules if part.held.is_forecast else 0
+        if part.held.is_forecast:
+            forecast = add(forecast, part.joules)
         total = sums.setdefault(part.held.source, _Sum())
-        total.joules += part.joules
+        total.joules = add(total.joules, part.joules)
         total.weighted += part.exact * part.held.milligrams
         total.as_of = max(total.as_of, part.held.as_of)
     shares = (
@@ -130,10 +131,10 @@ def price(buckets: Iterable[Bucket], pue: int, at: Lookup) -> Priced:
 def merge(parts: Iterable[Priced]) -> Priced:
     """All of them as one; the order and the grouping make no difference."""
     shares: dict[str, SourceShare] = {}
-    without, forecast, reasons = 0, 0, set[str]()
+    without, forecast, reasons = Joules(0), Joules(0), set[str]()
     for part in parts:
-        without += part.without_joules
-        forecast += part.forecast_joules
+        without = add(without, part.without_joules)
+        forecast = add(forecast, part.forecast_joules)
         reasons.update(part.reasons)
         for share in part.shares:
             known = shares.get(share.source)
@@ -144,24 +145,25 @@ def merge(parts: Iterable[Priced]) -> Priced:
 @dataclass(frozen=True, slots=True)
 class _Part:
     held: Intensity | Absent
-    joules: int
+    joules: Joules
     exact: Fraction
     """Joules before they were cut to whole ones."""
 
 
 def _divide(bucket: Bucket, at: Lookup) -> Iterator[_Part]:
     """The bucket's energy by what held meanwhile; the whole joules of the parts are those of the bucket."""
-    begin, shown = bucket.begin, 0
+    begin, shown = bucket.begin, Joules(0)
     length = Fraction(bucket.end) - Fraction(bucket.begin)
     reached = Fraction()
     for count in range(MOST_PERIODS + 1):
         held, end = _ask(at, begin, bucket.end, last=count == MOST_PERIODS)
         if end >= bucket.end:
-            yield _Part(held, bucket.joules - shown, bucket.joules - reached)
+            yield _Part(held, subtract(bucket.joules, shown), bucket.joules - reached)
             return
         up_to = bucket.joules * (Fraction(end) - Fraction(bucket.begin)) / length
-        yield _Part(held, int(up_to) - shown, up_to - reached)
-        begin, shown, reached = end, int(up_to), up_to
+        whole = Joules(int(up_to))
+        yield _Part(held, subtract(whole, shown), up_to - reached)
+        begin, shown, reached = end, whole, up_to
 
 
 def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intensity | Absent, float]:
@@ -178,8 +180,8 @@ def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intens
 def _add(one: SourceShare, other: SourceShare) -> SourceShare:
     return SourceShare(
         one.source,
-        one.joules + other.joules,
-        one.micrograms + other.micrograms,
+        add(one.joules, other.joules),
+        add(one.micrograms, other.micrograms),
         max(one.as_of, other.as_of),
     )
 

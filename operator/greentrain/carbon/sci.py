@@ -11,17 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from greentrain.quantities import Micrograms, add
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Micrograms of CO2 equivalent per functional unit; None where that unit's number is not known."""
 
-    per_run: int
-    per_step: int | None = None
+    per_run: Micrograms
+    per_step: Micrograms | None = None
 
 
-def score(operational: int, embodied: int, *, steps: int | None = None) -> Score:
-    """The score of one training run from micrograms of E × I (PUE included) and of M.
+def score(operational: Micrograms, embodied: Micrograms, *, steps: int | None = None) -> Score:
+    """The score of one training run from E × I (PUE included) and of M.
 
     It takes both terms, because the specification requires both: where either is not known there is no score. A step's
     score is rounded half to even.
@@ -35,5 +37,5 @@ def score(operational: int, embodied: int, *, steps: int | None = None) -> Score
         raise ValueError(
             f"{steps} steps: a score per step needs one at least, leave steps out where there are none"
         )
-    total = operational + embodied
-    return Score(total, None if steps is None else round(Fraction(total, steps)))
+    total = add(operational, embodied)
+    return Score(total, None if steps is None else Micrograms(round(Fraction(total, steps))))

@@ -9,9 +9,11 @@ from greentrain.api.nodepower import PodAsk
 from greentrain.api.spec import Scope
 from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.core.books.in_force import spec_in_force
-from greentrain.quantities import PowerCap, parse_power_cap
+from greentrain.quantities import Joules, PowerCap, parse_power_cap
 
-UNLIMITED_JOULES = 1 << 53
+NO_CAP = PowerCap()
+
+UNLIMITED_JOULES = Joules(1 << 53)
 """What a pod is allowed that was made under a budget its job has no more: with no allowance at all its agent would allow it
 nothing while the operator is silent. More than a country uses in a day, and exact in JSON."""
 
@@ -23,10 +25,10 @@ class PodTerms:
     namespace: str
     name: str
     uid: str
-    cap: str | None
-    """The power cap, "" for none; None where the job is gone."""
-    allowance: int | None = None
-    """Joules it may use in all; None where its job has no budget that stops it."""
+    cap: PowerCap | None
+    """The power cap, `NO_CAP` for none; None where the job is gone."""
+    allowance: Joules | None = None
+    """What it may use in all; None where its job has no budget that stops it."""
     allowance_seconds: int | None = None
     """How long that holds while the operator is silent; None: until it is used up."""
     scope: Scope = "GPU"
@@ -34,13 +36,14 @@ class PodTerms:
 
 def find_terms(pod: PodTerms, status: GreenTrainingJobStatus, *, budgeted: bool) -> PodTerms:
     """The pod with what its job's stored status asks for it; `budgeted` says that the pod was made under a budget."""
-    energy, cap = status.energy, status.power.cap if status.power is not None else ""
+    energy, text = status.energy, status.power.cap if status.power is not None else ""
     allowances = energy.control.allowances if energy is not None and energy.control is not None else ()
     known = next((a for a in allowances if a.uid == pod.uid), None)
-    allowance, seconds = (known.joules, known.seconds) if known is not None else (None, None)
+    allowance, seconds = (Joules(known.joules), known.seconds) if known is not None else (None, None)
     if allowance is None and budgeted and not spec_in_force(status).is_enforced:
         allowance = UNLIMITED_JOULES
     scope = energy.scope if energy is not None else pod.scope
+    cap = parse_power_cap(text) if text else NO_CAP
     return replace(pod, cap=cap, allowance=allowance, allowance_seconds=seconds, scope=scope)
 
 
@@ -54,10 +57,10 @@ def decide_asks(
     before = {p.uid: p for p in known}
     wanted = {p.uid: p for p in known if not is_ours(p.namespace)}
     for pod in pods:
+        cap = pod.cap or NO_CAP
         if pod.cap is None and pod.uid in before:
             wanted[pod.uid] = before[pod.uid]
-        elif pod.cap or pod.allowance is not None:
-            cap = parse_power_cap(pod.cap) if pod.cap else PowerCap()
+        elif cap != NO_CAP or pod.allowance is not None:
             wanted[pod.uid] = PodAsk(
                 uid=pod.uid,
                 namespace=pod.namespace,

@@ -8,6 +8,7 @@ from typing import Protocol
 from greentrain.devices.errors import DeviceError
 from greentrain.energy.intervals import CardReading
 from greentrain.node.cards import Card, CurrentLimits
+from greentrain.quantities import Milliwatts
 
 
 class LimitedGpus(Protocol):
@@ -21,7 +22,7 @@ class LimitedGpus(Protocol):
         """
         ...
 
-    async def set_limit(self, uuid: str, milliwatts: int) -> None:
+    async def set_limit(self, uuid: str, milliwatts: Milliwatts) -> None:
         """Set one card's power limit.
 
         Raises:

@@ -15,13 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
-from greentrain.quantities import from_microseconds, from_nanoseconds, to_microjoules, to_millijoules
+from greentrain.quantities import (
+    Microjoules,
+    Microseconds,
+    Millijoules,
+    Milliwatts,
+    Nanoseconds,
+    add,
+    add_up,
+    energy_of,
+    from_microseconds,
+    from_nanoseconds,
+    subtract,
+    to_microjoules,
+    to_millijoules,
+)
 
 POWERCAP = Path("/sys/class/powercap")
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 
-MOST_WATTS = 500
+MOST_MILLIWATTS = Milliwatts(500_000)
 """Assumed highest mean power of one socket; only `Rapl.longest_gap_seconds` depends on it."""
 
 # Not intel-rapl-mmio:0, which shows the same package a second time.
@@ -36,11 +50,11 @@ _POD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class HostEnergy:
-    """Energy since this process first looked, in millijoules that only grow."""
+    """Energy since this process first looked, which only grows."""
 
-    package_mj: int
+    package_mj: Millijoules
     """Of all sockets: cores, caches, memory controllers and what else is in the package."""
-    dram_mj: int | None
+    dram_mj: Millijoules | None
     """Of all memory, which is not part of the packages; None where RAPL does not show it."""
     errors: Mapping[str, DeviceError]
     """Domains that could not be read this time, by the name of their folder: what they used is missing above."""
@@ -52,12 +66,12 @@ class _Domain:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = (folder / "name").read_text().strip()
-        self.range = int((folder / "max_energy_range_uj").read_text())
+        self.range = Microjoules(int((folder / "max_energy_range_uj").read_text()))
         self.is_package = _PACKAGE.fullmatch(self.name) is not None
         self.is_dram = self.name == "dram"
-        self.used = 0
-        """Microjoules counted so far."""
-        self._last: int | None = None
+        self.used = Microjoules(0)
+        """Counted so far."""
+        self._last: Microjoules | None = None
 
     def read(self) -> None:
         """Count on.
@@ -66,7 +80,7 @@ class _Domain:
             DeviceError: it cannot be read.
         """
         try:
-            shown = int((self.folder / "energy_uj").read_text())
+            shown = Microjoules(int((self.folder / "energy_uj").read_text()))
         except FileNotFoundError:
             # A domain that comes back may have begun anew: what lies between is not known.
             self._last = None
@@ -76,7 +90,8 @@ class _Domain:
         except (OSError, ValueError) as error:
             raise Retry(self.folder.name, f"energy_uj cannot be read ({error})") from None
         if self._last is not None:
-            self.used += shown - self._last + (self.range if shown < self._last else 0)
+            turn = self.range if shown < self._last else Microjoules(0)
+            self.used = add(self.used, subtract(shown, self._last), turn)
         self._last = shown
 
 
@@ -102,7 +117,7 @@ class Rapl:
     def longest_gap_seconds(self) -> float | None:
         """Half a turn of the fastest counter at 500 W; None before the first reading."""
         ranges = [domain.range for domain in self._domains.values()]
-        return min(ranges) / 2 / to_microjoules(MOST_WATTS) if ranges else None
+        return min(ranges) / 2 / to_microjoules(energy_of(MOST_MILLIWATTS, 1.0)) if ranges else None
 
     def read(self) -> HostEnergy:
         """What all sockets and memory have used since the first reading.
@@ -125,8 +140,8 @@ class Rapl:
             raise refusals[0]
         drams = [domain.used for domain in self._domains.values() if domain.is_dram]
         return HostEnergy(
-            package_mj=to_millijoules(sum(d.used for d in self._domains.values() if d.is_package)),
-            dram_mj=to_millijoules(sum(drams)) if drams else None,
+            package_mj=to_millijoules(add_up(d.used for d in self._domains.values() if d.is_package)),
+            dram_mj=to_millijoules(add_up(drams)) if drams else None,
             errors=errors,
         )
 
@@ -263,6 +278,6 @@ def _read_seconds(folder: Path, version: int) -> float | None:
         # ENODEV where it vanished after it was opened.
         return None
     if version == 1:
-        return from_nanoseconds(int(text))
+        return from_nanoseconds(Nanoseconds(int(text)))
     found = re.search(r"^usage_usec (\d+)$", text, re.MULTILINE)
-    return None if found is None else from_microseconds(int(found[1]))
+    return None if found is None else from_microseconds(Microseconds(int(found[1])))

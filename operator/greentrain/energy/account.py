@@ -32,7 +32,16 @@ from greentrain.energy.intervals import (
     measure_since_start,
 )
 from greentrain.energy.pods import PodAccount
-from greentrain.quantities import SECONDS_PER_DAY, Millijoules, parse_time, to_milliseconds
+from greentrain.quantities import (
+    SECONDS_PER_DAY,
+    Millijoules,
+    Milliseconds,
+    add,
+    add_up,
+    parse_time,
+    subtract,
+    to_milliseconds,
+)
 
 SHORTEST_STEP_SECONDS = 0.5
 """Readings nearer to each other than this give no draw: beside a card that hangs a round takes the whole deadline and
@@ -62,14 +71,14 @@ class NodeAccount:
     journal_id: str
     cards: dict[str, CardAccount] = field(default_factory=dict)
     pods: dict[str, PodAccount] = field(default_factory=dict)
-    idle: int = 0
-    unattributed: int = 0
-    settled: int = 0
-    """GPU millijoules of pods that were let go."""
-    host_settled: int = 0
+    idle: Millijoules = Millijoules(0)
+    unattributed: Millijoules = Millijoules(0)
+    settled: Millijoules = Millijoules(0)
+    """What GPUs used for pods that were let go."""
+    host_settled: Millijoules = Millijoules(0)
     dropped: int = 0
-    host_others: int = 0
-    """Millijoules of processors and memory that no listed pod had a share in."""
+    host_others: Millijoules = Millijoules(0)
+    """What was used of processors and memory that no listed pod had a share in."""
     inherited: dict[str, PodEnergy] = field(default_factory=dict)
     """Last words of an account that was lost with its journal, by UID/segment, as NodePower still had them."""
     segments: dict[str, int] = field(default_factory=dict)
@@ -139,11 +148,11 @@ class NodeAccount:
         pod = self.pods.get(key)
         if pod is None or not alone or share != 1.0 or reading.counter is None or last.counter is None:
             return False
-        used = reading.counter - last.counter
+        used = subtract(reading.counter, last.counter)
         if used < 0 or not 0 <= at - last.at <= LONGEST_STEP_SECONDS:
             return False
-        card.measured += used
-        pod.add(used, begin=wall - (at - last.at), end=wall, estimated=0)
+        card.measured = add(card.measured, used)
+        pod.add(used, begin=wall - (at - last.at), end=wall, estimated=Millijoules(0))
         last.at, last.wall = at, wall
         last.counter, last.draw, last.busy = reading.counter, reading.draw, reading.busy
         last.phases[0].begin = last.phases[0].end = at
@@ -160,7 +169,7 @@ class NodeAccount:
             return
         began = last.at if boot == last.boot else 0.0
         # Of two moments, so that what is cut off of one interval is in the next.
-        milliseconds = max(0, to_milliseconds(at) - to_milliseconds(began))
+        milliseconds = Milliseconds(max(0, to_milliseconds(at) - to_milliseconds(began)))
         if boot == last.boot and holders == last.holders and (not holders or holders[0][1:] == (1.0, True)):
             # The ordinary case: one pod, or none, held all of it all the time.
             if len(holders) == 1 and milliseconds:
@@ -224,8 +233,8 @@ class NodeAccount:
                     self.pods[key].missing_seconds += lost
             interval = measure_since_start(reading, at)
             phases = [Phase(0.0, 0.0, ()), Phase(at, at, tuple(held))]
-        card.measured += interval.measured
-        card.estimated += interval.estimated
+        card.measured = add(card.measured, interval.measured)
+        card.estimated = add(card.estimated, interval.estimated)
         card.missing_seconds += interval.missing_seconds
         found = find_presences(phases, windows=windows)
         shares = share_out(found, interval.total, interval.seconds, idle_draw=card.idle_draw)
@@ -234,7 +243,7 @@ class NodeAccount:
         since = wall - interval.seconds
         for i, share in enumerate(shares):
             pod = self.pods[share.pod]
-            amount = measured[i] + estimated[i]
+            amount = add(measured[i], estimated[i])
             # What a pod used is dated from its containers' start, not from a last look hours before it was made.
             window = windows.get(share.pod)
             begun = since if window is None or window.begin is None else wall - (at - window.begin)
@@ -248,12 +257,12 @@ class NodeAccount:
             if interval.uncertain:
                 # Samples of power are wrong to either side; a reset is wrong once.
                 pod.doubt_squared += (interval.uncertain * share.weight) ** 2
-        free = measured[-1] + estimated[-1]
+        free = add(measured[-1], estimated[-1])
         if found or not (last.busy and reading.busy):
             # Beside a pod, or in the parts of a shared card that no pod holds, a card is idle.
-            self.idle += free
+            self.idle = add(self.idle, free)
         else:
-            self.unattributed += free
+            self.unattributed = add(self.unattributed, free)
         regular = SHORTEST_STEP_SECONDS <= interval.seconds <= LONGEST_STEP_SECONDS
         if not found and not last.busy and not reading.busy and interval.total and regular:
             card.learn_idle(interval.total / interval.seconds)
@@ -313,8 +322,10 @@ class NodeAccount:
             if k == key or unnamed:
                 pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - reported)
 
-    def add_host(self, cpu: int, dram: int, shares: Mapping[str, float], *, begin: float, end: float) -> None:
-        """Divide the processors' and the memory's millijoules by shares of CPU time; the rest is others'."""
+    def add_host(
+        self, cpu: Millijoules, dram: Millijoules, shares: Mapping[str, float], *, begin: float, end: float
+    ) -> None:
+        """Divide the processors' and the memory's energy by shares of CPU time; the rest is others'."""
         keys = [key for key in shares if key in self.pods]
         weights = [max(0.0, shares[key]) for key in keys]
         whole = max(1.0, sum(weights))
@@ -324,7 +335,7 @@ class NodeAccount:
             self.pods[key].add_host(of_cpu[i], of_dram[i], begin=begin, end=end)
             if self.looked is not None and end > begin:
                 self.pods[key].host_draw = (of_cpu[i] + of_dram[i]) / (end - begin), self.looked
-        self.host_others += of_cpu[-1] + of_dram[-1]
+        self.host_others = add(self.host_others, of_cpu[-1], of_dram[-1])
 
     def drop_overdue(self, *, wall: float) -> list[str]:
         """Let go of what was not settled within 24 hours; the keys of the pods it concerns."""
@@ -345,8 +356,8 @@ class NodeAccount:
             if pod is None or pod.closed is None or self.awaits(key):
                 continue
             del self.pods[key]
-            self.settled += pod.gpu
-            self.host_settled += pod.cpu + pod.dram
+            self.settled = add(self.settled, pod.gpu)
+            self.host_settled = add(self.host_settled, pod.cpu, pod.dram)
             self.dropped += dropped
             self.segments.pop(key, None)
             self.segments[key] = pod.segment + 1
@@ -386,7 +397,7 @@ class NodeAccount:
     @property
     def used(self) -> Millijoules:
         """What all cards have used, measured and estimated."""
-        return Millijoules(sum(card.measured + card.estimated for card in self.cards.values()))
+        return add_up(card.used for card in self.cards.values())
 
 
 def _find_host_draw(pod: PodAccount, at: float) -> float:

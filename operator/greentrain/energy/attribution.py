@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, starmap
+from typing import cast
+
+from greentrain.quantities import Amount, Millijoules
 
 SHORT_SECONDS = 2.5
 """Up to this length an interval's halves are taken; a pod's own times, whole seconds, would say no more."""
@@ -165,9 +168,9 @@ class Portion:
 
 
 def share_out(
-    found: Sequence[Presence], total: int, seconds: float, *, idle_draw: float | None
+    found: Sequence[Presence], total: Millijoules, seconds: float, *, idle_draw: float | None
 ) -> tuple[Portion, ...]:
-    """From parts of the time to parts of the energy, `total` millijoules in `seconds`.
+    """From parts of the time to parts of the energy, `total` in `seconds`.
 
     Where one pod held the card for a part of the time and none the rest, the rest drew what the idle card draws
     (`idle_draw` milliwatts, where that is known). So the pod's part is known but for the idle draw of the time in doubt.
@@ -180,8 +183,8 @@ def share_out(
     return tuple(Portion(p.pod, p.weight, total * p.doubt, total * p.guessed, p.alone) for p in found)
 
 
-def split(amount: int, weights: Sequence[float]) -> list[int]:
-    """Divide an amount by weights that add up to 1 at most, to the unit; the last entry is what no pod gets.
+def split(amount: Amount, weights: Sequence[float]) -> list[Amount]:
+    """Divide an amount by weights that add up to 1 at most, to its unit; the last entry is what no pod gets.
 
     What rounding leaves over goes to no pod's part, or to the heaviest where the weights are the whole.
     """
@@ -191,4 +194,5 @@ def split(amount: int, weights: Sequence[float]) -> list[int]:
         heaviest = max(range(len(parts)), key=lambda i: weights[i])
         parts[heaviest] += rest
         rest = 0
-    return [*parts, rest]
+    # Parts of an amount are amounts of its unit.
+    return cast("list[Amount]", [*parts, rest])

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from greentrain.energy.intervals import CardReading
+from greentrain.quantities import Millijoules, Milliwatts, add
 
 DRAW_SECONDS = 10.0
 """Over how long a draw is averaged, and how old its last reading may be: longer than a look takes beside a card that hangs
@@ -48,8 +49,8 @@ class LastSeen:
     at: float
     wall: float
     boot: str
-    counter: int | None = None
-    draw: int | None = None
+    counter: Millijoules | None = None
+    draw: Milliwatts | None = None
     busy: bool = False
     phases: list[Seen] = field(default_factory=list)
 
@@ -71,18 +72,23 @@ class CardAccount:
     """One card, whichever pods used it."""
 
     last: LastSeen | None = None
-    measured: int = 0
-    estimated: int = 0
+    measured: Millijoules = Millijoules(0)
+    estimated: Millijoules = Millijoules(0)
     missing_seconds: float = 0.0
     idle_draw: float | None = None
     """Milliwatts it draws when no pod holds it and nothing runs on it, as learnt."""
     model: str = ""
     """Product name, as it was read last; empty where it never was."""
     held: LastHeld | None = None
-    recent: Annotated[list[tuple[float, int]], Field(exclude=True)] = field(
+    recent: Annotated[list[tuple[float, Millijoules]], Field(exclude=True)] = field(
         default_factory=list, compare=False
     )
-    """Times and millijoules used by then, of the last readings between which the same pods held it."""
+    """Times and what was used by then, of the last readings between which the same pods held it."""
+
+    @property
+    def used(self) -> Millijoules:
+        """What all that used it have used, measured and estimated."""
+        return add(self.measured, self.estimated)
 
     def learn_idle(self, draw: float) -> None:
         """Take in what the idle card drew between two readings."""
@@ -93,7 +99,7 @@ class CardAccount:
         recent = self.recent
         if recent and not 0.0 <= at - recent[-1][0] <= DRAW_SECONDS:
             recent.clear()
-        recent.append((at, self.measured + self.estimated))
+        recent.append((at, self.used))
         while recent[0][0] < at - DRAW_SECONDS and at - recent[1][0] >= SHORTEST_DRAW_SECONDS:
             del recent[0]
 

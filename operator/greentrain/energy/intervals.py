@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from greentrain.quantities import Millijoules
+from greentrain.quantities import Millijoules, Milliwatts, add, subtract
 
 COUNTER_LAG_SECONDS = 0.1
 """How old the counter's value may be. An assumption: NVIDIA does not publish how often it is renewed."""
@@ -29,10 +29,10 @@ LONGEST_INTEGRATION_SECONDS = 5.0
 class CardReading:
     """What one look at a card showed; None for what it does not show."""
 
-    counter: int | None = None
-    """Millijoules since the driver was loaded."""
-    draw: int | None = None
-    """Milliwatts, averaged by the card over whatever its generation does."""
+    counter: Millijoules | None = None
+    """Since the driver was loaded."""
+    draw: Milliwatts | None = None
+    """Averaged by the card over whatever its generation does."""
     busy: bool = False
     """Whether the card was working: processes hold it, or its utilization is above a few percent."""
 
@@ -42,19 +42,19 @@ class Interval:
     """Energy of one card between two readings."""
 
     seconds: float
-    measured: int
-    """Millijoules its counter went on by."""
-    estimated: int = 0
-    """Millijoules added up from power, beside what was measured."""
+    measured: Millijoules
+    """What its counter went on by."""
+    estimated: Millijoules = Millijoules(0)
+    """Added up from power, beside what was measured."""
     missing_seconds: float = 0.0
     """Seconds of which nothing is known."""
-    uncertain: int = 0
-    """Millijoules by which the estimate may be wrong."""
+    uncertain: Millijoules = Millijoules(0)
+    """By how much the estimate may be wrong."""
 
     @property
     def total(self) -> Millijoules:
         """What was measured and estimated."""
-        return Millijoules(self.measured + self.estimated)
+        return add(self.measured, self.estimated)
 
 
 def measure(
@@ -66,7 +66,7 @@ def measure(
     on by less than half of what the card draws when it is idle (`idle_draw`, milliwatts) in the time there was at least.
     """
     if after.counter is not None and before.counter is not None:
-        used = after.counter - before.counter
+        used = subtract(after.counter, before.counter)
         unseen = seconds > LONGEST_STEP_SECONDS
         least = 0.0 if idle_draw is None else 0.5 * idle_draw * (seconds - LATEST_SECONDS)
         overtaken = unseen and used < least
@@ -80,25 +80,25 @@ def measure_since_start(after: CardReading, seconds: float) -> Interval:
     """Energy since the machine's start `seconds` ago: the counter began at 0 after it."""
     if after.counter is not None:
         return Interval(seconds, after.counter)
-    return Interval(seconds, 0, missing_seconds=seconds)
+    return Interval(seconds, Millijoules(0), missing_seconds=seconds)
 
 
 def _after_reset(before: CardReading, after: CardReading, seconds: float) -> Interval:
     """The counter began anew in between: what it shows is measured, what it showed no more is estimated or missing."""
-    measured = after.counter or 0
+    measured = after.counter or Millijoules(0)
     draws = [d for d in (before.draw, after.draw) if d is not None]
     if not draws or seconds > LONGEST_INTEGRATION_SECONDS:
         return Interval(seconds, measured, missing_seconds=seconds)
     whole = round(sum(draws) / len(draws) * seconds)
-    lost = max(0, whole - measured)
+    lost = Millijoules(max(0, whole - measured))
     # A reload takes its time, in which the card draws less than it did; all of it may be too much.
-    return Interval(
-        seconds, measured, lost, uncertain=max(lost, round(max(draws) * seconds) - measured - lost, 0)
-    )
+    more = round(max(draws) * seconds) - measured - lost
+    return Interval(seconds, measured, lost, uncertain=Millijoules(max(lost, more)))
 
 
 def _integrate(before: CardReading, after: CardReading, seconds: float) -> Interval:
     if before.draw is None or after.draw is None or seconds > LONGEST_INTEGRATION_SECONDS:
-        return Interval(seconds, 0, missing_seconds=seconds)
-    estimate = round((before.draw + after.draw) / 2 * seconds)
-    return Interval(seconds, 0, estimate, uncertain=round(abs(after.draw - before.draw) / 2 * seconds))
+        return Interval(seconds, Millijoules(0), missing_seconds=seconds)
+    estimate = Millijoules(round((before.draw + after.draw) / 2 * seconds))
+    uncertain = Millijoules(round(abs(after.draw - before.draw) / 2 * seconds))
+    return Interval(seconds, Millijoules(0), estimate, uncertain=uncertain)

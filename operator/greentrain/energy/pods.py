@@ -13,7 +13,9 @@ from typing import Annotated
 from pydantic import Field
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
-from greentrain.quantities import Millijoules
+from greentrain.quantities import Millijoules, Milliseconds, add
+
+NONE = Millijoules(0)
 
 SPREAD = 1.1
 """Times the root of the sum of squares of doubts is a bound with 95 % confidence.
@@ -36,10 +38,10 @@ class PodAccount:
     owner_known: bool = False
     """Whether the API server has said which job's pod it is."""
     segment: int = 0
-    gpu: int = 0
-    cpu: int = 0
-    dram: int = 0
-    estimated: int = 0
+    gpu: Millijoules = Millijoules(0)
+    cpu: Millijoules = Millijoules(0)
+    dram: Millijoules = Millijoules(0)
+    estimated: Millijoules = Millijoules(0)
     doubt_squared: float = 0.0
     """Sum of squares of doubts that do not hang together, in square millijoules."""
     guessed: float = 0.0
@@ -49,21 +51,21 @@ class PodAccount:
     last: float | None = None
     closed: float | None = None
     """Wall time at which it was found to hold nothing any more."""
-    buckets: dict[int, int] = field(default_factory=dict)
-    """Millijoules by the Unix time at which a quarter of an hour begins."""
-    earlier: int = 0
-    host_buckets: dict[int, int] = field(default_factory=dict)
-    """Of `buckets`, the millijoules of processors and memory."""
-    earlier_host: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    """Milliseconds it held cards, by their model; of a card that is shared, its share of them."""
+    buckets: dict[int, Millijoules] = field(default_factory=dict)
+    """By the Unix time at which a quarter of an hour begins."""
+    earlier: Millijoules = Millijoules(0)
+    host_buckets: dict[int, Millijoules] = field(default_factory=dict)
+    """Of `buckets`, what processors and memory used."""
+    earlier_host: Millijoules = Millijoules(0)
+    held: dict[str, Milliseconds] = field(default_factory=dict)
+    """How long it held cards, by their model; of a card that is shared, its share of them."""
     host_draw: Annotated[tuple[float, float] | None, Field(exclude=True)] = field(default=None, compare=False)
     """Milliwatts of processors and memory, and when they were found, on the readings' clock."""
 
     @property
     def total(self) -> Millijoules:
         """What all device kinds have used."""
-        return Millijoules(self.gpu + self.cpu + self.dram)
+        return add(self.gpu, self.cpu, self.dram)
 
     @property
     def error(self) -> float:
@@ -72,58 +74,58 @@ class PodAccount:
 
     def absorb(self, other: PodAccount) -> None:
         """Take in what was counted of the same pod under another key."""
-        self.gpu += other.gpu
-        self.cpu += other.cpu
-        self.dram += other.dram
-        self.estimated += other.estimated
+        self.gpu = add(self.gpu, other.gpu)
+        self.cpu = add(self.cpu, other.cpu)
+        self.dram = add(self.dram, other.dram)
+        self.estimated = add(self.estimated, other.estimated)
         self.doubt_squared += other.doubt_squared
         self.guessed += other.guessed
         self.missing_seconds += other.missing_seconds
         self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
         self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
-        self.earlier += other.earlier
-        self.earlier_host += other.earlier_host
+        self.earlier = add(self.earlier, other.earlier)
+        self.earlier_host = add(self.earlier_host, other.earlier_host)
         for mine, others in (
             (self.buckets, other.buckets),
             (self.host_buckets, other.host_buckets),
         ):
             for start, amount in others.items():
-                mine[start] = mine.get(start, 0) + amount
+                mine[start] = add(mine.get(start, NONE), amount)
         for model, milliseconds in other.held.items():
             self.hold(model, milliseconds)
 
-    def hold(self, model: str, milliseconds: int) -> None:
+    def hold(self, model: str, milliseconds: Milliseconds) -> None:
         """Take in time for which it held a card."""
-        self.held[model] = self.held.get(model, 0) + milliseconds
+        self.held[model] = add(self.held.get(model, Milliseconds(0)), milliseconds)
 
-    def add(self, amount: int, *, begin: float, end: float, estimated: int) -> None:
+    def add(self, amount: Millijoules, *, begin: float, end: float, estimated: Millijoules) -> None:
         """Take in GPU energy used between two wall times."""
-        self.gpu += amount
-        self.estimated += estimated
+        self.gpu = add(self.gpu, amount)
+        self.estimated = add(self.estimated, estimated)
         self._date(amount, begin=begin, end=end)
 
-    def add_host(self, cpu: int, dram: int, *, begin: float, end: float) -> None:
+    def add_host(self, cpu: Millijoules, dram: Millijoules, *, begin: float, end: float) -> None:
         """Take in a share of the processors' and the memory's energy: divided, so estimated."""
-        self.cpu += cpu
-        self.dram += dram
-        self.estimated += cpu + dram
-        self._date(cpu + dram, begin=begin, end=end, host=True)
+        self.cpu = add(self.cpu, cpu)
+        self.dram = add(self.dram, dram)
+        self.estimated = add(self.estimated, cpu, dram)
+        self._date(add(cpu, dram), begin=begin, end=end, host=True)
 
-    def _date(self, amount: int, *, begin: float, end: float, host: bool = False) -> None:
+    def _date(self, amount: Millijoules, *, begin: float, end: float, host: bool = False) -> None:
         self.first = begin if self.first is None else min(self.first, begin)
         self.last = end if self.last is None else max(self.last, end)
         for start, part in by_quarter(amount, begin=begin, end=end):
-            self.buckets[start] = self.buckets.get(start, 0) + part
+            self.buckets[start] = add(self.buckets.get(start, NONE), part)
             if host:
-                self.host_buckets[start] = self.host_buckets.get(start, 0) + part
+                self.host_buckets[start] = add(self.host_buckets.get(start, NONE), part)
         # By span, not by count: a clock that was wrong for a moment must not stretch the list over years.
         while max(self.buckets) - min(self.buckets) >= KEPT_BUCKETS * BUCKET_SECONDS:
             oldest = min(self.buckets)
-            self.earlier += self.buckets.pop(oldest)
-            self.earlier_host += self.host_buckets.pop(oldest, 0)
+            self.earlier = add(self.earlier, self.buckets.pop(oldest))
+            self.earlier_host = add(self.earlier_host, self.host_buckets.pop(oldest, NONE))
 
 
-def by_quarter(amount: int, *, begin: float, end: float) -> list[tuple[int, int]]:
+def by_quarter(amount: Millijoules, *, begin: float, end: float) -> list[tuple[int, Millijoules]]:
     """An amount used evenly between two Unix times, by the quarter of an hour (UTC) it falls into; to the unit."""
     first, last = int(begin // BUCKET_SECONDS), int(end // BUCKET_SECONDS)
     if last <= first or end <= begin:
@@ -132,5 +134,6 @@ def by_quarter(amount: int, *, begin: float, end: float) -> list[tuple[int, int]
     shown = [int(amount * ((edge - begin) / (end - begin))) for edge in edges]
     shown[-1] = amount
     return [
-        ((first + i) * BUCKET_SECONDS, later - earlier) for i, (earlier, later) in enumerate(pairwise(shown))
+        ((first + i) * BUCKET_SECONDS, Millijoules(later - earlier))
+        for i, (earlier, later) in enumerate(pairwise(shown))
     ]

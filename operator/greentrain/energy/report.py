@@ -15,13 +15,22 @@ from greentrain.api.nodepower import (
     PodEnergy,
 )
 from greentrain.energy.account import NodeAccount
-from greentrain.energy.pods import PodAccount
-from greentrain.quantities import format_unix_time, to_joules, to_joules_above, to_seconds
+from greentrain.energy.pods import NONE, PodAccount
+from greentrain.quantities import (
+    Joules,
+    Millijoules,
+    add,
+    format_unix_time,
+    subtract,
+    to_joules,
+    to_joules_above,
+    to_seconds,
+)
 
 
-def bound_joules(joules: int) -> int:
+def bound_joules(joules: Joules) -> Joules:
     """As much as a report may say: a counter gone mad must not keep the rest of the node from being reported."""
-    return min(joules, MAX_JOULES)
+    return min(joules, Joules(MAX_JOULES))
 
 
 def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | None = None) -> PodEnergy:
@@ -29,7 +38,7 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | Non
 
     `draw` is its power in milliwatts, where that is known.
     """
-    gpu, with_cpu, total = to_joules(pod.gpu), to_joules(pod.gpu + pod.cpu), to_joules(pod.total)
+    gpu, with_cpu, total = to_joules(pod.gpu), to_joules(add(pod.gpu, pod.cpu)), to_joules(pod.total)
     return PodEnergy(
         uid=pod.uid,
         segment=pod.segment,
@@ -39,8 +48,8 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | Non
         owner_known=pod.owner_known,
         job_uid=pod.job_uid,
         gpu_joules=bound_joules(gpu),
-        cpu_joules=bound_joules(with_cpu - gpu),
-        dram_joules=bound_joules(total - with_cpu),
+        cpu_joules=bound_joules(subtract(with_cpu, gpu)),
+        dram_joules=bound_joules(subtract(total, with_cpu)),
         estimated_joules=bound_joules(to_joules(pod.estimated)),
         error_joules=bound_joules(to_joules_above(pod.error)),
         missing_seconds=ceil(pod.missing_seconds),
@@ -57,24 +66,28 @@ def _report_buckets(pod: PodAccount) -> EnergyBuckets:
     first, last = min(pod.buckets, default=0), max(pod.buckets, default=-1)
     amounts, hosts = [pod.earlier], [pod.earlier_host]
     for start in range(first, last + 1, BUCKET_SECONDS):
-        amounts.append(amounts[-1] + pod.buckets.get(start, 0))
-        hosts.append(hosts[-1] + pod.host_buckets.get(start, 0))
+        amounts.append(add(amounts[-1], pod.buckets.get(start, NONE)))
+        hosts.append(add(hosts[-1], pod.host_buckets.get(start, NONE)))
     sums = [to_joules(amount) for amount in amounts]
-    host = pod.cpu + pod.dram
-    host_sums = _report_host(sums, amounts, hosts, host, sums[-1] - to_joules(pod.gpu)) if host else [0]
+    host, rest = add(pod.cpu, pod.dram), subtract(sums[-1], to_joules(pod.gpu))
+    host_sums = _report_host(sums, amounts, hosts, host, rest) if host else [Joules(0)]
     return EnergyBuckets(
         start=format_unix_time(first) if pod.buckets else None,
-        joules=tuple(bound_joules(after - before) for before, after in pairwise(sums)),
+        joules=tuple(bound_joules(subtract(after, before)) for before, after in pairwise(sums)),
         earlier_joules=bound_joules(sums[0]),
-        host_joules=tuple(bound_joules(after - before) for before, after in pairwise(host_sums)),
+        host_joules=tuple(bound_joules(subtract(after, before)) for before, after in pairwise(host_sums)),
         earlier_host_joules=bound_joules(host_sums[0]),
     )
 
 
 def _report_host(
-    sums: Sequence[int], amounts: Sequence[int], hosts: Sequence[int], host: int, reported: int
-) -> list[int]:
-    """Joules of processors and memory up to the end of each quarter, of which `reported` are reported in all.
+    sums: Sequence[Joules],
+    amounts: Sequence[Millijoules],
+    hosts: Sequence[Millijoules],
+    host: Millijoules,
+    reported: Joules,
+) -> list[Joules]:
+    """What processors and memory used up to the end of each quarter, of which `reported` are reported in all.
 
     Each is its millijoules cut off where that fits. It must grow, by no more than the sum of all kinds does, and end
     at `reported`; going back from there, such a number can always be found.
@@ -83,8 +96,9 @@ def _report_host(
     undated = host - hosts[-1]
     found = [reported]
     for i in range(len(sums) - 2, -1, -1):
-        exact = to_joules(hosts[i] + (undated * amounts[i] // amounts[-1] if undated else 0))
-        found.append(min(max(exact, found[-1] - (sums[i + 1] - sums[i])), found[-1], sums[i]))
+        share = Millijoules(undated * amounts[i] // amounts[-1] if undated else 0)
+        least = subtract(found[-1], subtract(sums[i + 1], sums[i]))
+        found.append(min(max(to_joules(add(hosts[i], share)), least), found[-1], sums[i]))
     return found[::-1]
 
 

@@ -17,7 +17,7 @@ from functools import cache
 
 from greentrain.carbon.embodied import Embodied
 from greentrain.grid.sources.table import read_packaged
-from greentrain.quantities import in_grams
+from greentrain.quantities import Micrograms, in_whole_grams
 
 BRANDS = frozenset({"NVIDIA", "TESLA"})
 """Words that newer drivers have dropped or put before the same card's name."""
@@ -29,9 +29,9 @@ OWN_FIGURE = "settings"
 
 
 class EmbodiedTable:
-    """Figures per GPU model: a site's own (micrograms of CO2 equivalent by model) before those that ship."""
+    """Figures per GPU model: a site's own, by model, before those that ship."""
 
-    def __init__(self, own: Mapping[str, int] | None = None) -> None:
+    def __init__(self, own: Mapping[str, Micrograms] | None = None) -> None:
         """With what the settings say."""
         self._own = {_words(model): _as_figure(micrograms) for model, micrograms in (own or {}).items()}
 
@@ -63,6 +63,6 @@ def _most_specific(words: frozenset[str], figures: Mapping[frozenset[str], Embod
     return figures[max(matching, key=lambda row: (len(row), sorted(row)))] if matching else None
 
 
-def _as_figure(micrograms: int) -> Embodied:
-    grams = in_grams(micrograms)
+def _as_figure(micrograms: Micrograms) -> Embodied:
+    grams = in_whole_grams(micrograms)
     return Embodied(grams, grams, grams, OWN_FIGURE)

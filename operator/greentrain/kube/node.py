@@ -26,7 +26,7 @@ from greentrain.core.seen.times import parse_time
 from greentrain.kube.cache import version_of
 from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, lease_path, node_query
 from greentrain.node.allowance import Allowance
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Joules, PowerCap
 
 logger = logging.getLogger("greentrain.agent")
 
@@ -151,7 +151,7 @@ def find_caps(asks: Iterable[PodAsk]) -> dict[str, PowerCap]:
 def find_allowances(asks: Iterable[PodAsk]) -> dict[str, Allowance]:
     """The allowances of energy that are given, by the pod's UID."""
     return {
-        a.uid: Allowance(a.allowance_joules, a.allowance_scope, a.allowance_seconds)
+        a.uid: Allowance(Joules(a.allowance_joules), a.allowance_scope, a.allowance_seconds)
         for a in asks
         if a.allowance_joules is not None
     }

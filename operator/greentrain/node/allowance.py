@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.api.nodepower import BudgetAction
 from greentrain.api.spec import Scope
-from greentrain.quantities import MILLIJOULES_PER_JOULE
+from greentrain.quantities import Joules, Millijoules, add, from_joules, subtract
 
 START_GRACE_SECONDS = 5.0
 """After its own start, how long an agent waits for a first sight of the lease before the operator counts as silent: a list
@@ -26,39 +26,36 @@ takes well below a second where the API server answers, and where it does not a 
 class Allowance:
     """Energy a pod may have used in all on one node."""
 
-    joules: int
+    joules: Joules
     scope: Scope = "GPU"
     seconds: int | None = None
     """How long the operator may be silent before nothing is left of it; None: it lasts until it is used up."""
 
 
-NOTHING = Allowance(0)
+NOTHING = Allowance(Joules(0))
 """The allowance of a pod that is known to have a budget and for which the operator has given none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Energy a pod has used on one node, in millijoules."""
+    """Energy a pod has used on one node."""
 
-    gpu: int = 0
-    host: int = 0
+    gpu: Millijoules = Millijoules(0)
+    host: Millijoules = Millijoules(0)
     """Of processors and memory."""
 
-    def within(self, scope: Scope) -> int:
+    def within(self, scope: Scope) -> Millijoules:
         """The part that counts."""
-        return self.gpu if scope == "GPU" else self.gpu + self.host
+        return self.gpu if scope == "GPU" else add(self.gpu, self.host)
 
     def plus(self, other: Used) -> Used:
         """Both together."""
-        return Used(self.gpu + other.gpu, self.host + other.host)
+        return Used(add(self.gpu, other.gpu), add(self.host, other.host))
 
     def less(self, other: Used) -> Used:
         """By how much it is more than the other; never below nothing."""
-        return Used(max(0, self.gpu - other.gpu), max(0, self.host - other.host))
-
-    def times(self, number: int) -> Used:
-        """So many times as much."""
-        return Used(self.gpu * number, self.host * number)
+        none = Millijoules(0)
+        return Used(max(none, subtract(self.gpu, other.gpu)), max(none, subtract(self.host, other.host)))
 
 
 UNUSED = Used()
@@ -95,7 +92,7 @@ def find_allowance(given: Allowance | None, used: Used, *, budgeted: bool) -> Al
 
 def is_spent(used: Used, allowance: Allowance | None) -> bool:
     """Whether nothing of it is left."""
-    return allowance is not None and used.within(allowance.scope) >= allowance.joules * MILLIJOULES_PER_JOULE
+    return allowance is not None and used.within(allowance.scope) >= from_joules(allowance.joules)
 
 
 def is_over(allowance: Allowance | None, silence: float) -> bool:
@@ -107,7 +104,7 @@ def is_near(used: Used, allowance: Allowance | None, *, draw: float, seconds: fl
     """Whether a pod that draws so many milliwatts spends its allowance within so many seconds, or has spent it."""
     if allowance is None or draw <= 0:
         return False
-    left = allowance.joules * MILLIJOULES_PER_JOULE - used.within(allowance.scope)
+    left = from_joules(allowance.joules) - used.within(allowance.scope)
     return left <= draw * seconds
 
 

@@ -20,7 +20,7 @@ from greentrain.api.nodepower import CapReason, GpuCap, resolve_cap
 from greentrain.node.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse
 from greentrain.node.cards import Card, CurrentLimits
 from greentrain.node.holdings import Holdings
-from greentrain.quantities import PowerCap, format_power
+from greentrain.quantities import Milliwatts, PowerCap, format_power, typed
 
 START_SECONDS = 1.0
 """After a start, how long the kubelet has to say who holds what before caps found on cards are given back."""
@@ -31,7 +31,7 @@ SILENT_SECONDS = 60.0
 REFUSED_SECONDS = 10.0
 """How long a card that refused a limit is left alone."""
 
-LOWEST = PowerCap(milliwatts=1)
+LOWEST = PowerCap(milliwatts=Milliwatts(1))
 """Asks for the lowest limit each card can have."""
 
 ROUNDS = 3
@@ -63,10 +63,10 @@ class ReadLimits:
 
 @dataclass(frozen=True, slots=True)
 class WriteLimit:
-    """Set a card's limit to so many milliwatts."""
+    """Set a card's limit."""
 
     uuid: str
-    milliwatts: int
+    milliwatts: Milliwatts
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +166,8 @@ class NodeCaps:
         return tuple(uuid for uuid, entry in self._kept.entries.items() if entry.changed)
 
     @property
-    def priors(self) -> dict[str, int]:
-        """The limits that cards had before us, in milliwatts, of those that we have changed."""
+    def priors(self) -> dict[str, Milliwatts]:
+        """The limits that cards had before us, of those that we have changed."""
         return {uuid: entry.prior for uuid, entry in self._kept.entries.items() if entry.changed}
 
     @property
@@ -266,7 +266,7 @@ class NodeCaps:
         text = pause or "NVML cannot be used at present"
         known, self.reports = self.reports, {}
         for uuid, ask in self._asks.items():
-            asked = known[uuid].asked_milliwatts if uuid in known else None
+            asked = typed(Milliwatts, known[uuid].asked_milliwatts) if uuid in known else None
             self._put(uuid, ask, asked, None, reason, text)
         return known != self.reports
 
@@ -381,8 +381,8 @@ class NodeCaps:
         self,
         uuid: str,
         ask: Ask | None,
-        asked: int | None,
-        target: int | None,
+        asked: Milliwatts | None,
+        target: Milliwatts | None,
         reason: CapReason,
         message: str,
         binding: bool | None = None,
@@ -393,7 +393,7 @@ class NodeCaps:
             why = "its pod's allowance of energy is spent or has ended, and the operator was silent"
             lowest = reason == "Clamped" and target is not None
             message = (
-                f"its limit is {format_power(target or 0)}, the lowest it can have: {why}"
+                f"its limit is {format_power(target or Milliwatts(0))}, the lowest it can have: {why}"
                 if lowest
                 else f"{why}: {message}"
             )
@@ -411,17 +411,19 @@ class NodeCaps:
         """A card's limits could not be read: whatever it said, nothing is known of them."""
         text = failure.message if failure is not None else f"{uuid} gave no answer."
         lost = failure is not None and failure.reason == "GpuLost"
-        asked = self.reports[uuid].asked_milliwatts if uuid in self.reports else None
+        known = self.reports.get(uuid)
+        asked = typed(Milliwatts, known.asked_milliwatts) if known is not None else None
         self._put(uuid, ask, asked, None, "GpuLost" if lost else "GpuFailing", text)
         yield from self._warn_once(uuid, f"{text} Its power limit is looked after when it answers again.")
 
     def _refuse(
-        self, uuid: str, ask: Ask | None, milliwatts: int, failure: Hindrance, at: float
+        self, uuid: str, ask: Ask | None, milliwatts: Milliwatts, failure: Hindrance, at: float
     ) -> Look[None]:
         if failure.reason in REFUSALS:
             self._refusals[uuid] = (at + REFUSED_SECONDS, failure)
         known = self.reports.get(uuid)
-        asked, target = (None, None) if known is None else (known.asked_milliwatts, known.target_milliwatts)
+        asked = typed(Milliwatts, known.asked_milliwatts) if known is not None else None
+        target = typed(Milliwatts, known.target_milliwatts) if known is not None else None
         self._put(uuid, ask, asked, target, failure.reason, failure.message)
         text = f"the power limit of {uuid} cannot be set to {format_power(milliwatts)}: {failure.message}"
         yield from self._warn_once(uuid, text)

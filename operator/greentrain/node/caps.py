@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
-from greentrain.quantities import PowerCap, format_power
+from greentrain.quantities import Milliwatts, PowerCap, format_power, in_minutes, typed
 
-SAME_MILLIWATTS = 1000
+SAME_MILLIWATTS = Milliwatts(1000)
 """Limits nearer to each other than this are the same one: drivers may round to whole watts."""
 
 CONTEST_SECONDS = 300.0
@@ -43,14 +43,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal says of one card whose limit we have changed, or are about to; milliwatts and seconds."""
+    """What the journal says of one card whose limit we have changed, or are about to; times in seconds."""
 
     session: str
     """Run of the machine and load of the driver it belongs to: in another one limits are at their defaults again."""
-    prior: int
-    written: int | None = None
+    prior: Milliwatts
+    written: Milliwatts | None = None
     """What we set and read back; None where the card still has its prior."""
-    pending: int | None = None
+    pending: Milliwatts | None = None
     """What we are about to set."""
     changes: tuple[float, ...] = ()
     """When another program changed the limit lately, on the clock that only goes on."""
@@ -63,7 +63,7 @@ class Entry:
         return self.written is not None or self.pending is not None
 
     @property
-    def standing(self) -> int:
+    def standing(self) -> Milliwatts:
         """The limit the card has where no other program has touched it and nothing is pending."""
         return self.prior if self.written is None else self.written
 
@@ -77,9 +77,9 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class SetLimit:
-    """A step: set the card's limit to so many milliwatts."""
+    """A step: set the card's limit."""
 
-    milliwatts: int
+    milliwatts: Milliwatts
 
 
 Step = Keep | SetLimit
@@ -98,7 +98,7 @@ class Note:
     """Something that happened to a card and is reported once."""
 
     kind: Literal["Foreign", "Contested", "Restored", "Left"]
-    milliwatts: int
+    milliwatts: Milliwatts
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +106,20 @@ class Verdict:
     """What is to be done, in this order, and how the cap stands before it."""
 
     steps: tuple[Step, ...] = ()
-    asked: int | None = None
-    target: int | None = None
+    asked: Milliwatts | None = None
+    target: Milliwatts | None = None
     reason: CapReason = "Applying"
     message: str = ""
     note: Note | None = None
 
 
-def find_target(asked: int, prior: int, limits: PowerLimits) -> int:
+def find_target(asked: Milliwatts, prior: Milliwatts, limits: PowerLimits) -> Milliwatts:
     """The limit that is due: what is asked, within the card's range, and never above what was there before.
 
     Hardly below what was there before is that itself: else it could not be seen whether it was given back, the driver's
     rounding included.
     """
-    target = min(max(asked, limits.min_milliwatts or 0), prior)
+    target = min(max(asked, Milliwatts(limits.min_milliwatts or 0)), prior)
     return prior if prior - target < 2 * SAME_MILLIWATTS else target
 
 
@@ -141,12 +141,12 @@ def decide_card(
         fresh = decide_card(limits, None, ask, session=session, now=now, hindrance=hindrance)
         kept = bool(fresh.steps) and isinstance(fresh.steps[0], Keep)
         return fresh if kept else replace(fresh, steps=(Keep(None), *fresh.steps))
-    current = limits.set_milliwatts
+    current = typed(Milliwatts, limits.set_milliwatts)
     if current is None:
         return Verdict(reason="Unsupported", message="its driver reports no power limit, so none can be kept")
     if ask is None:
         return _release(entry, current)
-    asked = resolve_cap(ask.cap, limits)
+    asked = typed(Milliwatts, resolve_cap(ask.cap, limits))
     if hindrance is None and asked is None:
         text = f"its driver reports no default limit, of which {ask.cap} could be a share: ask for watts"
         hindrance = Hindrance("Unsupported", text)
@@ -157,7 +157,7 @@ def decide_card(
     return _cap(limits, current, entry, ask, asked, session=session, now=now)
 
 
-def rehearse(verdict: Verdict, current: int | None) -> Verdict:
+def rehearse(verdict: Verdict, current: Milliwatts | None) -> Verdict:
     """What a dry run makes of it: it takes no step and says which it would take."""
     meant = next((s.milliwatts for s in verdict.steps if isinstance(s, SetLimit)), None)
     still = replace(verdict, steps=(), note=None)
@@ -168,11 +168,11 @@ def rehearse(verdict: Verdict, current: int | None) -> Verdict:
     return replace(still, reason="DryRun", message=text)
 
 
-def _same(one: int | None, other: int) -> bool:
+def _same(one: Milliwatts | None, other: Milliwatts) -> bool:
     return one is not None and abs(one - other) < SAME_MILLIWATTS
 
 
-def _release(entry: Entry | None, current: int) -> Verdict:
+def _release(entry: Entry | None, current: Milliwatts) -> Verdict:
     """Give the card back."""
     if entry is None:
         return Verdict()
@@ -187,7 +187,7 @@ def _release(entry: Entry | None, current: int) -> Verdict:
     return Verdict((*keep, SetLimit(entry.prior)))
 
 
-def _recall(released: Verdict, entry: Entry | None, current: int) -> Verdict:
+def _recall(released: Verdict, entry: Entry | None, current: Milliwatts) -> Verdict:
     """A card given back while its ask goes on: what the journal says of a quarrel stays until the ask ends."""
     if entry is None or not (entry.changes or entry.contested) or Keep(None) not in released.steps:
         return released
@@ -198,7 +198,14 @@ def _recall(released: Verdict, entry: Entry | None, current: int) -> Verdict:
 
 
 def _cap(
-    limits: PowerLimits, current: int, known: Entry | None, ask: Ask, asked: int, *, session: str, now: float
+    limits: PowerLimits,
+    current: Milliwatts,
+    known: Entry | None,
+    ask: Ask,
+    asked: Milliwatts,
+    *,
+    session: str,
+    now: float,
 ) -> Verdict:
     entry, note = known, None
     if entry is not None and entry.contested == ask.key:
@@ -220,7 +227,7 @@ def _cap(
     return Verdict((*keep, *set_limit), asked, target, reason, message, note)
 
 
-def _look(entry: Entry, current: int, ask: Ask, now: float) -> tuple[Entry, Note | None]:
+def _look(entry: Entry, current: Milliwatts, ask: Ask, now: float) -> tuple[Entry, Note | None]:
     """The entry after what is read of the card: a step that has worked, or another program's change."""
     if _same(entry.pending, current):
         # Read back, the driver's rounding included.
@@ -234,21 +241,28 @@ def _look(entry: Entry, current: int, ask: Ask, now: float) -> tuple[Entry, Note
     return theirs, Note("Foreign", current)
 
 
-def _quarrel(current: int) -> str:
+def _quarrel(current: Milliwatts) -> str:
     return (
-        f"another program changed its limit {CONTEST_CHANGES} times within {CONTEST_SECONDS / 60:.0f} min; it is left at "
+        f"another program changed its limit {CONTEST_CHANGES} times within {in_minutes(CONTEST_SECONDS):.0f} min; it is left at "
         f"{format_power(current)}. When that has stopped, change spec.power.cap to try again"
     )
 
 
 def _judge(
-    limits: PowerLimits, current: int, *, asked: int, prior: int, target: int, cap: PowerCap
+    limits: PowerLimits,
+    current: Milliwatts,
+    *,
+    asked: Milliwatts,
+    prior: Milliwatts,
+    target: Milliwatts,
+    cap: PowerCap,
 ) -> tuple[CapReason, str]:
     """How the cap stands: whether the limit in force, as read back, is not above the one that is due."""
-    enforced = current if limits.enforced_milliwatts is None else limits.enforced_milliwatts
+    enforced = typed(Milliwatts, limits.enforced_milliwatts)
+    enforced = current if enforced is None else enforced
     if enforced >= target + SAME_MILLIWATTS:
         return "Applying", f"its limit in force is {format_power(enforced)}, {format_power(target)} is due"
-    least, most = limits.min_milliwatts, limits.max_milliwatts
+    least, most = typed(Milliwatts, limits.min_milliwatts), typed(Milliwatts, limits.max_milliwatts)
     what = str(cap) if cap.percent is None else f"{cap} ({format_power(asked)})"
     words = f"its limit is {format_power(target)}"
     if least is not None and asked < least and target > asked:

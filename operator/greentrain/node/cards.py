@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from greentrain.api.nodepower import MAX_MILLIWATTS, PowerLimits
 from greentrain.energy.intervals import CardReading
+from greentrain.quantities import Milliwatts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,10 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class CurrentLimits:
-    """The limits of a card that change while it runs, in milliwatts; None for what its driver does not report."""
+    """The limits of a card that change while it runs; None for what its driver does not report."""
 
-    set_milliwatts: int | None
-    enforced_milliwatts: int | None
+    set_milliwatts: Milliwatts | None
+    enforced_milliwatts: Milliwatts | None
     binding: bool | None = None
     """Whether the card runs slower now than it could because of its limit."""
 
@@ -68,6 +69,6 @@ CardAnswer = CardReading | Unread
 """What a card answered when it was asked for its counters."""
 
 
-def known_limit(milliwatts: int | None) -> int | None:
+def known_limit(milliwatts: Milliwatts | None) -> Milliwatts | None:
     """A power limit as a card reported it; one that no card can have is as good as none, and NodePower does not take it."""
     return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts

@@ -17,7 +17,7 @@ from greentrain.energy.pods import PodAccount
 from greentrain.node.allowance import Used
 from greentrain.node.holdings import Holdings, NamedPod, by_name, pod_key
 from greentrain.node.standings import Counted
-from greentrain.quantities import MILLIJOULES_PER_JOULE
+from greentrain.quantities import Joules, add, from_joules
 
 
 class OwnedPod(NamedPod, Protocol):
@@ -185,13 +185,16 @@ def sum_up(account: NodeAccount) -> dict[str, Counted]:
     found: dict[str, Counted] = {}
     for entry in account.inherited.values():
         if entry.uid:
-            joules = Used(entry.gpu_joules, entry.cpu_joules + entry.dram_joules).times(MILLIJOULES_PER_JOULE)
+            final = Used(
+                from_joules(Joules(entry.gpu_joules)),
+                from_joules(Joules(entry.cpu_joules + entry.dram_joules)),
+            )
             before = found.get(entry.uid, Counted(entry.namespace, entry.name, open=False))
-            found[entry.uid] = replace(before, used=before.used.plus(joules))
+            found[entry.uid] = replace(before, used=before.used.plus(final))
     for pod in account.pods.values():
         if pod.uid:
             before = found.get(pod.uid, Counted(pod.namespace, pod.name))
-            used = before.used.plus(Used(pod.gpu, pod.cpu + pod.dram))
+            used = before.used.plus(Used(pod.gpu, add(pod.cpu, pod.dram)))
             found[pod.uid] = replace(before, used=used, open=pod.closed is None)
     return found
 

@@ -20,7 +20,15 @@ from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import bound_joules, report_pods
 from greentrain.node.capping import NodeCaps
 from greentrain.node.cards import Card, CardAnswer
-from greentrain.quantities import format_energy, format_power, format_unix_time, to_joules, to_whole_watts
+from greentrain.quantities import (
+    Joules,
+    add_up,
+    format_energy,
+    format_power,
+    format_unix_time,
+    to_joules,
+    to_whole_watts,
+)
 
 UNREAD = "it was not read"
 UNKNOWN = "<unknown>"
@@ -85,7 +93,7 @@ def _display_draw(state: NodeState) -> str:
     """What the cards draw together; unknown where one of them does not say."""
     answers = [state.answers.get(card.uuid) for card in state.cards]
     draws = [a.draw for a in answers if isinstance(a, CardReading) and a.draw is not None]
-    return format_power(to_whole_watts(sum(draws))) if draws and len(draws) == len(answers) else UNKNOWN
+    return format_power(to_whole_watts(add_up(draws))) if draws and len(draws) == len(answers) else UNKNOWN
 
 
 def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAnswer | None) -> GpuStatus:
@@ -115,7 +123,7 @@ def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAns
     return base.model_copy(update={"health": health, "message": text[:512]})
 
 
-def find_joules(account: NodeAccount, gpu: str) -> int:
+def find_joules(account: NodeAccount, gpu: str) -> Joules:
     """Joules of one card, of all that used it."""
     card = account.cards.get(gpu)
-    return to_joules(card.measured + card.estimated) if card is not None else 0
+    return to_joules(card.used) if card is not None else Joules(0)

@@ -22,6 +22,7 @@ from greentrain.node.allowance import (
     is_near,
     is_silent,
 )
+from greentrain.quantities import Joules, Millijoules
 
 EVICT_RETRY_SECONDS = 5.0
 """How long after an eviction was refused or failed it is asked for again: a PodDisruptionBudget may take minutes to allow
@@ -166,8 +167,8 @@ class _Watched:
 
     counted: Used = UNUSED
     """What the account had of it at the last look."""
-    mark: tuple[float, int] | None = None
-    """When its draw was looked at last, and the millijoules it had used by then."""
+    mark: tuple[float, Millijoules] | None = None
+    """When its draw was looked at last, and what it had used by then."""
     draw: float = 0.0
     """Milliwatts."""
     spent: bool = False
@@ -191,7 +192,7 @@ class Standings:
         """UIDs of the pods whose eviction is to be asked for."""
         self._near = False
         self._next_listen = float("-inf")
-        self._reports: dict[str, tuple[int | None, BudgetAction]] = {}
+        self._reports: dict[str, tuple[Joules | None, BudgetAction]] = {}
         """What a report says of each pod, as it was at the last look."""
 
     @property
@@ -353,7 +354,7 @@ class Standings:
             found.append(entry)
         return tuple(found)
 
-    def _report_of(self, uid: str, stored: Mapping[str, Standing]) -> tuple[int | None, BudgetAction]:
+    def _report_of(self, uid: str, stored: Mapping[str, Standing]) -> tuple[Joules | None, BudgetAction]:
         kept = stored.get(uid)
         joules = kept.allowance.joules if kept is not None and kept.allowance is not None else None
         return joules, self.pods[uid].action

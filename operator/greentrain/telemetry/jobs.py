@@ -12,7 +12,16 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from greentrain.api.status import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
-from greentrain.quantities import MICROGRAMS_PER_GRAM, MILLIGRAMS_PER_GRAM
+from greentrain.quantities import (
+    Intensity,
+    Joules,
+    Micrograms,
+    Milliwatts,
+    in_grams,
+    in_grams_per_kilowatt_hour,
+    in_watts,
+    typed,
+)
 
 LABELS = ["namespace", "job"]
 
@@ -23,7 +32,7 @@ class JobMeasures:
 
     namespace: str
     job: str
-    joules: int | None = None
+    joules: Joules | None = None
     draw_watts: float | None = None
     grams: float | None = None
     grams_per_kilowatt_hour: float | None = None
@@ -34,7 +43,8 @@ class JobMeasures:
 def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> JobMeasures:
     """Read the figures from a status as it is stored."""
     energy, emissions = status.energy or EnergyStatus(), status.emissions or EmissionsStatus()
-    draw, intensity = energy.draw_milliwatts, emissions.intensity_milligrams_per_kilowatt_hour
+    draw = typed(Milliwatts, energy.draw_milliwatts)
+    intensity = typed(Intensity, emissions.intensity_milligrams_per_kilowatt_hour)
     ratios = (
         (kind, budget.percent / 100)
         for kind, budget in (("energy", energy.budget), ("emissions", emissions.budget))
@@ -43,10 +53,10 @@ def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> Job
     return JobMeasures(
         namespace,
         job,
-        joules=energy.used_joules if energy.used else None,
-        draw_watts=None if draw is None else draw / 1000,
-        grams=emissions.total_micrograms / MICROGRAMS_PER_GRAM if emissions.total else None,
-        grams_per_kilowatt_hour=None if intensity is None else intensity / MILLIGRAMS_PER_GRAM,
+        joules=Joules(energy.used_joules) if energy.used else None,
+        draw_watts=None if draw is None else in_watts(draw),
+        grams=in_grams(Micrograms(emissions.total_micrograms)) if emissions.total else None,
+        grams_per_kilowatt_hour=None if intensity is None else in_grams_per_kilowatt_hour(intensity),
         budget_ratios=tuple(ratios),
     )
 

@@ -27,6 +27,7 @@ from greentrain.devices.errors import (
 from greentrain.devices.nvidia.nvml import UNKNOWN_ROUNDS, Gpus
 from greentrain.energy.intervals import CardReading
 from greentrain.node.cards import CurrentLimits
+from greentrain.quantities import Milliwatts
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import Libraries
 from sandbox.simgpu.cards import Calls, Card, Fault
@@ -41,10 +42,14 @@ async def test_a_limit_that_is_set_is_read_back_as_set_and_in_force(make: Make) 
     uuids = read_uuids(state)
     async with await Gpus.open() as gpus:
         for watts in (150, 299, 200):
-            await gpus.set_limit(uuids[0], watts * 1000)
-            assert await gpus.read_limits(uuids[0]) == CurrentLimits(watts * 1000, watts * 1000, False)
+            await gpus.set_limit(uuids[0], Milliwatts(watts * 1000))
+            assert await gpus.read_limits(uuids[0]) == CurrentLimits(
+                Milliwatts(watts * 1000), Milliwatts(watts * 1000), False
+            )
             assert state.read_card(0).limit_watts == watts
-        assert await gpus.read_limits(uuids[1]) == CurrentLimits(400_000, 400_000, False)
+        assert await gpus.read_limits(uuids[1]) == CurrentLimits(
+            Milliwatts(400_000), Milliwatts(400_000), False
+        )
         assert (await gpus.discover())[0].limits.set_milliwatts == 200_000
 
 
@@ -54,7 +59,7 @@ async def test_another_limiter_shows_in_what_is_in_force(make: Make) -> None:
     state.set_second_limit(0, 250)
     async with await Gpus.open() as gpus:
         for watts, enforced in ((350, 250), (200, 200)):
-            await gpus.set_limit(uuid, watts * 1000)
+            await gpus.set_limit(uuid, Milliwatts(watts * 1000))
             now = await gpus.read_limits(uuid)
             assert (now.set_milliwatts, now.enforced_milliwatts) == (watts * 1000, enforced * 1000)
 
@@ -71,7 +76,7 @@ async def test_a_limit_binds_where_it_slows_the_card_down(
     (uuid,) = read_uuids(state)
     state.set_load(0, load)
     async with await Gpus.open() as gpus:
-        await gpus.set_limit(uuid, watts * 1000)
+        await gpus.set_limit(uuid, Milliwatts(watts * 1000))
         assert (await gpus.read_limits(uuid)).binding is binding
 
 
@@ -89,8 +94,8 @@ async def test_whether_a_limit_binds_is_none_where_the_card_does_not_tell(make: 
     state.set_load(0, 1.0)
     answer(state, 0, code, Calls.CLOCKS)
     async with await Gpus.open() as gpus:
-        await gpus.set_limit(uuid, 150_000)
-        assert await gpus.read_limits(uuid) == CurrentLimits(150_000, 150_000, None)
+        await gpus.set_limit(uuid, Milliwatts(150_000))
+        assert await gpus.read_limits(uuid) == CurrentLimits(Milliwatts(150_000), Milliwatts(150_000), None)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +109,14 @@ async def test_a_limit_outside_the_range_is_refused_with_the_range(
     async with await Gpus.open() as gpus:
         for _ in range(2):
             with pytest.raises(OutOfRange) as caught:
-                await gpus.set_limit(uuid, milliwatts)
+                await gpus.set_limit(uuid, Milliwatts(milliwatts))
             assert (
                 str(caught.value)
                 == f"{uuid} does not take {value}: its power limit is between 100W and 400W."
             )
         assert state.read_card(0).limit_watts == 400
         # The card is well: it is asked on as before.
-        await gpus.set_limit(uuid, 100_000)
+        await gpus.set_limit(uuid, Milliwatts(100_000))
         assert state.read_card(0).limit_watts == 100
 
 
@@ -140,16 +145,16 @@ async def test_a_refusal_is_its_cards_alone_and_ends_with_its_cause(
         answer(state, 1, code, Calls.SET)
         for _ in range(5):
             with pytest.raises(DeviceError) as caught:
-                await gpus.set_limit(uuids[1], 200_000)
+                await gpus.set_limit(uuids[1], Milliwatts(200_000))
             assert type(caught.value) is kind
             assert uuids[1] in str(caught.value)
             assert words in str(caught.value)
-            await gpus.set_limit(uuids[0], 150_000)
+            await gpus.set_limit(uuids[0], Milliwatts(150_000))
         assert [state.read_card(card).limit_watts for card in state] == [150, 400, 400]
         state.clear_faults()
         await gpus.discover()
         # What was refused once is not taken for refused for good.
-        await gpus.set_limit(uuids[1], 200_000)
+        await gpus.set_limit(uuids[1], Milliwatts(200_000))
         assert [state.read_card(card).limit_watts for card in state] == [150, 200, 400]
 
 
@@ -157,7 +162,7 @@ async def test_a_card_that_is_not_there_is_gone(make: Make) -> None:
     make()
     async with await Gpus.open() as gpus:
         with pytest.raises(Gone, match="NVML does not list it"):
-            await gpus.set_limit("GPU-elsewhere", 200_000)
+            await gpus.set_limit("GPU-elsewhere", Milliwatts(200_000))
 
 
 async def test_a_lost_card_is_not_asked_until_the_next_discovery(make: Make) -> None:
@@ -166,13 +171,13 @@ async def test_a_lost_card_is_not_asked_until_the_next_discovery(make: Make) -> 
     async with await Gpus.open() as gpus:
         state.fault(0, Fault.LOST)
         with pytest.raises(Gone, match="reboot"):
-            await gpus.set_limit(uuids[0], 200_000)
-        await gpus.set_limit(uuids[1], 200_000)
+            await gpus.set_limit(uuids[0], Milliwatts(200_000))
+        await gpus.set_limit(uuids[1], Milliwatts(200_000))
         state.clear_faults()
         with pytest.raises(Gone):
-            await gpus.set_limit(uuids[0], 200_000)
+            await gpus.set_limit(uuids[0], Milliwatts(200_000))
         await gpus.discover()
-        await gpus.set_limit(uuids[0], 200_000)
+        await gpus.set_limit(uuids[0], Milliwatts(200_000))
         assert [state.read_card(card).limit_watts for card in state] == [200, 200]
 
 
@@ -181,7 +186,7 @@ async def test_mig_instances_do_not_keep_the_board_from_having_a_limit(make: Mak
     state = make([Card("A100", ("3g.20gb",))])
     (uuid,) = read_uuids(state)
     async with await Gpus.open() as gpus:
-        await gpus.set_limit(uuid, 200_000)
+        await gpus.set_limit(uuid, Milliwatts(200_000))
         assert (await gpus.read_limits(uuid)).set_milliwatts == 200_000
 
 
@@ -191,12 +196,12 @@ async def test_a_call_that_hangs_holds_its_card_alone_and_may_have_set_the_limit
     async with await Gpus.open() as gpus:
         state.fault(0, Fault.HANG, calls=Calls.SET)
         with pytest.raises(Hanging):
-            await gpus.set_limit(uuids[0], 200_000, deadline=DEADLINE)
+            await gpus.set_limit(uuids[0], Milliwatts(200_000), deadline=DEADLINE)
         for card in (1, 2):
-            await gpus.set_limit(uuids[card], 150_000, deadline=DEADLINE)
+            await gpus.set_limit(uuids[card], Milliwatts(150_000), deadline=DEADLINE)
         for _ in range(2):
             with pytest.raises(Hanging):
-                await gpus.set_limit(uuids[0], 250_000, deadline=DEADLINE)
+                await gpus.set_limit(uuids[0], Milliwatts(250_000), deadline=DEADLINE)
         with pytest.raises(Hanging):
             await gpus.read_limits(uuids[0], deadline=DEADLINE)
         assert [state.read_card(card).limit_watts for card in state] == [400, 150, 150]
@@ -228,7 +233,7 @@ async def test_a_slow_card_does_not_hold_up_the_event_loop(make: Make) -> None:
                 ticks += 1
 
         ticking = asyncio.create_task(tick())
-        await gpus.set_limit(uuids[0], 200_000)
+        await gpus.set_limit(uuids[0], Milliwatts(200_000))
         ticking.cancel()
         assert ticks >= 5
         assert state.read_card(0).limit_watts == 200
@@ -243,7 +248,7 @@ async def test_a_handle_that_does_not_hold_any_more_is_looked_up_and_the_right_c
         rename_cards(state, {uuids[0]: uuids[1], uuids[1]: uuids[0]})
         # The first place knows its old handle no more, neither for setting nor for its range.
         answer(state, 0, pynvml.NVML_ERROR_INVALID_ARGUMENT, Calls.SET | Calls.LIMIT)
-        await gpus.set_limit(uuids[0], 200_000)
+        await gpus.set_limit(uuids[0], Milliwatts(200_000))
         assert [state.read_card(card).limit_watts for card in state] == [400, 200]
 
 
@@ -254,18 +259,18 @@ async def test_a_handle_that_never_holds_is_tried_twice_and_the_card_is_gone(mak
         answer(state, 0, pynvml.NVML_ERROR_INVALID_ARGUMENT)
         answer(state, 0, pynvml.NVML_ERROR_INVALID_ARGUMENT, Calls.SET | Calls.LIMIT)
         with pytest.raises(Gone, match="does not know it any more"):
-            await gpus.set_limit(uuids[0], 200_000)
-        await gpus.set_limit(uuids[1], 200_000)
+            await gpus.set_limit(uuids[0], Milliwatts(200_000))
+        await gpus.set_limit(uuids[1], Milliwatts(200_000))
 
 
 async def test_a_driver_reload_is_seen_and_limits_can_be_set_again(make: Make) -> None:
     state = make(["V100"])
     (uuid,) = read_uuids(state)
     async with await Gpus.open() as gpus:
-        await gpus.set_limit(uuid, 200_000)
+        await gpus.set_limit(uuid, Milliwatts(200_000))
         state.reload_driver()
         assert (await gpus.read_limits(uuid)).set_milliwatts == 300_000
-        await gpus.set_limit(uuid, 200_000)
+        await gpus.set_limit(uuid, Milliwatts(200_000))
         assert (await gpus.read_limits(uuid)).enforced_milliwatts == 200_000
 
 
@@ -278,12 +283,12 @@ async def test_what_concerns_no_single_card_closes_nvml_and_it_opens_again(make:
     gpus = await Gpus.open()
     answer(state, 1, code, Calls.SET)
     with pytest.raises(Unavailable):
-        await gpus.set_limit(uuids[1], 200_000)
+        await gpus.set_limit(uuids[1], Milliwatts(200_000))
     with pytest.raises(Unavailable, match="closed"):
-        await gpus.set_limit(uuids[0], 200_000)
+        await gpus.set_limit(uuids[0], Milliwatts(200_000))
     state.clear_faults()
     async with await Gpus.open() as again:
-        await again.set_limit(uuids[1], 200_000)
+        await again.set_limit(uuids[1], Milliwatts(200_000))
         assert state.read_card(1).limit_watts == 200
 
 
@@ -329,9 +334,11 @@ def test_another_user_than_root_reads_limits_and_is_told_what_setting_needs(
             )
             assert state.read_card(0).limit_watts == 400
     refusal = f"{uuid} refuses: NVML demands root; run the agent's pod privileged."
-    assert ran.stdout.splitlines() == [refusal, refusal, str(CurrentLimits(400_000, 400_000, False))], (
-        ran.stderr
-    )
+    assert ran.stdout.splitlines() == [
+        refusal,
+        refusal,
+        str(CurrentLimits(Milliwatts(400_000), Milliwatts(400_000), False)),
+    ], ran.stderr
 
 
 @pytest.mark.parametrize("fault", [Fault.TIMEOUT, Fault.UNKNOWN, Fault.NOT_SUPPORTED])

@@ -13,6 +13,7 @@ import pytest
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
 from greentrain.devices.rapl import HostEnergy, Rapl
+from greentrain.quantities import Millijoules, typed
 from tests.contract.rapl.trees import RANGE, write_domain
 
 Domains = dict[str, str]
@@ -58,11 +59,13 @@ def test_each_joule_is_counted_once(
     (tmp_path / "intel-rapl").mkdir()
     files = [write_domain(tmp_path, folder, kind, 77 * JOULE) for folder, kind in domains.items()]
     rapl = Rapl(tmp_path)
-    assert rapl.read() == HostEnergy(0, None if dram is None else 0, {}), name
+    assert rapl.read() == HostEnergy(Millijoules(0), typed(Millijoules, None if dram is None else 0), {}), (
+        name
+    )
     for file in files:
         file.write_text(f"{78 * JOULE}\n")
     for _ in range(2):
-        assert rapl.read() == HostEnergy(package, dram, {}), name
+        assert rapl.read() == HostEnergy(Millijoules(package), typed(Millijoules, dram), {}), name
 
 
 STEPS: list[tuple[str, list[int], int]] = [
@@ -194,7 +197,7 @@ def test_who_may_not_read_it_is_told_what_is_needed() -> None:
             write_domain(root, "intel-rapl:0:0", "dram", 1),
         ]
         with _without_rights():
-            assert Rapl(root).read() == HostEnergy(0, 0, {})
+            assert Rapl(root).read() == HostEnergy(Millijoules(0), Millijoules(0), {})
         files[1].chmod(refused)
         with _without_rights():
             energy = Rapl(root).read()

@@ -30,7 +30,7 @@ from greentrain.devices.nvidia.references import CardReference, FullCard, MigIns
 from greentrain.node.capping import REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS
 from greentrain.node.caps import CONTEST_CHANGES, CONTEST_SECONDS, find_target
 from greentrain.node.schedule import DISCOVER_SECONDS, LIST_SECONDS, REOPEN_SECONDS
-from greentrain.quantities import PowerCap, format_power
+from greentrain.quantities import Milliwatts, PowerCap, format_power
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import Calls, Fault
@@ -277,7 +277,9 @@ class Watchman:
         if found == card.limit:
             return
         before, card.limit = card.limit, found
-        self._life.say(f"card {card.index}: {format_power(before)} -> {format_power(found)} by the agent")
+        self._life.say(
+            f"card {card.index}: {format_power(Milliwatts(before))} -> {format_power(Milliwatts(found))} by the agent"
+        )
         if not self.writes_allowed:
             self._fail(card, "set while no agent lives")
         if found == card.prior:
@@ -297,10 +299,10 @@ class Watchman:
         if ask is not None and not free:
             asked = resolve_cap(ask, card.limits)
             assert asked is not None
-            due = find_target(asked, card.prior, card.limits)
+            due = find_target(Milliwatts(asked), Milliwatts(card.prior), card.limits)
         left = not free and card.limit == card.prior and card.may_be_contested(now)
         if card.limit != due and not left:
-            self._fail(card, f"{format_power(due)} is due")
+            self._fail(card, f"{format_power(Milliwatts(due))} is due")
         card.calm = now
         if free:
             card.capped = False
@@ -354,8 +356,8 @@ class Watchman:
         agent = self.node.agent
         said = None if agent is None else agent.caps.reports.get(card.uuid)
         self.broken.append(
-            f"{self.node.clock.now():.1f} card {card.index}: {what}; it is at {format_power(card.limit)}, it was at "
-            f"{format_power(card.prior)} before; the agent says {said}"
+            f"{self.node.clock.now():.1f} card {card.index}: {what}; it is at {format_power(Milliwatts(card.limit))}, it was at "
+            f"{format_power(Milliwatts(card.prior))} before; the agent says {said}"
         )
 
     def judge(self) -> None:
@@ -450,7 +452,7 @@ class Life(Story):
         assert limits.min_milliwatts is not None
         assert limits.max_milliwatts is not None
         least, most = limits.min_milliwatts // WATT, limits.max_milliwatts // WATT
-        return PowerCap(milliwatts=self.chance.randrange(least - 20, most + 20, 10) * WATT)
+        return PowerCap(milliwatts=Milliwatts(self.chance.randrange(least - 20, most + 20, 10) * WATT))
 
     def ask(self, pod: LivePod, cap: PowerCap | None) -> None:
         """The operator has it in NodePower, as long as the pod is there."""
@@ -558,7 +560,7 @@ class Life(Story):
             return
         if self.watchman.agent_since is None:
             self.happened["limit set while no agent runs"] += 1
-        self.count(who, f"sets card {card.index} to {format_power(limit)}")
+        self.count(who, f"sets card {card.index} to {format_power(Milliwatts(limit))}")
         self.watchman.set_by_others(card.index, limit)
 
     def _is_hanging(self) -> bool:

@@ -40,7 +40,7 @@ from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod, Place
 from greentrain.kube.readings import find_key
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Milliwatts, PowerCap
 from sandbox.simgpu.cards import Calls, Cards, Fault
 from sandbox.simgpu.meter import Meter
 from tests.contract.nvml.answers import no_thread, until
@@ -276,7 +276,7 @@ class Driver:
     async def set_limit(self, uuid: str, milliwatts: int) -> None:
         await self._node.pass_by("before a limit is set")
         with self._node.waiting(nvml.READ_SECONDS) as real:
-            await self._gpus.set_limit(uuid, milliwatts, deadline=real)
+            await self._gpus.set_limit(uuid, Milliwatts(milliwatts), deadline=real)
         await self._node.pass_by("after a limit was set")
 
     async def close(self) -> None:

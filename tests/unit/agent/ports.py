@@ -23,7 +23,7 @@ from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
 from greentrain.node.allowance import Allowance
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Millijoules, Milliwatts, PowerCap
 
 WALL = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -92,7 +92,7 @@ class World:
 
     cards: tuple[Card, ...] = (Card("GPU-a", 0, 0, "Tesla V100", partitioned=False),)
     answers: dict[str, CardReading | DeviceError] = field(
-        default_factory=lambda: {"GPU-a": CardReading(counter=5_000, draw=45_000)}
+        default_factory=lambda: {"GPU-a": CardReading(counter=Millijoules(5_000), draw=Milliwatts(45_000))}
     )
     nvml: Exception | None = None
     kubelet: Exception | None = None
@@ -159,7 +159,7 @@ class World:
 
     async def read_limits(self, uuid: str) -> CurrentLimits:
         del uuid
-        return CurrentLimits(self.limit, min(self.limit, 250_000))
+        return CurrentLimits(Milliwatts(self.limit), Milliwatts(min(self.limit, 250_000)))
 
     async def set_limit(self, uuid: str, milliwatts: int) -> None:
         del uuid

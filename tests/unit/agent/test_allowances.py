@@ -26,7 +26,7 @@ from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
 from greentrain.node.cards import Card
 from greentrain.node.schedule import NEAR_SECONDS
 from greentrain.node.standings import EVICT_RETRY_SECONDS
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Joules, Millijoules, Milliwatts, PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World
 
 GRACE = int(START_GRACE_SECONDS)
@@ -64,7 +64,9 @@ class Story:
     def use(self, joules: int) -> None:
         """The card has used so much more."""
         self.used += joules * 1000
-        self.world.answers = {"GPU-a": CardReading(counter=5_000 + self.used, draw=200_000)}
+        self.world.answers = {
+            "GPU-a": CardReading(counter=Millijoules(5_000 + self.used), draw=Milliwatts(200_000))
+        }
 
     async def go(self, seconds: int, *, watts: int = 0) -> None:
         """The agent goes round each second."""
@@ -114,7 +116,7 @@ class Story:
 async def test_the_limit_comes_first_then_the_report_then_the_eviction_then_its_report(
     tmp_path: Path,
 ) -> None:
-    story = Story(tmp_path, a=Allowance(1000))
+    story = Story(tmp_path, a=Allowance(Joules(1000)))
     await story.go(GRACE + 1)
     story.world.deeds.clear()
     story.use(1000)
@@ -129,7 +131,7 @@ async def test_the_limit_comes_first_then_the_report_then_the_eviction_then_its_
 
 
 async def test_nothing_is_evicted_that_was_not_reported_before(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     await story.go(GRACE)
     story.world.away = True
     await story.go(20)
@@ -158,7 +160,7 @@ async def test_nothing_is_evicted_that_was_not_reported_before(tmp_path: Path) -
 async def test_an_eviction_is_asked_for_until_it_is_done(
     refusals: list[ApiError], evictions: int, tmp_path: Path
 ) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     story.world.refusals = refusals
     await story.go(GRACE + 1)
     for _ in range(evictions):
@@ -170,7 +172,7 @@ async def test_an_eviction_is_asked_for_until_it_is_done(
 
 
 async def test_a_refusal_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     story.world.refusals = [PDB] * 5
     with caplog.at_level(logging.INFO, "greentrain.agent"):
         await story.go(60)
@@ -186,14 +188,14 @@ async def test_a_refusal_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureF
 async def test_only_a_running_pod_of_a_job_of_ours_is_evicted(
     change: dict[str, Any], lists: str, tmp_path: Path
 ) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     story.budget(**change)
     await story.go(30)
     assert story.evictions() == 0, lists
 
 
 async def test_while_the_operator_is_heard_nothing_is_done(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(100))
+    story = Story(tmp_path, a=Allowance(Joules(100)))
     story.world.operator_heard = story.clock.now
     await story.go(int(OPERATOR_SILENT_SECONDS), watts=200)
     assert (story.world.limit, story.evictions(), story.entry.budget_action) == (300_000, 0, "None")
@@ -206,7 +208,7 @@ async def test_while_the_operator_is_heard_nothing_is_done(tmp_path: Path) -> No
 async def test_a_job_that_the_operator_cannot_look_after_is_kept_inside_its_allowance_alone(
     tmp_path: Path,
 ) -> None:
-    story = Story(tmp_path, a=Allowance(100))
+    story = Story(tmp_path, a=Allowance(Joules(100)))
     story.world.unattended = {"uid-of-another-job": 0.0}
     for _ in range(40):
         story.world.operator_heard = story.clock.now
@@ -225,7 +227,7 @@ async def test_a_job_that_the_operator_cannot_look_after_is_kept_inside_its_allo
 async def test_of_a_job_that_is_not_looked_after_an_allowance_that_holds_for_a_time_ends_with_it(
     tmp_path: Path,
 ) -> None:
-    story = Story(tmp_path, a=Allowance(10**6, seconds=20))
+    story = Story(tmp_path, a=Allowance(Joules(10**6), seconds=20))
     job = story.world.pods["uid-a"].job_uid
     assert job is not None
     story.world.unattended = {job: story.clock.now}
@@ -239,7 +241,7 @@ async def test_of_a_job_that_is_not_looked_after_an_allowance_that_holds_for_a_t
 async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_with_the_operator(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    story = Story(tmp_path, a=Allowance(10**6, seconds=60))
+    story = Story(tmp_path, a=Allowance(Joules(10**6), seconds=60))
     story.world.operator_heard = story.clock.now
     # Nobody listens where the eviction would be asked for, so that it stays with the limit.
     story.world.refusals = [PDB] * 9
@@ -263,21 +265,21 @@ async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_
 
 
 async def test_without_a_lease_to_go_by_an_allowance_lasts_until_it_is_used_up(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(10**6, seconds=60))
+    story = Story(tmp_path, a=Allowance(Joules(10**6), seconds=60))
     story.world.lease = None
     await story.go(200, watts=100)
     assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
 
 
 async def test_an_operator_that_is_back_by_a_fresh_look_keeps_its_pod(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     story.world.back_at = story.clock.now + GRACE
     await story.go(GRACE + 10)
     assert (story.world.limit, story.evictions()) == (150_000, 0)
     assert story.entry.budget_action == "Throttled"
     # It stays throttled until the operator allows more.
     story.world.operator_heard = story.clock.now
-    story.world.allowances = {"uid-a": Allowance(10_000)}
+    story.world.allowances = {"uid-a": Allowance(Joules(10_000))}
     await story.go(3)
     assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
     assert story.kept["uid-a"]["action"] == "None"
@@ -287,7 +289,7 @@ async def test_an_operator_that_is_back_by_a_fresh_look_keeps_its_pod(tmp_path: 
 async def test_a_watch_that_brings_nothing_is_not_taken_for_a_silent_operator(
     lives: bool, tmp_path: Path
 ) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     story.world.operator_heard = story.clock.now
     for _ in range(60):
         story.world.back_at = story.clock.now if lives else None
@@ -329,8 +331,8 @@ def condition(status: NodePowerStatus | None) -> tuple[str, str]:
 async def test_the_lowest_limit_overrides_a_cap_that_is_asked_for_and_gives_way_to_it_again(
     tmp_path: Path,
 ) -> None:
-    story = Story(tmp_path, a=Allowance(0))
-    story.world.caps = {"uid-a": PowerCap(milliwatts=200_000)}
+    story = Story(tmp_path, a=Allowance(Joules(0)))
+    story.world.caps = {"uid-a": PowerCap(milliwatts=Milliwatts(200_000))}
     story.world.refusals = [PDB] * 9
     story.world.operator_heard = story.clock.now
     await story.go(2)
@@ -349,7 +351,7 @@ async def test_the_lowest_limit_overrides_a_cap_that_is_asked_for_and_gives_way_
     # The disk's journal of caps has what was asked, so that nothing of this outlasts it.
     caps = json.loads((tmp_path / "journal" / CAPS).read_text())
     assert caps["asked"]["uid-a"]["milliwatts"] == 200_000
-    story.world.allowances = {"uid-a": Allowance(1)}
+    story.world.allowances = {"uid-a": Allowance(Joules(1))}
     await story.go(2)
     assert story.world.limit == 200_000
 
@@ -357,7 +359,7 @@ async def test_the_lowest_limit_overrides_a_cap_that_is_asked_for_and_gives_way_
 async def test_an_agent_that_is_ended_gives_the_limit_back_and_the_next_one_takes_it_again(
     tmp_path: Path,
 ) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     await story.go(GRACE + 3)
     assert story.world.limit == 150_000
     story.clock.stop.set()
@@ -388,7 +390,7 @@ async def test_a_pod_with_a_budget_and_no_allowance_is_left_to_the_operator_whil
 async def test_an_agent_that_begins_anew_without_an_api_server_goes_by_the_allowance_of_the_disk(
     tmp_path: Path,
 ) -> None:
-    story = Story(tmp_path, a=Allowance(2000, "GPU"))
+    story = Story(tmp_path, a=Allowance(Joules(2000), "GPU"))
     story.world.operator_heard = story.clock.now
     await story.go(3, watts=200)
     story.world.allowances, story.world.pods_known, story.world.operator_heard = None, False, None
@@ -406,13 +408,13 @@ async def test_an_agent_that_begins_anew_without_an_api_server_goes_by_the_allow
     # The API server answers again.
     story.world.hold("a")
     story.world.away, story.world.pods_known = False, True
-    story.world.allowances = {"uid-a": Allowance(2000, "GPU")}
+    story.world.allowances = {"uid-a": Allowance(Joules(2000), "GPU")}
     await story.go(10)
     assert story.evictions() == 1
 
 
 async def test_what_was_done_is_told_on_until_the_pod_is_settled_and_then_forgotten(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     await story.go(GRACE + 3)
     assert story.entry.budget_action == "Evicted"
     await story.kill()
@@ -427,7 +429,7 @@ async def test_what_was_done_is_told_on_until_the_pod_is_settled_and_then_forgot
 
 
 async def test_what_was_settled_and_went_on_still_counts(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(1000))
+    story = Story(tmp_path, a=Allowance(Joules(1000)))
     await story.go(3, watts=300)
     (key, pod), *_ = story.life.agent.account.pods.items()
     pod.closed = story.clock.wall()
@@ -449,7 +451,7 @@ async def test_a_damaged_file_is_put_aside_and_what_the_operator_says_holds(
 ) -> None:
     (tmp_path / "journal").mkdir()
     (tmp_path / "journal" / FILE).write_text(content)
-    story = Story(tmp_path, a=Allowance(500))
+    story = Story(tmp_path, a=Allowance(Joules(500)))
     with caplog.at_level(logging.ERROR, "greentrain.agent"):
         await story.go(1)
     assert "put aside as allowances.damaged" in caplog.text
@@ -458,12 +460,12 @@ async def test_a_damaged_file_is_put_aside_and_what_the_operator_says_holds(
 
 
 async def test_an_allowance_is_confirmed_once_the_disk_has_it(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(5000))
+    story = Story(tmp_path, a=Allowance(Joules(5000)))
     await story.go(2)
     assert story.entry.allowance_joules == 5000
     blocking = tmp_path / "journal" / "allowances.partial"
     blocking.mkdir()
-    story.world.allowances = {"uid-a": Allowance(100)}
+    story.world.allowances = {"uid-a": Allowance(Joules(100))}
     await story.go(GRACE, watts=200)
     # It goes by the lower one already; an agent that begins anew would not.
     assert story.entry.allowance_joules == 5000
@@ -478,11 +480,11 @@ async def test_an_allowance_is_confirmed_once_the_disk_has_it(tmp_path: Path) ->
 
 
 async def test_a_new_allowance_is_confirmed_at_once(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(10**6))
+    story = Story(tmp_path, a=Allowance(Joules(10**6)))
     story.world.operator_heard = story.clock.now
     await story.go(4)
     story.world.deeds.clear()
-    story.world.allowances = {"uid-a": Allowance(10**6 - 1)}
+    story.world.allowances = {"uid-a": Allowance(Joules(10**6 - 1))}
     await story.go(1)
     assert len(story.world.deeds) == 1
     assert story.entry.allowance_joules == 10**6 - 1
@@ -503,7 +505,7 @@ async def test_a_new_allowance_is_confirmed_at_once(tmp_path: Path) -> None:
 async def test_reports_come_more_often_when_a_pod_nears_its_allowance(
     left: int, watts: int, reports: tuple[int, int], tmp_path: Path
 ) -> None:
-    story = Story(tmp_path, a=Allowance(10 * watts + left))
+    story = Story(tmp_path, a=Allowance(Joules(10 * watts + left)))
     story.world.operator_heard = story.clock.now + 60
     await story.go(10, watts=watts)
     story.world.deeds.clear()
@@ -513,7 +515,7 @@ async def test_reports_come_more_often_when_a_pod_nears_its_allowance(
 
 
 async def test_metrics_count_what_was_done(tmp_path: Path) -> None:
-    story = Story(tmp_path, a=Allowance(0))
+    story = Story(tmp_path, a=Allowance(Joules(0)))
     telemetry = AgentTelemetry(story.life.agent, story.life.clock, CollectorRegistry())
     await story.go(GRACE + 5)
     page = telemetry.render().decode()

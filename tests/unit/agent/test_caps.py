@@ -35,7 +35,7 @@ from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card, CurrentLimits, Partition
 from greentrain.node.holdings import Holdings
 from greentrain.node.schedule import GIVE_BACK_SECONDS
-from greentrain.quantities import parse_power_cap
+from greentrain.quantities import Milliwatts, parse_power_cap
 from tests.unit.agent.ports import Life, World
 
 A, B = "GPU-a", "GPU-b"
@@ -165,7 +165,7 @@ class Node:
     async def read_limits(self, uuid: str) -> CurrentLimits:
         if uuid in self.unread:
             raise self.unread[uuid]
-        return CurrentLimits(self.limits[uuid], self.limits[uuid], False)
+        return CurrentLimits(Milliwatts(self.limits[uuid]), Milliwatts(self.limits[uuid]), False)
 
     async def set_limit(self, uuid: str, milliwatts: int) -> None:
         self.tries.append((uuid, milliwatts))

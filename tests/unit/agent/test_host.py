@@ -10,6 +10,7 @@ import pytest
 from greentrain.agent.host import Host, HostInterval
 from greentrain.devices.errors import Unsupported
 from greentrain.devices.rapl import CpuTime, Rapl
+from greentrain.quantities import Millijoules
 from tests.contract.rapl.trees import RANGE, write_domain, write_stat
 
 A = "11111111-1111-4111-8111-111111111111"
@@ -55,8 +56,10 @@ def test_the_first_look_tells_nothing_the_second_what_was_used_since(machine: Ma
     machine.show(1000, busy=50, pods={A: 10, B: 5}, dram=70)
     assert machine.host.look() is None
     machine.show(1090, busy=58, pods={A: 14, B: 7}, dram=75)
-    assert machine.host.look() == HostInterval(cpu=90_000, dram=5_000, shares={A: 0.5, B: 0.25})
-    assert machine.host.look() == HostInterval(cpu=0, dram=0, shares={})
+    assert machine.host.look() == HostInterval(
+        cpu=Millijoules(90_000), dram=Millijoules(5_000), shares={A: 0.5, B: 0.25}
+    )
+    assert machine.host.look() == HostInterval(cpu=Millijoules(0), dram=Millijoules(0), shares={})
 
 
 @pytest.mark.parametrize(

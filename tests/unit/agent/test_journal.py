@@ -15,6 +15,7 @@ import pytest
 from greentrain.agent.caps import FILE as CAPS
 from greentrain.agent.journal import FILE, Journal, TakenError, begin
 from greentrain.energy.account import NodeAccount
+from greentrain.quantities import Millijoules
 
 WAIT_SECONDS = 30
 
@@ -23,7 +24,7 @@ def write_account(folder: Path, journal_id: str = "j", *, pods: int = 1) -> Node
     account = NodeAccount(journal_id=journal_id)
     for i in range(pods):
         pod = account.open(f"team/p{i}/u{i}", namespace="team", name=f"p{i}", uid=f"u{i}")
-        pod.add(1234 + i, begin=1_700_000_000.0, end=1_700_000_001.5, estimated=7)
+        pod.add(Millijoules(1234 + i), begin=1_700_000_000.0, end=1_700_000_001.5, estimated=Millijoules(7))
         pod.doubt_squared = 0.1 + i
     folder.mkdir(exist_ok=True)
     Journal(folder).store(account.to_json())

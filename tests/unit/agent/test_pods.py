@@ -10,10 +10,10 @@ import pytest
 
 from greentrain.devices.errors import DeviceError
 from greentrain.energy.intervals import CardReading
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Millijoules, Milliwatts, PowerCap
 from tests.unit.agent.ports import Life, World
 
-CAP = PowerCap(milliwatts=150_000)
+CAP = PowerCap(milliwatts=Milliwatts(150_000))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ async def test_a_pod_that_is_told_of_while_cards_are_read_stays_one_pod(tmp_path
     world.pods = {}
     life = Life(world, tmp_path)
     for counter in (5_000, 705_000):
-        world.answers = {"GPU-a": CardReading(counter=counter, draw=250_000)}
+        world.answers = {"GPU-a": CardReading(counter=Millijoules(counter), draw=Milliwatts(250_000))}
         await life.look()
     assert [(p.uid, p.gpu) for p in life.agent.account.pods.values()] == [("", 700_000)]
     world.armed = True

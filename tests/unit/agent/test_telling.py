@@ -23,7 +23,7 @@ from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import parse_last_words
 from greentrain.node.cards import Card
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Millijoules, Milliwatts, PowerCap
 from tests.unit.agent.ports import Life, World
 
 NO_NVML = Unavailable("NVML", "the driver is not loaded", "Load it (modprobe nvidia).")
@@ -197,17 +197,17 @@ def scrape(telemetry: AgentTelemetry) -> dict[tuple[str, ...], float]:
 
 
 async def test_metrics_have_units_in_their_names_and_say_whose_they_are(tmp_path: Path) -> None:
-    world = World(caps={"uid-a": PowerCap(milliwatts=150_000)})
+    world = World(caps={"uid-a": PowerCap(milliwatts=Milliwatts(150_000))})
     world.hold("a")
     life = Life(world, tmp_path)
     telemetry = AgentTelemetry(life.agent, life.clock, CollectorRegistry())
     await life.look()
     world.limit = 200_000  # an administrator's
-    world.answers = {"GPU-a": CardReading(counter=8_500, draw=250_500, busy=True)}
+    world.answers = {"GPU-a": CardReading(counter=Millijoules(8_500), draw=Milliwatts(250_500), busy=True)}
     await life.look()
     account = life.agent.account
-    account.idle, account.unattributed, account.dropped = 1_500, 2_500, 3
-    account.pods["team/a/uid-a"].cpu = 7_000
+    account.idle, account.unattributed, account.dropped = Millijoules(1_500), Millijoules(2_500), 3
+    account.pods["team/a/uid-a"].cpu = Millijoules(7_000)
     life.pass_time(4)
     card = ("gpu=GPU-a", "model=Tesla V100")
     pod = ("job=digits", "namespace=team", "pod=a", "uid=uid-a")
@@ -406,7 +406,9 @@ async def test_a_report_says_where_the_node_is_how_often_it_comes_and_what_its_p
     world.hold("a")
     life = Life(world, tmp_path)
     for second in range(5):
-        world.answers = {"GPU-a": CardReading(counter=5_000 + second * 250_000, draw=249_600)}
+        world.answers = {
+            "GPU-a": CardReading(counter=Millijoules(5_000 + second * 250_000), draw=Milliwatts(249_600))
+        }
         await life.look()
     told = life.agent.build_status()
     assert (told.display.draw, told.display.unattributed) == ("250W", "0J")

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greentrain.carbon.embodied import Embodied, amortise
+from greentrain.quantities import Micrograms, Milliseconds
 
 FOUR_YEARS = 4 * 365 * 24 * 3600
 HOUR = 3_600_000
@@ -28,19 +29,19 @@ HOUR = 3_600_000
 def test_a_job_bears_its_part_of_the_lifetime(
     micrograms: int, milliseconds: int, lifetime: int, share: int
 ) -> None:
-    assert amortise(micrograms, milliseconds, lifetime) == share
+    assert amortise(Micrograms(micrograms), Milliseconds(milliseconds), lifetime) == share
 
 
 @pytest.mark.parametrize("amounts", [(-1, 1, 1), (1, -1, 1), (1, 1, 0), (1, 1, -1)])
-def test_what_cannot_be_is_refused(amounts: tuple[int, int, int]) -> None:
+def test_what_cannot_be_is_refused(amounts: tuple[Micrograms, Milliseconds, int]) -> None:
     with pytest.raises(ValueError, match=r"negative|positive"):
         amortise(*amounts)
 
 
 @given(st.integers(0, 10**12), st.lists(st.integers(0, 10**9), min_size=1), st.integers(1, 10**9))
 def test_parts_of_the_time_bear_the_whole(micrograms: int, times: list[int], lifetime: int) -> None:
-    apart = sum(amortise(micrograms, t, lifetime) for t in times)
-    assert abs(apart - amortise(micrograms, sum(times), lifetime)) <= len(times)
+    apart = sum(amortise(Micrograms(micrograms), Milliseconds(t), lifetime) for t in times)
+    assert abs(apart - amortise(Micrograms(micrograms), Milliseconds(sum(times)), lifetime)) <= len(times)
 
 
 @pytest.mark.parametrize("figures", [(2, 1, 3), (1, 3, 2), (-1, 0, 1)])

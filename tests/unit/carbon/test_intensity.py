@@ -6,6 +6,7 @@ from math import inf, nan
 
 import pytest
 
+from greentrain import quantities
 from greentrain.carbon.intensity import Absent, Intensity
 
 
@@ -23,7 +24,7 @@ from greentrain.carbon.intensity import Absent, Intensity
 def test_a_period_has_its_beginning_and_not_its_end(
     begin: float, end: float, moment: float, covered: bool
 ) -> None:
-    assert Intensity(1, "s", "Direct", begin, end).covers(moment) is covered
+    assert Intensity(quantities.Intensity(1), "s", "Direct", begin, end).covers(moment) is covered
     assert Absent("none", begin, end).covers(moment) is covered
 
 
@@ -40,14 +41,14 @@ def test_a_period_has_its_beginning_and_not_its_end(
 def test_what_was_issued_before_its_time_began_is_a_forecast(
     as_of: float, issued: float | None, forecast: bool
 ) -> None:
-    found = Intensity(1, "s", "Direct", 900, 1800, as_of=as_of, step=900, issued=issued)
+    found = Intensity(quantities.Intensity(1), "s", "Direct", 900, 1800, as_of=as_of, step=900, issued=issued)
     assert found.is_forecast is forecast
 
 
 @pytest.mark.parametrize("step", [0.0, -1.0, nan])
 def test_a_step_takes_time(step: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
-        Intensity(1, "s", "Direct", 0, 900, step=step)
+        Intensity(quantities.Intensity(1), "s", "Direct", 0, 900, step=step)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +66,4 @@ def test_what_cannot_be_is_refused(
     milligrams: int, source: str, begin: float, end: float, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        Intensity(milligrams, source, "Lifecycle", begin, end)
+        Intensity(quantities.Intensity(milligrams), source, "Lifecycle", begin, end)

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greentrain import quantities
 from greentrain.carbon.intensity import Absent, Intensity, Lookup
 from greentrain.carbon.operational import MOST_PERIODS, Bucket, Priced, SourceShare, merge, price
+from greentrain.quantities import Joules, Micrograms, Thousandths
 
 KWH = 3_600_000
 GRAM = 1_000_000
@@ -27,14 +29,16 @@ def series(*steps: tuple[float, int | None, str]) -> Lookup:
             if begin <= moment < end:
                 if milligrams is None:
                     return Absent("a gap", begin, end)
-                return Intensity(milligrams, source, "Lifecycle", begin, end, as_of=begin)
+                return Intensity(
+                    quantities.Intensity(milligrams), source, "Lifecycle", begin, end, as_of=begin
+                )
         raise AssertionError(moment)
 
     return at
 
 
 def constant(milligrams: int, source: str = "s") -> Lookup:
-    return lambda _: Intensity(milligrams, source, "Lifecycle")
+    return lambda _: Intensity(quantities.Intensity(milligrams), source, "Lifecycle")
 
 
 @pytest.mark.parametrize(
@@ -53,15 +57,15 @@ def constant(milligrams: int, source: str = "s") -> Lookup:
 def test_grams_are_joules_times_pue_times_intensity(
     joules: int, pue: int, milligrams: int, micrograms: int
 ) -> None:
-    priced = price([Bucket(0, 900, joules)], pue, constant(milligrams))
-    assert priced == Priced((SourceShare("s", joules, micrograms),))
+    priced = price([Bucket(0, 900, Joules(joules))], Thousandths(pue), constant(milligrams))
+    assert priced == Priced((SourceShare("s", Joules(joules), Micrograms(micrograms)),))
 
 
 def test_energy_that_a_forecast_priced_is_counted_as_such_wherever_it_is_added_up() -> None:
     def at(moment: float) -> Intensity | Absent:
         begin = moment // 300 * 300
         return Intensity(
-            1000,
+            quantities.Intensity(1000),
             "s",
             "Lifecycle",
             begin,
@@ -72,7 +76,10 @@ def test_energy_that_a_forecast_priced_is_counted_as_such_wherever_it_is_added_u
         )
 
     # Of three periods the first had begun at 200; from 900 on it is not known when values were issued.
-    parts = [price([bucket], 1000, at) for bucket in (Bucket(0, 900, 900), Bucket(900, 1800, 900))]
+    parts = [
+        price([bucket], Thousandths(1000), at)
+        for bucket in (Bucket(0, 900, Joules(900)), Bucket(900, 1800, Joules(900)))
+    ]
     assert [p.forecast_joules for p in (*parts, merge(parts))] == [600, 0, 600]
     assert merge(parts).joules == 1800
 
@@ -92,43 +99,49 @@ def test_energy_that_a_forecast_priced_is_counted_as_such_wherever_it_is_added_u
 def test_a_bucket_is_divided_by_the_periods_in_it(
     steps: list[tuple[float, int | None, str]], shares: dict[str, tuple[int, int]], without: int
 ) -> None:
-    priced = price([Bucket(0, 900, 900)], 1000, series(*steps))
+    priced = price([Bucket(0, 900, Joules(900))], Thousandths(1000), series(*steps))
     assert {s.source: (s.joules, s.micrograms) for s in priced.shares} == shares
     assert (priced.without_joules, priced.reason) == (without, "a gap" if without else "")
 
 
 def test_the_whole_joules_of_the_parts_are_those_of_the_bucket() -> None:
     thirds = series((0, 1, "a"), (300, 2, "b"), (600, 3, "c"))
-    priced = price([Bucket(0, 900, 1000)], 1000, thirds)
+    priced = price([Bucket(0, 900, Joules(1000))], Thousandths(1000), thirds)
     assert [s.joules for s in priced.shares] == [333, 333, 334]
 
 
 def test_a_moment_is_priced_with_what_held_then() -> None:
-    priced = price([Bucket(300, 300, 36)], 1000, series((0, 100, "a"), (300, 1_000_000, "b")))
-    assert priced.shares == (SourceShare("b", 36, 10_000, 300),)
+    priced = price(
+        [Bucket(300, 300, Joules(36))], Thousandths(1000), series((0, 100, "a"), (300, 1_000_000, "b"))
+    )
+    assert priced.shares == (SourceShare("b", Joules(36), Micrograms(10_000), 300),)
 
 
 def test_no_energy_is_nobodys_share() -> None:
-    assert price([Bucket(0, 900, 0)], 1000, constant(1)) == price([], 1000, constant(1)) == Priced()
+    assert (
+        price([Bucket(0, 900, Joules(0))], Thousandths(1000), constant(1))
+        == price([], Thousandths(1000), constant(1))
+        == Priced()
+    )
 
 
 def test_a_share_has_the_latest_time_its_values_were_of() -> None:
     steps = series((0, 1, "a"), (300, 2, "b"), (600, 3, "a"))
-    priced = price([Bucket(0, 900, 90), Bucket(0, 300, 10)], 1000, steps)
+    priced = price([Bucket(0, 900, Joules(90)), Bucket(0, 300, Joules(10))], Thousandths(1000), steps)
     assert [(s.source, s.as_of) for s in priced.shares] == [("a", 600), ("b", 300)]
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        Intensity(1, "lost", "Lifecycle", 0, 1),
-        Intensity(1, "lost", "Lifecycle", 5000, 6000),
+        Intensity(quantities.Intensity(1), "lost", "Lifecycle", 0, 1),
+        Intensity(quantities.Intensity(1), "lost", "Lifecycle", 5000, 6000),
         Absent("nothing", 0, 1),
         Absent("nothing", 5000),
     ],
 )
 def test_an_answer_of_another_time_counts_as_none(answer: Intensity | Absent) -> None:
-    priced = price([Bucket(900, 1800, 7)], 1000, lambda _: answer)
+    priced = price([Bucket(900, 1800, Joules(7))], Thousandths(1000), lambda _: answer)
     assert (priced.shares, priced.without_joules) == ((), 7)
     assert "another time" in priced.reason
 
@@ -138,23 +151,23 @@ def test_a_source_that_changes_all_the_time_is_not_followed_for_ever() -> None:
 
     def at(moment: float) -> Intensity:
         asked.append(moment)
-        return Intensity(1, "s", "Lifecycle", moment, moment + 2**-10)
+        return Intensity(quantities.Intensity(1), "s", "Lifecycle", moment, moment + 2**-10)
 
-    priced = price([Bucket(0, 900, 900_000)], 1000, at)
+    priced = price([Bucket(0, 900, Joules(900_000))], Thousandths(1000), at)
     assert len(asked) == MOST_PERIODS
     assert (priced.joules, priced.shares[0].joules) == (900_000, 9765)
     assert "changes more than" in priced.reason
 
 
 @pytest.mark.parametrize("begin_end_joules", [(1, 0, 0), (0, inf, 1), (-inf, 0, 1), (nan, 1, 1), (0, 1, -1)])
-def test_a_bucket_that_cannot_be_is_refused(begin_end_joules: tuple[float, float, int]) -> None:
+def test_a_bucket_that_cannot_be_is_refused(begin_end_joules: tuple[float, float, Joules]) -> None:
     with pytest.raises(ValueError, match="bucket"):
         Bucket(*begin_end_joules)
 
 
 def test_a_facility_uses_no_less_than_its_computers() -> None:
     with pytest.raises(ValueError, match="PUE"):
-        price([], 999, constant(1))
+        price([], Thousandths(999), constant(1))
 
 
 MILLIGRAMS = st.integers(0, 5_000_000)
@@ -184,7 +197,7 @@ PRICED = st.builds(lambda buckets, pue, steps: price(buckets, pue, series(*steps
 def test_no_joule_is_lost_or_counted_twice(
     buckets: Sequence[Bucket], pue: int, steps: Sequence[tuple[float, int | None, str]]
 ) -> None:
-    priced = price(buckets, pue, series(*steps))
+    priced = price(buckets, Thousandths(pue), series(*steps))
     assert priced.joules == sum(b.joules for b in buckets)
     assert all(s.joules >= 0 and s.micrograms >= 0 for s in priced.shares)
     assert bool(priced.reasons) >= bool(priced.without_joules)
@@ -196,7 +209,7 @@ def test_grams_add_up_over_any_split_between_buckets(
 ) -> None:
     at = series(*steps)
     parts = [[b for b, g in zip(buckets, groups, strict=False) if g == group] for group in set(groups)]
-    whole, apart = price(buckets, pue, at), merge(price(p, pue, at) for p in parts)
+    whole, apart = price(buckets, Thousandths(pue), at), merge(price(p, Thousandths(pue), at) for p in parts)
     assert_same_but_for_rounding(whole, apart, splits=len(parts) - 1)
     assert [s.joules for s in whole.shares] == [s.joules for s in apart.shares]
 
@@ -207,10 +220,12 @@ def test_grams_add_up_over_any_split_of_an_interval(
 ) -> None:
     at = series(*steps)
     edges = [0, *sorted(at_minutes), 60]
-    parts = [Bucket(a * 60, b * 60, (b - a) * joules_per_minute) for a, b in pairwise(edges)]
-    whole = price([Bucket(0, 3600, 60 * joules_per_minute)], pue, at)
-    assert_same_but_for_rounding(whole, price(parts, pue, at), splits=0)
-    assert_same_but_for_rounding(whole, merge(price([p], pue, at) for p in parts), splits=len(at_minutes))
+    parts = [Bucket(a * 60, b * 60, Joules((b - a) * joules_per_minute)) for a, b in pairwise(edges)]
+    whole = price([Bucket(0, 3600, Joules(60 * joules_per_minute))], Thousandths(pue), at)
+    assert_same_but_for_rounding(whole, price(parts, Thousandths(pue), at), splits=0)
+    assert_same_but_for_rounding(
+        whole, merge(price([p], Thousandths(pue), at) for p in parts), splits=len(at_minutes)
+    )
 
 
 def assert_same_but_for_rounding(whole: Priced, apart: Priced, *, splits: int) -> None:
@@ -234,7 +249,7 @@ def test_grams_are_exact_but_for_one_rounding(
             if isinstance(held, Intensity):
                 grams = bucket.joules * share * held.milligrams * pue / KWH
                 exact[held.source] = exact.get(held.source, Fraction()) + grams
-    assert {s.source: s.micrograms for s in price(buckets, pue, at).shares} == {
+    assert {s.source: s.micrograms for s in price(buckets, Thousandths(pue), at).shares} == {
         source: round(micrograms) for source, micrograms in exact.items()
     }
 

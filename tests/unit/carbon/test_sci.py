@@ -5,22 +5,23 @@ from __future__ import annotations
 import pytest
 
 from greentrain.carbon.sci import Score, score
+from greentrain.quantities import Micrograms
 
 
 @pytest.mark.parametrize(
     ("operational", "embodied", "steps", "expected"),
     [
-        (900, 100, None, Score(1000)),
-        (900, 100, 1, Score(1000, 1000)),
-        (900, 100, 3, Score(1000, 333)),
-        (0, 0, 10, Score(0, 0)),
-        (5, 0, 2, Score(5, 2)),
+        (900, 100, None, Score(Micrograms(1000))),
+        (900, 100, 1, Score(Micrograms(1000), Micrograms(1000))),
+        (900, 100, 3, Score(Micrograms(1000), Micrograms(333))),
+        (0, 0, 10, Score(Micrograms(0), Micrograms(0))),
+        (5, 0, 2, Score(Micrograms(5), Micrograms(2))),
     ],
 )
 def test_a_score_is_per_run_and_per_step(
     operational: int, embodied: int, steps: int | None, expected: Score
 ) -> None:
-    assert score(operational, embodied, steps=steps) == expected
+    assert score(Micrograms(operational), Micrograms(embodied), steps=steps) == expected
 
 
 @pytest.mark.parametrize(
@@ -29,4 +30,4 @@ def test_a_score_is_per_run_and_per_step(
 )
 def test_what_cannot_be_is_refused(operational: int, embodied: int, steps: int | None, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        score(operational, embodied, steps=steps)
+        score(Micrograms(operational), Micrograms(embodied), steps=steps)

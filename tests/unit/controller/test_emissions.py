@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from greentrain import quantities
 from greentrain.carbon.intensity import Intensity
 from greentrain.controller.emissions import Emissions
 from greentrain.controller.settings import parse_settings
@@ -66,7 +67,7 @@ class Asked:
 
     async def refresh(self, wanted: Collection[str]) -> Refreshed:
         self.wanted.append(set(wanted))
-        return Refreshed(Fixed("asked", 1000, "Lifecycle"))
+        return Refreshed(Fixed("asked", quantities.Intensity(1000), "Lifecycle"))
 
 
 async def test_sources_are_asked_for_the_zones_of_passes_for_an_hour() -> None:

@@ -24,7 +24,7 @@ from greentrain.api.status import (
 from greentrain.api.stored import dump_job_status
 from greentrain.core.books.account import Account
 from greentrain.core.books.allowances import Holder, divide
-from greentrain.core.books.charges import Charges, energy_of, keep_charges, overdue_seconds
+from greentrain.core.books.charges import Charges, keep_charges, overdue_seconds
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.overshoot import stop_seconds, worst_seconds
 from greentrain.core.books.restarts import burnt_again
@@ -36,12 +36,12 @@ from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.events import transition_events
-from greentrain.quantities import format_energy
+from greentrain.quantities import Milliwatts, format_energy
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod
 
 GPU_LIMIT = 300_000
-FLEET = Fleet(limit_milliwatts=GPU_LIMIT, report_seconds=30, heard=at(0))
+FLEET = Fleet(limit_milliwatts=Milliwatts(GPU_LIMIT), report_seconds=30, heard=at(0))
 TEMPLATE = build_template(resources={"limits": {"nvidia.com/gpu": "1"}})
 
 
@@ -660,14 +660,6 @@ def test_an_ended_pod_is_charged_from_its_last_reading_and_never_less_than_nothi
     assert all(c.since <= (c.gone or "") for c in charges.pods)
 
 
-@pytest.mark.parametrize(
-    ("milliwatts", "seconds", "joules"),
-    [(1, 1, 1), (300_000, 10, 3000), (300_000, 0.001, 1), (1500, 1, 2), (0, 10, 0)],
-)
-def test_what_is_charged_is_rounded_up_to_whole_joules(milliwatts: int, seconds: float, joules: int) -> None:
-    assert energy_of(milliwatts, seconds) == joules
-
-
 def test_a_pod_of_which_its_node_tells_is_charged_though_nobody_saw_it_run() -> None:
     told = PodEnergy(
         uid="pod-0-1",
@@ -711,12 +703,12 @@ def test_a_stop_for_a_charge_is_not_begun_again_while_its_last_word_is_missing()
     ("there", "limit", "worst"),
     [
         (FLEET, GPU_LIMIT, 112),
-        (replace(FLEET, limit_milliwatts=250_000, report_seconds=10), GPU_LIMIT, 112),
+        (replace(FLEET, limit_milliwatts=Milliwatts(250_000), report_seconds=10), GPU_LIMIT, 112),
         (Fleet(), GPU_LIMIT, 112),
-        (replace(FLEET, limit_milliwatts=700_000), 700_000, 112),
+        (replace(FLEET, limit_milliwatts=Milliwatts(700_000)), 700_000, 112),
         (replace(FLEET, report_seconds=60), GPU_LIMIT, 112 + 33),
         (replace(FLEET, report_seconds=3600), GPU_LIMIT, 112 + 61),
-        (replace(FLEET, limit_milliwatts=700_000, report_seconds=60), 700_000, 112 + 33),
+        (replace(FLEET, limit_milliwatts=Milliwatts(700_000), report_seconds=60), 700_000, 112 + 33),
     ],
     ids=[
         "the same",

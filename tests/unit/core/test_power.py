@@ -12,10 +12,11 @@ from greentrain.api.conditions import ConditionStatus
 from greentrain.api.nodepower import IN_FORCE, CapReason, GpuCap, GpuStatus, PodAsk, PodEnergy, PowerLimits
 from greentrain.api.reasons import Reason
 from greentrain.api.status import PowerStatus
-from greentrain.core.asks import PodTerms, decide_asks
+from greentrain.core.asks import NO_CAP, PodTerms, decide_asks
 from greentrain.core.power.capped import judge_cap
 from greentrain.core.seen.nodes import SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
+from greentrain.quantities import parse_power_cap
 from tests.support.snapshots import at, pod
 
 # -- what is asked ---------------------------------------------------------------------------------------
@@ -29,7 +30,8 @@ def asked(
 
 
 def wants(name: str, cap: str | None, namespace: str = "team") -> PodTerms:
-    return PodTerms(namespace, name, f"uid-{name}", cap)
+    known = parse_power_cap(cap) if cap else NO_CAP
+    return PodTerms(namespace, name, f"uid-{name}", None if cap is None else known)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from greentrain.core.power.measures import (
     student,
 )
 from greentrain.core.power.projection import RUNG_PERCENT, Choice, build_ladder, choose_cap, project
+from greentrain.quantities import Joules, Milliseconds
 
 LADDER = (100, 90, 80, 70, 60, 50, 40)
 
@@ -40,7 +41,7 @@ def measured(
     found = CapMeasure(percent)
     for i in range(windows):
         off = differing if i // 2 % 2 else -differing
-        found = found.add(30, (joules + off) * 30, milliseconds * 30)
+        found = found.add(30, Joules((joules + off) * 30), Milliseconds(milliseconds * 30))
     return found
 
 
@@ -69,8 +70,8 @@ class Moment:
         return Sample(
             attempt=self.attempt,
             step=self.second if self.step is None else self.step,
-            joules=200 * self.second if self.joules is None else self.joules,
-            moment=1_767_225_600_000 + 1000 * self.second,
+            joules=Joules(200 * self.second if self.joules is None else self.joules),
+            moment=Milliseconds(1_767_225_600_000 + 1000 * self.second),
             percent=self.percent,
             complete=self.complete,
         )
@@ -222,8 +223,8 @@ def test_students_factor(freedom: int, factor: int) -> None:
 def test_a_step_that_is_counted_a_window_late_makes_less_doubt_than_windows_that_differ_by_chance() -> None:
     late, chance = CapMeasure(100), CapMeasure(100)
     for i in range(20):
-        late = late.add(30 + (1 if i % 2 else -1), 6000, 30_000)
-        chance = chance.add(30 + (1 if i // 2 % 2 else -1), 6000, 30_000)
+        late = late.add(30 + (1 if i % 2 else -1), Joules(6000), Milliseconds(30_000))
+        chance = chance.add(30 + (1 if i // 2 % 2 else -1), Joules(6000), Milliseconds(30_000))
     assert late.error_millionths < chance.error_millionths / 2
     assert late.error_millionths >= 1_000_000 / late.steps, "but the last step is in doubt"
 
@@ -231,7 +232,7 @@ def test_a_step_that_is_counted_a_window_late_makes_less_doubt_than_windows_that
 def test_a_job_that_pauses_now_and_then_is_known_less_well_than_its_windows_let_one_think() -> None:
     found = CapMeasure(100)
     for i in range(40):
-        found = found.add(30, 9000 if i % 10 < 3 else 6000, 30_000)
+        found = found.add(30, Joules(9000 if i % 10 < 3 else 6000), Milliseconds(30_000))
     independent = replace(found, lagged=0)
     assert found.error_millionths > 1.3 * independent.error_millionths
 
@@ -244,7 +245,9 @@ def test_the_error_holds_19_times_of_20_and_is_not_large(windows: int) -> None:
         found = CapMeasure(100)
         for _ in range(windows):
             steps = chance.randint(20, 40)
-            found = found.add(steps, round(steps * 1000 * chance.gauss(1, 0.05)), 30_000)
+            found = found.add(
+                steps, Joules(round(steps * 1000 * chance.gauss(1, 0.05))), Milliseconds(30_000)
+            )
         error = found.error_millionths / 1e6
         held += abs(found.joules / found.steps - 1000) <= error * found.joules / found.steps
         wide += error / 400
@@ -255,7 +258,7 @@ def test_the_error_holds_19_times_of_20_and_is_not_large(windows: int) -> None:
 def test_a_long_measure_follows_a_job_that_changes_and_stays_small() -> None:
     found = CapMeasure(100)
     for joules in [6000] * 1000 + [9000] * 300:
-        found = found.add(30, joules, 30_000)
+        found = found.add(30, Joules(joules), Milliseconds(30_000))
         assert found.windows < MOST_WINDOWS
     assert found.joules / found.steps == pytest.approx(300, rel=0.02)
     assert max(found.joules, found.milliseconds, found.spread, abs(found.lagged)) < 2**63
@@ -269,7 +272,7 @@ def test_a_long_measure_follows_a_job_that_changes_and_stays_small() -> None:
     )
 )
 def test_whatever_is_measured_stays_a_number_that_a_status_can_hold(
-    windows: list[tuple[int, int, int]],
+    windows: list[tuple[int, Joules, Milliseconds]],
 ) -> None:
     found = CapMeasure(100)
     for window in windows:
@@ -319,7 +322,7 @@ def test_a_projection_is_what_is_used_and_what_is_left(
     exceeds: str,
 ) -> None:
     known = (measured(100, 200), replace(measured(90, 180), windows=4))
-    found = project(known, percent, used=50_000, steps_left=steps_left, budget=budget)
+    found = project(known, percent, used=Joules(50_000), steps_left=steps_left, budget=Joules(budget))
     assert (found.joules, found.uncertainty_joules, found.exceeds) == (joules, uncertainty, exceeds)
     assert found.milliseconds == (None if joules is None else max(0, 1000 * (steps_left or 0)))
 
@@ -483,9 +486,9 @@ def choose(case: Case) -> Choice:
         case.measures,
         case.percent,
         case.ladder,
-        used=50_000,
+        used=Joules(50_000),
         steps_left=1000,
-        budget=case.budget,
+        budget=Joules(case.budget),
         max_slowdown_percent=case.slowdown,
     )
 
@@ -500,7 +503,7 @@ def test_the_cap_that_follows(case: Case) -> None:
 
 @pytest.mark.parametrize("percent", [100, 70, 40])
 def test_where_nobody_knows_how_much_is_left_the_cap_stays_and_it_says_why(percent: int) -> None:
-    found = choose_cap(curve(200), percent, LADDER, used=10**9, steps_left=None, budget=1)
+    found = choose_cap(curve(200), percent, LADDER, used=Joules(10**9), steps_left=None, budget=Joules(1))
     assert (found.percent, found.reason, found.cannot_finish) == (percent, "NoTotal", False)
     assert "how many steps are left" in found.message
 
@@ -512,7 +515,7 @@ def test_each_cap_that_does_not_fit_is_measured_before_the_next_and_only_then_it
     measures: tuple[CapMeasure, ...] = ()
     here, seen = 100, []
     for _ in range(20):
-        found = choose_cap(measures, here, LADDER, used=0, steps_left=1000, budget=100_000)
+        found = choose_cap(measures, here, LADDER, used=Joules(0), steps_left=1000, budget=Joules(100_000))
         seen.append((found.percent, found.reason))
         assert found.cannot_finish == (found.reason == "CannotFinish") == (len(measures) == len(LADDER))
         if found.percent == here and found.reason != "Measuring":
@@ -561,9 +564,9 @@ def test_whatever_was_measured_a_cap_is_on_the_ladder_and_no_rung_is_jumped_over
         measures,
         percent,
         ladder,
-        used=used,
+        used=Joules(used),
         steps_left=steps_left,
-        budget=budget,
+        budget=Joules(budget),
         max_slowdown_percent=slowdown,
     )
     assert found.percent in ladder
@@ -572,7 +575,9 @@ def test_whatever_was_measured_a_cap_is_on_the_ladder_and_no_rung_is_jumped_over
         around = ladder.index(found.percent)
         assert enough & {*ladder[max(0, around - 1) : around], *ladder[around + 1 : around + 2]}
     elif found.reason in ("Fits", "Raised", "Lowered"):
-        one = project(measures, found.percent, used=used, steps_left=steps_left, budget=budget)
+        one = project(
+            measures, found.percent, used=Joules(used), steps_left=steps_left, budget=Joules(budget)
+        )
         assert one.exceeds == "No"
     if found.cannot_finish:
         assert slowdown is not None or enough == set(ladder)
@@ -585,9 +590,9 @@ def test_whatever_was_measured_a_cap_is_on_the_ladder_and_no_rung_is_jumped_over
                 measures,
                 caps[-1],
                 ladder,
-                used=used,
+                used=Joules(used),
                 steps_left=steps_left,
-                budget=budget,
+                budget=Joules(budget),
                 max_slowdown_percent=slowdown,
             ).percent
         )
@@ -595,7 +600,7 @@ def test_whatever_was_measured_a_cap_is_on_the_ladder_and_no_rung_is_jumped_over
 
 
 def test_what_is_left_and_its_error_are_rounded_up() -> None:
-    found = CapMeasure(100, steps=3, joules=10, milliseconds=10, windows=LEAST_WINDOWS)
-    projection = project((found,), 100, used=0, steps_left=1, budget=5)
+    found = CapMeasure(100, steps=3, joules=Joules(10), milliseconds=Milliseconds(10), windows=LEAST_WINDOWS)
+    projection = project((found,), 100, used=Joules(0), steps_left=1, budget=Joules(5))
     assert (projection.joules, projection.uncertainty_joules, projection.exceeds) == (4, 1, "No")
-    assert project((found,), 100, used=0, steps_left=1, budget=4).exceeds == "Unknown"
+    assert project((found,), 100, used=Joules(0), steps_left=1, budget=Joules(4)).exceeds == "Unknown"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from greentrain import quantities
 from greentrain.api.conditions import Type
 from greentrain.api.nodepower import EnergyBuckets, GpuCap, GpuStatus, GpuTime, PowerLimits
 from greentrain.api.runtime import Progress
@@ -19,7 +20,7 @@ from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.snapshot import Fleet, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
-from greentrain.quantities import parse_power_cap
+from greentrain.quantities import Milliwatts, parse_power_cap
 from tests.support.snapshots import at
 from tests.unit.core.test_budget import GPU_LIMIT, Story, budgeted
 
@@ -49,9 +50,9 @@ class Throttled(Story):
             {**manifest, "spec": {**manifest["spec"], "power": {"budgetPolicy": "LowerCap", **power}}}
         )
         self.fleet = Fleet(
-            limit_milliwatts=GPU_LIMIT,
+            limit_milliwatts=Milliwatts(GPU_LIMIT),
             report_seconds=30,
-            default_milliwatts=GPU_LIMIT,
+            default_milliwatts=Milliwatts(GPU_LIMIT),
             lowest_percent=50,
             heard=at(0),
         )
@@ -132,7 +133,7 @@ class OnCleanGrid(Throttled):
         self.manifest = {**self.manifest, "spec": spec}
         self.fleet = replace(self.fleet, models=(self.MODEL,))
         self.carbon = CarbonSource(
-            at=lambda _zone, basis, _moment: Intensity(10_000, "fixed", basis),
+            at=lambda _zone, basis, _moment: Intensity(quantities.Intensity(10_000), "fixed", basis),
             zone_of=lambda _region, _zone: "DE",
             embodied=lambda _model: Embodied(1, 100_000, 100_000, "test"),
         )
@@ -267,5 +268,5 @@ def test_what_is_said_of_emissions_at_the_end_has_the_share_of_making_the_card()
     ("cap", "ceiling"), [(None, 100), ("70%", 70), ("210W", 70), ("0.4kW", 100), ("1W", 1)]
 )
 def test_the_highest_cap_in_percent(cap: str | None, ceiling: int) -> None:
-    assert ceiling_of(PowerSpec(cap=cap), Fleet(default_milliwatts=GPU_LIMIT)) == ceiling
+    assert ceiling_of(PowerSpec(cap=cap), Fleet(default_milliwatts=Milliwatts(GPU_LIMIT))) == ceiling
     assert ceiling_of(None, Fleet()) == 100

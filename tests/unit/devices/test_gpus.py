@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greentrain.node.cards import known_limit
+from greentrain.quantities import Milliwatts, typed
 
 
 @pytest.mark.parametrize(
@@ -19,4 +20,4 @@ from greentrain.node.cards import known_limit
     ],
 )
 def test_a_limit_that_no_card_can_have_is_not_known(told: int | None, known: int | None) -> None:
-    assert known_limit(told) == known
+    assert known_limit(typed(Milliwatts, told)) == known

@@ -14,6 +14,7 @@ from greentrain.energy.attribution import Held, Window
 from greentrain.energy.intervals import CardReading, measure, measure_since_start
 from greentrain.energy.pods import by_quarter
 from greentrain.energy.report import report_pod, report_pods
+from greentrain.quantities import Millijoules, Milliwatts, typed
 
 WALL = datetime(2026, 1, 1, 0, 7, tzinfo=UTC).timestamp()
 
@@ -35,7 +36,7 @@ def look(
     boot: str = "boot-1",
     windows: dict[str, Window] | None = None,
 ) -> None:
-    reading = CardReading(counter, draw, busy)
+    reading = CardReading(typed(Millijoules, counter), typed(Milliwatts, draw), busy)
     account.advance({"GPU-1": reading}, {"GPU-1": holders}, at=at, wall=WALL + at, boot=boot, windows=windows)
 
 
@@ -68,7 +69,7 @@ def test_an_interval_in_which_a_pod_began_is_half_its_and_half_in_doubt() -> Non
 def test_doubts_of_cards_hang_together_and_those_of_moments_do_not() -> None:
     account = account_of("a")
     for at, counter, held in ((0, 0, ()), (1, 1000, (A,)), (2, 2000, (A,)), (3, 3000, ())):
-        readings = {f"GPU-{i}": CardReading(counter) for i in range(4)}
+        readings = {f"GPU-{i}": CardReading(Millijoules(counter)) for i in range(4)}
         account.advance(readings, dict.fromkeys(readings, held), at=at, wall=WALL + at, boot="b")
     once = 4 * 1000 * 0.5 * 1.1
     assert account.pods["a"].error == pytest.approx(1.1 * (2 * once**2) ** 0.5)
@@ -113,7 +114,7 @@ def test_what_a_pod_used_in_a_gap_is_dated_from_its_beginning(windows: dict[str,
 def test_a_gap_of_the_holders_leaves_the_card_where_it_was() -> None:
     account = account_of("a")
     look(account, 0, 0, A)
-    account.advance({"GPU-1": CardReading(5_000)}, None, at=5, wall=WALL + 5, boot="boot-1")
+    account.advance({"GPU-1": CardReading(Millijoules(5_000))}, None, at=5, wall=WALL + 5, boot="boot-1")
     assert account.pods["a"].gpu == 0
     look(account, 10, 10_000, A)
     assert (account.pods["a"].gpu, account.pods["a"].error) == (10_000, 0)
@@ -214,7 +215,7 @@ def test_energy_falls_into_the_quarter_of_an_hour_in_which_it_was_used() -> None
 def test_a_clock_that_was_wrong_for_a_moment_does_not_stretch_the_list_of_quarters() -> None:
     account = account_of("a")
     for wall, at in ((WALL, 0.0), (0.0, 1.0), (WALL + 2, 2.0), (WALL + 3, 3.0)):
-        reading = {"GPU-1": CardReading(int(at * 1000))}
+        reading = {"GPU-1": CardReading(Millijoules(int(at * 1000)))}
         account.advance(reading, {"GPU-1": (A,)}, at=at, wall=wall, boot="b")
     (told,) = report_pods(account)
     assert len(told.buckets.joules) <= KEPT_BUCKETS
@@ -227,7 +228,7 @@ def test_a_clock_that_was_wrong_for_a_moment_does_not_stretch_the_list_of_quarte
     length=st.floats(0, 40_000),
 )
 def test_a_division_by_quarters_loses_nothing(amount: int, begin: float, length: float) -> None:
-    parts = by_quarter(amount, begin=begin, end=begin + length)
+    parts = by_quarter(Millijoules(amount), begin=begin, end=begin + length)
     assert sum(p for _, p in parts) == amount
     assert all(p >= 0 for _, p in parts)
     assert all(start % BUCKET_SECONDS == 0 for start, _ in parts)
@@ -297,7 +298,9 @@ def test_pods_idle_and_unattributed_are_what_the_board_counted_whatever_happens(
         elif act == "settle":
             account.settle([str(what)])
         elif act == "holders unknown":
-            account.advance({"GPU-1": CardReading(counter)}, None, at=at, wall=wall, boot=str(boot))
+            account.advance(
+                {"GPU-1": CardReading(Millijoules(counter))}, None, at=at, wall=wall, boot=str(boot)
+            )
         elif act == "unreadable":
             account.advance({}, {"GPU-1": ()}, at=at, wall=wall, boot=str(boot))
         elif act == "host":
@@ -310,7 +313,9 @@ def test_pods_idle_and_unattributed_are_what_the_board_counted_whatever_happens(
             for h in held:
                 account.open(h.pod, namespace="team", name=h.pod, uid=f"uid-{h.pod}")
             reading = CardReading(
-                counter if source == "counter" else None, None if source == "nothing" else 100_000, busy
+                counter if source == "counter" else None,
+                typed(Milliwatts, None if source == "nothing" else 100_000),
+                busy,
             )
             account.advance({"GPU-1": reading}, {"GPU-1": held}, at=at, wall=wall, boot=str(boot))
         pods = account.pods.values()
@@ -354,15 +359,23 @@ def test_what_was_measured_is_the_sum_of_the_counters_segments(counters: list[in
 
 
 def test_an_interval_says_how_well_it_is_known() -> None:
-    steady = measure(CardReading(None, 100_000), CardReading(None, 100_000), 1.0)
-    stepping = measure(CardReading(None, 100_000), CardReading(None, 300_000), 1.0)
+    steady = measure(CardReading(None, Milliwatts(100_000)), CardReading(None, Milliwatts(100_000)), 1.0)
+    stepping = measure(CardReading(None, Milliwatts(100_000)), CardReading(None, Milliwatts(300_000)), 1.0)
     assert (steady.uncertain, stepping.uncertain) == (0, 100_000)
-    lost = measure(CardReading(900_000, 200_000), CardReading(50_000, 100_000), 1.0)
-    hidden = measure(CardReading(900_000, 200_000), CardReading(90_000, 0), 1.0)
+    lost = measure(
+        CardReading(Millijoules(900_000), Milliwatts(200_000)),
+        CardReading(Millijoules(50_000), Milliwatts(100_000)),
+        1.0,
+    )
+    hidden = measure(
+        CardReading(Millijoules(900_000), Milliwatts(200_000)),
+        CardReading(Millijoules(90_000), Milliwatts(0)),
+        1.0,
+    )
     assert (lost.total, lost.uncertain) == (150_000, 100_000), "all that was lost may be too much"
     assert (hidden.total, hidden.uncertain) == (100_000, 100_000), "it may have drawn the most all the time"
-    assert measure_since_start(CardReading(7), 5.0).total == 7
-    assert measure_since_start(CardReading(None, 7), 5.0).missing_seconds == 5.0
+    assert measure_since_start(CardReading(Millijoules(7)), 5.0).total == 7
+    assert measure_since_start(CardReading(None, Milliwatts(7)), 5.0).missing_seconds == 5.0
 
 
 def test_a_reading_dated_late_beside_a_card_that_hangs_is_no_counter_that_began_anew() -> None:
@@ -402,7 +415,8 @@ def test_what_lies_between_the_last_report_of_a_lost_account_and_a_new_ones_firs
 def test_what_let_go_pods_used_stays_in_the_nodes_sums(dropped: bool) -> None:
     account = account_of("a", "b")
     for name in ("a", "b"):
-        account.pods[name].gpu, account.pods[name].cpu, account.pods[name].dram = 100, 20, 3
+        pod = account.pods[name]
+        pod.gpu, pod.cpu, pod.dram = Millijoules(100), Millijoules(20), Millijoules(3)
         account.close(name, wall=WALL)
         account.settle([name], dropped=dropped)
     assert (account.settled, account.host_settled, account.dropped) == (200, 46, 2 * dropped)
@@ -434,7 +448,7 @@ def test_what_a_pod_used_before_a_reboot_and_after_its_last_reading_is_missing(
 ) -> None:
     account = account_of("a")
     look(account, 1000, 900_000, A)
-    reading = CardReading(30_000)
+    reading = CardReading(Millijoules(30_000))
     account.advance({"GPU-1": reading}, {"GPU-1": ()}, at=at, wall=WALL + 1000 + 33, boot="boot-2")
     assert account.pods["a"].missing_seconds == missing
 

@@ -10,6 +10,7 @@ from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Held
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pods
+from greentrain.quantities import Millijoules, typed
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 A = Held("a")
@@ -36,7 +37,7 @@ class Node:
             if counter is not None:
                 self.counters[i] = counter + round(self.watts[i] * 1000 * seconds)
             if self.readable[i]:
-                readings[f"GPU-{i}"] = CardReading(self.counters[i])
+                readings[f"GPU-{i}"] = CardReading(typed(Millijoules, self.counters[i]))
         for hold in self.holders:
             self.account.open(hold.pod, namespace="team", name=hold.pod, uid=f"uid-{hold.pod}")
         self.account.advance(
@@ -145,7 +146,7 @@ def test_an_ended_pod_draws_nothing() -> None:
 def test_it_is_not_in_the_journal() -> None:
     node = Node(200)
     node.run(20)
-    node.account.add_host(500_000, 0, {"a": 1.0}, begin=WALL + 15, end=WALL + 20)
+    node.account.add_host(Millijoules(500_000), Millijoules(0), {"a": 1.0}, begin=WALL + 15, end=WALL + 20)
     node.account = NodeAccount.from_json(node.account.to_json())
     assert node.draws() == {"a": None}
     node.look(1.0)
@@ -159,7 +160,9 @@ def test_processors_and_memory_count_as_long_as_they_are_read() -> None:
     for _ in range(4):
         node.run(5)
         wall = WALL + node.at
-        node.account.add_host(300_000, 100_000, {"a": 0.5}, begin=wall - 5, end=wall)
+        node.account.add_host(
+            Millijoules(300_000), Millijoules(100_000), {"a": 0.5}, begin=wall - 5, end=wall
+        )
     assert node.draws() == {"a": 240_000}
     node.run(8)
     assert node.draws() == {"a": 240_000}

@@ -12,6 +12,7 @@ from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Held, Window
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pod
+from greentrain.quantities import Millijoules
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 A, B = Held("a"), Held("b")
@@ -41,7 +42,7 @@ def account_after(looks: list[Look]) -> NodeAccount:
         for hold in look.held or ():
             account.open(hold.pod, namespace="team", name=hold.pod, uid=f"uid-{hold.pod}")
         account.advance(
-            {"GPU-1": CardReading(int(look.at * 1000))} if look.readable else {},
+            {"GPU-1": CardReading(Millijoules(int(look.at * 1000)))} if look.readable else {},
             None if look.held is None else {"GPU-1": look.held},
             at=look.at,
             wall=WALL + look.at,

@@ -13,6 +13,7 @@ from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, MAX_DRAW_MILL
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.pods import PodAccount
 from greentrain.energy.report import report_pod
+from greentrain.quantities import Millijoules, Milliseconds
 
 START = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -23,9 +24,9 @@ def pod_of(*used: tuple[int, int, int, int]) -> PodAccount:
     for quarter, gpu, cpu, dram in used:
         moment = START + quarter * BUCKET_SECONDS + 1
         if gpu:
-            pod.add(gpu, begin=moment, end=moment, estimated=0)
+            pod.add(Millijoules(gpu), begin=moment, end=moment, estimated=Millijoules(0))
         if cpu or dram:
-            pod.add_host(cpu, dram, begin=moment, end=moment)
+            pod.add_host(Millijoules(cpu), Millijoules(dram), begin=moment, end=moment)
     return pod
 
 
@@ -68,7 +69,7 @@ def test_each_part_is_within_its_whole_and_they_add_up(used: list[tuple[int, int
     assert sum(parts) == told.cpu_joules + told.dram_joules
     exact, told_so_far = pod.earlier_host, parts[0]
     for start, part in zip(sorted_quarters(pod), parts[1:], strict=False):
-        exact, told_so_far = exact + pod.host_buckets.get(start, 0), told_so_far + part
+        exact, told_so_far = Millijoules(exact + pod.host_buckets.get(start, 0)), told_so_far + part
         assert abs(told_so_far * 1000 - exact) < 2000, "and no part is dated to another quarter"
 
 
@@ -101,37 +102,37 @@ ONE = PodAccount(
     job_uid="uid-1",
     owner_known=True,
     segment=2,
-    gpu=1,
-    cpu=2,
-    dram=3,
-    estimated=4,
+    gpu=Millijoules(1),
+    cpu=Millijoules(2),
+    dram=Millijoules(3),
+    estimated=Millijoules(4),
     doubt_squared=5.0,
     guessed=6.0,
     missing_seconds=7.0,
     first=START + 10,
     last=START + 90,
     closed=START + 91,
-    buckets={0: 8, BUCKET_SECONDS: 9},
-    earlier=10,
-    host_buckets={0: 11, BUCKET_SECONDS: 12},
-    earlier_host=13,
-    held={"V100": 14, "A100": 15},
+    buckets={0: Millijoules(8), BUCKET_SECONDS: Millijoules(9)},
+    earlier=Millijoules(10),
+    host_buckets={0: Millijoules(11), BUCKET_SECONDS: Millijoules(12)},
+    earlier_host=Millijoules(13),
+    held={"V100": Milliseconds(14), "A100": Milliseconds(15)},
     host_draw=(16.0, 17.0),
 )
 OTHER = replace(
     ONE,
-    gpu=100,
-    cpu=200,
-    dram=300,
-    estimated=400,
+    gpu=Millijoules(100),
+    cpu=Millijoules(200),
+    dram=Millijoules(300),
+    estimated=Millijoules(400),
     doubt_squared=500.0,
     guessed=600.0,
     missing_seconds=700.0,
-    buckets={BUCKET_SECONDS: 900, 2 * BUCKET_SECONDS: 950},
-    earlier=1000,
-    host_buckets={BUCKET_SECONDS: 1200, 2 * BUCKET_SECONDS: 1250},
-    earlier_host=1300,
-    held={"V100": 1400, "H100": 1500},
+    buckets={BUCKET_SECONDS: Millijoules(900), 2 * BUCKET_SECONDS: Millijoules(950)},
+    earlier=Millijoules(1000),
+    host_buckets={BUCKET_SECONDS: Millijoules(1200), 2 * BUCKET_SECONDS: Millijoules(1250)},
+    earlier_host=Millijoules(1300),
+    held={"V100": Milliseconds(1400), "H100": Milliseconds(1500)},
 )
 
 

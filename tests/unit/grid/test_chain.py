@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from greentrain import quantities
 from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.carbon.operational import Bucket, price
@@ -17,6 +18,7 @@ from greentrain.grid.chain import Chain, Grid, Sources
 from greentrain.grid.settings import parse_settings
 from greentrain.grid.source import Refreshed
 from greentrain.grid.sources.fixed import Fixed
+from greentrain.quantities import Joules, Thousandths
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Hours:
             return Absent(f"{self.name} not yet in {zone}", end=self.begin)
         if moment >= self.end:
             return Absent(f"{self.name} no more in {zone}", begin=self.end)
-        return Intensity(1000, self.name, basis, self.begin, self.end)
+        return Intensity(quantities.Intensity(1000), self.name, basis, self.begin, self.end)
 
     def zones(self) -> Collection[str]:
         return ("DE",)
@@ -59,7 +61,7 @@ def test_the_first_that_has_a_value_answers_until_an_earlier_one_may(
     chain = Chain(
         (
             Hours("first", 10, 20),
-            Fixed("second", 7, "Lifecycle"),
+            Fixed("second", quantities.Intensity(7), "Lifecycle"),
         )
     )
     found = chain.at("DE", "Lifecycle", moment)
@@ -71,10 +73,10 @@ def test_a_gap_of_the_first_is_priced_with_the_second_and_no_more() -> None:
     chain = Chain(
         (
             Hours("first", 300, 600),
-            Fixed("second", 7, "Lifecycle"),
+            Fixed("second", quantities.Intensity(7), "Lifecycle"),
         )
     )
-    priced = price([Bucket(0, 900, 900)], 1000, lambda t: chain.at("DE", "Lifecycle", t))
+    priced = price([Bucket(0, 900, Joules(900))], Thousandths(1000), lambda t: chain.at("DE", "Lifecycle", t))
     assert {s.source: s.joules for s in priced.shares} == {"first": 300, "second": 600}
 
 
@@ -83,7 +85,7 @@ def test_when_none_has_a_value_each_is_heard() -> None:
         (
             Hours("first", 10, 20),
             Hours("second", 15, 25),
-            Fixed("third", 7, "Direct"),
+            Fixed("third", quantities.Intensity(7), "Direct"),
         )
     )
     found = chain.at("DE", "Lifecycle", 12.0 - 10.0)
@@ -110,7 +112,7 @@ def test_the_other_basis_is_not_mixed_in() -> None:
 def test_a_source_that_answers_for_another_time_is_passed_over() -> None:
     class Lost(Hours):
         def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
-            return Intensity(1, f"lost in {zone}", basis, moment + 1)
+            return Intensity(quantities.Intensity(1), f"lost in {zone}", basis, moment + 1)
 
     chain = Chain(
         (
@@ -135,12 +137,12 @@ def test_its_zones_are_those_of_all() -> None:
     chain = Chain(
         (
             Hours("first", 10, 20),
-            Fixed("second", 7, "Direct", "FR"),
+            Fixed("second", quantities.Intensity(7), "Direct", "FR"),
         )
     )
     assert set(chain.zones()) == {"DE", "FR"}
     assert [chain.serves(z) for z in ("DE", "FR", "IT")] == [True, True, False]
-    assert Chain((Fixed("any", 7, "Direct"),)).serves("IT")
+    assert Chain((Fixed("any", quantities.Intensity(7), "Direct"),)).serves("IT")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ class Fetched:
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
         if zone not in self.known:
             return Absent(f"{zone} was not asked for", moment)
-        return Intensity(1000, self.name, basis, 0, 1800, as_of=0, step=1800, issued=-60)
+        return Intensity(
+            quantities.Intensity(1000), self.name, basis, 0, 1800, as_of=0, step=1800, issued=-60
+        )
 
     def zones(self) -> Collection[str]:
         return self.known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greentrain.grid.embodied import EmbodiedTable
+from greentrain.quantities import Micrograms
 
 KG = 10**9
 
@@ -59,7 +60,7 @@ def test_a_name_is_matched_by_all_words_of_a_row(model: str, typical: int | None
     ],
 )
 def test_a_sites_own_figure_stands_before_the_table(
-    own: dict[str, int], model: str, grams: int | None
+    own: dict[str, Micrograms], model: str, grams: int | None
 ) -> None:
     found = EmbodiedTable(own).find(model)
     if grams is None:

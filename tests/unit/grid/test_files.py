@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from greentrain import quantities
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.formats.series import MAX_BYTES
 from greentrain.grid.sources.file import File
@@ -144,7 +145,9 @@ async def test_a_value_is_of_its_period(
     file = File("tso", tmp_path / "f.csv", "Lifecycle", "DE")
     await file.refresh()
     begins, ends = START + begin * 3600, START + end * 3600
-    expected = Intensity(milligrams, "tso", "Lifecycle", begins, ends, as_of=begins, step=3600.0)
+    expected = Intensity(
+        quantities.Intensity(milligrams), "tso", "Lifecycle", begins, ends, as_of=begins, step=3600.0
+    )
     assert file.values.at("DE", "Lifecycle", START + hour * 3600) == expected
 
 

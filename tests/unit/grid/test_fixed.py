@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greentrain import quantities
 from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import UNDATED, Absent, Intensity
 from greentrain.grid.source import Refreshed
@@ -23,10 +24,10 @@ from greentrain.grid.sources.fixed import Fixed
 async def test_it_has_its_value_for_its_zone_and_basis(
     own_zone: str | None, zone: str, basis: Basis, reason: str | None
 ) -> None:
-    source = Fixed("contract", 50_000, "Lifecycle", own_zone)
+    source = Fixed("contract", quantities.Intensity(50_000), "Lifecycle", own_zone)
     found = source.at(zone, basis, 123.0)
     if reason is None:
-        assert found == Intensity(50_000, "contract", "Lifecycle", as_of=UNDATED)
+        assert found == Intensity(quantities.Intensity(50_000), "contract", "Lifecycle", as_of=UNDATED)
     else:
         assert isinstance(found, Absent)
         assert found.reason.startswith(reason)

@@ -22,13 +22,14 @@ from greentrain.grid.formats.series import (
     parse_grams,
     parse_time,
 )
+from greentrain.quantities import Intensity
 
 HOUR = 3600.0
 START = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 
 
 def hours(*values: tuple[float, float, int]) -> tuple[Period, ...]:
-    return tuple(Period(START + a * HOUR, START + b * HOUR, m) for a, b, m in values)
+    return tuple(Period(START + a * HOUR, START + b * HOUR, Intensity(m)) for a, b, m in values)
 
 
 def read(text: str, name: str = "a.csv") -> dict[str, tuple[Period, ...]]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from greentrain import quantities
 from greentrain.api.spec import MAX_ZONE_LENGTH, ZONE_PATTERN, Basis
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
@@ -63,7 +64,7 @@ def test_a_value_holds_for_all_time_and_tells_its_age(
     zone: str, basis: Basis, grams: float, source: str, of: str
 ) -> None:
     as_of = datetime.fromisoformat(of).replace(tzinfo=UTC).timestamp()
-    expected = Intensity(round(grams * 1000), source, basis, as_of=as_of)
+    expected = Intensity(quantities.Intensity(round(grams * 1000)), source, basis, as_of=as_of)
     assert Table().at(zone, basis, NOW) == expected == Table().at(zone, basis, 0)
 
 
@@ -87,7 +88,7 @@ def test_what_is_not_there_says_what_would_be(zone: str, basis: Basis, words: st
 
 
 async def test_it_names_its_zones_and_never_changes() -> None:
-    table = Table([Row("XX", "Nowhere", "Direct", 1, 2024, "Own", "none")])
+    table = Table([Row("XX", "Nowhere", "Direct", quantities.Intensity(1), 2024, "Own", "none")])
     assert (list(table.zones()), table.serves("XX"), table.serves("DE")) == (["XX"], True, False)
     assert (table.label("XX"), table.label("DE"), await table.refresh()) == (
         "Nowhere",

@@ -18,7 +18,7 @@ from greentrain.kube.node import (
     parse_node_pod,
 )
 from greentrain.node.allowance import Allowance
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Joules, Milliwatts, PowerCap
 
 Json = dict[str, Any]
 
@@ -28,18 +28,21 @@ Json = dict[str, Any]
     [
         (None, {}),
         ([], {}),
-        ([{"uid": "a", "capMilliwatts": 250_000}], {"a": PowerCap(milliwatts=250_000)}),
+        ([{"uid": "a", "capMilliwatts": 250_000}], {"a": PowerCap(milliwatts=Milliwatts(250_000))}),
         ([{"uid": "a", "capPercent": 70}], {"a": PowerCap(percent=70)}),
         (
             [{"uid": "a", "namespace": "team", "name": "p", "capMilliwatts": 1, "action": "newer"}],
-            {"a": PowerCap(milliwatts=1)},
+            {"a": PowerCap(milliwatts=Milliwatts(1))},
         ),
-        ([{"uid": "a", "capMilliwatts": 250_000, "capPercent": 70}], {"a": PowerCap(milliwatts=250_000)}),
+        (
+            [{"uid": "a", "capMilliwatts": 250_000, "capPercent": 70}],
+            {"a": PowerCap(milliwatts=Milliwatts(250_000))},
+        ),
         ([{"uid": "a"}], {}),
         ([{"uid": "a", "capMilliwatts": None, "capPercent": None}], {}),
         (
             [{"uid": "a", "capPercent": 70}, {"uid": "b", "capMilliwatts": 200_000}],
-            {"a": PowerCap(percent=70), "b": PowerCap(milliwatts=200_000)},
+            {"a": PowerCap(percent=70), "b": PowerCap(milliwatts=Milliwatts(200_000))},
         ),
     ],
 )
@@ -77,13 +80,13 @@ def test_an_entry_that_cannot_be_read_asks_for_nothing_and_the_others_hold(
     [
         ({"capPercent": 70}, {}),
         ({"allowanceJoules": None}, {}),
-        ({"allowanceJoules": 0}, {"a": Allowance(0, "GPU")}),
-        ({"allowanceJoules": 5000, "grantedJoules": 9000}, {"a": Allowance(5000, "GPU")}),
+        ({"allowanceJoules": 0}, {"a": Allowance(Joules(0), "GPU")}),
+        ({"allowanceJoules": 5000, "grantedJoules": 9000}, {"a": Allowance(Joules(5000), "GPU")}),
         (
             {"allowanceJoules": 5000, "allowanceScope": "Node", "capPercent": 70},
-            {"a": Allowance(5000, "Node")},
+            {"a": Allowance(Joules(5000), "Node")},
         ),
-        ({"allowanceJoules": 5000, "allowanceSeconds": 900}, {"a": Allowance(5000, seconds=900)}),
+        ({"allowanceJoules": 5000, "allowanceSeconds": 900}, {"a": Allowance(Joules(5000), seconds=900)}),
     ],
     ids=str,
 )

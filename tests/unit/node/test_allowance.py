@@ -24,12 +24,13 @@ from greentrain.node.allowance import (
     is_silent,
     is_spent,
 )
+from greentrain.quantities import Joules, Millijoules
 
-PLENTY = Used(gpu=400_000)
-LAST_JOULE = Used(gpu=499_999)
-SPENT = Used(gpu=500_000)
-OVER = Used(gpu=700_000)
-HALF_A_KILOJOULE = Allowance(500)
+PLENTY = Used(gpu=Millijoules(400_000))
+LAST_JOULE = Used(gpu=Millijoules(499_999))
+SPENT = Used(gpu=Millijoules(500_000))
+OVER = Used(gpu=Millijoules(700_000))
+HALF_A_KILOJOULE = Allowance(Joules(500))
 
 NONE = Verdict("None")
 LEFT_ALONE = Verdict("None", spent=True)
@@ -52,14 +53,14 @@ KEPT = Verdict("Throttled", spent=True)
         (OVER, HALF_A_KILOJOULE, "Throttled", True, BEGUN),
         (OVER, HALF_A_KILOJOULE, "Throttled", False, KEPT),
         # A higher allowance ends it, one that is still spent does not.
-        (OVER, Allowance(701), "Throttled", False, NONE),
-        (OVER, Allowance(701), "Throttled", True, NONE),
-        (OVER, Allowance(700), "Throttled", False, KEPT),
+        (OVER, Allowance(Joules(701)), "Throttled", False, NONE),
+        (OVER, Allowance(Joules(701)), "Throttled", True, NONE),
+        (OVER, Allowance(Joules(700)), "Throttled", False, KEPT),
         # The job has no budget any more.
         (OVER, None, "Throttled", False, NONE),
         # An evicted pod is told of, and nothing more is done.
         (OVER, HALF_A_KILOJOULE, "Evicted", True, Verdict("Evicted", spent=True)),
-        (OVER, Allowance(900), "Evicted", False, Verdict("Evicted")),
+        (OVER, Allowance(Joules(900)), "Evicted", False, Verdict("Evicted")),
         # No budget.
         (OVER, None, "None", True, NONE),
         # A budget of which nothing is known allows nothing.
@@ -67,8 +68,20 @@ KEPT = Verdict("Throttled", spent=True)
         (Used(), NOTHING, "None", True, BEGUN),
         (OVER, NOTHING, "Throttled", False, KEPT),
         # What counts.
-        (Used(gpu=400_000, host=200_000), Allowance(500, "GPU"), "None", True, NONE),
-        (Used(gpu=400_000, host=200_000), Allowance(500, "Node"), "None", True, BEGUN),
+        (
+            Used(gpu=Millijoules(400_000), host=Millijoules(200_000)),
+            Allowance(Joules(500), "GPU"),
+            "None",
+            True,
+            NONE,
+        ),
+        (
+            Used(gpu=Millijoules(400_000), host=Millijoules(200_000)),
+            Allowance(Joules(500), "Node"),
+            "None",
+            True,
+            BEGUN,
+        ),
     ],
 )
 def test_what_is_done_about_a_pod(
@@ -77,7 +90,7 @@ def test_what_is_done_about_a_pod(
     assert decide_action(used, allowance, before=before, silent=silent) == verdict
 
 
-FOR_A_MINUTE = Allowance(500, seconds=60)
+FOR_A_MINUTE = Allowance(Joules(500), seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +124,14 @@ def test_an_allowance_that_holds_for_a_time_is_worth_nothing_after_it(
         (None, PLENTY, False, None),
         (None, PLENTY, True, NOTHING),
         # A parameter server without a GPU.
-        (None, Used(gpu=0, host=9_000), True, None),
-        (Allowance(7), PLENTY, True, Allowance(7)),
-        (Allowance(7, "Node"), Used(gpu=0, host=9_000), False, Allowance(7, "Node")),
+        (None, Used(gpu=Millijoules(0), host=Millijoules(9_000)), True, None),
+        (Allowance(Joules(7)), PLENTY, True, Allowance(Joules(7))),
+        (
+            Allowance(Joules(7), "Node"),
+            Used(gpu=Millijoules(0), host=Millijoules(9_000)),
+            False,
+            Allowance(Joules(7), "Node"),
+        ),
     ],
 )
 def test_a_pod_with_a_budget_has_an_allowance_told_or_none_at_all(
@@ -149,20 +167,20 @@ def test_silence_is_the_time_since_the_last_renewal(
 @pytest.mark.parametrize(
     ("used", "allowance", "draw", "near"),
     [
-        (490_000, Allowance(500), 300.0, False),
-        (490_000, Allowance(500), 333.0, False),
-        (490_000, Allowance(500), 334.0, True),
-        (600_000, Allowance(500), 1.0, True),
+        (490_000, Allowance(Joules(500)), 300.0, False),
+        (490_000, Allowance(Joules(500)), 333.0, False),
+        (490_000, Allowance(Joules(500)), 334.0, True),
+        (600_000, Allowance(Joules(500)), 1.0, True),
         # It draws nothing, or that is not known yet.
-        (499_999, Allowance(500), 0.0, False),
-        (600_000, Allowance(500), 0.0, False),
+        (499_999, Allowance(Joules(500)), 0.0, False),
+        (600_000, Allowance(Joules(500)), 0.0, False),
         (600_000, None, 300.0, False),
     ],
 )
 def test_a_pod_is_near_when_it_may_spend_the_rest_before_the_next_report(
     used: int, allowance: Allowance | None, draw: float, near: bool
 ) -> None:
-    assert is_near(Used(gpu=used), allowance, draw=draw, seconds=30.0) is near
+    assert is_near(Used(gpu=Millijoules(used)), allowance, draw=draw, seconds=30.0) is near
 
 
 scopes: st.SearchStrategy[Scope] = st.sampled_from(["GPU", "Node"])

@@ -23,7 +23,7 @@ from greentrain.node.capping import (
 from greentrain.node.caps import Ask, Hindrance
 from greentrain.node.cards import Card, CurrentLimits
 from greentrain.node.holdings import Holdings, drop_ended
-from greentrain.quantities import PowerCap
+from greentrain.quantities import Milliwatts, PowerCap
 from tests.support.world.looks import carry_out
 from tests.support.world.pods import HoldingPod, build_holdings
 
@@ -54,7 +54,9 @@ class Machine:
     def answer(self, request: Request) -> Answer:
         match request:
             case ReadLimits():
-                return Answer(self.now, "session", CurrentLimits(self.limit, self.limit))
+                return Answer(
+                    self.now, "session", CurrentLimits(Milliwatts(self.limit), Milliwatts(self.limit))
+                )
             case StoreJournal(content):
                 entry = content.entries.get("GPU-a")
                 said = "nothing" if entry is None else f"{entry.prior} {entry.written} {entry.pending}"
@@ -72,7 +74,7 @@ class Machine:
 def begin(*, full: bool = False, refuses: CapReason | None = None) -> tuple[NodeCaps, Machine]:
     caps = NodeCaps()
     caps.take_stored(CapJournal())
-    caps.take_up({"a": PowerCap(milliwatts=200_000)})
+    caps.take_up({"a": PowerCap(milliwatts=Milliwatts(200_000))})
     return caps, Machine(full=full, refuses=refuses)
 
 
@@ -133,7 +135,11 @@ def test_a_card_that_pods_share_has_no_cap_either_while_the_kubelet_is_silent(
     assert machine.limit == 300_000
 
 
-CAPS = {"a": PowerCap(milliwatts=200_000), "low": PowerCap(milliwatts=150_000), "spent": LOWEST}
+CAPS = {
+    "a": PowerCap(milliwatts=Milliwatts(200_000)),
+    "low": PowerCap(milliwatts=Milliwatts(150_000)),
+    "spent": LOWEST,
+}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from greentrain.node.caps import (
     find_target,
     rehearse,
 )
-from greentrain.quantities import PowerCap, parse_power_cap
+from greentrain.quantities import Milliwatts, PowerCap, parse_power_cap, typed
 
 SESSION = "boot-1/load-1"
 NOW = 5000.0
@@ -59,7 +59,9 @@ def journal(
     changes: tuple[float, ...] = (),
     contested: str = "",
 ) -> Entry:
-    return Entry(SESSION, prior, written, pending, changes, contested)
+    return Entry(
+        SESSION, Milliwatts(prior), typed(Milliwatts, written), typed(Milliwatts, pending), changes, contested
+    )
 
 
 def decide(
@@ -199,14 +201,14 @@ def test_what_hinders_a_cap_is_said_and_nothing_is_written(
 def test_the_limit_due_is_what_is_asked_within_the_range_and_never_above_the_prior(
     asked: int, prior: int, least: int | None, due: int
 ) -> None:
-    assert find_target(asked, prior, card(least=least)) == due
+    assert find_target(Milliwatts(asked), Milliwatts(prior), card(least=least)) == due
 
 
 @pytest.mark.parametrize(
     ("cap", "default", "milliwatts"),
     [
-        (PowerCap(milliwatts=250_400), 300_000, 250_400),
-        (PowerCap(milliwatts=250_400), None, 250_400),
+        (PowerCap(milliwatts=Milliwatts(250_400)), 300_000, 250_400),
+        (PowerCap(milliwatts=Milliwatts(250_400)), None, 250_400),
         (PowerCap(percent=70), 300_000, 210_000),
         (PowerCap(percent=100), 300_000, 300_000),
         (PowerCap(percent=33), 300_010, 99_003),  # what is left of a milliwatt is not asked for
@@ -233,12 +235,12 @@ def test_a_share_is_of_the_default_limit_and_not_of_the_one_that_is_set(
         (250_000, CAPPED, "250W", ()),
         (250_900, journal(300_000, 250_900), "250W", ()),
         # A cap begins, changes, is written once more.
-        (300_000, None, "250W", (Keep(journal(300_000, pending=250_000)), SetLimit(250_000))),
-        (300_000, None, "50W", (Keep(journal(300_000, pending=100_000)), SetLimit(100_000))),
-        (250_000, CAPPED, "200W", (Keep(journal(300_000, 250_000, 200_000)), SetLimit(200_000))),
-        (250_000, CAPPED, "280W", (Keep(journal(300_000, 250_000, 280_000)), SetLimit(280_000))),
-        (250_000, CAPPED, "990W", (Keep(journal(300_000, 250_000, 300_000)), SetLimit(300_000))),
-        (300_000, journal(300_000, pending=250_000), "250W", (SetLimit(250_000),)),
+        (300_000, None, "250W", (Keep(journal(300_000, pending=250_000)), SetLimit(Milliwatts(250_000)))),
+        (300_000, None, "50W", (Keep(journal(300_000, pending=100_000)), SetLimit(Milliwatts(100_000)))),
+        (250_000, CAPPED, "200W", (Keep(journal(300_000, 250_000, 200_000)), SetLimit(Milliwatts(200_000)))),
+        (250_000, CAPPED, "280W", (Keep(journal(300_000, 250_000, 280_000)), SetLimit(Milliwatts(280_000)))),
+        (250_000, CAPPED, "990W", (Keep(journal(300_000, 250_000, 300_000)), SetLimit(Milliwatts(300_000)))),
+        (300_000, journal(300_000, pending=250_000), "250W", (SetLimit(Milliwatts(250_000)),)),
         # What was pending has been set, with the driver's rounding, or it has not.
         (250_000, journal(300_000, pending=250_000), "250W", (Keep(CAPPED),)),
         (250_000, journal(300_000, pending=250_400), "250.4W", (Keep(CAPPED),)),
@@ -249,7 +251,7 @@ def test_a_share_is_of_the_default_limit_and_not_of_the_one_that_is_set(
             250_000,
             journal(300_000, pending=250_000),
             "200W",
-            (Keep(journal(300_000, 250_000, 200_000)), SetLimit(200_000)),
+            (Keep(journal(300_000, 250_000, 200_000)), SetLimit(Milliwatts(200_000))),
         ),
     ],
 )
@@ -264,14 +266,14 @@ def test_the_journal_knows_of_every_write_before_it_is_made(
     ("limit", "entry", "note"),
     [
         (300_000, journal(300_000, pending=250_000), None),  # it was never written
-        (300_000, CAPPED, Note("Restored", 300_000)),
-        (300_000, journal(300_000, 250_000, 200_000), Note("Restored", 300_000)),
-        (275_000, CAPPED, Note("Left", 275_000)),
-        (350_000, CAPPED, Note("Left", 350_000)),
-        (275_000, journal(300_000, pending=250_000), Note("Left", 275_000)),
-        (275_000, journal(300_000, changes=AGO), Note("Left", 275_000)),
+        (300_000, CAPPED, Note("Restored", Milliwatts(300_000))),
+        (300_000, journal(300_000, 250_000, 200_000), Note("Restored", Milliwatts(300_000))),
+        (275_000, CAPPED, Note("Left", Milliwatts(275_000))),
+        (350_000, CAPPED, Note("Left", Milliwatts(350_000))),
+        (275_000, journal(300_000, pending=250_000), Note("Left", Milliwatts(275_000))),
+        (275_000, journal(300_000, changes=AGO), Note("Left", Milliwatts(275_000))),
         (300_000, journal(300_000, contested="pod-1:250W"), None),
-        (275_000, journal(300_000, contested="pod-1:250W"), Note("Left", 275_000)),
+        (275_000, journal(300_000, contested="pod-1:250W"), Note("Left", Milliwatts(275_000))),
     ],
 )
 def test_a_card_that_has_its_prior_or_somebody_elses_limit_is_let_go(
@@ -294,7 +296,7 @@ def test_a_card_that_has_its_prior_or_somebody_elses_limit_is_let_go(
 )
 def test_what_we_set_is_given_back_whether_it_was_seen_to_be_set_or_not(limit: int, entry: Entry) -> None:
     for verdict in (decide(card(limit), entry, None), decide(card(limit), entry, "250W", PAUSED)):
-        assert verdict.steps[-1] == SetLimit(300_000)
+        assert verdict.steps[-1] == SetLimit(Milliwatts(300_000))
         assert verdict.note is None
 
 
@@ -303,17 +305,17 @@ def test_giving_back_stands_in_the_journal_so_that_it_is_not_taken_for_somebody_
     first, *_ = decide(card(200_000), entry, None).steps
     assert first == Keep(journal(300_000, 200_000, 300_000))
     assert isinstance(first, Keep)
-    assert decide(card(200_000), first.entry, None).steps == (SetLimit(300_000),)
+    assert decide(card(200_000), first.entry, None).steps == (SetLimit(Milliwatts(300_000)),)
     # Killed after the write; the next agent is asked for a cap again.
     again = decide(card(300_000), first.entry, "250W")
     assert again.note is None
-    assert again.steps == (Keep(journal(300_000, 300_000, 250_000)), SetLimit(250_000))
+    assert again.steps == (Keep(journal(300_000, 300_000, 250_000)), SetLimit(Milliwatts(250_000)))
 
 
 def test_a_limit_hardly_below_the_prior_is_the_prior_lest_it_is_taken_for_given_back() -> None:
     verdict = decide(card(250_000), CAPPED, "299.5W")
     assert verdict.target == 300_000
-    assert SetLimit(300_000) in verdict.steps
+    assert SetLimit(Milliwatts(300_000)) in verdict.steps
 
 
 # -- somebody else ---------------------------------------------------------------------------------------
@@ -328,20 +330,20 @@ def test_a_limit_hardly_below_the_prior_is_the_prior_lest_it_is_taken_for_given_
             350_000,
             CAPPED,
             "250W",
-            (Keep(journal(350_000, pending=250_000, changes=(NOW,))), SetLimit(250_000)),
+            (Keep(journal(350_000, pending=250_000, changes=(NOW,))), SetLimit(Milliwatts(250_000))),
         ),
         (
             275_000,
             CAPPED,
             "250W",
-            (Keep(journal(275_000, pending=250_000, changes=(NOW,))), SetLimit(250_000)),
+            (Keep(journal(275_000, pending=250_000, changes=(NOW,))), SetLimit(Milliwatts(250_000))),
         ),
         # Set back to what was there before: the same.
         (
             300_000,
             CAPPED,
             "250W",
-            (Keep(journal(300_000, pending=250_000, changes=(NOW,))), SetLimit(250_000)),
+            (Keep(journal(300_000, pending=250_000, changes=(NOW,))), SetLimit(Milliwatts(250_000))),
         ),
         (275_000, journal(300_000, pending=250_000), "290W", (Keep(journal(275_000, changes=(NOW,))),)),
         # Changes that are long past are forgotten.
@@ -349,7 +351,7 @@ def test_a_limit_hardly_below_the_prior_is_the_prior_lest_it_is_taken_for_given_
             275_000,
             journal(300_000, 250_000, changes=(NOW - CONTEST_SECONDS, NOW - 10)),
             "250W",
-            (Keep(journal(275_000, pending=250_000, changes=(NOW - 10, NOW))), SetLimit(250_000)),
+            (Keep(journal(275_000, pending=250_000, changes=(NOW - 10, NOW))), SetLimit(Milliwatts(250_000))),
         ),
     ],
 )
@@ -357,15 +359,19 @@ def test_what_somebody_else_sets_is_the_new_prior_and_the_cap_follows(
     limit: int, entry: Entry, cap: str, steps: tuple[Step, ...]
 ) -> None:
     verdict = decide(card(limit), entry, cap)
-    assert (verdict.steps, verdict.note) == (steps, Note("Foreign", limit))
+    assert (verdict.steps, verdict.note) == (steps, Note("Foreign", Milliwatts(limit)))
 
 
 @pytest.mark.parametrize("ago", [AGO, (NOW - CONTEST_SECONDS + 1, NOW - 10)])
 def test_the_third_change_within_five_minutes_ends_the_writing(ago: tuple[float, ...]) -> None:
     verdict = decide(card(275_000), journal(300_000, 250_000, changes=ago), "250W")
     kept = journal(275_000, changes=(*ago, NOW), contested="pod-1:250W")
-    assert verdict == Verdict((Keep(kept),), 250_000, None, "Contested", QUARREL, Note("Contested", 275_000))
-    assert decide(card(275_000), kept, "250W") == Verdict(asked=250_000, reason="Contested", message=QUARREL)
+    assert verdict == Verdict(
+        (Keep(kept),), Milliwatts(250_000), None, "Contested", QUARREL, Note("Contested", Milliwatts(275_000))
+    )
+    assert decide(card(275_000), kept, "250W") == Verdict(
+        asked=Milliwatts(250_000), reason="Contested", message=QUARREL
+    )
     elsewhere = decide(card(290_000), kept, "250W")
     assert (elsewhere.steps, elsewhere.reason) == ((), "Contested")
 
@@ -374,8 +380,8 @@ def test_the_third_change_within_five_minutes_ends_the_writing(ago: tuple[float,
     ("ask", "steps"),
     [
         (ask_for("250W"), ()),
-        (ask_for("200W"), (Keep(journal(275_000, pending=200_000)), SetLimit(200_000))),
-        (ask_for("250W", "pod-2"), (Keep(journal(275_000, pending=250_000)), SetLimit(250_000))),
+        (ask_for("200W"), (Keep(journal(275_000, pending=200_000)), SetLimit(Milliwatts(200_000)))),
+        (ask_for("250W", "pod-2"), (Keep(journal(275_000, pending=250_000)), SetLimit(Milliwatts(250_000)))),
         (ask_for("300W"), (Keep(None),)),
         (None, (Keep(None),)),
     ],
@@ -395,14 +401,14 @@ def test_a_contested_card_waits_for_another_ask(ask: Ask | None, steps: tuple[St
 )
 def test_a_hindrance_does_not_make_a_quarrel_forgotten(entry: Entry) -> None:
     assert decide(card(275_000), entry, "250W", PAUSED) == Verdict(
-        asked=250_000, reason="Paused", message=PAUSED.message
+        asked=Milliwatts(250_000), reason="Paused", message=PAUSED.message
     )
     moved = decide(card(290_000), entry, "250W", PAUSED)
-    assert (moved.steps, moved.note) == ((Keep(replace(entry, prior=290_000)),), None)
+    assert (moved.steps, moved.note) == ((Keep(replace(entry, prior=Milliwatts(290_000))),), None)
     given = decide(card(300_000), journal(300_000, 250_000, changes=AGO), "250W", PAUSED)
     assert (given.steps, given.note) == (
         (Keep(journal(300_000, changes=AGO)),),
-        Note("Restored", 300_000),
+        Note("Restored", Milliwatts(300_000)),
     )
 
 
@@ -415,7 +421,7 @@ def test_a_hindrance_does_not_make_a_quarrel_forgotten(entry: Entry) -> None:
         (300_000, None, (Keep(None),)),
         (250_000, None, (Keep(None),)),  # whoever set it, it was not we
         (300_000, "300W", (Keep(None),)),
-        (300_000, "250W", (Keep(journal(300_000, pending=250_000)), SetLimit(250_000))),
+        (300_000, "250W", (Keep(journal(300_000, pending=250_000)), SetLimit(Milliwatts(250_000)))),
         (None, "250W", (Keep(None),)),
     ],
 )
@@ -436,7 +442,7 @@ def test_a_card_that_tells_no_limit_now_is_neither_touched_nor_forgotten(cap: st
 
 def test_a_share_that_can_no_longer_be_told_ends_the_cap() -> None:
     verdict = decide(card(210_000, default=None), journal(300_000, 210_000), "70%")
-    assert (verdict.steps[-1], verdict.reason) == (SetLimit(300_000), "Unsupported")
+    assert (verdict.steps[-1], verdict.reason) == (SetLimit(Milliwatts(300_000)), "Unsupported")
 
 
 # -- the dry run -----------------------------------------------------------------------------------------
@@ -458,7 +464,7 @@ def test_a_share_that_can_no_longer_be_told_ends_the_cap() -> None:
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     limit: int, cap: str, reason: CapReason, message: str
 ) -> None:
-    verdict = rehearse(decide(card(limit), None, cap), limit)
+    verdict = rehearse(decide(card(limit), None, cap), Milliwatts(limit))
     assert (verdict.steps, verdict.note) == ((), None)
     assert (verdict.reason, verdict.message) == (reason, message)
 

@@ -25,6 +25,7 @@ from greentrain.node.pods import (
     sum_up,
 )
 from greentrain.node.report import choose_pods
+from greentrain.quantities import Millijoules
 from tests.support.world.pods import HoldingPod, SeenPod
 
 WALL = 1_767_225_600.0
@@ -42,7 +43,9 @@ def begin(uid: str | None = "uid-a", *, joules: int = 7) -> NodeAccount:
     """An account of one pod that has used something."""
     account = NodeAccount(journal_id="j")
     assert open_pods(account, hold(uid), {"uid-a": A} if uid else {})
-    account.pods[pod_key("team", "a", uid)].add(joules * 1000, begin=WALL, end=WALL, estimated=0)
+    account.pods[pod_key("team", "a", uid)].add(
+        Millijoules(joules * 1000), begin=WALL, end=WALL, estimated=Millijoules(0)
+    )
     return account
 
 

@@ -22,6 +22,7 @@ from greentrain.node.standings import (
     find_unattended,
     is_evictable,
 )
+from greentrain.quantities import Joules, Millijoules
 
 JOULE = 1000
 
@@ -39,10 +40,10 @@ class Shown:
 
 def sight(now: float, joules: int, allowance: int | None = 100, **facts: Any) -> Sight:
     """One pod that has used so much, of an operator that was heard just now."""
-    given = None if allowance is None else {"pod": Allowance(allowance)}
+    given = None if allowance is None else {"pod": Allowance(Joules(allowance))}
     seen = Sight(
         now,
-        {"pod": Counted("team", "digits-worker-0-1", Used(gpu=joules * JOULE))},
+        {"pod": Counted("team", "digits-worker-0-1", Used(gpu=Millijoules(joules * JOULE)))},
         given,
         {"pod": Shown()},
         pods_known=True,
@@ -62,10 +63,10 @@ def test_what_was_settled_while_a_pod_went_on_counts_on() -> None:
     standings.look(sight(1, 80))
     standings.look(sight(2, 0, counted={}))
     standings.look(sight(3, 10))
-    assert standings.pods["pod"].earlier == Used(gpu=80 * JOULE)
+    assert standings.pods["pod"].earlier == Used(gpu=Millijoules(80 * JOULE))
     assert standings.look(sight(4, 15)) == ()
     (change,) = standings.look(sight(60, 20, operator=silent(60)))
-    assert (change.kind, change.used) == ("Throttled", Used(gpu=100 * JOULE))
+    assert (change.kind, change.used) == ("Throttled", Used(gpu=Millijoules(100 * JOULE)))
     # The next agent finds it on the disk.
     after = Standings()
     after.take_stored(standings.pods)
@@ -78,7 +79,7 @@ def test_what_is_counted_never_becomes_less() -> None:
     standings.look(sight(1, 80))
     standings.look(sight(2, 10))
     (change,) = standings.look(sight(3, 30))
-    assert (change.kind, change.used) == ("Spent", Used(gpu=100 * JOULE))
+    assert (change.kind, change.used) == ("Spent", Used(gpu=Millijoules(100 * JOULE)))
 
 
 def test_while_the_operator_is_heard_it_decides() -> None:
@@ -175,8 +176,10 @@ def test_a_pod_that_nobody_knows_any_more_is_forgotten() -> None:
 def test_what_the_disk_held_gives_way_to_what_was_learnt_since() -> None:
     standings = Standings()
     standings.look(sight(1, 10, 100))
-    standings.take_stored({"pod": Standing("team", "old", Allowance(5)), "other": Standing("team", "b")})
-    assert standings.pods["pod"].allowance == Allowance(100)
+    standings.take_stored(
+        {"pod": Standing("team", "old", Allowance(Joules(5))), "other": Standing("team", "b")}
+    )
+    assert standings.pods["pod"].allowance == Allowance(Joules(100))
     assert standings.pods["other"].earlier == UNUSED
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from greentrain.api.status import GreenTrainingJobStatus
+from greentrain.quantities import Joules
 from greentrain.telemetry.jobs import JobMeasures, measure_job
 from greentrain.telemetry.metrics import Telemetry
 
@@ -32,7 +33,7 @@ def measure(job: str, status: dict[str, Any]) -> JobMeasures:
 
 def test_the_figures_of_a_status() -> None:
     assert measure("digits", STATUS) == JobMeasures(
-        "team", "digits", 3_600_000, 250.5, 344.0, 344.0, (("energy", 0.72), ("emissions", 1.3))
+        "team", "digits", Joules(3_600_000), 250.5, 344.0, 344.0, (("energy", 0.72), ("emissions", 1.3))
     )
 
 

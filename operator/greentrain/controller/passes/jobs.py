@@ -44,6 +44,7 @@ from greentrain.kube.gather import gather, gather_progress
 from greentrain.kube.namespaces import REMEMBERED_SECONDS, Namespaces
 from greentrain.kube.readings import NodePowers
 from greentrain.kube.redaction import redact
+from greentrain.quantities import Joules
 
 REFUSED_RETRY_SECONDS = 30.0
 """How often a creation the server refused is tried again; the foreign object may be gone, the quota raised."""
@@ -250,7 +251,7 @@ class Passes:
         if memory.sampled is not None and memory.sampled_joules is None:
             # Steps and joules of one moment belong together, also where they are stored by a later pass.
             energy = decision.status.energy
-            memory.sampled_joules = energy.used_joules if energy is not None else None
+            memory.sampled_joules = Joules(energy.used_joules) if energy is not None else None
         if decision.record_first:
             if decision.pods and seen.job.status.attempt_count and await self._look_for_pods(key):
                 self._queue.add(key)  # a pod of an earlier attempt that no watch has brought yet

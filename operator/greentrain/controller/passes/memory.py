@@ -21,6 +21,7 @@ from greentrain.core.status.events import Event
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError
 from greentrain.kube.redaction import pod_group, redact
+from greentrain.quantities import Joules
 
 logger = logging.getLogger("greentrain.controller")
 
@@ -56,7 +57,7 @@ class Memory:
     """The report that was the last one when the program was asked."""
     sampled: datetime | None = None
     """When it gave the answer that is not stored yet."""
-    sampled_joules: int | None = None
+    sampled_joules: Joules | None = None
     """What the job had used by then."""
     progress: Progress | None = None
     progress_attempt: int = 0

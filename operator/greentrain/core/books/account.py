@@ -13,7 +13,7 @@ from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.seen.intensities import Intensities
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.snapshot import Snapshot
-from greentrain.quantities import THOUSANDTHS, parse_pue
+from greentrain.quantities import THOUSANDTHS, Thousandths, parse_pue, typed
 
 STOPPED_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED, Reason.ALLOWANCE_SPENT})
 """Reasons of attempts that were stopped to keep a budget."""
@@ -27,8 +27,8 @@ class Stage(Enum):
     OVER = "over"
 
 
-def pue_of(spec: EmissionsSpec, intensities: Intensities | None) -> int:
-    """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nothing says it."""
+def pue_of(spec: EmissionsSpec, intensities: Intensities | None) -> Thousandths:
+    """The PUE an attempt that starts now is counted with; 1.0 where nothing says it."""
     if spec.pue is not None:
         return parse_pue(spec.pue)
     return (intensities.pue if intensities is not None else None) or THOUSANDTHS
@@ -101,11 +101,12 @@ class Account:
         return (self.attempt.stop_seconds if self.attempt is not None else None) or 0
 
     @property
-    def default_pue(self) -> int:
+    def default_pue(self) -> Thousandths:
         """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nothing says it."""
         return pue_of(self.spec.emissions, self.intensities)
 
     @property
-    def pue(self) -> int:
+    def pue(self) -> Thousandths:
         """The PUE of the attempt under way, in thousandths, else that of one that starts now."""
-        return (self.attempt.pue_thousandths if self.attempt is not None else None) or self.default_pue
+        known = self.attempt.pue_thousandths if self.attempt is not None else None
+        return typed(Thousandths, known) or self.default_pue

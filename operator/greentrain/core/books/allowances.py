@@ -17,7 +17,7 @@ from greentrain.core.books.emissions import embodied_of
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.quantities import Joules, Micrograms
+from greentrain.quantities import Intensity, Joules, Micrograms, Thousandths
 
 UNFAIR_SHARE = 4
 """Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
@@ -181,13 +181,13 @@ def _hold_seconds(
     return max((found, *(a.seconds for a in known if a.seconds is not None)))
 
 
-def joules_left(emissions: EmissionsStatus, highest: int, pue: int, kept: int = 0) -> Joules:
+def joules_left(emissions: EmissionsStatus, highest: int, pue: Thousandths, kept: int = 0) -> Joules:
     """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free.
 
     Raises:
         ValueError: these emissions have no budget.
     """
-    return quantities.allow(max(0, _micrograms_left(emissions) - kept), pue, highest)
+    return quantities.allow(Micrograms(max(0, _micrograms_left(emissions) - kept)), pue, Intensity(highest))
 
 
 def _micrograms_left(emissions: EmissionsStatus) -> Micrograms:

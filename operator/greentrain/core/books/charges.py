@@ -19,6 +19,7 @@ from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.times import format_time, parse_time
+from greentrain.quantities import Milliwatts, energy_of
 
 DEFAULT_REPORT_SECONDS = 30
 """How often agents report where they have not said so."""
@@ -29,8 +30,6 @@ SURE_AFTER = timedelta(seconds=60)
 SKEW = timedelta(seconds=5)
 """By how much a node's clock may be behind the operator's; clusters keep theirs closer."""
 
-MILLIJOULES = 1000
-
 
 def overdue_seconds(report_seconds: int | None) -> int:
     """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server.
@@ -38,11 +37,6 @@ def overdue_seconds(report_seconds: int | None) -> int:
     Never later than the node counts as silent, whatever interval it reports: from then on each GPU is charged at its limit.
     """
     return min(ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1, SILENT_AFTER.seconds)
-
-
-def energy_of(milliwatts: int, seconds: float) -> int:
-    """Whole joules of so much power over so long, rounded up."""
-    return ceil(milliwatts * seconds / MILLIJOULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +108,11 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
         since = max(since, min(reading.seen, gone or now)) if reading.seen is not None else since
         late = _overdue(since, report)
         if running is None:
-            joules = energy_of(charge.limit_milliwatts, max(0.0, ((gone or now) - since).total_seconds()))
+            joules = energy_of(
+                Milliwatts(charge.limit_milliwatts), max(0.0, ((gone or now) - since).total_seconds())
+            )
         else:
-            joules = energy_of(charge.limit_milliwatts, max(0.0, (now - late).total_seconds()))
+            joules = energy_of(Milliwatts(charge.limit_milliwatts), max(0.0, (now - late).total_seconds()))
             growing = growing or now >= late
             dues += [late] if late > now else []
             unread += [running] if now - (reading.heard or since) >= SILENT_AFTER else []

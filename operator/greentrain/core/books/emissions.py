@@ -33,6 +33,9 @@ from greentrain.core.books.account import Account
 from greentrain.core.seen.intensities import LOOK_AHEAD_SECONDS, Intensities
 from greentrain.quantities import (
     THOUSANDTHS,
+    Joules,
+    Micrograms,
+    Thousandths,
     emit,
     format_emissions,
     format_intensity,
@@ -110,7 +113,9 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
         if entry is None or report is None:
             left = pod.counted(scope) - pod.priced_joules
             if left > 0:
-                open_.append(Priced(without_joules=left, reasons=("its node does not say when it was used",)))
+                open_.append(
+                    Priced(without_joules=Joules(left), reasons=("its node does not say when it was used",))
+                )
             pods.append(pod)
             continue
         zone = spec.zone or carbon.zone_of(report.region, report.zone)
@@ -177,14 +182,17 @@ class _Fixed:
 
     @classmethod
     def of(cls, known: FixedEmissions) -> _Fixed:
-        shares = tuple(SourceShare(s.source, s.joules, s.micrograms, _moment(s.as_of)) for s in known.shares)
+        shares = tuple(
+            SourceShare(s.source, Joules(s.joules), Micrograms(s.micrograms), _moment(s.as_of))
+            for s in known.shares
+        )
         embodied = _Embodied(
             known.embodied_micrograms,
             known.embodied_low_micrograms,
             known.embodied_high_micrograms,
             known.embodied_unknown_seconds,
         )
-        return cls(Priced(shares, known.without_joules), embodied)
+        return cls(Priced(shares, Joules(known.without_joules)), embodied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +234,13 @@ def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
 
 def embodied_of(
     emissions: EmissionsStatus, carbon: Intensities | None, models: Iterable[str], gpu_seconds: int
-) -> int:
-    """Micrograms of embodied share for so many GPU-seconds to come, by the dearest of these GPU models.
+) -> Micrograms:
+    """The embodied share of so many GPU-seconds to come, by the dearest of these GPU models.
 
     0 where the share does not count, or no model has a figure: what is counted later then has none either.
     """
     if carbon is None or not emissions.include_embodied:
-        return 0
+        return Micrograms(0)
     known = (figure.typical for figure in map(carbon.embodied, models) if figure is not None)
     grams = max(known, default=0)
     return amortise(from_grams(grams), to_milliseconds(gpu_seconds), carbon.lifetime_seconds)
@@ -248,7 +256,7 @@ def _fix_gone(
             continue
         left = pod.counted(scope) - pod.priced_joules
         if left > 0:
-            fixed.priced = merge((fixed.priced, Priced(without_joules=left)))
+            fixed.priced = merge((fixed.priced, Priced(without_joules=Joules(left))))
         fixed.embodied = fixed.embodied.plus(_embody(((t.model, t.seconds) for t in pod.gpu_time), carbon))
 
 
@@ -270,7 +278,9 @@ def _is_same(at: Lookup) -> Callable[[_PricedPod], bool]:
     return lambda found: all(at(moment) == held for moment, held in found.asked)
 
 
-def _price_pod(pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, *, at: Lookup) -> _PricedPod:
+def _price_pod(
+    pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: Thousandths, *, at: Lookup
+) -> _PricedPod:
     """What of a pod's energy is priced for good by now, and the rest as it is priced at this moment."""
     asked: dict[float, Intensity | Absent] = {}
 
@@ -298,7 +308,7 @@ def _price_pod(pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, *
     odds = _price_odd(odd, entry, scope, pue, ask, last)
     if entry.closed:
         fixed.append(odds)
-        done, odds = done + odds.joules, Priced()
+        done, odds = Joules(done + odds.joules), Priced()
     gpu_time = tuple(GpuTimeStatus(model=t.model, seconds=t.seconds) for t in entry.gpu_time)
     further = pod.model_copy(
         update={
@@ -311,7 +321,7 @@ def _price_pod(pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: int, *
     return _PricedPod(pod if further == pod else further, tuple(fixed), remaining, tuple(asked.items()))
 
 
-def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, last: float) -> Priced:
+def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: Thousandths, at: Lookup, last: float) -> Priced:
     """Energy that is in no bucket that is left: older than these, or known from a journal that was lost since."""
     if odd <= 0:
         return Priced()
@@ -320,11 +330,12 @@ def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: int, at: Lookup, l
         earlier -= entry.buckets.earlier_host_joules
     old = min(odd, max(0, earlier)) if earlier else 0
     without = Priced(
-        without_joules=old, reasons=("it was used more than four days before it was counted",) if old else ()
+        without_joules=Joules(old),
+        reasons=("it was used more than four days before it was counted",) if old else (),
     )
     if odd == old or last == -inf:
-        return merge((without, Priced(without_joules=odd - old)))
-    return merge((without, price((Bucket(last, last, odd - old),), pue, at)))
+        return merge((without, Priced(without_joules=Joules(odd - old))))
+    return merge((without, price((Bucket(last, last, Joules(odd - old)),), pue, at)))
 
 
 def _buckets(entry: PodEnergy, scope: Scope, until: float) -> Iterator[Bucket]:
@@ -347,7 +358,7 @@ def _buckets(entry: PodEnergy, scope: Scope, until: float) -> Iterator[Bucket]:
             min(begin + BUCKET_SECONDS, last) if last > begin else begin + BUCKET_SECONDS,
         )
         if counted > 0:
-            yield Bucket(min(from_, to), to, counted)
+            yield Bucket(min(from_, to), to, Joules(counted))
 
 
 def _moment(text: str | None) -> float:
@@ -370,11 +381,15 @@ def _sum_up(
     operational = whole.micrograms
     total = operational + (made.typical if made is not None else 0)
     complete = final and not whole.without_joules and made is not None and not made.unknown_seconds
-    counted = score(operational, made.typical, steps=steps or None) if complete and made is not None else None
+    counted = (
+        score(operational, Micrograms(made.typical), steps=steps or None)
+        if complete and made is not None
+        else None
+    )
     tellable = made is not None and (made.typical > 0 or not made.unknown_seconds)
     return base.model_copy(
         update={
-            "total": format_emissions(total)
+            "total": format_emissions(Micrograms(total))
             if known and (whole.shares or (made is not None and made.typical))
             else "",
             "total_micrograms": total,
@@ -428,9 +443,9 @@ def _percent(part: int, whole: int) -> int:
 # -- a budget --------------------------------------------------------------------------------------------------
 
 
-def emissions_of(joules: int, pue: int, milligrams: int) -> int:
-    """Micrograms of so much energy at a PUE (thousandths) and an intensity (mg/kWh), rounded up."""
-    return ceil(emit(joules * milligrams, pue))
+def emissions_of(joules: int, pue: Thousandths, milligrams: int) -> Micrograms:
+    """What so much energy emits at a PUE and an intensity (mg/kWh), rounded up."""
+    return Micrograms(ceil(emit(joules * milligrams, pue)))
 
 
 def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:

@@ -19,7 +19,7 @@ from greentrain.api.spec import Scope
 from greentrain.api.status import KEPT_PODS, KEPT_SETTLED, EnergyStatus, PodEnergyStatus
 from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import attempt_of, is_abandoned
-from greentrain.quantities import format_energy
+from greentrain.quantities import Joules, format_energy
 
 MOST_SQUARED = 2**63 - 1
 """The most that the status can hold of squared joules: of an error bound of 800 kWh."""
@@ -137,7 +137,7 @@ def _sum_up(
     known = bool(kept or folded) or before.folded is not None
     return EnergyStatus(
         scope=scope,
-        used=format_energy(used) if known else "",
+        used=format_energy(Joules(used)) if known else "",
         used_joules=used,
         gpu_joules=total.gpu_joules,
         cpu_joules=total.cpu_joules,

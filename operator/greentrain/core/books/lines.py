@@ -10,15 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 from greentrain.api.budgets import BudgetLine, BudgetType, LineStatus
 from greentrain.api.spec import OnExhausted
 from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
-from greentrain.core.books.charges import energy_of
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
-from greentrain.quantities import MILLIJOULES_PER_JOULE, format_emissions, format_energy
+from greentrain.quantities import (
+    Joules,
+    Micrograms,
+    Milliwatts,
+    energy_of,
+    format_emissions,
+    format_energy,
+    time_of,
+)
 
 MISSING: dict[BudgetType, str] = {"Energy": "readings", "Emissions": "readings or intensities"}
 """What a charge stands in for."""
@@ -210,14 +216,14 @@ def find_energy_line(account: Account, energy: EnergyStatus | None, charged: int
         ahead=ahead_joules_of(energy, attempt) if account.stage is Stage.RUNNING else 0,
         bound=attempt.overshoot_bound_joules if attempt is not None else bound,
         before=before,
-        format=format_energy,
+        format=lambda joules: format_energy(Joules(joules)),
     )
 
 
 def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) -> int:
     """What the pods would use until a stop takes effect, at what they draw now."""
     seconds = attempt.stop_seconds if attempt is not None and attempt.stop_seconds is not None else 0
-    return energy_of((energy.draw_milliwatts if energy is not None else None) or 0, seconds)
+    return energy_of(Milliwatts((energy.draw_milliwatts if energy is not None else None) or 0), seconds)
 
 
 def find_emissions_line(
@@ -239,7 +245,7 @@ def find_emissions_line(
         last.gpu_limit_milliwatts if last is not None else None
     ) or account.seen.fleet.limit_milliwatts
     # What is charged is the limit over a time.
-    charged_gpu_seconds = ceil(charged_joules * MILLIJOULES_PER_JOULE / gpu_limit) if gpu_limit else 0
+    charged_gpu_seconds = time_of(Joules(charged_joules), Milliwatts(gpu_limit)) if gpu_limit else 0
     worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
     charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
     gpus = attempt.gpus if attempt is not None else 0
@@ -264,5 +270,5 @@ def find_emissions_line(
         ahead=ahead,
         bound=bound,
         before=before,
-        format=format_emissions,
+        format=lambda micrograms: format_emissions(Micrograms(micrograms)),
     )

@@ -14,11 +14,11 @@ from math import ceil
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS, RENEW_SECONDS, UNATTENDED_SECONDS
 from greentrain.api.status import AttemptStatus, EmissionsStatus
 from greentrain.core.books.account import Account
-from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, energy_of, overdue_seconds
+from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, overdue_seconds
 from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.snapshot import Fleet
-from greentrain.quantities import THOUSANDTHS
+from greentrain.quantities import THOUSANDTHS, Milliwatts, Thousandths, add, energy_of
 
 REPORTS_WAIT_SECONDS = 2
 """How soon at most a job is decided again because a node has reported: reports that come meanwhile are taken together, so that a
@@ -61,7 +61,7 @@ def announce(
             "report_seconds": fleet.report_seconds or DEFAULT_REPORT_SECONDS,
             "stop_seconds": stop_seconds(fleet.report_seconds, grace_seconds),
             "worst_seconds": worst,
-            "overshoot_bound_joules": None if limit is None else energy_of(limit * gpus, worst),
+            "overshoot_bound_joules": None if limit is None else energy_of(Milliwatts(limit * gpus), worst),
         }
     )
 
@@ -88,7 +88,9 @@ def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
             "report_seconds": every,
             "stop_seconds": (attempt.stop_seconds or 0) + later,
             "worst_seconds": worst,
-            "overshoot_bound_joules": None if limit is None else energy_of(limit * attempt.gpus, worst),
+            "overshoot_bound_joules": None
+            if limit is None
+            else energy_of(Milliwatts(limit * attempt.gpus), worst),
         }
     )
 
@@ -105,7 +107,7 @@ def announce_emissions(
     worst = max(ahead or 0, emissions.highest_milligrams_per_kilowatt_hour)
     if not worst:
         return attempt
-    bound = emissions_of(joules, attempt.pue_thousandths or THOUSANDTHS, worst)
+    bound = emissions_of(joules, Thousandths(attempt.pue_thousandths or THOUSANDTHS), worst)
     seconds = attempt.gpus * (attempt.worst_seconds or 0)
-    bound += embodied_of(emissions, carbon, account.seen.fleet.models, seconds)
+    bound = add(bound, embodied_of(emissions, carbon, account.seen.fleet.models, seconds))
     return attempt.model_copy(update={"overshoot_bound_micrograms": bound})

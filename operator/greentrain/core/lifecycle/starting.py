@@ -16,7 +16,7 @@ from greentrain.core.lifecycle.gates import Start, count_job_gpus, find_hold
 from greentrain.core.lifecycle.outcomes import Fail
 from greentrain.core.lifecycle.passing import Pass
 from greentrain.core.seen.times import format_time
-from greentrain.quantities import format_energy
+from greentrain.quantities import Joules, format_energy
 
 
 def start_or_wait(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -> Decision:
@@ -69,4 +69,4 @@ def _explain_again(joules: int, spec: GreenTrainingJobSpec) -> str:
         if spec.checkpoint is None
         else "no confirmed checkpoint holds them"
     )
-    return f"steps that the last attempt did are done again, about {format_energy(joules)}: {why}"
+    return f"steps that the last attempt did are done again, about {format_energy(Joules(joules))}: {why}"

@@ -49,8 +49,12 @@ _UNKNOWN = frozenset({Reason.NO_AGENT, Reason.READINGS_STOPPED})
 def judge_cap(
     cap: str, running: Sequence[Pod], reports: Iterable[NodeReport], *, now: datetime
 ) -> CapVerdict:
-    """How a cap stands on the GPUs of a job's running pods, each of which asks for at least one."""
-    by_node = {r.node: r for r in reports}
+    """How a cap stands on the GPUs of a job's running pods, each of which asks for at least one.
+
+    Raises:
+        ValueError: `cap` is none.
+    """
+    by_node, parsed = {r.node: r for r in reports}, parse_power_cap(cap)
     findings: list[tuple[Reason, str]] = []
     gpus: list[tuple[GpuStatus, GpuCap]] = []
     for pod in running:
@@ -64,7 +68,7 @@ def judge_cap(
             text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
             findings.append((Reason.READINGS_STOPPED, text))
             continue
-        held, found = report.kept.get("capped", entry.key, (cap, pod, report.gpus), _find_all)
+        held, found = report.kept.get("capped", entry.key, (cap, parsed, pod, report.gpus), _find_all)
         gpus += held
         findings += found
         if len(held) < pod.gpus:
@@ -92,10 +96,9 @@ def judge_cap(
 
 
 def _find_all(
-    cap: str, pod: Pod, gpus: Sequence[GpuStatus]
+    cap: str, parsed: PowerCap, pod: Pod, gpus: Sequence[GpuStatus]
 ) -> tuple[tuple[tuple[GpuStatus, GpuCap], ...], tuple[tuple[Reason, str], ...]]:
     """The GPUs that a pod holds with what is reported of their caps, and how the cap stands on each."""
-    parsed = parse_power_cap(cap)
     held = tuple((g, g.cap) for g in gpus if g.cap is not None and g.cap.concerns(pod.uid))
     return held, tuple(_find(cap, parsed, pod, gpu, reported) for gpu, reported in held)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from math import ceil
+from typing import Any
 
 from greentrain.api.spec import GreenTrainingJobSpec, PowerSpec
 from greentrain.api.status import (
@@ -30,15 +31,23 @@ from greentrain.core.seen.snapshot import Fleet, Snapshot
 from greentrain.core.seen.times import format_time
 from greentrain.quantities import (
     THOUSANDTHS,
+    Intensity,
+    Joules,
+    Micrograms,
+    Milliseconds,
+    Thousandths,
+    add,
     format_emissions,
     format_energy,
     parse_power_cap,
+    subtract,
     to_milliseconds,
     to_seconds,
+    typed,
 )
 
-NO_LIMIT = 1 << 62
-"""Joules: a job without a budget exceeds none."""
+NO_LIMIT = Joules(1 << 62)
+"""A job without a budget exceeds none."""
 
 
 def chosen_cap(spec: GreenTrainingJobSpec, projection: ProjectionStatus | None, fleet: Fleet) -> str:
@@ -75,7 +84,8 @@ def follow(
     energy = books.energy
     if progress is None or seen.sampled is None or energy is None or not energy.used:
         return known
-    joules = energy.used_joules if seen.sampled_joules is None else seen.sampled_joules
+    used = Joules(energy.used_joules)
+    joules = used if seen.sampled_joules is None else seen.sampled_joules
     if _is_old(known, attempt, joules):
         return known
     present = min(known.percent, ceiling) if known is not None and known.percent is not None else ceiling
@@ -95,9 +105,7 @@ def follow(
         window_milliseconds=to_milliseconds(ceil((every or 30) * 2 / 3)),
     )
     left = None if progress.total_steps is None else max(0, progress.total_steps - progress.step)
-    pace = project(
-        track.measures, present, used=energy.used_joules, steps_left=left, budget=NO_LIMIT
-    ).milliseconds
+    pace = project(track.measures, present, used=used, steps_left=left, budget=NO_LIMIT).milliseconds
     budget = _budget_joules(books, attempt, _embodied_to_come(pace, books.emissions, attempt, seen))
     choice: Choice | None = None
     if throttles is not None and budget is not None and seen.fleet.lowest_percent is not None:
@@ -105,7 +113,7 @@ def follow(
             track.measures,
             present,
             build_ladder(ceiling, seen.fleet.lowest_percent),
-            used=energy.used_joules,
+            used=used,
             steps_left=left,
             budget=budget,
             max_slowdown_percent=throttles.max_slowdown_percent,
@@ -114,15 +122,15 @@ def follow(
     projected = project(
         track.measures,
         there,
-        used=energy.used_joules,
+        used=used,
         steps_left=left,
         budget=NO_LIMIT if budget is None else budget,
     )
-    micrograms = _emissions_at_end(projected, books.emissions, energy.used_joules, attempt, seen)
+    micrograms = _emissions_at_end(projected, books.emissions, used, attempt, seen)
     return _build_status(track, projected, choice, micrograms, bool(books.standings), now=now)
 
 
-def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: int) -> bool:
+def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: Joules) -> bool:
     """Whether no node has reported since the last sample: steps of now and joules of then do not belong together."""
     last = known.last if known is not None else None
     return last is not None and (last.attempt, last.joules) == (attempt.number, joules)
@@ -148,29 +156,29 @@ def _in_force(known: GreenTrainingJobStatus, cap: str) -> bool:
     return power is not None and power.cap == cap and power.gpus > 0 and power.gpus_capped == power.gpus
 
 
-def _budget_joules(books: Books, attempt: AttemptStatus, embodied: int) -> int | None:
+def _budget_joules(books: Books, attempt: AttemptStatus, embodied: Micrograms) -> Joules | None:
     """What the job may use by its budgets until it is stopped: less what a stop takes; None where it has none.
 
-    `embodied` is the share (micrograms) that its GPUs' time will add to its emissions until the end.
+    `embodied` is the share that its GPUs' time will add to its emissions until the end.
     """
     energy, emissions = books.energy, books.emissions
     found = []
     if energy is not None and energy.budget is not None:
-        found.append(energy.budget.limit - energy.budget.reserved)
+        found.append(Joules(energy.budget.limit - energy.budget.reserved))
     if energy is not None and emissions is not None and emissions.budget is not None:
-        intensity = emissions.intensity_milligrams_per_kilowatt_hour
+        intensity = typed(Intensity, emissions.intensity_milligrams_per_kilowatt_hour)
         if intensity:
-            pue = attempt.pue_thousandths or THOUSANDTHS
-            kept = emissions.budget.reserved + embodied
-            found.append(energy.used_joules + joules_left(emissions, intensity, pue, kept))
-    return max(0, min(found)) if found else None
+            pue = Thousandths(attempt.pue_thousandths or THOUSANDTHS)
+            kept = add(Micrograms(emissions.budget.reserved), embodied)
+            found.append(add(Joules(energy.used_joules), joules_left(emissions, intensity, pue, kept)))
+    return max(Joules(0), min(found)) if found else None
 
 
 def _build_status(
     track: Track,
     projected: Projection,
     choice: Choice | None,
-    micrograms: int | None,
+    micrograms: Micrograms | None,
     has_budget: bool,
     *,
     now: datetime,
@@ -201,35 +209,39 @@ def _build_status(
 def _emissions_at_end(
     projected: Projection,
     emissions: EmissionsStatus | None,
-    used: int,
+    used: Joules,
     attempt: AttemptStatus,
     seen: Snapshot,
-) -> int | None:
-    """What the job will have emitted (micrograms): the rest of its energy at the present intensity, and its GPUs' time."""
+) -> Micrograms | None:
+    """What the job will have emitted: the rest of its energy at the present intensity, and its GPUs' time."""
     if emissions is None or projected.joules is None:
         return None
-    intensity = emissions.intensity_milligrams_per_kilowatt_hour
+    intensity = typed(Intensity, emissions.intensity_milligrams_per_kilowatt_hour)
     if intensity is None:
         return None
-    rest = emissions_of(max(0, projected.joules - used), attempt.pue_thousandths or THOUSANDTHS, intensity)
+    left = max(Joules(0), subtract(projected.joules, used))
+    rest = emissions_of(left, Thousandths(attempt.pue_thousandths or THOUSANDTHS), intensity)
     made = _embodied_to_come(projected.milliseconds, emissions, attempt, seen)
-    return emissions.total_micrograms + rest + made
+    return add(Micrograms(emissions.total_micrograms), rest, made)
 
 
 def _embodied_to_come(
-    milliseconds: int | None, emissions: EmissionsStatus | None, attempt: AttemptStatus, seen: Snapshot
-) -> int:
-    """Micrograms of embodied share for the time that is left; 0 where it is not known how long that is."""
+    milliseconds: Milliseconds | None,
+    emissions: EmissionsStatus | None,
+    attempt: AttemptStatus,
+    seen: Snapshot,
+) -> Micrograms:
+    """The embodied share of the time that is left; 0 where it is not known how long that is."""
     if emissions is None:
-        return 0
-    seconds = to_seconds(milliseconds or 0)
+        return Micrograms(0)
+    seconds = to_seconds(milliseconds or Milliseconds(0))
     return embodied_of(emissions, seen.intensities, seen.fleet.models, attempt.gpus * seconds)
 
 
 _MEASURED = ("percent", "steps", "joules", "milliseconds", "windows", "spread", "lagged", "latest")
 
 
-def _fields(measure: CapMeasure | CapMeasureStatus) -> dict[str, int]:
+def _fields(measure: CapMeasure | CapMeasureStatus) -> dict[str, Any]:
     return {name: getattr(measure, name) for name in _MEASURED}
 
 
@@ -245,7 +257,8 @@ def _read_track(known: ProjectionStatus | None) -> Track:
 def _read_sample(known: SampleStatus | None) -> Sample | None:
     if known is None:
         return None
-    return Sample(known.attempt, known.step, known.joules, known.moment, known.percent, known.complete)
+    joules, moment = Joules(known.joules), Milliseconds(known.moment)
+    return Sample(known.attempt, known.step, joules, moment, known.percent, known.complete)
 
 
 def _write_sample(sample: Sample | None) -> SampleStatus | None:

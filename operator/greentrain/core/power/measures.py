@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isqrt
 
-SETTLE_MILLISECONDS = 30_000
+from greentrain.quantities import Joules, Milliseconds, add, subtract
+
+SETTLE_MILLISECONDS = Milliseconds(30_000)
 """After a cap came into force, or a job began, this much is not measured: a report may be so old (its interval of 30 s)."""
 
 
-WINDOW_MILLISECONDS = 20_000
+WINDOW_MILLISECONDS = Milliseconds(20_000)
 """Shortest window: in less, step and joules are read at moments too different from each other. Reports come every 30 s."""
 
 
-LONGEST_GAP_MILLISECONDS = 300_000
+LONGEST_GAP_MILLISECONDS = Milliseconds(300_000)
 """Samples further apart do not bound a window: another cap may have been in force in between, an agent's own for one."""
 
 
@@ -53,8 +55,8 @@ class CapMeasure:
     percent: int
     """Of the GPUs' default limit; 100: none was asked for."""
     steps: int = 0
-    joules: int = 0
-    milliseconds: int = 0
+    joules: Joules = Joules(0)
+    milliseconds: Milliseconds = Milliseconds(0)
     windows: int = 0
     spread: int = 0
     """Sum of squares of how much the windows' joules differ from what their steps cost on the average, in squares of
@@ -92,13 +94,13 @@ class CapMeasure:
         """Whether a step costs fewer joules than at another cap."""
         return self.joules * other.steps < other.joules * self.steps
 
-    def add(self, steps: int, joules: int, milliseconds: int) -> CapMeasure:
+    def add(self, steps: int, joules: Joules, milliseconds: Milliseconds) -> CapMeasure:
         """Take in one window; both steps and joules must have grown in it."""
         new = replace(
             self,
             steps=self.steps + steps,
-            joules=self.joules + joules,
-            milliseconds=self.milliseconds + milliseconds,
+            joules=add(self.joules, joules),
+            milliseconds=add(self.milliseconds, milliseconds),
             windows=self.windows + 1,
         )
         if self.windows:
@@ -122,8 +124,8 @@ class CapMeasure:
         return CapMeasure(
             self.percent,
             max(1, self.steps // 2),
-            max(1, self.joules // 2),
-            self.milliseconds // 2,
+            Joules(max(1, self.joules // 2)),
+            Milliseconds(self.milliseconds // 2),
             self.windows // 2,
             self.spread // 2,
             self.lagged // 2,
@@ -147,10 +149,10 @@ class Sample:
     attempt: int
     step: int
     """Steps done, of all attempts: it goes back when a job begins anew at a checkpoint."""
-    joules: int
+    joules: Joules
     """Used in all, of the kinds that its budget counts; as nearly as possible of the moment at which the step was read."""
-    moment: int
-    """Unix time in milliseconds."""
+    moment: Milliseconds
+    """Unix time."""
     percent: int
     """The cap that is asked for; 100 for none."""
     complete: bool = True
@@ -174,8 +176,8 @@ def observe(
     track: Track,
     sample: Sample,
     *,
-    settle_milliseconds: int = SETTLE_MILLISECONDS,
-    window_milliseconds: int = WINDOW_MILLISECONDS,
+    settle_milliseconds: Milliseconds = SETTLE_MILLISECONDS,
+    window_milliseconds: Milliseconds = WINDOW_MILLISECONDS,
 ) -> Track:
     """Take in one sample; where reports come more often, less time need settle and windows may be shorter.
 
@@ -202,7 +204,7 @@ def measure(
     before: Sample,
     after: Sample,
     *,
-    window_milliseconds: int = WINDOW_MILLISECONDS,
+    window_milliseconds: Milliseconds = WINDOW_MILLISECONDS,
 ) -> tuple[CapMeasure, ...]:
     """The measures with one window more; the same object where these two samples make none."""
     if (
@@ -216,7 +218,9 @@ def measure(
     by_cap = {m.percent: m for m in measures}
     known = by_cap.get(after.percent, CapMeasure(after.percent))
     by_cap[after.percent] = known.add(
-        after.step - before.step, after.joules - before.joules, after.moment - before.moment
+        after.step - before.step,
+        subtract(after.joules, before.joules),
+        subtract(after.moment, before.moment),
     )
     return tuple(by_cap[percent] for percent in sorted(by_cap, reverse=True))
 

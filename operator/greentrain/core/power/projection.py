@@ -24,7 +24,7 @@ from greentrain.core.power.measures import (
     PRECISE_MILLIONTHS,
     CapMeasure,
 )
-from greentrain.quantities import Joules, format_energy
+from greentrain.quantities import Joules, Milliseconds, add, format_energy, subtract
 
 RUNG_PERCENT = 10
 """Distance of two caps that are tried, in percent points: less saves hardly anything (a few percent of a step's energy), and
@@ -35,7 +35,7 @@ RAISE_MARGIN_PERCENT = 2
 """A higher cap must fit with so much of the budget left over to be gone back to: so caps do not go up and down."""
 
 
-LEAST_GAIN_MILLISECONDS = 120_000
+LEAST_GAIN_MILLISECONDS = Milliseconds(120_000)
 """And it must let the job end so much earlier: to bring a cap into force everywhere takes up to half a minute."""
 
 
@@ -76,7 +76,7 @@ class Projection:
     """In all, with what is used; None where it is not known."""
     uncertainty_joules: Joules | None = None
     """By how much that may be wrong, with 95 % confidence."""
-    milliseconds: int | None = None
+    milliseconds: Milliseconds | None = None
     """Until the end."""
     exceeds: Exceeds = "Unknown"
 
@@ -87,19 +87,19 @@ class Estimate(Projection):
 
     joules: Joules
     uncertainty_joules: Joules
-    milliseconds: int
+    milliseconds: Milliseconds
     exceeds: Exceeds
 
     @property
     def most(self) -> Joules:
         """What is not exceeded, with 95 % confidence or more."""
-        return Joules(self.joules + self.uncertainty_joules)
+        return add(self.joules, self.uncertainty_joules)
 
 
 def project(
-    measures: Sequence[CapMeasure], percent: int, *, used: int, steps_left: int | None, budget: int
+    measures: Sequence[CapMeasure], percent: int, *, used: Joules, steps_left: int | None, budget: Joules
 ) -> Projection:
-    """What a job will have used that has `used` joules now and goes on at this cap.
+    """What a job will have used that has `used` so much now and goes on at this cap.
 
     Whether they exceed the budget is said as soon as it is beyond their error, but not before the least was measured.
     """
@@ -109,19 +109,19 @@ def project(
     return _estimate(found, used=used, steps_left=steps_left, budget=budget)
 
 
-def _estimate(found: CapMeasure, *, used: int, steps_left: int, budget: int) -> Estimate:
+def _estimate(found: CapMeasure, *, used: Joules, steps_left: int, budget: Joules) -> Estimate:
     """The projection at a cap at which at least one step was measured."""
     steps_left = max(0, steps_left)
-    left = -(-found.joules * steps_left // found.steps)
+    left = Joules(-(-found.joules * steps_left // found.steps))
     error = max(found.error_millionths, LEAST_ERROR_MILLIONTHS)
-    uncertainty = -(-left * error // MILLIONTHS)
+    uncertainty = Joules(-(-left * error // MILLIONTHS))
     exceeds: Exceeds = "Unknown"
     if found.windows >= LEAST_WINDOWS and used + left + uncertainty <= budget:
         exceeds = "No"
     elif found.windows >= LEAST_WINDOWS and used + left - uncertainty > budget:
         exceeds = "Yes"
-    milliseconds = found.milliseconds * steps_left // found.steps
-    return Estimate(found.percent, Joules(used + left), Joules(uncertainty), milliseconds, exceeds)
+    milliseconds = Milliseconds(found.milliseconds * steps_left // found.steps)
+    return Estimate(found.percent, add(used, left), uncertainty, milliseconds, exceeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +151,12 @@ def choose_cap(
     percent: int,
     ladder: Sequence[int],
     *,
-    used: int,
+    used: Joules,
     steps_left: int | None,
-    budget: int,
+    budget: Joules,
     max_slowdown_percent: int | None = None,
 ) -> Choice:
-    """Which cap of the ladder a job is to have that has used `used` joules of its budget, and has `percent` now.
+    """Which cap of the ladder a job is to have that has `used` so much of its budget, and has `percent` now.
 
     The highest one that was measured and fits; where none does, the next one below those that were measured; where there
     is none, the one at which a step costs least. A higher one than one that fits must do so with a margin and let the job
@@ -207,28 +207,28 @@ class _Rungs:
     found: Mapping[int, Estimate]
     """Of those that were measured well enough."""
 
-    def is_due(self, rung: int, budget: int) -> bool:
+    def is_due(self, rung: int, budget: Joules) -> bool:
         """Whether a cap that fits is good enough to leave the one in force for it, or to keep it."""
         here = self.here
         if here not in self.allowed:
             return True
-        ample = self.found[rung].most + _margin(budget) <= budget
+        ample = add(self.found[rung].most, _margin(budget)) <= budget
         if here in self.found and self.found[here].exceeds != "No":
             # Where others cost as much, which of them fits is chance.
             return ample or _is_worse(self.measures[here], self.measures[rung], SAME_PERCENT)
         return rung <= here or (ample and _is_earlier(self.estimates, rung, here))
 
-    def find_best(self, budget: int) -> int | None:
+    def find_best(self, budget: Joules) -> int | None:
         """The highest cap that fits and is due; None where none is."""
         fits = (rung for rung, one in self.found.items() if one.exceeds == "No")
         return max((rung for rung in fits if self.is_due(rung, budget)), default=None)
 
 
-def _margin(budget: int) -> int:
-    return budget * RAISE_MARGIN_PERCENT // 100
+def _margin(budget: Joules) -> Joules:
+    return Joules(budget * RAISE_MARGIN_PERCENT // 100)
 
 
-def _choose(rungs: _Rungs, used: int, budget: int) -> Choice:
+def _choose(rungs: _Rungs, used: Joules, budget: Joules) -> Choice:
     """The cap among those that are allowed, and why, not counting that the one in force may be none of them."""
     here, allowed, by_cap, found = rungs.here, rungs.allowed, rungs.measures, rungs.found
     best = rungs.find_best(budget)
@@ -236,8 +236,8 @@ def _choose(rungs: _Rungs, used: int, budget: int) -> Choice:
         return Choice(here, "Measuring", _describe_measuring(by_cap.get(here, CapMeasure(here))))
     above = min((rung for rung in allowed if rung > here), default=here)
     if best == here and above not in found:
-        bound = used - (used - found[here].most) * above // here
-        if bound + _margin(budget) <= budget:
+        bound = subtract(used, Joules(subtract(used, found[here].most) * above // here))
+        if add(bound, _margin(budget)) <= budget:
             return Choice(above, "Trying", f"{_describe(found[here], budget)}; {above}% is tried")
     if best is not None:
         return Choice(best, _name_move(here, best), _describe(found[best], budget))
@@ -307,7 +307,7 @@ def _is_worse(one: CapMeasure, than: CapMeasure, percent: int) -> bool:
     return one.joules * than.steps * 100 > than.joules * one.steps * (100 + percent)
 
 
-def _describe(one: Estimate, budget: int) -> str:
+def _describe(one: Estimate, budget: Joules) -> str:
     return (
         f"at {one.percent}% it would use {format_energy(one.joules)} of {format_energy(budget)}, "
         f"give or take {format_energy(one.uncertainty_joules)}"

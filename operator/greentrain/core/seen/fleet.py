@@ -15,6 +15,7 @@ from datetime import datetime
 from greentrain.api.conditions import is_true
 from greentrain.api.nodepower import NodePowerStatus, lowest_percent
 from greentrain.core.seen.snapshot import Fleet
+from greentrain.quantities import Amount, Milliwatts, typed
 
 
 def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet | None:
@@ -28,15 +29,16 @@ def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet 
     standing = (
         x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts for x in cards
     )
+    defaults = (x.default_milliwatts for x in cards)
     ranges = (
         lowest_percent(x.min_milliwatts, x.default_milliwatts)
         for x in cards
         if x.min_milliwatts and x.default_milliwatts
     )
     return Fleet(
-        limit_milliwatts=max((x for x in standing if x), default=None),
+        limit_milliwatts=typed(Milliwatts, max((x for x in standing if x), default=None)),
         report_seconds=status.report_interval_seconds,
-        default_milliwatts=max((x.default_milliwatts for x in cards if x.default_milliwatts), default=None),
+        default_milliwatts=typed(Milliwatts, max((d for d in defaults if d), default=None)),
         lowest_percent=max(ranges, default=None),
         heard=heard,
         without_host=() if is_true(status.conditions, "HostReadable") else (name,),
@@ -75,10 +77,10 @@ def join(nodes: Collection[Fleet]) -> Fleet:
     )
 
 
-def _find_highest(figures: Iterable[int | None]) -> int | None:
+def _find_highest(figures: Iterable[Amount | None]) -> Amount | None:
     return max((f for f in figures if f is not None), default=None)
 
 
-def _find_second(figures: Iterable[int | None]) -> int | None:
+def _find_second(figures: Iterable[Amount | None]) -> Amount | None:
     known = sorted((f for f in figures if f is not None), reverse=True)
     return known[min(1, len(known) - 1)] if known else None

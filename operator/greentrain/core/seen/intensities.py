@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from greentrain.api.spec import Basis
 from greentrain.carbon.embodied import Embodied
 from greentrain.carbon.intensity import Absent, Intensity
-from greentrain.quantities import from_years
+from greentrain.quantities import Thousandths, from_years
 
 ALLOWANCE_SECONDS = 3600
 """How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
@@ -38,8 +38,8 @@ class CarbonSource:
     embodied: Callable[[str], Embodied | None] = lambda _: None
     """A GPU's product name → what making one emitted."""
     lifetime_seconds: int = LIFETIME_SECONDS
-    pue: int | None = None
-    """Thousandths; None where the settings say none."""
+    pue: Thousandths | None = None
+    """None where the settings say none."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
 
@@ -100,8 +100,8 @@ class Intensities:
     figures: Mapping[str, Embodied | None] = field(default_factory=dict)
     """A GPU's product name → what making one emitted; None where that is not known."""
     lifetime_seconds: int = LIFETIME_SECONDS
-    pue: int | None = None
-    """Thousandths; None where the settings say none."""
+    pue: Thousandths | None = None
+    """None where the settings say none."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
 

@@ -21,6 +21,7 @@ from greentrain.core.seen.intensities import Intensities
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod, Rank, Raw
 from greentrain.core.seen.times import parse_time
+from greentrain.quantities import Joules, Milliwatts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,11 @@ class Job:
 class Fleet:
     """What is known of the GPUs that a job's pods are on, or may come to be on, from the nodes that report (`core.seen.fleet`)."""
 
-    limit_milliwatts: int | None = None
+    limit_milliwatts: Milliwatts | None = None
     """The highest power limit one of them has, or gets back when a cap ends; None where no node reports one."""
     report_seconds: int | None = None
     """The longest interval of the nodes' reports."""
-    default_milliwatts: int | None = None
+    default_milliwatts: Milliwatts | None = None
     """The highest default limit of one of them."""
     lowest_percent: int | None = None
     """The lowest limit that all of them can have, as a share of their default limit."""
@@ -104,7 +105,7 @@ class Snapshot:
     """The deciding rank's own word, None where it did not answer."""
     sampled: datetime | None = None
     """When it was asked for that; None where its word is in the stored status already."""
-    sampled_joules: int | None = None
+    sampled_joules: Joules | None = None
     """What the job had used by then; None for what it has used now."""
     obstacles: tuple[Obstacle, ...] = ()
     template_problems: tuple[TemplateProblem, ...] = ()

@@ -15,6 +15,7 @@ from greentrain.api.status import (
     GreenTrainingJobStatus,
     PowerStatus,
 )
+from greentrain.quantities import Milliwatts, format_power, to_whole_watts
 
 NONE = "<none>"
 """A column where nothing was asked for, as kubectl prints it elsewhere."""
@@ -157,7 +158,7 @@ def _display_draw(energy: EnergyStatus | None, attempt: AttemptStatus | None) ->
     if energy is None or energy.draw_milliwatts is None:
         running = attempt is not None and attempt.end_time is None
         return UNKNOWN if running and _asks_for_gpus(attempt) else NONE
-    return f"{round(energy.draw_milliwatts / 1000)}W"
+    return format_power(to_whole_watts(Milliwatts(energy.draw_milliwatts)))
 
 
 def _display_cap(power: PowerStatus | None) -> str:

@@ -16,12 +16,12 @@ from greentrain.devices.errors import DeviceError, Gone, Hanging, OutOfRange
 from greentrain.devices.nvidia.answers import ABSENT, LOST, STALE, UNUSABLE
 from greentrain.energy.intervals import CardReading
 from greentrain.node.cards import Card, CurrentLimits, Partition, known_limit
-from greentrain.quantities import format_power
+from greentrain.quantities import Millijoules, Milliwatts, format_power
 
 BUSY_PERCENT = 5
 """Utilization from which a card counts as working; an assumption, for NVML names no threshold."""
 
-MOST_MILLIWATTS = 10_000_000
+MOST_MILLIWATTS = Milliwatts(10_000_000)
 """A power above 10 kW is garbage, not a reading: no card comes near it."""
 
 _T = TypeVar("_T")
@@ -99,8 +99,8 @@ _BUSY_ABSENT = ABSENT | {pynvml.NVML_ERROR_NO_PERMISSION}
 
 def read(slot: Slot) -> CardReading:
     """What the card has used and draws now, as far as it says so."""
-    counter: int | None = _ask_optional(slot, pynvml.nvmlDeviceGetTotalEnergyConsumption)
-    draw: int | None = _ask_optional(slot, pynvml.nvmlDeviceGetPowerUsage)
+    counter: Millijoules | None = _ask_optional(slot, pynvml.nvmlDeviceGetTotalEnergyConsumption)
+    draw: Milliwatts | None = _ask_optional(slot, pynvml.nvmlDeviceGetPowerUsage)
     if draw is not None and not 0 <= draw <= MOST_MILLIWATTS:
         draw = None
     return CardReading(counter, draw, _is_busy(slot))
@@ -137,7 +137,7 @@ def _is_binding(slot: Slot) -> bool | None:
     return None if reasons is None else bool(reasons & pynvml.nvmlClocksThrottleReasonSwPowerCap)
 
 
-def set_limit(slot: Slot, milliwatts: int) -> OutOfRange | None:
+def set_limit(slot: Slot, milliwatts: Milliwatts) -> OutOfRange | None:
     """Set the card's power limit; OutOfRange where it takes other limits than this."""
     try:
         pynvml.nvmlDeviceSetPowerManagementLimit(_find(slot), milliwatts)

@@ -22,6 +22,7 @@ from greentrain.devices.nvidia.calls import Slot, describe, read, read_current_l
 from greentrain.devices.nvidia.threads import Round, Session
 from greentrain.energy.intervals import CardReading
 from greentrain.node.cards import Card, CurrentLimits
+from greentrain.quantities import Milliwatts
 
 SLOW_SECONDS = 0.05
 """A card that took longer than this is asked on a thread of its own the next time."""
@@ -167,7 +168,7 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         """
         return await self._ask_one(uuid, read_current_limits, deadline)
 
-    async def set_limit(self, uuid: str, milliwatts: int, *, deadline: float = READ_SECONDS) -> None:
+    async def set_limit(self, uuid: str, milliwatts: Milliwatts, *, deadline: float = READ_SECONDS) -> None:
         """Set one card's power limit; whether it holds, and for how long, only reading it again shows.
 
         Raises:

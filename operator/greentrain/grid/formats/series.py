@@ -30,7 +30,7 @@ from greentrain.quantities import (
     Intensity,
     format_size,
     format_unix_time,
-    in_grams_per_kilowatt_hour,
+    in_whole_grams_per_kilowatt_hour,
     parse_intensity,
     to_intensity,
 )
@@ -82,7 +82,7 @@ class Period:
 
     begin: float
     end: float
-    milligrams: int
+    milligrams: Intensity
     issued: float | None = None
     """The Unix time at which it was published; None where the file does not say."""
 
@@ -119,7 +119,7 @@ class _Row:
     zone: str
     begin: float
     until: float | None
-    milligrams: int
+    milligrams: Intensity
     issued: float | None = None
 
 
@@ -190,7 +190,7 @@ def parse_grams(text: str) -> Intensity:
     Raises:
         ValueError: it is not that, negative, or more than 5,000 g; the text says what would be right.
     """
-    form = f"write grams of CO2e per kWh from 0 to {in_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
+    form = f"write grams of CO2e per kWh from 0 to {in_whole_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
     if text.endswith("gCO2e/kWh"):
         try:
             return parse_intensity(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from greentrain import quantities
 from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.source import Refreshed, other_basis
@@ -15,7 +16,7 @@ class Fixed:
     """So many milligrams of CO2 equivalent per kilowatt-hour, in one zone or (None) in all."""
 
     name: str
-    milligrams: int
+    milligrams: quantities.Intensity
     basis: Basis
     zone: str | None = None
 

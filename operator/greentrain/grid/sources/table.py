@@ -17,6 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import cast
 
+from greentrain import quantities
 from greentrain.api.spec import Basis
 from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.grid.source import Refreshed, other_basis
@@ -36,7 +37,7 @@ class Row:
     zone: str
     label: str
     basis: Basis
-    milligrams: int
+    milligrams: quantities.Intensity
     """Milligrams of CO2 equivalent per kilowatt-hour."""
     year: int
     dataset: str
@@ -119,7 +120,7 @@ def read_rows() -> tuple[Row, ...]:
             zone=r["zone"],
             label=r["name"],
             basis=cast(Basis, r["basis"]),
-            milligrams=int(to_intensity(Decimal(r["intensity"]))),
+            milligrams=quantities.Intensity(int(to_intensity(Decimal(r["intensity"])))),
             year=int(r["year"]),
             dataset=r["dataset"],
             source=r["source"],
