@@ -70,7 +70,7 @@ check: python ## Everything that must hold: style, types, test, seeds, demo, e2e
 replay: venv ## Decide a pass again by a stored snapshot, as in: make replay FILE=team.digits.json
 	@$(BIN)/greentrain replay $(FILE)
 
-bench: python ## Run the benchmarks of docs/benchmarks.md in the sandbox.
+bench: python ## Run the benchmarks of docs/reference/benchmarks.md in the sandbox.
 	@$(SANDBOX) demo --without-job
 	@$(BIN)/python -m tests.bench
 

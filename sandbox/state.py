@@ -290,7 +290,7 @@ def check_alive(sandbox: Sandbox, name: str, program: Program) -> None:
         raise SandboxError(
             f"{name} ended soon after its start.",
             log=sandbox.log / f"{name}.log",
-            remedy="python3 -m sandbox down, then up again; docs/sandbox.md has known causes",
+            remedy="python3 -m sandbox down, then up again; docs/start/sandbox.md has known causes",
         )
 
 

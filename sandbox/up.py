@@ -117,7 +117,7 @@ def wait_ready(
         lambda: SandboxError(
             f"{name} was not ready within {timeout:.0f} s.",
             log=sandbox.log / f"{name}.log",
-            remedy="python3 -m sandbox down, then up again; docs/sandbox.md has known causes",
+            remedy="python3 -m sandbox down, then up again; docs/start/sandbox.md has known causes",
         ),
     )
 

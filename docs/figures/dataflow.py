@@ -1,4 +1,4 @@
-"""Draws dataflow.svg, the picture of docs/architecture.md: `python docs/figures/dataflow.py > docs/figures/dataflow.svg`."""
+"""Draws dataflow.svg, the picture of docs/internals/architecture.md: `python docs/figures/dataflow.py > docs/figures/dataflow.svg`."""
 
 from __future__ import annotations
 

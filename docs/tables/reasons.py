@@ -1,4 +1,4 @@
-"""Writes docs/reasons.md from the table of reasons: `python docs/tables/reasons.py > docs/reasons.md`."""
+"""Writes docs/reference/reasons.md from the table of reasons: `python docs/tables/reasons.py > docs/reference/reasons.md`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ The column REASON of `kubectl get greentrainingjobs` has one word: why the job i
 it trains or has succeeded. The same word is the reason of one of its conditions (`kubectl describe gtj NAME`), whose message
 has the numbers. *STATE* is given where the reason decides it; *event* is the type of the event that the operator makes.
 [lifecycle.md](lifecycle.md) has the conditions, [restarts.md](restarts.md) what restarts a job and what fails it, and
-[caps.md](caps.md#reasons) the reasons of `PowerCapped`.
+[caps.md](../tasks/caps.md#reasons) the reasons of `PowerCapped`.
 
 This page is written from `operator/greentrain/api/reasons.py`, the table that the operator decides by.
 

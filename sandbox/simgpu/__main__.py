@@ -16,7 +16,7 @@ from sandbox.simgpu.cards import NANOSECONDS, Calls, Card, Cards, CardsError, Fa
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sandbox.simgpu", description="Simulated GPUs below NVML; docs/simgpu.md."
+        prog="python -m sandbox.simgpu", description="Simulated GPUs below NVML; docs/internals/simgpu.md."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

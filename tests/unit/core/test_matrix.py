@@ -1,4 +1,4 @@
-"""docs/restarts.md is the table: each of its cells is played to its end, in both orders of arrival."""
+"""docs/reference/restarts.md is the table: each of its cells is played to its end, in both orders of arrival."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from greentrain.core.seen.times import format_time
 from tests.support.manifests import build_job
 from tests.support.snapshots import START, at, job_of, seen
 
-PAGE = Path(__file__).parents[3] / "docs/restarts.md"
+PAGE = Path(__file__).parents[3] / "docs/reference/restarts.md"
 POLICIES = ("Never", "OnFailure", "Always", "ExitCode")
 Body = dict[str, Any]
 
