@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def describe(state: Cards) -> str:
-    """A table of every card as it truly is, for people."""
+    """A table of every card as it truly is."""
     lines = ["CARD  PROFILE     LOAD   DRAW W  LIMIT W  ENFORCED W  CLOCK MHZ  SPEED    ENERGY J  FAULTS"]
     for card in state:
         reading = state.read_card(card)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 READ = {
     "operator": "*.py",
     "trainer": "*.py",
+    "sandbox": "*.py",
     "charts": "*",
     "docs": "*.md",
     "examples": "*",

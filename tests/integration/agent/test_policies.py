@@ -55,7 +55,7 @@ NO_NODE = (
 NOT_ITS_OWN = "an agent writes the NodePower of its own node only"
 STATUS_ONLY = "an agent writes the status of a NodePower only; its spec is the operator's"
 WITH_SPEC = "an agent creates a NodePower with an empty spec; the spec is the operator's"
-WITH_FINALIZERS = "an agent creates a NodePower without finalizers; they would hold it after its node is gone"
+WITH_FINALIZERS = "an agent creates a NodePower without finalizers; they would keep it after its node is gone"
 NOT_LISTED = (
     "an agent evicts pods alone that the operator has listed in the NodePower of the agent's own node"
 )
