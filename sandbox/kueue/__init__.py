@@ -212,7 +212,7 @@ def remove(sandbox: Sandbox) -> str:
     """Uninstall Kueue, its queues first; returns what was done, in words.
 
     Raises:
-        SandboxError: workloads of Kueue's are still there: a pod that Kueue holds would keep its finalizer for ever.
+        SandboxError: workloads of Kueue's are still there: a pod that Kueue manages would keep its finalizer.
     """
     cluster = build_cluster(sandbox)
     if cluster.read_json("get", "namespace", NAMESPACE) is None:

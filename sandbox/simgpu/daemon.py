@@ -279,7 +279,7 @@ async def run(places: Places, gpus: Gpus, mode: CgroupMode) -> None:
 
 @contextlib.contextmanager
 def _hold_lock(places: Places) -> Iterator[None]:
-    """Keep a second daemon from the same cards; the kernel lets go of it whatever ends this program."""
+    """Keep a second daemon from the same cards; the kernel releases it whatever ends this program."""
     with (places.judge / "lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
