@@ -51,7 +51,7 @@ long: python ## Run seeds that no other tier runs (FIRST=200 LAST=999); about 20
 	@$(SANDBOX) environment --with-binaries
 	@$(PYTEST) $(SIDE_BY_SIDE) --seeds $(or $(FIRST),200)-$(or $(LAST),999) $(LIVES)
 
-choose: venv ## Choose anew which seeds make test runs, by what happens in each life.
+choose: venv ## Choose again which seeds make test runs, by what happens in each life.
 	@$(BIN)/python -m tests.choose
 
 demo: python ## From nothing to a trained model: sandbox, images, chart and the digits job (about 10 min the first time).
@@ -64,13 +64,13 @@ e2e: python ## Run the end-to-end tests in a sandbox of two nodes: quiet ones si
 	@$(SANDBOX) kueue
 	@$(PYTEST) tests/e2e/kueue; status=$$?; $(SANDBOX) kueue --remove && exit $$status
 
-check: python ## Everything that must hold: style, types, test, seeds, demo, e2e, in that order; minutes and slowest tests.
+check: python ## Everything that a change must pass: style, types, test, seeds, demo, e2e, in that order; minutes and slowest tests.
 	@$(PYTHON) -B -m sandbox.checks $(MAKE)
 
 replay: venv ## Decide a pass again by a stored snapshot, as in: make replay FILE=team.digits.json
 	@$(BIN)/greentrain replay $(FILE)
 
-bench: python ## Run the benchmarks of docs/benchmarks.md in the sandbox.
+bench: python ## Run the benchmarks of docs/reference/benchmarks.md in the sandbox.
 	@$(SANDBOX) demo --without-job
 	@$(BIN)/python -m tests.bench
 

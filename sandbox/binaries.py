@@ -48,7 +48,7 @@ PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-sch
 
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 WAY_OUT = (
-    f"; or name a folder that holds {', '.join(PROGRAMS[:-1])} and {PROGRAMS[-1]} of Kubernetes {MINOR}"
+    f"; or name a folder with {', '.join(PROGRAMS[:-1])} and {PROGRAMS[-1]} of Kubernetes {MINOR}"
     f" in {ASSETS_VARIABLE}"
 )
 

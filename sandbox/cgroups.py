@@ -46,7 +46,7 @@ class CgroupMode:
 
 
 def decide_mode(mounts: str, *, systemd: bool) -> CgroupMode:
-    """The mode for the text of /proc/mounts; `systemd` tells whether it runs this machine.
+    """The mode for the text of /proc/mounts; `systemd` says whether it runs this machine.
 
     Raises:
         SandboxError: no cgroups are mounted.

@@ -1,6 +1,6 @@
 """etcd and kube-apiserver: how both are started, and the two alone on loopback for the integration tests.
 
-The sandbox (`up`) and the tests start the same server with the same arguments; what differs is told by `ServerSettings`.
+The sandbox (`up`) and the tests start the same server with the same arguments; what differs is in `ServerSettings`.
 """
 
 from __future__ import annotations

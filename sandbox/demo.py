@@ -116,7 +116,7 @@ def build_manifest(text: str, target: Target, trainer: str) -> str:
     Where agents are not asked for, neither are GPUs, budgets nor a cap: nothing there would measure them.
 
     Raises:
-        SandboxError: the example no longer holds what is to be replaced.
+        SandboxError: the example no longer has what is to be replaced.
     """
     if target.is_sandbox:
         return text
@@ -137,7 +137,7 @@ def build_manifest(text: str, target: Target, trainer: str) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """What is told of a job: one line when it changes, and how it ended."""
+    """What is printed of a job: one line when it changes, and how it ended."""
 
     line: str
     notes: tuple[str, ...]
@@ -162,7 +162,7 @@ _CALM = {
 
 
 def build_view(job: Mapping[str, Any]) -> View:
-    """What to tell of a GreenTrainingJob as the API server returns it."""
+    """What to print of a GreenTrainingJob as the API server returns it."""
     status = job.get("status") or {}
     conditions = {c.get("type"): c for c in status.get("conditions") or []}
 
@@ -226,7 +226,7 @@ def gather_views(cluster: Cluster, namespace: str, seconds: float) -> Iterator[V
         missed = missed + 1 if job is None else 0
         if missed >= 10:
             raise SandboxError(
-                f"The job {JOB} is not in {namespace} any more; someone deleted it. Run make demo again."
+                f"The job {JOB} is not in {namespace} any more; it was deleted. Run make demo again."
             )
         if job is not None:
             view = build_view(job)
@@ -280,7 +280,7 @@ def follow(cluster: Cluster, namespace: str, seconds: float = JOB_SECONDS) -> No
 
 
 def wait_energy(cluster: Cluster, namespace: str, seconds: float = 30.0) -> None:
-    """Wait until the last readings of a job's GPUs are in, where there are any; what is missing then is told as it is."""
+    """Wait until the last readings of a job's GPUs are in, where there are any; what is missing then is printed as it is."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         job = cluster.read_json("--namespace", namespace, "get", "greentrainingjob", JOB) or {}

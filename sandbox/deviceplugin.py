@@ -165,7 +165,7 @@ class DevicePlugin:
             async with self._changed:
                 self._devices = devices
                 self._changed.notify_all()
-            _tell(f"{self.resource}: {_describe(devices)}")
+            _report(f"{self.resource}: {_describe(devices)}")
         if not self.directory.is_dir():
             return  # a kubelet that starts for the first time makes it
         if self._own is None or _identify(self.socket) != self._own:
@@ -223,28 +223,28 @@ class DevicePlugin:
             try:
                 await call(request.SerializeToString(), timeout=REGISTER_SECONDS)
             except grpc.aio.AioRpcError as error:
-                _tell(f"The kubelet refused {self.resource}: {error.code().name}, {error.details()}")
+                _report(f"The kubelet refused {self.resource}: {error.code().name}, {error.details()}")
                 return False
-        _tell(f"{self.resource} registered: {_describe(self._devices)}")
+        _report(f"{self.resource} registered: {_describe(self._devices)}")
         return True
 
     async def _get_options(self, _request: Any, _context: Any) -> Any:
         return _build_options()
 
     async def _list_and_watch(self, _request: Any, _context: Any) -> AsyncIterator[Any]:
-        told: Mapping[str, bool] | None = None
+        sent: Mapping[str, bool] | None = None
         self._watchers += 1
         try:
             while True:
                 async with self._changed:
-                    while self._devices is told:
+                    while self._devices is sent:
                         await self._changed.wait()
-                    told = self._devices
+                    sent = self._devices
                 device = MESSAGES["Device"]
                 yield MESSAGES["ListAndWatchResponse"](
                     devices=[
                         device(ID=name, health="Healthy" if healthy else "Unhealthy")
-                        for name, healthy in told.items()
+                        for name, healthy in sent.items()
                     ]
                 )
         finally:
@@ -300,7 +300,7 @@ def _serve(
 
 
 def _identify(path: Path) -> tuple[int, ...] | None:
-    """What tells the file at a path from a later one there; None where there is none."""
+    """What distinguishes the file at a path from a later one there; None where there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -316,7 +316,7 @@ def _describe(devices: Mapping[str, bool]) -> str:
     return ", ".join(f"{name}{'' if healthy else ' (unhealthy)'}" for name, healthy in devices.items())
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

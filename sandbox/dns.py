@@ -116,7 +116,7 @@ class Mirror:
         self._lock = lock
 
     def follow(self) -> None:
-        """List and watch for ever."""
+        """List and watch without end."""
         while True:
             try:
                 self._follow_once()
@@ -142,7 +142,7 @@ class Mirror:
 
 
 def serve(sandbox: Sandbox) -> None:
-    """Keep the hosts file and dnsmasq up to date for ever."""
+    """Keep the hosts file and dnsmasq up to date without end."""
     changed, lock = threading.Event(), threading.Lock()
     api = build_api(sandbox.server)
     services = Mirror(api, "/api/v1/services", changed, lock)

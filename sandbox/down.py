@@ -111,7 +111,7 @@ def remove_sandbox(sandbox: Sandbox) -> list[str]:
         removed.append(f"kubelet's changes of {count} kernel settings")
     with contextlib.suppress(FileNotFoundError):
         for line in reversed(sandbox.made_folders.read_text().split()):
-            # Not empty means that someone else has come to use it.
+            # Not empty means that another program has come to use it.
             with contextlib.suppress(OSError):
                 Path(line).rmdir()
     if _retire_state(sandbox):

@@ -1,8 +1,8 @@
-"""Takes a node's power away and gives it back: what a lost node is, for people and tests that want to see one.
+"""Takes a node's power away and gives it back: what a lost node is, for users and tests that want to see one.
 
 Whatever ran on the node ends at once and says nothing, as on a machine whose plug was pulled: kubelet, containerd,
 kube-proxy, its shims and every container; its network and its cgroups are gone with it. The Node object stays, as it does
-in life, until somebody deletes it. Its simulated cards lose their counters and limits; what they used until then stays
+in life, until it is deleted. Its simulated cards lose their counters and limits; what they used until then stays
 known to their exact meter.
 """
 
@@ -57,7 +57,7 @@ def find_node_pids(sandbox: Sandbox, one: Node) -> set[int]:
 
 
 def power_off(sandbox: Sandbox, one: Node) -> int:
-    """End everything that runs on a node, without a word to anybody; returns how many processes there were.
+    """End everything that runs on a node, without warning any of it; returns how many processes there were.
 
     Raises:
         SandboxError: some do not end within 20 seconds.

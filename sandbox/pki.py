@@ -1,4 +1,4 @@
-"""The sandbox's own certificate authority, so that its API server, kubelets and clients trust each other and no one else.
+"""The sandbox's own certificate authority, so that its API server, kubelets and clients trust each other and nothing else.
 
 openssl makes every key (P-256: a millisecond each) and certificate; nothing leaves the state directory.
 """

@@ -1,4 +1,4 @@
-"""Runs other programs for the sandbox, so that every failure reads the same: what failed, its last words, the remedy.
+"""Runs other programs for the sandbox, so that every failure reads the same: what failed, its last lines, the remedy.
 
 A command of ours either succeeds quietly (its output in a log file) or raises `SandboxError` with the lines a person
 needs. Programs that are running are known here, so that a failing step can stop its neighbours by their process id.
@@ -54,8 +54,8 @@ def read_last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
     """The last `count` non-empty lines of a text file; none when it does not exist."""
     try:
         with path.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 64 * 1024))
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 64 * 1024))
             text = stream.read().decode(errors="replace")
     except OSError:
         return []

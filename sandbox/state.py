@@ -1,7 +1,7 @@
 """What the sandbox keeps on disk and which processes are its own, so that `down` finds everything a killed `up` left.
 
 Every process it starts carries the mark `GREENTRAIN_SANDBOX_OWNER=<directory>` in its environment and is recorded by
-process id, start time and boot. A record tells which part is alive; the mark finds what was started but never recorded
+process id, start time and boot. A record says which part is alive; the mark finds what was started but never recorded
 (a killed `up`) and what a part started in turn (containerd's shims). Nothing is ever ended by its name.
 """
 
@@ -124,12 +124,12 @@ class Sandbox:
 
     @property
     def volume(self) -> Path:
-        """What the ReadWriteMany PersistentVolume holds."""
+        """What the ReadWriteMany PersistentVolume contains."""
         return self.directory / "volume"
 
     @property
     def previous_volume(self) -> Path:
-        """What the volume held when the sandbox was last taken down."""
+        """What the volume contained when the sandbox was last taken down."""
         return self.directory / "volume.previous"
 
     @property
@@ -179,7 +179,7 @@ class Sandbox:
 
 @dataclass(frozen=True)
 class Program:
-    """One process, told from a later one of the same number by its start time (clock ticks since boot) and boot."""
+    """One process, distinguished from a later one of the same number by its start time (clock ticks since boot) and boot."""
 
     pid: int
     started: int
@@ -220,7 +220,7 @@ def read_boot_id() -> str:
 
 def parse_start_time(stat: str) -> int | None:
     """Start time in clock ticks in the text of /proc/PID/stat; None for a zombie, which has ended."""
-    # The name in parentheses may itself hold blanks and parentheses; what follows the last one is regular.
+    # The name in parentheses may itself contain blanks and parentheses; what follows the last one is regular.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in {"Z", "X"} else int(fields[19])
 
@@ -290,7 +290,7 @@ def check_alive(sandbox: Sandbox, name: str, program: Program) -> None:
         raise SandboxError(
             f"{name} ended soon after its start.",
             log=sandbox.log / f"{name}.log",
-            remedy="python3 -m sandbox down, then up again; docs/sandbox.md has known causes",
+            remedy="python3 -m sandbox down, then up again; docs/start/sandbox.md has known causes",
         )
 
 

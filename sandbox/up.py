@@ -85,7 +85,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def wait_until(true: Callable[[], bool], timeout: float, otherwise: Callable[[], SandboxError]) -> None:
-    """Ask `true` ten times a second until it holds.
+    """Ask `true` ten times a second until it is true.
 
     Raises:
         SandboxError: what `otherwise` builds, after `timeout` seconds.
@@ -117,7 +117,7 @@ def wait_ready(
         lambda: SandboxError(
             f"{name} was not ready within {timeout:.0f} s.",
             log=sandbox.log / f"{name}.log",
-            remedy="python3 -m sandbox down, then up again; docs/sandbox.md has known causes",
+            remedy="python3 -m sandbox down, then up again; docs/start/sandbox.md has known causes",
         ),
     )
 
@@ -149,7 +149,7 @@ def check_owner(sandbox: Sandbox) -> None:
         owner = Path(OWNER_FILE.read_text().strip())
         if owner != sandbox.directory and any(True for _ in find_marked(Sandbox(owner))):
             raise SandboxError(
-                f"A sandbox is up in {owner} and a machine holds one only; run:"
+                f"A sandbox is up in {owner} and a machine runs one only; run:"
                 f" {DIRECTORY_VARIABLE}={owner} python3 -m sandbox down"
             )
 
@@ -495,7 +495,7 @@ def build_steps(sandbox: Sandbox, count: int, gpus: Gpus, *, prepared: bool = Fa
         for one in nodes:
             nodecards.write_note(one, gpus)
         check_ports_free()
-        # Kept so far for whoever looks for a cause; the audit log of one cluster must not be counted for the next.
+        # Kept so far for those who look for a cause; the audit log of one cluster must not be counted for the next.
         shutil.rmtree(sandbox.log, ignore_errors=True)
         sandbox.directory.mkdir(parents=True, exist_ok=True)
         OWNER_FILE.write_text(f"{sandbox.directory}\n")

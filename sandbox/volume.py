@@ -57,7 +57,7 @@ def apply_volume(api: Api, sandbox: Sandbox) -> str:
         return "made"
     volume = api.get(VOLUME_PATH)
     if volume.get("status", {}).get("phase") == "Released":
-        # Retain keeps the dead claim's name on the volume for ever; another claim can bind only without it.
+        # Retain keeps the dead claim's name on the volume without end; another claim can bind only without it.
         api.patch(VOLUME_PATH, {"spec": {"claimRef": None}})
         return "freed for a new claim, its files kept"
     return "there"

@@ -1,6 +1,6 @@
 """What holds for every test: property tests are the same on every machine; lives are played once and chosen by `--seeds`.
 
-docs/testing.md describes the tiers and the options.
+docs/internals/testing.md describes the tiers and the options.
 """
 
 from __future__ import annotations

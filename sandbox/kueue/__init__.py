@@ -212,7 +212,7 @@ def remove(sandbox: Sandbox) -> str:
     """Uninstall Kueue, its queues first; returns what was done, in words.
 
     Raises:
-        SandboxError: workloads of Kueue's are still there: a pod that Kueue holds would keep its finalizer for ever.
+        SandboxError: workloads of Kueue's are still there: a pod that Kueue manages would keep its finalizer.
     """
     cluster = build_cluster(sandbox)
     if cluster.read_json("get", "namespace", NAMESPACE) is None:
@@ -220,7 +220,7 @@ def remove(sandbox: Sandbox) -> str:
     held = cluster.run_kubectl("get", "pods", "-A", "-l", "kueue.x-k8s.io/managed=true", "-o", "name").split()
     if held:
         raise SandboxError(
-            f"Kueue still holds {len(held)} pods, whose finalizers only it removes; delete their jobs first:"
+            f"Kueue still manages {len(held)} pods, whose finalizers only it removes; delete their jobs first:"
             " kubectl get pods -A -l kueue.x-k8s.io/managed=true"
         )
     for kind in ("localqueue --all-namespaces --all", "clusterqueue --all", "resourceflavor --all"):

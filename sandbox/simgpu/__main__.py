@@ -16,7 +16,7 @@ from sandbox.simgpu.cards import NANOSECONDS, Calls, Card, Cards, CardsError, Fa
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sandbox.simgpu", description="Simulated GPUs below NVML; docs/simgpu.md."
+        prog="python -m sandbox.simgpu", description="Simulated GPUs below NVML; docs/internals/simgpu.md."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def describe(state: Cards) -> str:
-    """A table of every card as it truly is, for people."""
+    """A table of every card as it truly is."""
     lines = ["CARD  PROFILE     LOAD   DRAW W  LIMIT W  ENFORCED W  CLOCK MHZ  SPEED    ENERGY J  FAULTS"]
     for card in state:
         reading = state.read_card(card)

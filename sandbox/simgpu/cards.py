@@ -119,7 +119,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Process:
-    """A process on a card: its id, the bytes it holds, and the number of the MIG instance it runs in."""
+    """A process on a card: its id, the bytes it uses, and the number of the MIG instance it runs in."""
 
     pid: int
     memory_bytes: int = 0
@@ -321,7 +321,7 @@ def create(
     """
     wanted = [Card(card) if isinstance(card, str) else card for card in cards]
     if not 1 <= len(wanted) <= MAX_CARDS:
-        raise BadValueError(f"cards: {len(wanted)} given; a state holds 1 to {MAX_CARDS}")
+        raise BadValueError(f"cards: {len(wanted)} given; a state has 1 to {MAX_CARDS}")
     keys = list(read_profiles())
     options = (_Options * len(wanted))()
     for index, card in enumerate(wanted):
@@ -331,7 +331,7 @@ def create(
             )
         instances = card.instances or ()
         if len(instances) > 7:
-            raise BadValueError(f"cards[{index}].instances: {len(instances)} given; a card holds at most 7")
+            raise BadValueError(f"cards[{index}].instances: {len(instances)} given; a card has at most 7")
         options[index].profile = keys.index(card.profile)
         options[index].mig = card.instances is not None
         options[index].persistence = card.persistence
@@ -411,7 +411,7 @@ class Cards:
             raise BadValueError(f"card: {arguments[0]} is not there; this state has 0 to {self.count - 1}")
         if code == -6:
             raise BadValueError(
-                f"a card holds at most {MAX_FAULTS} faults and {MAX_PROCESSES} processes; clear some first"
+                f"a card has at most {MAX_FAULTS} faults and {MAX_PROCESSES} processes; clear some first"
             )
         if code == -8:
             raise EventsLostError(
@@ -457,7 +457,7 @@ class Cards:
         self._call("simgpu_set_load", self._scope(card), round(load * 1_000_000))
 
     def set_memory(self, card: int, used_bytes: int) -> None:
-        """Set how much of a card's memory is used; `set_processes` sets it to what its processes hold."""
+        """Set how much of a card's memory is used; `set_processes` sets it to what its processes use."""
         if used_bytes < 0:
             raise BadValueError(f"used_bytes: {used_bytes} is negative")
         self._call("simgpu_set_memory", self._scope(card), used_bytes)
@@ -472,7 +472,7 @@ class Cards:
         self._call("simgpu_set_processes", self._scope(card), raw, len(processes))
 
     def set_limit(self, card: int, watts: float) -> None:
-        """Set a card's power limit as an administrator's tool would, whoever this process is.
+        """Set a card's power limit as an administrator's tool would, also where this process is not root.
 
         Raises:
             BadValueError: outside the card's range.

@@ -1,7 +1,7 @@
 """Makes simulated cards behave as if a node's pods computed on them; one program per node.
 
-It announces the cards to the node's kubelet, asks the kubelet four times a second which pod holds which, makes a card
-as busy as its holder's CPU, slows the holder as the card's clock falls, and tells the exact meter who holds what.
+It announces the cards to the node's kubelet, asks the kubelet four times a second which card is allocated to which pod, makes a card
+as busy as its pod's CPU, slows that pod as the card's clock falls, and reports the allocations to the exact meter.
 
 A holder may use `cores` per card at the highest clock and `cores` × slowdown below, at all times: were there no quota
 at the highest clock, the first watt of a cap would cost a pod that computes on two cores half its speed.
@@ -86,7 +86,7 @@ class Follower:
         pod_logs: Path,
         *,
         cores: float,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         """`pod_logs` is the kubelet's folder of NAMESPACE_POD_UID folders, `cores` what makes one card busy."""
         self._cards = cards
@@ -96,7 +96,7 @@ class Follower:
         self._throttle = throttle
         self._pod_logs = pod_logs
         self._cores = cores
-        self._tell = tell
+        self._report = report
         self._numbers = {cards.read_card(card).uuid: card for card in cards}
         self._held: dict[int, str | None] = {}
         self._holders: dict[PodKey, _Holder] | None = None
@@ -128,11 +128,11 @@ class Follower:
             listing = await self._kubelet.read_holdings()
         except (Unavailable, Unsupported) as error:
             if not self._silent:
-                self._tell(str(error))
+                self._report(str(error))
             self._silent = True
             return None
         if self._silent:
-            self._tell("The kubelet answers again.")
+            self._report("The kubelet answers again.")
             self._trusted_ns = self._cards.now_ns + round(TRUST_SECONDS * NANOSECONDS)
         self._silent = False
         found: dict[PodKey, set[int]] = {}
@@ -155,7 +155,7 @@ class Follower:
         for card, name in names.items():
             if card not in self._held or self._held[card] != name:
                 self._meter.hold(card, name)
-                self._tell(f"card {card}: {f'held by {name}' if name else 'free'}")
+                self._report(f"card {card}: {f'allocated to {name}' if name else 'free'}")
                 if name is None:
                     self._set_load(card, 0.0)
         self._held = names
@@ -221,7 +221,7 @@ async def _announce(plugin: DevicePlugin) -> None:
             await plugin.run()
         except (OSError, RuntimeError, grpc.RpcError) as error:
             # A kubelet that starts empties the directory of sockets, also while one is being made there.
-            _tell(f"The device plugin begins anew: {error}")
+            _report(f"The device plugin restarts: {error}")
         await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -236,7 +236,7 @@ async def run(places: Places, gpus: Gpus, mode: CgroupMode) -> None:
     node = places.node
     groups = PodCgroups(mode, node)
     throttle = Throttle(groups, places.quotas)
-    state, meter = open_boot(node, gpus, _tell)
+    state, meter = open_boot(node, gpus, _report)
     socket = node.directory / "kubelet" / "pod-resources" / "kubelet.sock"
     uuids = [state.read_card(card).uuid for card in state]
     plugin = DevicePlugin(node.directory / "kubelet" / "device-plugins", build_reader(uuids, places.lost))
@@ -250,10 +250,10 @@ async def run(places: Places, gpus: Gpus, mode: CgroupMode) -> None:
                 throttle,
                 node.directory / "log" / "pods",
                 cores=gpus.cores,
-                tell=_tell,
+                report=_report,
             )
             meter.save()
-            _tell(f"{gpus} of {node.name} in {places.state}, exact meter in {places.meter}")
+            _report(f"{gpus} of {node.name} in {places.state}, exact meter in {places.meter}")
             tasks = [
                 asyncio.ensure_future(work)
                 for work in (_announce(plugin), _watch(follower), _keep(meter.save, SAVE_SECONDS))
@@ -274,12 +274,12 @@ async def run(places: Places, gpus: Gpus, mode: CgroupMode) -> None:
             for error in ended:
                 if isinstance(error, Exception):
                     raise error
-    _tell("ended; every quota is as it was")
+    _report("ended; every quota is as it was")
 
 
 @contextlib.contextmanager
 def _hold_lock(places: Places) -> Iterator[None]:
-    """Keep a second daemon from the same cards; the kernel lets go of it whatever ends this program."""
+    """Keep a second daemon from the same cards; the kernel releases it whatever ends this program."""
     with (places.judge / "lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -290,7 +290,7 @@ def _hold_lock(places: Places) -> Iterator[None]:
         yield
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(line, flush=True)
 
 

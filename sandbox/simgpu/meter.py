@@ -1,8 +1,8 @@
 """The judge of every joule: an exact integral of what the cards drew, behind no NVML symbol.
 
 It reads the cards' own list of changes and multiplies integers (mW × ns = pJ). It knows nothing of NVML's counter, its
-steps and its faults, so it can say how right a program is that has only those. Each joule belongs to whoever held the
-card at that time, as the test or the daemon told; when nobody did, to `IDLE`.
+steps and its faults, so it can say how right a program is that has only those. Each joule belongs to the pod that the
+card was allocated to at that time, as the test or the daemon reported; when there was none, to `IDLE`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Meter:
     def _restore(self, meter: _CardMeter, saved: dict[str, Any], events: int) -> None:
         # A state made anew from the same seed has the same UUIDs, but fewer changes.
         if saved.get("uuid") != meter.uuid or saved["nextEvent"] > events:
-            raise BadValueError(f"path: {self._path} holds joules of other cards; name another file")
+            raise BadValueError(f"path: {self._path} has joules of other cards; name another file")
         meter.until_ns = saved["untilNanoseconds"]
         meter.next_event = saved["nextEvent"]
         meter.draws = [(at, draw) for at, draw in saved["draws"]]
@@ -93,17 +93,17 @@ class Meter:
         meter.picojoules = saved["picojoules"]
 
     def hold(self, card: int, holder: str | None, at_ns: int | None = None) -> None:
-        """Say who holds a card from a time on (`None`: nobody); times of one card must not go backwards.
+        """Report which pod a card is allocated to from a time on (`None`: none); times of one card must not go backwards.
 
         Raises:
-            BadValueError: the time is before the last one told, or so old that its joules are attributed already.
+            BadValueError: the time is before the last one reported, or so old that its joules are attributed already.
         """
         meter = self._meters[card]
         at = self._cards.now_ns if at_ns is None else at_ns
         earliest = max(meter.until_ns, meter.holders[-1][0])
         if at < earliest:
             raise BadValueError(
-                f"at_ns: {at} is before {earliest}; tell holders in order and within {LAG_NS} ns"
+                f"at_ns: {at} is before {earliest}; report allocations in order and within {LAG_NS} ns"
             )
         meter.holders.append((at, IDLE if holder is None else holder))
 
@@ -131,7 +131,7 @@ class Meter:
         return meter.read(at)
 
     def total(self, card: int, at_ns: int | None = None) -> int:
-        """Picojoules of a card, whoever held it."""
+        """Picojoules of a card, of all pods and idle."""
         return sum(self.read(card, at_ns).values())
 
     def joules(self, card: int, holder: str, at_ns: int | None = None) -> float:

@@ -75,7 +75,7 @@ def read_gpus(environ: Mapping[str, str] = os.environ) -> Gpus:
 
 
 def is_asked(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether somebody chose the cards, or left them at their default."""
+    """Whether a user chose the cards, or left them at their default."""
     return any(environ.get(name, "").strip() for name in (GPUS_VARIABLE, PROFILE_VARIABLE, CORES_VARIABLE))
 
 
@@ -170,7 +170,7 @@ def write_note(node: Node, gpus: Gpus) -> None:
 
 
 def build_version() -> str:
-    """What tells the daemon's present sources, its library's included, from others."""
+    """What distinguishes the daemon's present sources, its library's included, from others."""
     digest = hashlib.sha256(str(apply_libraries().folder).encode())
     for name in RESTART_ON:
         digest.update(Path(__file__).parent.joinpath(name).read_bytes())
@@ -189,18 +189,18 @@ def apply_library(node: Node) -> None:
     places = Places(node)
     places.shared.mkdir(parents=True, exist_ok=True)
     places.judge.mkdir(parents=True, exist_ok=True)
-    # Made elsewhere: the shared folder never holds anything but the library and the state.
+    # Made elsewhere: the shared folder has nothing but the library and the state.
     partial = places.judge / NVML
     shutil.copyfile(apply_libraries().nvml, partial)
     partial.chmod(0o755)
     partial.rename(places.shared / NVML)
 
 
-def open_boot(node: Node, gpus: Gpus, tell: Callable[[str], None]) -> tuple[Cards, Meter]:
+def open_boot(node: Node, gpus: Gpus, report: Callable[[str], None]) -> tuple[Cards, Meter]:
     """The node's cards and their exact meter as an earlier daemon of this boot left them, else those of a new boot.
 
     Cards whose state or meter cannot be gone on with (another layout or kind, events lost) begin a new boot: joules
-    that nobody can account for any more are not guessed. The UUIDs depend on the node's number only, as the cards of a
+    that nothing accounts for any more are not guessed. The UUIDs depend on the node's number only, as the cards of a
     machine stay the same over its boots.
     """
     places = Places(node)
@@ -210,7 +210,7 @@ def open_boot(node: Node, gpus: Gpus, tell: Callable[[str], None]) -> tuple[Card
         try:
             return _adopt(places, gpus)
         except (CardsError, OSError, ValueError, KeyError, TypeError) as error:
-            tell(f"a new boot begins, the last one's cards cannot be gone on with: {error}")
+            report(f"a new boot begins, the last one's cards cannot be gone on with: {error}")
     close_boot(node)
     places.shared.mkdir(parents=True, exist_ok=True)
     places.judge.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ def close_boot(node: Node) -> None:
 def read_picojoules(node: Node) -> dict[str, dict[str, int]]:
     """Exact picojoules up to now of each card (by UUID) by holder (`namespace/pod`, or `idle`), all boots together.
 
-    Who holds a card is known as of the daemon's last saving, at most a second ago.
+    Which pod a card is allocated to is known as of the daemon's last saving, at most a second ago.
     """
     places = Places(node)
     sums: dict[str, dict[str, int]] = {}

@@ -1,6 +1,6 @@
 """Lets pods be as busy and as slow as their cards: their CPU time read, their CPU quota set, through cgroups.
 
-A simulated card computes nothing, so the CPU of the pod that holds it stands in for it. Quotas are set on a pod's
+A simulated card computes nothing, so the CPU of the pod that it is allocated to stands in for it. Quotas are set on a pod's
 containers and never on the pod's own cgroup: on version 1 a child may not be allowed more than its parent, so a
 container with a CPU limit could not be started again in a pod that is slowed (runc: «invalid argument»).
 """
@@ -58,7 +58,7 @@ def smooth_load(before: float, now: float) -> float:
 
 
 def round_load(load: float) -> float:
-    """A load as a card is told it: in hundredths, so that not every look is a change, and whole from 0.97 on."""
+    """A load as a card is given it: in hundredths, so that not every look is a change, and whole from 0.97 on."""
     return 1.0 if load >= 0.97 else round(load, 2)
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench` prints them, docs/benchmarks.md keeps them; nothing here passes or fails."""
+"""Benchmarks: `make bench` prints them, docs/reference/benchmarks.md keeps them; nothing here passes or fails."""

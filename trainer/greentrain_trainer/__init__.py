@@ -5,8 +5,8 @@ agreed stop for all workers, checkpoints that are confirmed before they are name
 progress that can be read while it trains. `python -m greentrain_trainer PROGRAM` runs it; a program of
 one's own is a function that returns a `Program`.
 
-Importing this package imports nothing of weight: `python -m greentrain_trainer` does it before it can hold
-back a SIGTERM (`__main__`). What a program takes from here is fetched when it is asked for.
+Importing this package imports nothing of weight: `python -m greentrain_trainer` does it before it can block
+a SIGTERM (`__main__`). What a program takes from here is fetched when it is asked for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`python -m greentrain_trainer PROGRAM [options]`: hold signals back, then run the command.
+"""`python -m greentrain_trainer PROGRAM [options]`: block signals, then run the command.
 
 Process 1 of a container is not ended by a signal that it has no handler for: the kernel drops it, and a
 stop asked for while Python still imports (0.3 s on an idle machine, seconds on a busy one) would never be
-heard; the pod would train on until the end of its grace period. A blocked signal is kept instead
+handled; the pod would train on until the end of its grace period. A blocked signal is kept instead
 (`sig_ignored` in Linux's kernel/signal.c). `supervise` lets it through once its handlers stand.
 """
 

@@ -2,7 +2,7 @@
 
 Nothing about the data's position is saved in a checkpoint, because there is nothing to save: any number
 of workers, at any attempt, computes the same samples for the same step, and each takes its part. That is
-what makes a resume exact and a change of the worker count harmless (measured in docs/trainer.md).
+what makes a resume exact and a change of the worker count harmless (measured in docs/tasks/trainer.md).
 """
 
 from __future__ import annotations

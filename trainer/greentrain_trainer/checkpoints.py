@@ -73,7 +73,7 @@ def find_newest(directory: Path) -> int | None:
             continue
         if written == step:
             return step
-        log.warning("checkpoint %s-%d holds step %d and is passed over", NAME, step, written)
+        log.warning("checkpoint %s-%d contains step %d and is skipped", NAME, step, written)
     if steps:
         raise failed(
             f"None of the {len(steps)} checkpoints in {directory} can be read; delete them to begin at step 0."

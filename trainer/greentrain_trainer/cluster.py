@@ -1,6 +1,6 @@
 """TF_CONFIG, TensorFlow's description of a cluster, parsed and checked before TensorFlow sees it.
 
-TensorFlow takes a wrong TF_CONFIG without a word and then waits for ever for a peer that cannot come;
+TensorFlow accepts a wrong TF_CONFIG without an error and then waits without end for a peer that cannot come;
 here every fault is one sentence and exit code 2.
 """
 
@@ -84,10 +84,10 @@ def parse_cluster(text: str | None) -> Cluster:
     if not isinstance(jobs, dict) or not isinstance(task, dict):
         raise misused(f"{Env.TF_CONFIG} must have the maps `cluster` and `task`, and it is: {text[:200]}")
     named = {*map(str, jobs), str(task.get("type", WORKER))}
-    strangers = sorted(named - {CHIEF, WORKER})
-    if strangers:
+    unknown = sorted(named - {CHIEF, WORKER})
+    if unknown:
         raise misused(
-            f"{Env.TF_CONFIG} names replica type {strangers[0]!r}; this trainer runs chief and worker only, "
+            f"{Env.TF_CONFIG} names replica type {unknown[0]!r}; this trainer runs chief and worker only, "
             f"so give such a job a script of its own."
         )
     cluster = Cluster(

@@ -181,7 +181,7 @@ class Course:
 
     def _plain_model(self) -> Any:
         # Evaluated and saved is a copy outside the strategy: `predict` of a model inside it is a
-        # collective, which the chief alone would wait in for ever.
+        # collective, in which the chief alone would wait without end.
         if self._plain is None:
             self._plain = self.program.model()
         self._plain.set_weights(self.model.get_weights())

@@ -3,7 +3,7 @@
 Dropout and its like draw from `keras.random.SeedGenerator`s, each a seed and a counter that goes up with
 every draw. Keras (3.15) keeps them out of `tf.train.Checkpoint`, so that a resumed run would count from 0
 again and draw what the first steps drew. They also begin alike on every worker, which would all drop the
-same units. Here every generator is set anew before each step, so nothing about them needs saving, as with
+same units. Here every generator is seeded again before each step, so nothing about them needs saving, as with
 the order of the samples (`batches`).
 """
 

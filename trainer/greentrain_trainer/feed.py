@@ -17,7 +17,7 @@ from greentrain_trainer.ending import failed
 from greentrain_trainer.program import Program
 
 AHEAD = 2
-"""Batches held ready: one to take, one being built."""
+"""Batches in memory: one ready, one being built."""
 
 
 def iterate_batches(program: Program, shard: Shard, start: int, stop: int) -> Iterator[tuple[Any, Any]]:
@@ -82,7 +82,7 @@ class Feed:
             yield item
 
     def close(self) -> None:
-        """Let the thread end; what it holds ready is dropped."""
+        """Let the thread end; the batches that are ready are dropped."""
         self._closed = True
         while self._thread.is_alive():
             try:

@@ -38,7 +38,7 @@ def train_fit(course: Course) -> None:
         model.compile(course.optimizer, course.program.loss, jit_compile=False, auto_scale_loss=False)
     mend(course, vote)
     # At its end `fit` puts an optimizer's averaged weights (`use_ema`) into the model, also at an agreed
-    # stop: the checkpoint would hold them, and a resumed run would go on from them.
+    # stop: the checkpoint would contain them, and a resumed run would go on from them.
     course.optimizer.finalize_variable_values = _leave_variables
     try:
         model.fit(
@@ -62,7 +62,7 @@ def build_dataset(course: Course) -> Any:
     replicas = local_replicas(course.strategy)
 
     def batches() -> Iterator[tuple[Any, Any]]:
-        # Called anew at every iteration of the dataset; Keras makes one only to look at a batch.
+        # Called again at every iteration of the dataset; Keras makes one only to look at a batch.
         for batch in iterate_batches(course.program, course.shard, course.start, course.options.steps):
             yield from split_replicas(tf.nest.map_structure(tf.convert_to_tensor, batch), replicas)
 

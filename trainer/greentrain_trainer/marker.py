@@ -1,6 +1,6 @@
-"""Whose checkpoints a directory holds: a file with the job's UID, written before anything else.
+"""Whose checkpoints a directory has: a file with the job's UID, written before anything else.
 
-A job deleted and created again under the same name gets the same directory. Continuing a stranger's
+A job deleted and created again under the same name gets the same directory. Continuing another job's
 training, or pruning its checkpoints, must not happen silently, so the first chief leaves its job's UID
 and every rank of another job refuses to start.
 """
@@ -24,7 +24,7 @@ _UID = re.compile(r"[!-~]{1,253}")
 def read_marker(directory: Path) -> str | None:
     """The UID a checkpoint directory belongs to; None when it is unmarked or not there.
 
-    Raises `Ending` with exit code 1 when the marker cannot be read or holds no UID.
+    Raises `Ending` with exit code 1 when the marker cannot be read or has no UID.
     """
     try:
         text = (directory / MARKER).read_text(encoding="utf-8", errors="replace").strip()
@@ -37,9 +37,9 @@ def read_marker(directory: Path) -> str | None:
         ) from None
     if not _UID.fullmatch(text):
         raise failed(
-            f"The marker {directory / MARKER} is damaged: it should hold the UID of the job whose checkpoints "
-            f"these are, and it holds {text[:40]!r}. If they are this job's, delete the marker, and the next "
-            f"attempt writes it anew; else give this job another spec.checkpoint.path."
+            f"The marker {directory / MARKER} is damaged: it should contain the UID of the job whose checkpoints "
+            f"these are, and it contains {text[:40]!r}. If they are this job's, delete the marker, and the next "
+            f"attempt writes it again; else give this job another spec.checkpoint.path."
         )
     return text
 
@@ -55,7 +55,7 @@ def check_marker(directory: Path, uid: str) -> None:
 
 
 def write_marker(directory: Path, uid: str) -> None:
-    """Mark a directory as this job's, creating it if need be, or refuse a stranger's.
+    """Mark a directory as this job's, creating it if need be, or refuse another job's.
 
     The marker appears whole or not at all, and the first of two jobs wins: it is written aside and then
     linked into place, which fails when one is there (rename would replace it). It is written aside at

@@ -20,7 +20,7 @@ from greentrain_trainer.batches import Shard
 from greentrain_trainer.ending import failed, misused
 
 BUILTIN_FUNCTIONS: Mapping[str, str] = {"digits": "greentrain_trainer.programs.digits:build_program"}
-"""Where each of `BUILTIN_PROGRAMS` lives; a unit test holds the two to each other."""
+"""Where each of `BUILTIN_PROGRAMS` lives; a unit test compares the two."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def load_program(name: str) -> Callable[[Settings], Program]:
     if not separator or not function_name or not all(part.isidentifier() for part in module_name.split(".")):
         raise misused(f"Unknown program {name!r}; {remedy}.")
     # `python -m` puts the working directory in front already; the console and tests may not.
-    if built_in is None and (here := os.getcwd()) not in sys.path and "" not in sys.path:  # noqa: PTH109 - sys.path holds strings
+    if built_in is None and (here := os.getcwd()) not in sys.path and "" not in sys.path:  # noqa: PTH109 - sys.path has strings
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
@@ -88,7 +88,7 @@ def load_program(name: str) -> Callable[[Settings], Program]:
         raise misused(
             f"Unknown program {name!r}: module {module_name!r} has no function {function_name!r}; {remedy}."
         )
-    return function  # type: ignore[no-any-return]  # whatever a user's module holds; its result is checked by build_program
+    return function  # type: ignore[no-any-return]  # whatever a user's module has; its result is checked by build_program
 
 
 def build_program(name: str, settings: Settings) -> Program:

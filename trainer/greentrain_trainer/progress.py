@@ -40,7 +40,7 @@ class Scoreboard:
         return self._progress
 
     def begin(self, step: int, checkpoint: Checkpoint | None) -> None:
-        """Note that the attempt starts at `step`, which `checkpoint` holds."""
+        """Note that the attempt starts at `step`, which is in `checkpoint`."""
         self._replace(step=step, start_step=step, checkpoint=checkpoint)
 
     def advance(self, step: int) -> None:
@@ -50,7 +50,7 @@ class Scoreboard:
     def measure(self, metrics: Mapping[str, float]) -> None:
         """Replace the named metrics by their latest values.
 
-        One that is no finite number (JSON has no word for it), or whose name the operator would refuse,
+        One that is no finite number (JSON cannot express it), or whose name the operator would refuse,
         is dropped with a warning: a last good value beside a new step would mislead.
         """
         kept = dict(self._progress.metrics)
@@ -126,7 +126,7 @@ def serve_progress(scoreboard: Scoreboard, rank: str, port: int) -> int | None:
     """
 
     class Answer(BaseHTTPRequestHandler):
-        # A client that sends nothing must not hold a thread for ever.
+        # A client that sends nothing must not occupy a thread without end.
         timeout = 10
 
         def do_GET(self) -> None:

@@ -63,7 +63,7 @@ def build_strategy(cluster: Cluster, peer_timeout_seconds: float) -> Any:
         address = [*cluster.chiefs, *cluster.workers][cluster.rank]
         raise failed(
             f"TensorFlow's server cannot listen at this rank's own port ({address}); see that no other program "
-            f"in the pod, or on the node where the pod uses its network, holds the port."
+            f"in the pod, or on the node where the pod uses its network, uses the port."
         ) from None
 
 

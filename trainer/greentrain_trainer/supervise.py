@@ -2,15 +2,15 @@
 
 Three things are out of a TensorFlow process's hands, each seen in experiments:
 
-- While a distribution strategy waits for its peers, the interpreter lock is held in C++: no thread and no
+- While a distribution strategy waits for its peers, C++ code keeps the interpreter lock: no thread and no
   signal handler runs. And as process 1 of a container, default signal actions (an alarm's, SIGTERM's) do
   not apply: the kernel drops them (`sig_task_ignored` in Linux's kernel/signal.c). A peer that never
   comes would be waited for without end.
 - Inside a collective with a frozen peer, a stop is never agreed.
-- After a peer is lost, or when memory runs out, the process may die by SIGABRT or SIGKILL without a word.
+- After a peer is lost, or when memory runs out, the process may die by SIGABRT or SIGKILL without a message.
 
 So the process the kubelet starts forks before TensorFlow is imported. The child trains and reports
-through a pipe; the parent forwards SIGTERM, holds the deadlines, writes the termination message (its
+through a pipe; the parent forwards SIGTERM, enforces the deadlines, writes the termination message (its
 only writer) and turns every end into an exit code of the contract.
 """
 
@@ -63,7 +63,7 @@ class Pipe:
         self._write({"joined": True})
 
     def progress(self, progress: Progress) -> None:
-        """What the termination message should hold if nothing more is heard."""
+        """What the termination message should be if nothing more is reported."""
         self._write({"progress": progress.model_dump(mode="json", by_alias=True)})
 
     def ending(self, reason: str) -> None:
@@ -80,7 +80,7 @@ class Pipe:
 
 
 @dataclass
-class _Heard:
+class _Reported:
     """What the child has reported so far."""
 
     joined: bool = False
@@ -94,9 +94,9 @@ class _Heard:
         """The next bytes from the pipe."""
         *lines, self.unread = (self.unread + chunk).split(b"\n")
         for line in lines:
-            self._hear(line)
+            self._read(line)
 
-    def _hear(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> None:
         message = json.loads(line)
         self.joined = self.joined or message.get("joined", False)
         self.reason = message.get("reason", self.reason)
@@ -209,7 +209,7 @@ def _start(train: Callable[[Pipe], Ending]) -> _Process:
     for number in _SIGNALS:
         signal.signal(number, process.on_signal)
     # Between fork and the child's own settings no signal may reach the parent's handlers in the child.
-    # What was held back since `__main__` arrives here in the parent: a child inherits no pending signal.
+    # What was blocked since `__main__` arrives here in the parent: a child inherits no pending signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     parent = os.getpid()
     for stream in (sys.stdout, sys.stderr):
@@ -231,13 +231,13 @@ def _start(train: Callable[[Pipe], Ending]) -> _Process:
 
 def _watch(
     process: _Process,
-    heard: _Heard,
+    reported: _Reported,
     *,
     peers: Sequence[str],
     start_timeout_seconds: float,
     grace_period_seconds: float,
 ) -> tuple[int, Ending | None]:
-    """Hear the child and hold its deadlines until it has ended: its wait status, and our verdict where we ended it."""
+    """Read what the child reports and enforce its deadlines until it has ended: its wait status, and our verdict where we ended it."""
     started = time.monotonic()
     stop_deadline: float | None = None
     verdict: Ending | None = None
@@ -247,7 +247,7 @@ def _watch(
         while True:
             now = time.monotonic()
             deadlines = [stop_deadline] if stop_deadline is not None else []
-            if peers and not heard.joined:
+            if peers and not reported.joined:
                 deadlines.append(started + start_timeout_seconds)
             timeout = max(0.0, min(deadlines) - now) if deadlines else None
             for key, _events in selector.select(timeout):
@@ -257,7 +257,7 @@ def _watch(
                 chunk = os.read(process.reader, 65536)
                 if not chunk:
                     selector.unregister(process.reader)
-                heard.take(chunk)
+                reported.take(chunk)
             ended, status = os.waitpid(process.identity, os.WNOHANG)
             if ended:
                 return status, verdict
@@ -265,16 +265,16 @@ def _watch(
             if verdict is not None:
                 continue
             if process.asked_to_stop and stop_deadline is None:
-                if heard.joined:
-                    # Asked first and logged then: a log that is not read must not hold up the stop.
+                if reported.joined:
+                    # Asked first and logged then: a log that is not read must not delay the stop.
                     os.kill(process.identity, signal.SIGTERM)
                     stop_deadline = now + grace_period_seconds - grace_margin(grace_period_seconds)
                     log.info("asked to stop; all workers stop after a common step")
                 else:
                     verdict = Ending(EXIT_STOPPED, "Stopped on request before training began.")
             elif stop_deadline is not None and now >= stop_deadline:
-                verdict = Ending(EXIT_STOPPED, _explain_overdue_stop(heard.progress, grace_period_seconds))
-            elif peers and not heard.joined and now >= started + start_timeout_seconds:
+                verdict = Ending(EXIT_STOPPED, _explain_overdue_stop(reported.progress, grace_period_seconds))
+            elif peers and not reported.joined and now >= started + start_timeout_seconds:
                 verdict = Ending(EXIT_PEER_LOST, _explain_absence(peers, now - started))
             if verdict is not None:
                 os.kill(process.identity, signal.SIGKILL)
@@ -294,10 +294,10 @@ def supervise(
     `peers` are the addresses (`host:port`) of the other ranks; where there are any, joining may take
     `start_timeout_seconds` at most. Must be called before TensorFlow or any thread is started.
     """
-    process, heard = _start(train), _Heard()
+    process, reported = _start(train), _Reported()
     status, verdict = _watch(
         process,
-        heard,
+        reported,
         peers=peers,
         start_timeout_seconds=start_timeout_seconds,
         grace_period_seconds=grace_period_seconds,
@@ -305,12 +305,12 @@ def supervise(
     # Nothing can change the verdict now, and the interpreter puts default signal actions back as it ends.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     while chunk := _drain(process.reader):
-        heard.take(chunk)
-    verdict = verdict or _conclude(os.waitstatus_to_exitcode(status), heard.reason)
+        reported.take(chunk)
+    verdict = verdict or _conclude(os.waitstatus_to_exitcode(status), reported.reason)
     log.info("%s (exit code %d)", verdict.reason.rstrip(), verdict.code)
     try:
         text = build_termination_message(
-            heard.progress or Progress(step=0, total_steps=total_steps), verdict.reason
+            reported.progress or Progress(step=0, total_steps=total_steps), verdict.reason
         )
     except ValidationError as error:
         log.warning("no termination message can be made: %s", error)
@@ -355,7 +355,7 @@ def _explain_overdue_stop(progress: Progress | None, grace_period_seconds: float
 
 
 def _drain(reader: int) -> bytes:
-    """What is left in the pipe; a grandchild may hold its other end open, so never wait for its close."""
+    """What is left in the pipe; a grandchild may keep its other end open, so never wait for its close."""
     os.set_blocking(reader, False)
     try:
         return os.read(reader, 65536)

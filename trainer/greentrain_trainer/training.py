@@ -69,7 +69,7 @@ def train_rank(options: Options, environment: Environment, pipe: Pipe) -> Ending
     strategy = None
     try:
         strategy = _join(environment, stop, pipe)
-        # A chief without a marker yet may have been overtaken; now that it has joined, its word stands.
+        # A chief without a marker yet may have been overtaken; now that it has joined, its answer counts.
         if environment.checkpoint_dir is not None and environment.job_uid is not None:
             check_marker(environment.checkpoint_dir, environment.job_uid)
         return _train(options, environment, scoreboard, stop, strategy, program_function)

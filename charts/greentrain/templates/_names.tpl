@@ -41,12 +41,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "greentrain.image" -}}
-{{- $repository := required "image.repository is empty: build the operator image, push it to your registry (docs/install.md) and give --set image.repository=REGISTRY/greentrain/operator." .Values.image.repository -}}
+{{- $repository := required "image.repository is empty: build the operator image, push it to your registry (docs/start/install.md) and give --set image.repository=REGISTRY/greentrain/operator." .Values.image.repository -}}
 {{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 
 {{- define "greentrain.agentImage" -}}
-{{- $repository := required "agent.image.repository is empty: build the agent image, push it to your registry (docs/install.md) and give --set agent.image.repository=REGISTRY/greentrain/agent, or do without energy with --set agent.enabled=false." .Values.agent.image.repository -}}
+{{- $repository := required "agent.image.repository is empty: build the agent image, push it to your registry (docs/start/install.md) and give --set agent.image.repository=REGISTRY/greentrain/agent, or do without energy with --set agent.enabled=false." .Values.agent.image.repository -}}
 {{- printf "%s:%s" $repository (.Values.agent.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 

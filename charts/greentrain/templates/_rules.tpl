@@ -1,6 +1,6 @@
 {{/*
 What the operator may do to the jobs of a namespace: one (verb, resource) pair for each call it makes and no other,
-held against the API server's audit log by the e2e tests. Nothing here may be a star.
+compared with the API server's audit log by the e2e tests. Nothing here may be a star.
 */}}
 {{- define "greentrain.jobRules" -}}
 - apiGroups: [greentrain.dev]
@@ -10,7 +10,7 @@ held against the API server's audit log by the e2e tests. Nothing here may be a 
 - apiGroups: [greentrain.dev]
   resources: [greentrainingjobs/status]
   verbs: [patch]
-# get only after a create was answered with «exists already»: to see whose it is.
+# get only after a create was answered with "already exists": to see whose it is.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, delete]

@@ -1,7 +1,7 @@
 """Every reason that a condition of a GreenTrainingJob can have, in one table.
 
 A row says what the reason does to the phase, whether it makes an event, whether the log says that the job waits for it,
-and what a person does next. Reasons are API: people alert on them, and the column REASON shows one. `docs/reasons.md` is written from this table.
+and what a person does next. Reasons are API: people alert on them, and the column REASON shows one. `docs/reference/reasons.md` is written from this table.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class Reason(StrEnum):
         About(
             Severity.WARNING,
             Phase.SUSPENDED,
-            next_step="see why the operator was silent (docs/allowances.md)",
+            next_step="see why the operator was silent (docs/internals/allowances.md)",
         ),
     )
     WILL_BE_EXHAUSTED = (

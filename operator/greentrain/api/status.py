@@ -479,7 +479,7 @@ class CapMeasureStatus(StatusModel):
     milliseconds: int = Field(0, ge=0, description="Time they took.")
     windows: int = Field(0, ge=0, description="Windows they were measured in.")
     spread: int = Field(
-        0, ge=0, description="How much the windows differ; a sum of squares, see docs/budgets.md."
+        0, ge=0, description="How much the windows differ; a sum of squares, see docs/tasks/budgets.md."
     )
     lagged: int = Field(0, description="How much neighbouring windows differ together.")
     latest: int = Field(0, description="How much the last one differed.")

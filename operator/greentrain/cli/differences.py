@@ -1,6 +1,6 @@
 """What a converted job does differently from the TFJob it was, one check for each deliberate difference.
 
-A check looks at the job as converted and yields only what this manifest meets; `docs/tfjob.md` has the whole list and
+A check looks at the job as converted and yields only what this manifest meets; `docs/tasks/tfjob.md` has the whole list and
 the reasons. What the conversion itself changes is said where it is changed, in `convert`.
 """
 

@@ -25,13 +25,13 @@ Print the GreenTrainingJob that does what a TFJob did.
 
 Comments, key order and other documents of the files stay as they are; status and what a server set are left out.
 Each difference the manifest meets is reported on standard error, as FILE: PATH: what differs; what to do.
-docs/tfjob.md lists all of them."""
+docs/tasks/tfjob.md lists all of them."""
 
 _REPLAY = """\
 Decide a pass again, by a snapshot that an operator of the same version kept (--snapshots), and print the decision as JSON.
 
 Nothing is asked of a cluster and nothing is changed: the same file always gives the same decision.
-docs/operations.md describes how to keep snapshots."""
+docs/tasks/operations.md describes how to keep snapshots."""
 
 _EXIT_CODES = """\
 exit codes:

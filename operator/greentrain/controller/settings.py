@@ -92,7 +92,7 @@ class Settings(ProgramSettings):
     emissions: EmissionsSettings = field(
         default_factory=EmissionsSettings,
         metadata=flag(
-            "grid zones, PUE and sources of intensity as JSON (docs/emissions.md); default: the table that ships",
+            "grid zones, PUE and sources of intensity as JSON (docs/tasks/emissions.md); default: the table that ships",
             _emissions,
             name="--emissions-settings",
             metavar="FILE",

@@ -1,7 +1,7 @@
 """How large a job may be: what is larger is refused by path at intake, before anything is built from it.
 
 Work on a job grows with its size and no faster, and what the operator stores of it must fit beside it into etcd
-(1.5 MiB an object, `--max-request-bytes`). `docs/limits.md` has all limits with their reasons.
+(1.5 MiB an object, `--max-request-bytes`). `docs/reference/limits.md` has all limits with their reasons.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Who may create jobs in a namespace would otherwise get, through the operator's o
 mounts the node's disk or is privileged is root on the node. `BASELINE` is the level's whole list as Kubernetes 1.37.2
 checks it (k8s.io/pod-security-admission, `policy/check_*.go`), described at
 https://kubernetes.io/docs/concepts/security/pod-security-standards/. A label that an administrator puts on a namespace
-opens it there; docs/install.md says who that makes an administrator.
+opens it there; docs/start/install.md says who that makes an administrator.
 """
 
 from __future__ import annotations

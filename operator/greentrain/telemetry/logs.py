@@ -2,7 +2,7 @@
 
 `time` (RFC 3339, UTC), `level`, `logger` and `message` are on every line. A line about a job has `namespace` and
 `job`, one about a decision also `attempt`, `decision` and `reason`; the agent's have `pod` or `gpu`.
-docs/operations.md lists the words.
+docs/tasks/operations.md lists the words.
 """
 
 from __future__ import annotations

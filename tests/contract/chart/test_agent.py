@@ -62,7 +62,7 @@ def test_agents_can_be_left_out_with_all_that_is_theirs(render: Render) -> None:
 
 
 def test_an_agent_image_without_a_repository_is_refused_with_both_remedies(render: Render) -> None:
-    with pytest.raises(HelmError, match=r"(?s)docs/install\.md.*agent\.enabled=false"):
+    with pytest.raises(HelmError, match=r"(?s)docs/start/install\.md.*agent\.enabled=false"):
         render({"agent.image.repository": ""})
 
 

@@ -312,7 +312,7 @@ def test_why_the_operator_ended_is_its_termination_message(render: Render) -> No
 
 
 def test_an_image_without_a_repository_is_refused_with_the_remedy(render: Render) -> None:
-    with pytest.raises(HelmError, match=re.escape("docs/install.md")):
+    with pytest.raises(HelmError, match=re.escape("docs/start/install.md")):
         render({"image.repository": ""})
 
 
@@ -368,7 +368,7 @@ def test_every_value_is_described_in_the_schema() -> None:
 
 def test_every_value_has_a_default_and_stands_in_the_installation_guide() -> None:
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
-    guide = (ROOT / "docs" / "install.md").read_text()
+    guide = (ROOT / "docs/start/install.md").read_text()
     missing: list[str] = []
 
     def look(values: dict[str, Any], schema: dict[str, Any], path: str) -> None:
@@ -380,7 +380,7 @@ def test_every_value_has_a_default_and_stands_in_the_installation_guide() -> Non
             elif "properties" in described and name != "resources":
                 look(values[name], described, f"{path}{name}.")
             elif f"`{path}{name}`" not in guide:
-                missing.append(f"{path}{name} is not in docs/install.md")
+                missing.append(f"{path}{name} is not in docs/start/install.md")
 
     look(defaults, json.loads((CHART / "values.schema.json").read_text()), "")
     assert missing == []

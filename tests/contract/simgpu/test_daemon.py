@@ -253,7 +253,7 @@ class Scene:
             Throttle(groups, self.machine.places.quotas),
             self.machine.pod_logs,
             cores=1.0,
-            tell=self.said.append,
+            report=self.said.append,
         )
 
     def let_hold(self, **held: list[int]) -> None:

@@ -109,7 +109,7 @@ def test_an_example_that_ran_as_root_still_may(example: Path) -> None:
 
 
 def test_every_field_that_is_told_of_stands_in_the_documentation() -> None:
-    page = (ROOT / "docs" / "tfjob.md").read_text()
+    page = (ROOT / "docs/tasks/tfjob.md").read_text()
     lines = [line for p in CONVERTED.glob("*.txt") for line in p.read_text().splitlines()]
     # A name may stand anywhere; the page speaks of names, not of where they stood.
     named = ("is the name of a Service TFJob made", "is a label TFJob sets")

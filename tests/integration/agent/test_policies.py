@@ -1,6 +1,6 @@
 """What a token of an agent may do at a real API server that holds the chart's roles and admission policies.
 
-One table says it. Each of its rows is tried by everyone it names, and docs/install.md shows the table as it is here.
+One table says it. Each of its rows is tried by everyone it names, and docs/start/install.md shows the table as it is here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PATHS = {
 }
 AGENT_PODS = f"/api/v1/namespaces/{release.AGENT_NAMESPACE}/pods"
 CRD = "nodepowers.greentrain.dev"
-DOCUMENT = ROOT / "docs" / "install.md"
+DOCUMENT = ROOT / "docs/start/install.md"
 
 FIRST, SECOND, BARE = "guarded-1", "guarded-2", "guarded-3"
 """Nodes with an agent each. The first two have a NodePower that lists one pod; the third has none."""
@@ -55,7 +55,7 @@ NO_NODE = (
 NOT_ITS_OWN = "an agent writes the NodePower of its own node only"
 STATUS_ONLY = "an agent writes the status of a NodePower only; its spec is the operator's"
 WITH_SPEC = "an agent creates a NodePower with an empty spec; the spec is the operator's"
-WITH_FINALIZERS = "an agent creates a NodePower without finalizers; they would hold it after its node is gone"
+WITH_FINALIZERS = "an agent creates a NodePower without finalizers; they would keep it after its node is gone"
 NOT_LISTED = (
     "an agent evicts pods alone that the operator has listed in the NodePower of the agent's own node"
 )
@@ -359,7 +359,7 @@ BEGIN, END = (
 
 
 def build_document() -> str:
-    """The table as docs/install.md has it."""
+    """The table as docs/start/install.md has it."""
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     lines = [BEGIN, "| request | " + " | ".join(WHO) + " |", "|---" * (len(WHO) + 1) + "|"]
     for row in TABLE:

@@ -51,7 +51,7 @@ class Verdict:
 
     @property
     def allowed(self) -> float:
-        """1 %, or two seconds of the highest draw; and what nobody can know: see docs/energy.md."""
+        """1 %, or two seconds of the highest draw; and what nobody can know: see docs/reference/energy.md."""
         return max(0.01 * self.true, 2 * self.peak) + self.unseen * self.peak
 
     @property

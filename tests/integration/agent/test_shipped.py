@@ -456,7 +456,7 @@ async def a_lost_card_is_named_the_other_goes_on_and_its_pod_waits_for_it(node: 
     for pod in pods:
         entry, true = find_entry(status, pod.key()), node.joules(pod)
         # A pod's end that could not be seen is in doubt, and said so: what the card used while it was lost is divided by time,
-        # and it draws less once the pod has ended. docs/energy.md has the promise for such a time.
+        # and it draws less once the pod has ended. docs/reference/energy.md has the promise for such a time.
         slack = node.peak(pod) * unseen if pod is pods[1] else 0
         assert abs(entry["gpuJoules"] - true) <= allowed(true, node.peak(pod)) + slack, entry
     assert find_entry(status, pods[1].key())["errorJoules"] > 0

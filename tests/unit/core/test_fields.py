@@ -1,4 +1,4 @@
-"""docs/fields.md says of every field when an edit takes effect; what pods are built from decides whether that is true."""
+"""docs/reference/fields.md says of every field when an edit takes effect; what pods are built from decides whether that is true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from greentrain.api.spec import NOT_BUILT, GreenTrainingJobSpec
 from greentrain.core.gang.manifests import spec_hash
 from tests.support.manifests import build_job, build_template
 
-PAGE = Path(__file__).parents[3] / "docs/fields.md"
+PAGE = Path(__file__).parents[3] / "docs/reference/fields.md"
 Json = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""docs/restarts.md is the table: each of its cells is played to its end, in both orders of arrival."""
+"""docs/reference/restarts.md is the table: each of its cells is played to its end, in both orders of arrival."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from greentrain.core.seen.times import format_time
 from tests.support.manifests import build_job
 from tests.support.snapshots import START, at, job_of, seen
 
-PAGE = Path(__file__).parents[3] / "docs/restarts.md"
+PAGE = Path(__file__).parents[3] / "docs/reference/restarts.md"
 POLICIES = ("Never", "OnFailure", "Always", "ExitCode")
 Body = dict[str, Any]
 
@@ -160,7 +160,7 @@ CULPRITS: dict[str, list[Body | None]] = {
         body(1, cut_off(), deleted=9),
     ],
     "every other rank 144, it runs on": [body(1, running())],
-    "it is gone, or ended after its deletion was asked for, be its exit code reported or not": [
+    "it is gone, or ended after its deletion was requested, whether its exit code is reported or not": [
         None,
         body(1, exit_(143), deleted=9),
         body(1, exit_(137), deleted=9),
@@ -174,10 +174,10 @@ CULPRITS: dict[str, list[Body | None]] = {
     "the pod Failed without an exit code, another reason": [
         body(1, {"phase": "Failed", "reason": "OutOfcpu"})
     ],
-    "never started, the registry's words, and the others gave up waiting": [
+    "never started, the registry's message, and the others gave up waiting": [
         body(1, container({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}, "Pending"))
     ],
-    "never scheduled, the scheduler's words, and the others gave up waiting": [body(1, UNSCHEDULABLE)],
+    "never scheduled, the scheduler's message, and the others gave up waiting": [body(1, UNSCHEDULABLE)],
 }
 """What the culprit, worker 1, looks like, by the matrix's column "as seen"; None is a pod that is gone."""
 

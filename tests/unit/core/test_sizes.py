@@ -232,7 +232,7 @@ def test_a_count_is_read_as_kubernetes_writes_it(amount: object, count: int | No
 
 
 def test_the_page_of_limits_has_each_as_it_is_in_force() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "limits.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/reference/limits.md").read_text()
     shown = {
         f"{limits.MAX_TEMPLATE_BYTES // 1024} KiB",
         f"{limits.MAX_VOLUME_BYTES // 1024} KiB",

@@ -1,4 +1,4 @@
-"""What docs/emissions.md shows can be used as it stands."""
+"""What docs/tasks/emissions.md shows can be used as it stands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from greentrain.grid.formats.series import parse
 from greentrain.grid.settings import parse_settings
 from greentrain.grid.sources.table import read_rows
 
-PAGE = (Path(__file__).parents[3] / "docs/emissions.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/tasks/emissions.md").read_text(encoding="utf-8")
 
 
 def example(language: str, beginning: str) -> bytes:

@@ -101,5 +101,5 @@ def test_a_refusal_names_the_server_the_oldest_version_and_the_remedy(
 def test_the_chart_the_operator_and_the_guide_name_the_same_version() -> None:
     chart = yaml.safe_load((ROOT / "charts" / "greentrain" / "Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">={OLDEST}.0-0"
-    guide = (ROOT / "docs" / "install.md").read_text()
+    guide = (ROOT / "docs/start/install.md").read_text()
     assert re.findall(r"Kubernetes ([0-9.]+) or newer", guide) == [str(OLDEST)]

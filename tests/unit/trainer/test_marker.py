@@ -77,7 +77,7 @@ def test_a_damaged_marker_is_nobodys_and_the_message_says_what_to_do(
         act(tmp_path, "uid-1")
     assert raised.value.code == EXIT_FAILED
     assert raised.value.reason.startswith(f"The marker {tmp_path / MARKER} is damaged: ")
-    assert "delete the marker, and the next attempt writes it anew" in raised.value.reason
+    assert "delete the marker, and the next attempt writes it again" in raised.value.reason
     assert "spec.checkpoint.path" in raised.value.reason
     assert (tmp_path / MARKER).read_bytes() == content
 

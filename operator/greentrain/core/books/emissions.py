@@ -74,9 +74,7 @@ def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) ->
         return None  # one that is too long is refused as such
     near = carbon.suggest(zone)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return (
-        f"'{zone}' is not valid: no source has values for it{hint} (docs/emissions.md says how to bring one)"
-    )
+    return f"'{zone}' is not valid: no source has values for it{hint} (docs/tasks/emissions.md says how to bring one)"
 
 
 @dataclass(frozen=True, slots=True)

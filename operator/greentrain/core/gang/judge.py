@@ -2,7 +2,7 @@
 
 One rank's death ends the others (TensorFlow's collectives cannot lose a member), so exits come in an
 avalanche and in any order. An attempt is therefore judged once all ranks are down or a settle window has
-passed, by its earliest exit that is not a consequence of another. `docs/restarts.md` has the matrix, and
+passed, by its earliest exit that is not a consequence of another. `docs/reference/restarts.md` has the matrix, and
 `tests/unit/core/test_matrix.py` its cells.
 """
 
@@ -177,7 +177,7 @@ def success_met(attempt: AttemptStatus, done: Set[Rank]) -> bool:
 def succeeded(pod: Pod) -> bool:
     """Whether the pod's program ended with 0 by itself, or says that all its steps are done.
 
-    A program that was asked to stop may answer SIGTERM with 0: that is a stop. `docs/restarts.md` has the rule.
+    A program that was asked to stop may answer SIGTERM with 0: that is a stop. `docs/reference/restarts.md` has the rule.
     """
     if pod.state is not PodState.EXITED or pod.exit_code != 0:
         return False

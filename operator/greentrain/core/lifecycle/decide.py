@@ -2,7 +2,7 @@
 
 Level-triggered: every conclusion is drawn from the snapshot, and deciding twice changes nothing. What the
 world cannot show, that a pod which is gone had been there, or what became of it, is recorded in the attempt
-(`runningTime`, `finishedRanks`, `replaced`) before anything rests on it. `docs/lifecycle.md` describes it in words.
+(`runningTime`, `finishedRanks`, `replaced`) before anything rests on it. `docs/reference/lifecycle.md` describes it in words.
 """
 
 from __future__ import annotations

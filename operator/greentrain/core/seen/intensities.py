@@ -16,7 +16,8 @@ from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.quantities import Thousandths, from_years
 
 ALLOWANCE_SECONDS = 3600
-"""How far ahead allowances look for a dirtier hour: agents may have to go by them for so long without the operator."""
+"""How far ahead the highest intensity is looked up for allowances: one of a budget of emissions is valid for at most so long
+without the operator."""
 
 LOOK_AHEAD_SECONDS = ALLOWANCE_SECONDS
 """The furthest that a grid is looked at ahead, however long a stop may take: one look is then a handful of moments."""

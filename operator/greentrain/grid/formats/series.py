@@ -4,7 +4,7 @@ Writers of such a file look at other tools' logs, not at ours: so what is not ce
 value and what to write instead, and nothing is guessed. A time without an offset from UTC is an hour off for half of the
 year, rows out of order are two files pasted together, and an intensity of 0.4 in kilograms looks like a very clean grid.
 
-docs/emissions.md has the format for those who write it.
+docs/tasks/emissions.md has the format for those who write it.
 """
 
 from __future__ import annotations

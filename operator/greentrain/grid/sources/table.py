@@ -2,7 +2,7 @@
 
 It is the last resort that makes emissions more than a blank in a fresh cluster, not the last word: an average over a year
 and a country hides every hour and every region. Rows are facts taken over from published sources; `data/intensity.csv`
-names for each where it was read, docs/emissions.md the licences.
+names for each where it was read, docs/tasks/emissions.md the licences.
 """
 
 from __future__ import annotations
