@@ -59,8 +59,6 @@ EDGE = re.compile(r"(in|from|parse|to_whole)_")
 
 UNTYPED_ROOMS = {
     "api": "the numbers of objects that the API server stores; those who read them give them their unit",
-    "core/books": "takes its numbers from a status, and gives them back to it",
-    "core/lifecycle": "takes its numbers from a status, and gives them back to it",
 }
 
 UNTYPED = {

@@ -36,7 +36,7 @@ from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.snapshot import Fleet, Job, Snapshot
 from greentrain.core.seen.times import format_time
 from greentrain.core.status.events import transition_events
-from greentrain.quantities import Milliwatts, format_energy
+from greentrain.quantities import Joules, Milliwatts, format_energy
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod
 
@@ -563,7 +563,7 @@ def test_what_is_charged_for_a_pod_that_was_never_read() -> None:
     assert charged(over, second=500) == over
     # Its node reports and never knew it.
     empty = NodeReport("node-1", at(700))
-    assert charged(over, second=700, reports=(empty,)) == Charges((), 2 * 300 * 120)
+    assert charged(over, second=700, reports=(empty,)) == Charges((), Joules(2 * 300 * 120))
 
 
 HOUR = ABANDONED_AFTER.total_seconds()

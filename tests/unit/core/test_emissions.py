@@ -29,7 +29,7 @@ from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import format_time
-from greentrain.quantities import Thousandths
+from greentrain.quantities import Joules, Thousandths
 from tests.support.snapshots import START, account_of, at, job_of, take
 from tests.unit.core.test_budget import FLEET, Story, budgeted
 
@@ -409,7 +409,10 @@ def test_the_share_of_making_its_gpus_is_kept_free_for_a_stop_and_stands_in_the_
     assert emissions is not None
     # Two seconds for the time between two reports.
     assert (
-        emissions.total_micrograms <= limit + emissions_of(200, Thousandths(1000), grams * 1000) + 2 * SECOND
+        emissions.total_micrograms
+        <= limit
+        + emissions_of(Joules(200), Thousandths(1000), quantities.Intensity(grams * 1000))
+        + 2 * SECOND
     )
     assert kept >= attempt.stop_seconds * SECOND
     assert emissions.budget is not None
@@ -445,7 +448,9 @@ def test_a_part_of_a_second_that_is_charged_is_charged_a_whole_one_of_making_its
     assert energy is not None
     assert energy.control is not None
     assert sum(c.joules for c in energy.control.charges) == 150
-    assert emissions.budget.charged == SECOND + emissions_of(150, Thousandths(1000), 1000)
+    assert emissions.budget.charged == SECOND + emissions_of(
+        Joules(150), Thousandths(1000), quantities.Intensity(1000)
+    )
 
 
 @pytest.mark.parametrize(
@@ -455,7 +460,7 @@ def test_a_part_of_a_second_that_is_charged_is_charged_a_whole_one_of_making_its
 def test_what_energy_to_come_may_emit_is_rounded_up(
     joules: int, pue: int, milligrams: int, micrograms: int
 ) -> None:
-    assert emissions_of(joules, Thousandths(pue), milligrams) == micrograms
+    assert emissions_of(Joules(joules), Thousandths(pue), quantities.Intensity(milligrams)) == micrograms
 
 
 def test_the_bound_in_emissions_is_said_before_the_attempt_starts() -> None:
@@ -464,7 +469,9 @@ def test_the_bound_in_emissions_is_said_before_the_attempt_starts() -> None:
     assert attempt.worst_seconds is not None
     assert attempt.overshoot_bound_joules is not None
     said = attempt.overshoot_bound_micrograms
-    energy = emissions_of(attempt.overshoot_bound_joules, Thousandths(1000), 50_000)
+    energy = emissions_of(
+        Joules(attempt.overshoot_bound_joules), Thousandths(1000), quantities.Intensity(50_000)
+    )
     assert said == pytest.approx(energy + attempt.worst_seconds * SECOND, abs=attempt.worst_seconds)
     begun = CarbonStory(story.carbon, budget="100gCO2e")
     begun.fleet = story.fleet
@@ -506,7 +513,10 @@ def test_allowances_keep_the_share_of_making_its_gpus_free_for_as_long_as_they_h
         assert one.seconds == seconds
         asked += [] if asked and asked[-1] == one.joules else [one.joules]
         # All of it used by then, and the operator silent for as long as it holds.
-        worst = emissions_of(one.joules, Thousandths(1000), grams * 1000) + (second + seconds + 34) * SECOND
+        worst = (
+            emissions_of(Joules(one.joules), Thousandths(1000), quantities.Intensity(grams * 1000))
+            + (second + seconds + 34) * SECOND
+        )
         assert worst <= limit or one.joules == 100 * second
     # Once as often as it holds, not with each report.
     assert 2 <= len(asked) <= 7
@@ -695,8 +705,10 @@ def _in_force(stored: GreenTrainingJobStatus) -> tuple[Any, Any]:
 def test_what_a_budget_of_emissions_still_allows_is_rounded_down(left: int, joules: int) -> None:
     budget = LineStatus(limit=1000, percent=0)
     emissions = EmissionsStatus(total_micrograms=1000 - left, budget=budget)
-    assert joules_left(emissions, 360_000, Thousandths(1000)) == joules  # 100 micrograms a joule
-    assert emissions_of(joules, Thousandths(1000), 360_000) <= max(left, 0)
+    assert (
+        joules_left(emissions, quantities.Intensity(360_000), Thousandths(1000)) == joules
+    )  # 100 micrograms a joule
+    assert emissions_of(Joules(joules), Thousandths(1000), quantities.Intensity(360_000)) <= max(left, 0)
 
 
 def test_what_an_ended_pod_used_at_no_known_time_stays_without_intensity() -> None:

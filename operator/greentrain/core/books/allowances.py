@@ -119,7 +119,7 @@ def allow(
     books: Books,
     charges: Charges,
     budget: LineStatus | None,
-    highest: int | None,
+    highest: Intensity | None,
 ) -> tuple[PodAllowance, ...]:
     """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it.
 
@@ -181,13 +181,15 @@ def _hold_seconds(
     return max((found, *(a.seconds for a in known if a.seconds is not None)))
 
 
-def joules_left(emissions: EmissionsStatus, highest: int, pue: Thousandths, kept: int = 0) -> Joules:
+def joules_left(
+    emissions: EmissionsStatus, highest: Intensity, pue: Thousandths, kept: Micrograms = Micrograms(0)
+) -> Joules:
     """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free.
 
     Raises:
         ValueError: these emissions have no budget.
     """
-    return quantities.allow(Micrograms(max(0, _micrograms_left(emissions) - kept)), pue, Intensity(highest))
+    return quantities.allow(Micrograms(max(0, _micrograms_left(emissions) - kept)), pue, highest)
 
 
 def _micrograms_left(emissions: EmissionsStatus) -> Micrograms:

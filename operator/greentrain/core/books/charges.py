@@ -19,7 +19,7 @@ from greentrain.core.books.account import Account
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.times import format_time, parse_time
-from greentrain.quantities import Milliwatts, energy_of
+from greentrain.quantities import Joules, Milliwatts, energy_of
 
 DEFAULT_REPORT_SECONDS = 30
 """How often agents report where they have not said so."""
@@ -44,7 +44,7 @@ class Charges:
     """What is charged, and which pods it is for."""
 
     pods: tuple[PodCharge, ...] = ()
-    lost_joules: int = 0
+    lost_joules: Joules = Joules(0)
     """Of pods whose last word was lost."""
     unread: tuple[Pod, ...] = ()
     """Running pods of which nothing was heard for so long that their energy is unknown."""
@@ -54,9 +54,9 @@ class Charges:
     """Whether what is charged grows with time."""
 
     @property
-    def joules(self) -> int:
+    def joules(self) -> Joules:
         """All that is charged."""
-        return self.lost_joules + sum(c.joules for c in self.pods)
+        return Joules(self.lost_joules + sum(c.joules for c in self.pods))
 
 
 def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
@@ -67,7 +67,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     stored, now = account.stored, account.now
     control = (stored.control if stored is not None else None) or ControlStatus()
     before = {c.uid: c for c in control.charges}
-    lost_joules = control.lost_joules
+    lost_joules = Joules(control.lost_joules)
     fallback = account.seen.fleet.limit_milliwatts
     limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
     by_node = {r.node: r for r in account.reports}
@@ -98,7 +98,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             )
         report = by_node.get(charge.node)
         if _is_lost(charge, listed_before, listed, report, now=now):
-            lost_joules += charge.joules
+            lost_joules = Joules(lost_joules + charge.joules)
             continue
         running = pod if pod is not None and not pod.ended else None
         gone = None if running is not None else parse_time(charge.gone) or _ended(pod, now)
@@ -203,7 +203,7 @@ def _read_entry(
     return _Reading(entry, (seen or received) - age, received - age)
 
 
-def _write_charge(charge: PodCharge, since: datetime, gone: datetime | None, joules: int) -> PodCharge:
+def _write_charge(charge: PodCharge, since: datetime, gone: datetime | None, joules: Joules) -> PodCharge:
     return charge.model_copy(
         update={
             "since": format_time(since),

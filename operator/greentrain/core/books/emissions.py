@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import ceil, inf
 
+from greentrain import quantities
 from greentrain.api.nodepower import BUCKET_SECONDS, PodEnergy
 from greentrain.api.spec import MAX_ZONE_LENGTH, Basis, EmissionsSpec, Scope
 from greentrain.api.status import (
@@ -441,12 +442,12 @@ def _percent(part: int, whole: int) -> int:
 # -- a budget --------------------------------------------------------------------------------------------------
 
 
-def emissions_of(joules: int, pue: Thousandths, milligrams: int) -> Micrograms:
+def emissions_of(joules: Joules, pue: Thousandths, milligrams: quantities.Intensity) -> Micrograms:
     """What so much energy emits at a PUE and an intensity (mg/kWh), rounded up."""
     return Micrograms(ceil(emit(joules * milligrams, pue)))
 
 
-def find_highest(account: Account, basis: Basis, *, seconds: int) -> int | None:
+def find_highest(account: Account, basis: Basis, *, seconds: int) -> quantities.Intensity | None:
     """The highest intensity from now on for so long, where a source has one (mg/kWh); None where none does.
 
     Never further ahead than an hour (`LOOK_AHEAD_SECONDS`).

@@ -26,6 +26,7 @@ from greentrain.core.seen.nodes import ABANDONED_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import parse_time
+from greentrain.quantities import Intensity
 
 
 def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
@@ -125,7 +126,7 @@ def _control(
     if account.intensities is not None and books.emissions is not None:
         dirtiest = find_highest(account, books.emissions.basis, seconds=ALLOWANCE_SECONDS)
         # As with what is charged, the highest that was seen stands in while none is known.
-        dirtiest = dirtiest or books.emissions.highest_milligrams_per_kilowatt_hour
+        dirtiest = dirtiest or Intensity(books.emissions.highest_milligrams_per_kilowatt_hour)
     nodes = sorted({*books.waiting_for, *(p.node for p in charges.unread)})
     return ControlStatus(
         charges=charges.pods,

@@ -17,6 +17,7 @@ from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
 from greentrain.quantities import (
+    Intensity,
     Joules,
     Micrograms,
     Milliwatts,
@@ -194,7 +195,7 @@ def _is_lowered(line: Line) -> bool:
     return line.limit < line.before.limit and line.used >= line.limit
 
 
-def find_energy_line(account: Account, energy: EnergyStatus | None, charged: int) -> Line | None:
+def find_energy_line(account: Account, energy: EnergyStatus | None, charged: Joules) -> Line | None:
     """The budget of energy, in joules; None where there is none.
 
     `energy` is the job's after the fold; `charged` joules are for missing readings.
@@ -220,14 +221,14 @@ def find_energy_line(account: Account, energy: EnergyStatus | None, charged: int
     )
 
 
-def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) -> int:
+def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) -> Joules:
     """What the pods would use until a stop takes effect, at what they draw now."""
     seconds = attempt.stop_seconds if attempt is not None and attempt.stop_seconds is not None else 0
     return energy_of(Milliwatts((energy.draw_milliwatts if energy is not None else None) or 0), seconds)
 
 
 def find_emissions_line(
-    account: Account, emissions: EmissionsStatus, energy: EnergyStatus | None, charged_joules: int
+    account: Account, emissions: EmissionsStatus, energy: EnergyStatus | None, charged_joules: Joules
 ) -> Line | None:
     """The budget of emissions, in micrograms; None where there is none, or nothing to count it with.
 
@@ -238,16 +239,16 @@ def find_emissions_line(
     limit = spec.budget_micrograms
     if limit is None or spec.budget is None or carbon is None:
         return None
-    next_ = find_highest(account, emissions.basis, seconds=account.stop_seconds) or 0
+    next_ = find_highest(account, emissions.basis, seconds=account.stop_seconds) or Intensity(0)
     embodied = partial(embodied_of, emissions, carbon, account.seen.fleet.models)
     pue, last = account.pue, account.last
     gpu_limit = (
         last.gpu_limit_milliwatts if last is not None else None
     ) or account.seen.fleet.limit_milliwatts
     # What is charged is the limit over a time.
-    charged_gpu_seconds = time_of(Joules(charged_joules), Milliwatts(gpu_limit)) if gpu_limit else 0
-    worst = max(next_, emissions.highest_milligrams_per_kilowatt_hour)
-    charged = emissions_of(charged_joules + emissions.without_joules, pue, worst)
+    charged_gpu_seconds = time_of(charged_joules, Milliwatts(gpu_limit)) if gpu_limit else 0
+    worst = max(next_, Intensity(emissions.highest_milligrams_per_kilowatt_hour))
+    charged = emissions_of(Joules(charged_joules + emissions.without_joules), pue, worst)
     gpus = attempt.gpus if attempt is not None else 0
     ahead = 0
     if account.stage is Stage.RUNNING:
@@ -256,7 +257,7 @@ def find_emissions_line(
     before = emissions.budget
     bound = before.bound if before is not None and attempt is None else None
     if attempt is not None and attempt.overshoot_bound_joules is not None and worst:
-        bound = emissions_of(attempt.overshoot_bound_joules, pue, worst)
+        bound = emissions_of(Joules(attempt.overshoot_bound_joules), pue, worst)
         bound += embodied(gpus * (attempt.worst_seconds or 0))
         bound = max(bound, attempt.overshoot_bound_micrograms or 0)
     return Line(

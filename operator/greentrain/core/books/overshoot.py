@@ -18,7 +18,7 @@ from greentrain.core.books.charges import DEFAULT_REPORT_SECONDS, overdue_second
 from greentrain.core.books.emissions import begin_emissions, embodied_of, emissions_of, find_highest
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.snapshot import Fleet
-from greentrain.quantities import THOUSANDTHS, Milliwatts, Thousandths, add, energy_of
+from greentrain.quantities import THOUSANDTHS, Intensity, Joules, Milliwatts, Thousandths, add, energy_of
 
 REPORTS_WAIT_SECONDS = 2
 """How soon at most a job is decided again because a node has reported: reports that come meanwhile are taken together, so that a
@@ -48,7 +48,7 @@ def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
 
 
 def announce(
-    attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: int
+    attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: Thousandths
 ) -> AttemptStatus:
     """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has reported its limits."""
     worst = worst_seconds(fleet.report_seconds, grace_seconds)
@@ -104,10 +104,10 @@ def announce_emissions(
         return attempt
     emissions = emissions or begin_emissions(account.spec.emissions, carbon)
     ahead = find_highest(account, emissions.basis, seconds=ALLOWANCE_SECONDS)
-    worst = max(ahead or 0, emissions.highest_milligrams_per_kilowatt_hour)
+    worst = max(ahead or Intensity(0), Intensity(emissions.highest_milligrams_per_kilowatt_hour))
     if not worst:
         return attempt
-    bound = emissions_of(joules, Thousandths(attempt.pue_thousandths or THOUSANDTHS), worst)
+    bound = emissions_of(Joules(joules), Thousandths(attempt.pue_thousandths or THOUSANDTHS), worst)
     seconds = attempt.gpus * (attempt.worst_seconds or 0)
     bound = add(bound, embodied_of(emissions, carbon, account.seen.fleet.models, seconds))
     return attempt.model_copy(update={"overshoot_bound_micrograms": bound})

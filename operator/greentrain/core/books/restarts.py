@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from greentrain.api.status import AttemptStatus, ProgressStatus
+from greentrain.quantities import Joules
 
 
-def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> int | None:
+def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> Joules | None:
     """Joules that the next attempt uses again for steps the last one had done and no confirmed checkpoint holds.
 
     In proportion to steps; all of the last attempt's where it reported none. None where nothing is used again.
@@ -15,6 +16,6 @@ def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> 
     confirmed = progress.confirmed_checkpoint if progress is not None else None
     kept, done, begun = confirmed.step if confirmed is not None else 0, last.last_step, last.start_step or 0
     if done is None or done <= begun:
-        return last.energy_joules if confirmed is None else None
+        return Joules(last.energy_joules) if confirmed is None else None
     again = min(done - begun, done - kept)
-    return last.energy_joules * again // (done - begun) if again > 0 else None
+    return Joules(last.energy_joules * again // (done - begun)) if again > 0 else None

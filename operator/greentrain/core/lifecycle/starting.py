@@ -62,11 +62,11 @@ def _begin(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -
     )
 
 
-def _explain_again(joules: int, spec: GreenTrainingJobSpec) -> str:
+def _explain_again(joules: Joules, spec: GreenTrainingJobSpec) -> str:
     """What a restart costs."""
     why = (
         "no volume for checkpoints is set"
         if spec.checkpoint is None
         else "no confirmed checkpoint holds them"
     )
-    return f"steps that the last attempt did are done again, about {format_energy(Joules(joules))}: {why}"
+    return f"steps that the last attempt did are done again, about {format_energy(joules)}: {why}"
