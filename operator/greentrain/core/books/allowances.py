@@ -32,6 +32,9 @@ KEPT_PART = 4
 """At most a quarter of what is left is kept free for the embodied share of that time."""
 
 
+NOTHING = Micrograms(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """A pod that has not ended, and what is known of its energy."""
@@ -182,7 +185,7 @@ def _hold_seconds(
 
 
 def joules_left(
-    emissions: EmissionsStatus, highest: Intensity, pue: Thousandths, kept: Micrograms = Micrograms(0)
+    emissions: EmissionsStatus, highest: Intensity, pue: Thousandths, kept: Micrograms = NOTHING
 ) -> Joules:
     """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free.
 
