@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from greentrain.api.nodepower import PodAsk
@@ -72,3 +72,47 @@ def decide_asks(
                 allowance_scope=pod.scope,
             )
     return tuple(wanted[uid] for uid in sorted(wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a job's stored status says that concerns agents."""
+
+    uid: str
+    whole: tuple[str | None, str | None, bool]
+    """What holds for all of its pods: cap, scope, and whether a budget is enforced."""
+    allowances: Mapping[str, tuple[int, int | None]]
+    """By UID of a pod: joules and seconds."""
+    final: Mapping[str, tuple[str, int]]
+    """By entry that is final: its node and joules."""
+
+    @classmethod
+    def of(cls, uid: str, status: GreenTrainingJobStatus) -> Terms:
+        """Those of the job with that UID."""
+        energy, power = status.energy, status.power
+        control = energy.control if energy is not None else None
+        return cls(
+            uid,
+            (
+                power.cap if power is not None else None,
+                energy.scope if energy is not None else None,
+                spec_in_force(status).is_enforced,
+            ),
+            {a.uid: (a.joules, a.seconds) for a in (control.allowances if control is not None else ())},
+            {p.key: (p.node, p.joules) for p in (energy.pods if energy is not None else ()) if p.final},
+        )
+
+
+def find_nodes(before: Terms | None, terms: Terms, pods: Mapping[str, str]) -> set[str]:
+    """The nodes that a stored status says something else of than the one before it; `pods`: UID → node, "" for none."""
+    if before is not None and before.uid != terms.uid:
+        before = None  # another job of that name
+    final = before.final if before is not None else {}
+    nodes = {entry[0] for key, entry in terms.final.items() if final.get(key) != entry}
+    if before is None or before.whole != terms.whole:
+        nodes |= set(pods.values())
+    else:
+        nodes |= {
+            node for uid, node in pods.items() if before.allowances.get(uid) != terms.allowances.get(uid)
+        }
+    return nodes - {""}

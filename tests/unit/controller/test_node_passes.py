@@ -13,7 +13,7 @@ from greentrain.api.status import (
     PodEnergyStatus,
     PowerStatus,
 )
-from greentrain.controller.passes.nodes import Terms, find_nodes
+from greentrain.core.asks import Terms, find_nodes
 
 PODS = {"a": "node-a", "b": "node-b", "c": "node-c", "waiting": ""}
 

@@ -1,9 +1,7 @@
-"""Runs passes over jobs: gather, decide, record what the world cannot show, apply, record the rest.
+"""Runs passes over jobs: gather, decide, and the steps that follow from it in their order (`core.steps`).
 
-The order is what makes a kill at any moment harmless. A decision that ends or begins an attempt is stored
-before a pod is deleted or created; everything else can be concluded again from what is there. What a pass
-believes may be old, where a watch is slow or an answer was lost: before anything that could double a pod or
-a count, it looks.
+What a pass believes may be old, where a watch is slow or an answer was lost: before anything that could double a pod or a
+count, it looks.
 """
 
 from __future__ import annotations
@@ -13,8 +11,9 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import assert_never
 
 import aiohttp
 from pydantic import ValidationError
@@ -29,14 +28,27 @@ from greentrain.controller.passes.records import REFUSED_WORDS_MAX, Parts, Recor
 from greentrain.controller.settings import Settings
 from greentrain.controller.snapshots import forget_snapshot, keep_snapshot
 from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.failing import is_stalled, must_report
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision, stop_all
 from greentrain.core.lifecycle.ends import run_policy_in_force
 from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.seen.intensities import CarbonSource
-from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Snapshot
+from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Obstacle, Snapshot
 from greentrain.core.seen.taking import with_intensities
 from greentrain.core.seen.times import parse_time
+from greentrain.core.steps import (
+    Answer,
+    Apply,
+    DecideAgain,
+    FindPods,
+    PassAgain,
+    Step,
+    StoreFirst,
+    StoreRest,
+    walk,
+)
+from greentrain.core.storing import is_outrun
 from greentrain.kube.apply import Outcome, apply_effects
 from greentrain.kube.cache import Key
 from greentrain.kube.client import ApiError
@@ -62,12 +74,20 @@ CONFLICTS_BEFORE_LOOKING = 2
 """A status write that meets a newer job is tried again when the watch has brought it, within milliseconds. After so
 many conflicts in a row the watch is not waited for: the answer to our own last write may have been lost."""
 
-FAILURES_BEFORE_STALLED = 2
-FAILURES_BETWEEN_WORDS = 20
-"""How many failures in a row after which the condition Stalled is looked at again, in case it could not be stored."""
-
 LONGEST_LOOK_SECONDS = 300.0
 """How rarely at most it is looked whether the namespace of a refused job was opened."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A pass under way."""
+
+    seen: Snapshot
+    source: CarbonSource | None
+    """The same for all of its decisions."""
+    memory: Memory
+    failure: ApiError | None = None
+    """Why its status was not stored before anything was done."""
 
 
 class Passes:
@@ -153,7 +173,7 @@ class Passes:
         except ApiError as error:
             self._telemetry.api_errors.labels(str(error.status)).inc()
             delay = self._queue.retry(key, not_before=error.retry_after)
-            if error.status in (404, 409):
+            if is_outrun(error):
                 return ("conflict" if error.status == 409 else "refused"), None
             self._log(logging.WARNING, key, f"{error}; again in {delay:.2f} s")
             return "refused", error
@@ -172,18 +192,16 @@ class Passes:
         return "ok", None
 
     async def _note(self, key: Key, outcome: str, failure: Exception | None) -> None:
-        """Count a job's failures in a row, and say so where it matters: once is chance, twice is trouble."""
+        """Count a job's failures in a row, and say so where it matters."""
         if failure is None:
             if outcome == "ok" and self._failing.pop(key, None) is not None:
                 mark_job(self._telemetry.reconcile_failing, key, on=False)
             return
         count = self._failing[key] = self._failing.get(key, 0) + 1
-        if count < FAILURES_BEFORE_STALLED:
+        if not is_stalled(count):
             return
         mark_job(self._telemetry.reconcile_failing, key, on=True)
-        if outcome != "unreachable" and (
-            count == FAILURES_BEFORE_STALLED or count % FAILURES_BETWEEN_WORDS == 0
-        ):
+        if outcome != "unreachable" and must_report(count):
             cause = redact(_describe(failure), self._memories.secrets(key))[:REFUSED_WORDS_MAX]
             await self._records.report_stalled(
                 key,
@@ -232,7 +250,7 @@ class Passes:
             return
         memory = self._memories.of(key)
         memory.find_secrets(self._cache, key, seen.job)
-        memory.take_up(seen.job)
+        memory.storing.take_up(seen.job)
         if seen.job.unreadable and not seen.job.deleting:
             if not any(is_true(seen.job.status.conditions, t) for t in (Type.SUCCEEDED, Type.FAILED)):
                 await self._hold(key, seen)
@@ -240,7 +258,7 @@ class Passes:
         if key in self._held:
             self._held.discard(key)
             mark_job(self._telemetry.reconcile_failing, key, on=False)
-        seen = memory.complete(seen)
+        seen = memory.storing.complete(seen)
         await self._records.store_events(key)
         progress = await self._ask_progress(key, seen, memory)
         privileged = await self._ask_namespace(key, seen.job, memory)
@@ -252,52 +270,53 @@ class Passes:
             # Steps and joules of one moment belong together, also where they are stored by a later pass.
             energy = decision.status.energy
             memory.sampled_joules = Joules(energy.used_joules) if energy is not None else None
-        if decision.record_first:
-            if decision.pods and seen.job.status.attempt_count and await self._look_for_pods(key):
-                self._queue.add(key)  # a pod of an earlier attempt that no watch has brought yet
-                return
-            await self._record_first(key, seen, decision, memory)
-            # Effects belong to the job as it is now stored; a conflict has ended this pass already.
-        outcome = await self._apply(key, seen.job, decision)
-        if decision.record_first or outcome.changed or outcome.obstacles:
-            after = gather(
-                self._cache, self._node_powers, key, progress=progress, obstacles=outcome.obstacles
-            )
-            if after is None:
-                return
-            after = memory.complete(after)
-            after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
-            after = replace(after, privileged=privileged)
-            seen, decision = after, self._decide(key, after, source, memory)
-            if decision.record_first:
+        this = _UnderWay(seen, source, memory)
+        steps = walk(seen, decision, memory.storing, failing=self._failing.get(key, 0) > 0)
+        step = next(steps)
+        while True:
+            answer = await self._carry_out(key, this, step)
+            try:
+                step = steps.send(answer)
+            except StopIteration:
+                break
+        if this.failure is not None:
+            raise this.failure
+
+    async def _carry_out(self, key: Key, this: _UnderWay, step: Step) -> Answer:
+        """One step of a pass, and what came of it."""
+        match step:
+            case FindPods():
+                return Answer(found=await self._look_for_pods(key))
+            case PassAgain():
                 self._queue.add(key)
-                return
-        await self._records.store_rest(key, seen, decision.status)
-        self._look_again(key, decision, outcome)
+            case StoreFirst(decision):
+                try:
+                    await self._records.store(key, this.seen, decision.status)
+                except ApiError as error:
+                    this.failure = error
+                return Answer(refusal=this.failure)
+            case Apply(decision):
+                outcome = await self._apply(key, this.seen.job, decision)
+                return Answer(changed=outcome.changed, obstacles=outcome.obstacles)
+            case DecideAgain(obstacles):
+                return Answer(decision=self._decide_again(key, this, obstacles))
+            case StoreRest(decision, obstacles):
+                await self._records.store_rest(key, this.seen, decision.status)
+                self._look_again(key, decision, obstacles)
+            case _:
+                assert_never(step)
+        return Answer()
 
-    async def _record_first(self, key: Key, seen: Snapshot, decision: Decision, memory: Memory) -> None:
-        """Store what must stand before anything is done; a stop is carried out also where that is refused.
-
-        Where the server is only in trouble for a moment the record is tried a second time first.
-        """
-        try:
-            await self._records.store(key, seen, decision.status)
-        except ApiError as error:
-            again = not error.passing or self._failing.get(key, 0) > 0
-            if error.refuses_content or (again and error.status not in (404, 409)):
-                await self._stop_all_the_same(key, seen, decision, memory)
-            raise
-
-    async def _stop_all_the_same(self, key: Key, seen: Snapshot, decision: Decision, memory: Memory) -> None:
-        """Carry out a stop that could not be recorded: what a job uses must not hang on what can be stored of it.
-
-        A start is not carried out: its pods would be made again and again. What was decided is kept in memory, so that the
-        passes to come, and the record once it can be stored, know why the pods are gone.
-        """
-        if decision.pods or decision.delete_job:
-            return
-        memory.keep_unstored(seen.job, decision.status)
-        await self._apply(key, seen.job, decision)
+    def _decide_again(self, key: Key, this: _UnderWay, obstacles: tuple[Obstacle, ...]) -> Decision | None:
+        """What to do by what is there now, by the same grid and the same answer of the program."""
+        seen, memory = this.seen, this.memory
+        after = gather(self._cache, self._node_powers, key, progress=seen.progress, obstacles=obstacles)
+        if after is None:
+            return None
+        after = memory.storing.complete(after)
+        after = replace(after, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
+        this.seen = replace(after, privileged=seen.privileged)
+        return self._decide(key, this.seen, this.source, memory)
 
     def _decide(self, key: Key, seen: Snapshot, source: CarbonSource | None, memory: Memory) -> Decision:
         """What to do; `source` is the same for all decisions of one pass."""
@@ -385,11 +404,11 @@ class Passes:
         self._queue.add_after(key, memory.asked + interval - now)
         return memory.progress
 
-    def _look_again(self, key: Key, decision: Decision, outcome: Outcome) -> None:
+    def _look_again(self, key: Key, decision: Decision, obstacles: tuple[Obstacle, ...]) -> None:
         if decision.look_again is not None:
             self._queue.add_after(key, (decision.look_again - self._clock()).total_seconds())
-        if outcome.obstacles:
-            passing = all(o.reason in PASSING_OBSTACLES for o in outcome.obstacles)
+        if obstacles:
+            passing = all(o.reason in PASSING_OBSTACLES for o in obstacles)
             self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
         elif decision.pods or decision.deletions:
             self._queue.add(key)

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from prometheus_client import Gauge
 
 from greentrain.api.runtime import Progress
-from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.controller.passes.hiding import remember, secrets_of
-from greentrain.core.seen.snapshot import Job, Snapshot
+from greentrain.core.seen.snapshot import Job
 from greentrain.core.status.events import Event
+from greentrain.core.storing import Storing
 from greentrain.kube.cache import Cache, Key
-from greentrain.kube.client import ApiError
 from greentrain.kube.redaction import pod_group, redact
 from greentrain.quantities import Joules
 
@@ -36,22 +35,11 @@ class WaitingEvent:
     tries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Unstored:
-    """A status that should be stored and is refused: passes go on by it, so that a stop is carried out as a whole."""
-
-    uid: str
-    """Of its job."""
-    status: GreenTrainingJobStatus
-    stored: GreenTrainingJobStatus
-    """What is stored instead: events and log lines say how that changes, once it can."""
-
-
 @dataclass(slots=True)
 class Memory:
     """What is remembered of one job."""
 
-    written: float = float("-inf")
+    storing: Storing = field(default_factory=Storing)
     asked: float = float("-inf")
     last_report: datetime | None = None
     """The report that was the last one when the program was asked."""
@@ -67,16 +55,6 @@ class Memory:
     """UID and generation of the job whose status was refused, and when an event last said so; None once one is stored."""
     stalled: tuple[str, int, float] | None = None
     """The same of the last event that said that the job is stalled."""
-    least_until: float = float("-inf")
-    """Until when only the least of the status is stored."""
-    refusal: ApiError | None = None
-    """Why nothing of it can be stored at present."""
-    refused_of: tuple[str, int] | None = None
-    """UID and generation of the job that this is about."""
-    refusals: int = 0
-    """How often in a row."""
-    next_store: float = float("-inf")
-    unstored: Unstored | None = None
     asks: bool = False
     """Whether its spec asks for more than Pod Security's baseline."""
     asks_of: tuple[str, int] | None = None
@@ -86,28 +64,6 @@ class Memory:
     """Whose secrets were looked for last: UID and generation of the job, role and attempt of its pods."""
     earlier_secrets: tuple[frozenset[str], ...] = ()
     """Those of the last few looks, the latest last: a message may be about a pod that is gone a moment ago."""
-
-    def take_up(self, job: Job) -> None:
-        """Where the job was edited, perhaps because its status was refused, the whole is tried again at once."""
-        if self.refused_of != (job.uid, job.generation):
-            self.refused_of = (job.uid, job.generation)
-            self.least_until = self.next_store = float("-inf")
-            self.refusals = 0
-
-    def keep_unstored(self, job: Job, status: GreenTrainingJobStatus) -> None:
-        """Go on by a status that was refused; `job` is as the pass saw it."""
-        self.unstored = Unstored(job.uid, status, self.find_stored(job))
-
-    def find_stored(self, job: Job) -> GreenTrainingJobStatus:
-        """The status that is stored of this job, whichever passes go on by."""
-        unstored = self.unstored
-        return unstored.stored if unstored is not None and unstored.uid == job.uid else job.status
-
-    def complete(self, seen: Snapshot) -> Snapshot:
-        """The snapshot with the status that could not be stored, where there is one of this very job."""
-        if self.unstored is None or self.unstored.uid != seen.job.uid:
-            return seen
-        return replace(seen, job=replace(seen.job, status=self.unstored.status))
 
     def find_secrets(self, cache: Cache, key: Key, job: Job) -> None:
         """Take up those of the spec, of the pods that may still say something, and of the last few edits."""

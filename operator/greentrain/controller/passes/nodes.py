@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +20,7 @@ from greentrain.api.nodepower import PodEnergy
 from greentrain.api.status import EnergyStatus, GreenTrainingJobStatus
 from greentrain.api.stored import dump_status
 from greentrain.controller.workqueue import WorkQueue
-from greentrain.core.asks import PodTerms, decide_asks, find_terms
-from greentrain.core.books.in_force import spec_in_force
+from greentrain.core.asks import PodTerms, Terms, decide_asks, find_nodes, find_terms
 from greentrain.core.books.ledger import decide_settled
 from greentrain.core.seen.nodes import ABANDONED_AFTER, is_abandoned
 from greentrain.kube.cache import Cache, Key, controller_uid, node_of
@@ -30,35 +28,6 @@ from greentrain.kube.client import ApiError, Client
 from greentrain.kube.readings import NodePower, NodePowers, find_key, is_of_job
 
 logger = logging.getLogger("greentrain.controller")
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a job's stored status says that concerns agents."""
-
-    uid: str
-    whole: tuple[str | None, str | None, bool]
-    """What holds for all of its pods: cap, scope, and whether a budget is enforced."""
-    allowances: Mapping[str, tuple[int, int | None]]
-    """By UID of a pod: joules and seconds."""
-    final: Mapping[str, tuple[str, int]]
-    """By entry that is final: its node and joules."""
-
-    @classmethod
-    def of(cls, uid: str, status: GreenTrainingJobStatus) -> Terms:
-        """Those of the job with that UID."""
-        energy, power = status.energy, status.power
-        control = energy.control if energy is not None else None
-        return cls(
-            uid,
-            (
-                power.cap if power is not None else None,
-                energy.scope if energy is not None else None,
-                spec_in_force(status).is_enforced,
-            ),
-            {a.uid: (a.joules, a.seconds) for a in (control.allowances if control is not None else ())},
-            {p.key: (p.node, p.joules) for p in (energy.pods if energy is not None else ()) if p.final},
-        )
 
 
 class NodePasses:
@@ -186,18 +155,3 @@ class NodePasses:
         if not is_of_job(entry, key, job.uid, job.created):
             raise LookupError
         return EnergyStatus() if job.unreadable else job.status.energy
-
-
-def find_nodes(before: Terms | None, terms: Terms, pods: Mapping[str, str]) -> set[str]:
-    """The nodes that a stored status says something else of than the one before it; `pods`: UID → node, "" for none."""
-    if before is not None and before.uid != terms.uid:
-        before = None  # another job of that name
-    final = before.final if before is not None else {}
-    nodes = {entry[0] for key, entry in terms.final.items() if final.get(key) != entry}
-    if before is None or before.whole != terms.whole:
-        nodes |= set(pods.values())
-    else:
-        nodes |= {
-            node for uid, node in pods.items() if before.allowances.get(uid) != terms.allowances.get(uid)
-        }
-    return nodes - {""}

@@ -1,7 +1,7 @@
 """Stores what passes over a job decided: its status, once, and the events that say how it changed.
 
-A status that the API server refuses is reduced to its least, and tried again later as a whole; events wait until they are
-stored. Nothing a job uses depends on either (`passes.jobs`).
+A status that the API server refuses is reduced to its least, and tried again later as a whole (`core.storing`); events wait
+until they are stored. Nothing a job uses depends on either (`core.steps`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from typing import Any
 
 import aiohttp
 
-from greentrain.api.conditions import MESSAGE_MAX, Type
 from greentrain.api.reasons import Reason, Severity
 from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.stored import dump_status
 from greentrain.controller.logs import find_log_lines
 from greentrain.controller.passes.memory import Memories, Memory, WaitingEvent, mark_job
 from greentrain.controller.workqueue import WorkQueue
+from greentrain.core.failing import build_stalled
 from greentrain.core.seen.snapshot import Job, Snapshot
-from greentrain.core.seen.times import format_time
-from greentrain.core.status.essence import find_write_delay, reduce_to_least
 from greentrain.core.status.events import Event, transition_events
+from greentrain.core.storing import Write
 from greentrain.kube.apply import apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -41,13 +40,6 @@ EVENT_TRIES = 5
 
 REFUSED_STATUS_SECONDS = 3600.0
 """How long, in seconds, one event says that a status was refused: the API server keeps events that long (`--event-ttl`)."""
-
-LEAST_SECONDS = 60.0
-"""How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
-
-FIRST_STORE_DELAY_SECONDS = 1.0
-LONGEST_STORE_DELAY_SECONDS = 30.0
-"""How long, in seconds, a status that was refused altogether waits for the next try: doubling from the one to the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +72,8 @@ class Records:
             ApiError: it was not stored. `refuses_content` says that the server will have none of it; the next try waits then.
         """
         job, memory = seen.job, self._memories.of(key)
-        before = memory.find_stored(job)
+        before = memory.storing.find_stored(job)
         status = await self._store(key, job, status, memory)
-        memory.written = asyncio.get_running_loop().time()
         memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
         self._stored(key, status)
@@ -108,25 +99,20 @@ class Records:
         Raises:
             ApiError: as `store` does.
         """
-        old, memory = seen.job.status, self._memories.of(key)
-        now = asyncio.get_running_loop().time()
-        if now < memory.least_until and memory.unstored is None:
-            status = reduce_to_least(status)
-            self._queue.add_after(key, memory.least_until - now)
-        if memory.unstored is None:
-            wait = find_write_delay(
-                old, status, since=now - memory.written, measures_every=self._measures_every
-            )
-            if wait is None:
-                return
-            if wait:
-                self._queue.add_after(key, wait)
-                return
+        storing, now = self._memories.of(key).storing, asyncio.get_running_loop().time()
+        rest = storing.find_rest(seen.job.status, status, now=now, measures_every=self._measures_every)
+        if rest.whole_in is not None:
+            self._queue.add_after(key, rest.whole_in)
+        if rest.wait is None:
+            return
+        if rest.wait:
+            self._queue.add_after(key, rest.wait)
+            return
         try:
-            await self.store(key, seen, status)
+            await self.store(key, seen, rest.status)
         except ApiError as error:
             if error.refuses_content:
-                memory.keep_unstored(seen.job, status)
+                storing.keep_unstored(seen.job, rest.status)
             raise
         # The watch brings our own write back and says nothing new by it, but the next pass may conclude from it.
         self._queue.add(key)
@@ -135,40 +121,36 @@ class Records:
         self, key: Key, job: Job, status: GreenTrainingJobStatus, memory: Memory
     ) -> GreenTrainingJobStatus:
         """What of it was stored."""
-        now = asyncio.get_running_loop().time()
-        if memory.refusal is not None and now < memory.next_store:
-            self._queue.add_after(key, memory.next_store - now)
-            raise memory.refusal.with_traceback(None)  # else it would grow each time
-        if now >= memory.least_until:
+        now, answer, storing = asyncio.get_running_loop().time(), None, memory.storing
+        writes = storing.store(status, now=now)
+        while True:
             try:
-                await apply_status(self._client, self._cache, job, status)
-            except ApiError as error:
-                if not error.refuses_content:
-                    raise
-                memory.least_until = now + LEAST_SECONDS
+                write = writes.send(answer)
+            except StopIteration as end:
+                stored: GreenTrainingJobStatus | ApiError = end.value
+                break
+            answer = await self._write(key, job, write, memory)
+        if isinstance(stored, ApiError):
+            if stored.refuses_content:
+                self._queue.add_after(key, storing.next_store - now)
+                mark_job(self._telemetry.status_refused, key, on=True)
+            raise stored.with_traceback(None)  # else it would grow each time
+        return stored
+
+    async def _write(self, key: Key, job: Job, write: Write, memory: Memory) -> ApiError | None:
+        """Why a status was not stored; None where it was."""
+        try:
+            await apply_status(self._client, self._cache, job, write.status)
+        except ApiError as error:
+            if write.whole and error.refuses_content:
                 text = f"the status was refused: {error}; the least of it is tried"
                 self._memories.log(logging.WARNING, key, text)
                 await self._report_refused(key, job, error, memory)
-            else:
-                memory.refused = memory.refusal = memory.unstored = None
-                memory.refusals = 0
-                mark_job(self._telemetry.status_refused, key, on=False)
-                return status
-        status = reduce_to_least(status)
-        try:
-            await apply_status(self._client, self._cache, job, status)
-        except ApiError as error:
-            if error.refuses_content:
-                delay = FIRST_STORE_DELAY_SECONDS * (1 << min(memory.refusals, 10))
-                memory.next_store = now + min(delay, LONGEST_STORE_DELAY_SECONDS)
-                memory.refusal, memory.refusals = error, memory.refusals + 1
-                self._queue.add_after(key, memory.next_store - now)
-                mark_job(self._telemetry.status_refused, key, on=True)
-            raise
-        memory.refusal = memory.unstored = None
-        memory.refusals = 0
-        mark_job(self._telemetry.status_refused, key, on=True)
-        return status
+            return error
+        if write.whole:
+            memory.refused = None
+        mark_job(self._telemetry.status_refused, key, on=not write.whole)
+        return None
 
     async def _report_refused(self, key: Key, job: Job, error: ApiError, memory: Memory) -> None:
         """Say by an event that the server refuses this job's status: a condition may be refused too.
@@ -191,24 +173,9 @@ class Records:
             return
         # Of a status that cannot be read the conditions stay as they are, whatever they say.
         known = (body.get("status") or {}).get("conditions") or () if job.unreadable else dump_conditions(job)
-        conditions = [c for c in known if c.get("type") != Type.STALLED]
-        before: dict[str, Any] = next((c for c in known if c.get("type") == Type.STALLED), {})
-        if (before.get("status"), before.get("reason")) == ("True", str(reason)):
+        changed = build_stalled(known, reason, message, generation=job.generation, now=self._clock())
+        if changed is None:
             return
-        condition = {
-            "type": Type.STALLED.value,
-            "status": "True",
-            "reason": reason.value,
-            "message": message[:MESSAGE_MAX],
-            "observedGeneration": job.generation,
-            "lastTransitionTime": format_time(self._clock()),
-        }
-        changed: dict[str, Any] = {
-            "conditions": [*conditions, condition],
-            "display": {"reason": reason.value},
-        }
-        if reason.about.phase is not None:
-            changed["phase"] = reason.about.phase.value
         memory = self._memories.of(key)
         now = asyncio.get_running_loop().time()
         if is_event_due(memory.stalled, job, now):
