@@ -22,6 +22,7 @@ MODULES = (
     "tests.scenario.test_budgets",
     "tests.scenario.test_caps",
     "tests.scenario.test_emissions",
+    "tests.scenario.test_fuzz",
     "tests.scenario.test_gangs",
     "tests.scenario.test_projection",
     "tests.integration.agent.test_cap_lives",

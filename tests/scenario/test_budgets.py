@@ -18,6 +18,7 @@ from tests.scenario.budgets import (
     FAULTS,
     JOULE,
     SIZES,
+    TROUBLES,
     Remainder,
     Traits,
     World,
@@ -27,17 +28,23 @@ from tests.scenario.budgets import (
     rest,
 )
 from tests.support.lives import Suite
+from tests.support.world.cluster import REFUSALS
 
 EVENTS = frozenset(
     {
         *FAULTS,
+        *TROUBLES,
         "agent: Evicted",
         "agent: Lifted",
         "agent: Throttled",
+        "agent: acts for an unattended job",
         "budget: lower",
         "budget: raise",
         "budget: remove",
         "disk full",
+        *(f"refused: {error.reason}" for error in REFUSALS),
+        "stalled",
+        "the least was stored",
     }
 )
 
@@ -134,7 +141,7 @@ def test_whatever_may_happen_happens_often() -> None:
         seen.update(set(life.faults))
     assert LIVES.find_missing(LIVES.seeds) == []
     assert set(seen) >= EVENTS
-    assert min(seen[fault] for fault in FAULTS) >= 20
+    assert min(seen[fault] for fault in (*FAULTS, *TROUBLES)) >= 20
 
 
 @pytest.mark.all_lives

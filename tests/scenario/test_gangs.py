@@ -12,6 +12,7 @@ from greentrain.core.seen.pods import Pod
 from tests.scenario.world import NODES, Watchman, World
 from tests.support.lives import Suite
 from tests.support.manifests import build_job, build_template
+from tests.support.world.cluster import REFUSALS
 
 STEPS = 120
 CODES = [1, 127, 137, 143, 144, 255]
@@ -133,12 +134,26 @@ def disturb_nodes(world: Scene) -> None:
         world.delete_node(node)
 
 
+def trouble(world: World) -> None:
+    """One thing that no real server can be made to do when it is wanted: passes fail, statuses are refused, a node lies."""
+    chance = world.random
+    act = chance.random()
+    if act < 0.3:
+        world.fails = chance.randint(1, 6)
+    elif act < 0.7:
+        world.refuses = chance.randint(1, 8)
+        world.refusal = (chance.choice(REFUSALS), chance.random() < 0.6)
+    else:
+        world.lie(chance.choice((*NODES, "node-x")))
+
+
 def bring_to_rest(world: World, watchman: Watchman) -> None:
     """No more disturbances: a sound spec, a diligent kubelet, an operator that lives."""
+    world.mend()
     for node in sorted(world.silent):
         world.return_node(node, rebooted=world.random.random() < 0.5)
     spec = world.manifest["spec"]
-    # Where the spec allows it nobody edits it again: an edit begins a new attempt and would hide a stuck one.
+    # Where the spec allows it is not edited again: an edit begins a new attempt and would hide a stuck one.
     if "enregy" in spec or spec.get("runPolicy", {}).get("suspend"):
         world.edit(build_job(workers=2, runPolicy={"backoffLimit": 1000}))
     for _ in range(60):
@@ -178,8 +193,11 @@ def live(seed: int) -> Life:
     """A life to its end, with every rule looked at after every step."""
     world = World(build_job(), seed)
     watchman = Watchman(world)
+    troubles = Random(f"troubles of {seed}")
     for _ in range(STEPS):
         disturb(world)
+        if troubles.random() < 0.06:
+            trouble(world)
         watchman.check()
     bring_to_rest(world, watchman)
     return Life(tuple(world.story), tuple(a.reason for a in world.status.attempts if a.reason))
@@ -205,9 +223,13 @@ HAPPENED = frozenset(
         "exits 137 (OOMKilled)",
         "is marked",
         "job deleted",
+        "lies",
         "operator killed",
+        *(f"refused: {error.reason}" for error in REFUSALS),
         "spec edited",
+        "stalled",
         "stops answering",
+        "the least was stored",
     }
 )
 PHASES = frozenset(
@@ -322,7 +344,7 @@ def test_the_story_of_a_lost_node_reads_as_it_happened() -> None:
     assert first.message == "worker-1: its node stopped answering (node node-2)"
     world.remove("digits-worker-0-1")
     world.pass_time(3600)
-    world.operate()  # nobody knows whether the other one still runs
+    world.operate()  # whether the other one still runs is not known
     waiting = next(c for c in world.status.conditions if c.type == "PodsReady")
     assert "kubectl delete node node-2" in waiting.message
     world.delete_node("node-2")

@@ -79,7 +79,8 @@ def walk(
     seen: Snapshot, decision: Decision, storing: Storing, *, failing: bool
 ) -> Generator[Step, Answer, None]:
     """The steps of a pass that saw this and decided that; `failing`: the pass before it failed."""
-    if decision.record_first:
+    # With the job its end would be gone, where that could not be stored yet.
+    if decision.record_first or (decision.delete_job and not storing.is_stored(seen.job)):
         if decision.pods and seen.job.status.attempt_count and (yield FindPods()).found:
             yield PassAgain()
             return

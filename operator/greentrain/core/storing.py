@@ -111,6 +111,10 @@ class Storing:
         unstored = self.unstored
         return unstored.stored if unstored is not None and unstored.uid == job.uid else job.status
 
+    def is_stored(self, job: Job) -> bool:
+        """Whether the status that passes over this very job go by is the one that is stored."""
+        return self.unstored is None or self.unstored.uid != job.uid
+
     def complete(self, seen: Snapshot) -> Snapshot:
         """The snapshot with the status that could not be stored, where there is one of this very job."""
         if self.unstored is None or self.unstored.uid != seen.job.uid:

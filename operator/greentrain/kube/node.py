@@ -26,6 +26,7 @@ from greentrain.core.seen.times import parse_time
 from greentrain.kube.cache import version_of
 from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, lease_path, node_query
 from greentrain.node.allowance import Allowance
+from greentrain.node.hearing import Hearing
 from greentrain.quantities import Joules, PowerCap
 
 logger = logging.getLogger("greentrain.agent")
@@ -214,10 +215,7 @@ class NodeView:
         self._elapsed = elapsed
         self._wall = wall
         self._retry = retry
-        self._renewed: str | None = None
-        """When the operator renewed its lease last, as it says itself."""
-        self._heard: float | None = None
-        self._unattended: dict[str, float] = {}
+        self._hearing = Hearing()
         self._allowances: dict[str, Allowance] | None = None
         self._pods: dict[str, NodePod] = {}
         self._settled: tuple[str, ...] = ()
@@ -267,12 +265,12 @@ class NodeView:
     @property
     def operator_heard(self) -> float | None:
         """When the operator was last heard, on the clock that only goes on; None where it never was."""
-        return self._heard
+        return self._hearing.heard
 
     @property
     def unattended(self) -> Mapping[str, float]:
         """Since when, on the clock that only goes on, the operator says that it cannot look after a job, by the job's UID."""
-        return self._unattended
+        return self._hearing.unattended
 
     @property
     def place(self) -> Place:
@@ -373,23 +371,11 @@ class NodeView:
             self.news.set()
 
     def _put_lease(self, body: Body) -> None:
-        """A renewal is heard when it is seen, as client-go's leader election does: clocks of two machines may differ.
-
-        How long the first that is seen has been there is not known, so its age by the wall clock counts: an agent
-        that begins anew does not take a dead operator for a living one.
-        """
         named = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_UNATTENDED) or ""
-        now = self._elapsed()
-        unattended = {uid: self._unattended.get(uid, now) for uid in named.split(",") if uid}
-        if unattended != self._unattended:
-            self._unattended = unattended
-            self.news.set()
         renewed = (body.get("spec") or {}).get("renewTime")
-        if not renewed or renewed == self._renewed:
-            return
-        moment = parse_time(renewed) if self._renewed is None else None
-        age = 0.0 if moment is None else max(0.0, self._wall() - moment.timestamp())
-        self._renewed, self._heard = renewed, self._elapsed() - age
+        moment, now = parse_time(renewed), self._elapsed()
+        if self._hearing.take(renewed, moment, named.split(","), now=now, wall=self._wall()):
+            self.news.set()
 
     def _put_node(self, body: Body) -> None:
         self._place = find_place(body)
