@@ -125,7 +125,7 @@ class Follower:
     async def _read_held(self) -> dict[PodKey, tuple[int, ...]] | None:
         """The cards each pod holds; None when the kubelet does not answer, which disproves nothing."""
         try:
-            listing = await self._kubelet.read_holdings()
+            listing = await self._kubelet.read_allocations()
         except (Unavailable, Unsupported) as error:
             if not self._silent:
                 self._report(str(error))
@@ -136,11 +136,11 @@ class Follower:
             self._trusted_ns = self._cards.now_ns + round(TRUST_SECONDS * NANOSECONDS)
         self._silent = False
         found: dict[PodKey, set[int]] = {}
-        for holding in listing.holdings:
-            unit = get_unit(holding.card)
+        for allocation in listing.allocations:
+            unit = get_unit(allocation.card)
             number = self._numbers.get(unit.uuid) if isinstance(unit, FullCard) else None
             if number is not None:
-                found.setdefault(PodKey(holding.namespace, holding.pod), set()).add(number)
+                found.setdefault(PodKey(allocation.namespace, allocation.pod), set()).add(number)
         if self._cards.now_ns < self._trusted_ns:
             taken = {card for numbers in found.values() for card in numbers}
             for key, holder in (self._holders or {}).items():

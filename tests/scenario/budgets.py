@@ -476,7 +476,7 @@ class World(Cluster):
             if not pod.running or pod.node is None:
                 continue
             agent = pod.node.agent
-            held = (pod.node.disk if agent is None else agent.standings.pods).get(pod.uid)
+            held = (pod.node.disk if agent is None else agent.states.pods).get(pod.uid)
             silence = agent.hear().find_unconfirmed(self.now) if agent is not None else 0.0
             away = agent is None or held is None
             if away and not reachable:

@@ -51,7 +51,7 @@ class Pod:
     pending: list[int] = field(default_factory=lambda: [0] * QUARTERS)
     """Used while the agent was away: told when it is back."""
     last: int = 0
-    let_go: bool = False
+    drop_settled: bool = False
 
 
 @dataclass
@@ -166,13 +166,15 @@ class World:
         reports = []
         for zone in sorted(self.truth):
             entries = [
-                self.entry(p) for p in self.pods if p.zone == zone and p.begin < self.now and not p.let_go
+                self.entry(p)
+                for p in self.pods
+                if p.zone == zone and p.begin < self.now and not p.drop_settled
             ]
             report = NodeReport(
                 f"node-{zone}", at(self.now), tuple(entries), observed=at(self.now), zone=zone
             )
             reports.append(report)
-        over = all(p.let_go for p in self.pods)
+        over = all(p.drop_settled for p in self.pods)
         account = account_of(
             reports,
             energy=self.energy,
@@ -194,7 +196,7 @@ class World:
             for entry in report.pods:
                 stored = any(p.key == entry.key and p.final for p in self.energy.pods)
                 if entry.closed and stored and self.chance.random() < 0.5:
-                    next(p for p in self.pods if p.uid == entry.uid).let_go = True
+                    next(p for p in self.pods if p.uid == entry.uid).drop_settled = True
 
     def _check(self) -> None:
         """Every joule has a source or is told as without; what is priced is priced at its own time."""

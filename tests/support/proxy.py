@@ -56,7 +56,7 @@ class Slow:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Allocated:
     """Forwarded when the test lets it."""
 
     until: asyncio.Event
@@ -90,7 +90,7 @@ class Torn:
     after: int = 0
 
 
-Fault = Refuse | Cut | LoseAnswer | CutBody | Slow | Held | Frozen | Ended | Expired | Torn
+Fault = Refuse | Cut | LoseAnswer | CutBody | Slow | Allocated | Frozen | Ended | Expired | Torn
 
 ANY_REQUEST: tuple[Fault, ...] = (
     Refuse(409, "Conflict"),
@@ -270,7 +270,7 @@ class Proxy:
             return _abort(request)
         if isinstance(fault, Slow):
             await asyncio.sleep(fault.seconds)
-        if isinstance(fault, Held):
+        if isinstance(fault, Allocated):
             await fault.until.wait()
         try:
             async with self._upstream.forward(

@@ -1,4 +1,4 @@
-"""`python -m greentrain.agent`: the agent as a process; `restore` and `retire`, what is done where it is to be no more."""
+"""`python -m greentrain.agent`: the agent as a process; `restore` and `retire`: restoring limits without an agent, and ending all agents."""
 
 from __future__ import annotations
 

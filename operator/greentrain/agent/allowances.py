@@ -23,9 +23,9 @@ from greentrain.energy.account import NodeAccount
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod
 from greentrain.node.allowance import NOTHING, Allowance, Used, is_spent
+from greentrain.node.allowances import AllowanceState, AllowanceStates, Change, Haste, LastRenewal, Sight
 from greentrain.node.findings import Finding, judge_operator
 from greentrain.node.pods import sum_up
-from greentrain.node.standings import Change, Haste, Heard, Sight, Standing, Standings
 from greentrain.quantities import format_energy, to_joules
 
 logger = logging.getLogger("greentrain.agent")
@@ -59,7 +59,7 @@ class BudgetView(Protocol):
         ...
 
     @property
-    def operator_heard(self) -> float | None:
+    def operator_renewed(self) -> float | None:
         """When the operator was last heard, on the clock that only goes on; None where it never was."""
         ...
 
@@ -77,7 +77,7 @@ class BudgetView(Protocol):
         ...
 
 
-_JOURNAL = TypeAdapter(dict[str, Standing])
+_JOURNAL = TypeAdapter(dict[str, AllowanceState])
 
 
 class Allowances:
@@ -87,12 +87,12 @@ class Allowances:
         self._journal = journal
         self._clock = clock
         self._view = view
-        self._held = allowed
+        self._may_write = allowed
         """Whether the journal is ours alone."""
         self._read = False
         """Whether what it held is known."""
-        self._standings = Standings()
-        self._stored: dict[str, Standing] = {}
+        self._states = AllowanceStates()
+        self._stored: dict[str, AllowanceState] = {}
         """What the disk holds."""
         self._evicting: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -106,40 +106,40 @@ class Allowances:
     @property
     def silent(self) -> bool:
         """Whether the operator counted as silent at the last look."""
-        return self._standings.silent
+        return self._states.silent
 
     @property
     def spent(self) -> int:
         """How many pods have spent their allowance, since this agent began."""
-        return self._standings.spent
+        return self._states.spent
 
     @property
     def throttled(self) -> frozenset[str]:
         """UIDs of the pods whose cards are to have their lowest limit."""
-        return self._standings.throttled
+        return self._states.throttled
 
     @property
     def silence(self) -> float:
         """Seconds since the operator was last heard, or since this agent's start."""
-        return self._hear().find_silence(self._clock.elapsed())
+        return self._find_renewal().find_silence(self._clock.elapsed())
 
-    def _hear(self) -> Heard:
+    def _find_renewal(self) -> LastRenewal:
         view = self._view
-        return Heard(self._began, view.operator_heard, view.lease is not None, view.unattended)
+        return LastRenewal(self._began, view.operator_renewed, view.lease is not None, view.unattended)
 
     @property
-    def _confirmed(self) -> Mapping[str, Standing]:
+    def _confirmed(self) -> Mapping[str, AllowanceState]:
         """What an agent that is started again will know."""
-        return self._stored if self._held else self._standings.pods
+        return self._stored if self._may_write else self._states.pods
 
     def judge_operator(self) -> Finding:
         """The condition `OperatorHeard`."""
-        heard = self._view.operator_heard is not None
-        return judge_operator(self._view.lease, silent=self.silent, heard=heard)
+        renewed = self._view.operator_renewed is not None
+        return judge_operator(self._view.lease, silent=self.silent, renewed=renewed)
 
     def load(self) -> None:
         """Read what was read and done before; a damaged file is put aside."""
-        if not self._held or self._read:
+        if not self._may_write or self._read:
             return
         try:
             content = self._journal.read(FILE)
@@ -164,8 +164,8 @@ class Allowances:
             kept = {}
         self._read = True
         self._stored = dict(kept)
-        self._standings.take_stored(kept)
-        for one in self._standings.pods.values():
+        self._states.take_stored(kept)
+        for one in self._states.pods.values():
             if one.action == "Throttled":
                 logger.warning(
                     "pod %s/%s is at its lowest limit: it had spent its allowance while the operator was silent",
@@ -178,38 +178,38 @@ class Allowances:
     def look(self, account: NodeAccount, *, report_interval: float) -> Haste:
         """Judge every pod by what the account has of it now; how soon to report what is new."""
         self.load()
-        view, before = self._view, self._standings.pods.keys()
+        view, before = self._view, self._states.pods.keys()
         sight = Sight(
             now=self._clock.elapsed(),
             counted=sum_up(account),
             given=view.allowances,
             pods=view.pods,
             pods_known=view.pods_known,
-            operator=self._hear(),
+            operator=self._find_renewal(),
             report_seconds=report_interval,
         )
-        for change in self._standings.look(sight):
+        for change in self._states.look(sight):
             self._log(change)
-        for uid in before - self._standings.pods.keys():
+        for uid in before - self._states.pods.keys():
             self._said.pop(uid, None)
-        if self._standings.pods != self._stored:
+        if self._states.pods != self._stored:
             self._store()
-        return self._standings.find_haste(self._confirmed)
+        return self._states.find_haste(self._confirmed)
 
     # -- doing --------------------------------------------------------------------------------------------
 
     def note_reported(self, throttled: Collection[str]) -> None:
         """A report was stored that said of these pods that they are throttled."""
-        self._standings.note_reported(throttled)
+        self._states.note_reported(throttled)
 
     def act_if_due(self) -> None:
         """Listen where renewals are late, and ask for the evictions that are due; in the background: looks go on meanwhile."""
         now = self._clock.elapsed()
-        if _is_done(self._listening) and self._standings.must_listen(now, self._hear()):
+        if _is_done(self._listening) and self._states.must_listen(now, self._find_renewal()):
             self._listening = asyncio.create_task(self._listen(), name="listen")
         if not _is_done(self._evicting):
             return
-        due = self._standings.take_due(now)
+        due = self._states.take_due(now)
         if due:
             self._evicting = asyncio.create_task(self._evict_all(due), name="evict")
 
@@ -236,9 +236,9 @@ class Allowances:
 
     async def _evict(self, uid: str) -> None:
         pod, now = self._view.pods.get(uid), self._clock.elapsed()
-        if not self._standings.may_evict(uid, pod, self._hear(), now):
+        if not self._states.may_evict(uid, pod, self._find_renewal(), now):
             return
-        one = self._standings.pods[uid]
+        one = self._states.pods[uid]
         try:
             await self._view.evict(one.namespace, one.name, uid)
         except _AWAY as error:
@@ -247,8 +247,8 @@ class Allowances:
                     uid, f"pod {one.namespace}/{one.name} cannot be evicted yet: {error!r}; again and again"
                 )
                 return
-        if uid in self._standings.pods:
-            self._standings.note_evicted(uid)
+        if uid in self._states.pods:
+            self._states.note_evicted(uid)
             self.evictions += 1
             logger.error(
                 "pod %s/%s is evicted: its allowance is spent or has ended, and the operator is silent",
@@ -259,22 +259,22 @@ class Allowances:
     # -- keeping and reporting ------------------------------------------------------------------------------
 
     def _store(self) -> None:
-        if not (self._held and self._read):
+        if not (self._may_write and self._read):
             return
         try:
-            self._journal.store(_JOURNAL.dump_json(self._standings.pods), FILE)
+            self._journal.store(_JOURNAL.dump_json(self._states.pods), FILE)
         except OSError as error:
             self._say_once(FILE, f"the journal of allowances cannot be written: {error.strerror}")
             return
         self._said.pop(FILE, None)
-        self._stored = dict(self._standings.pods)
+        self._stored = dict(self._states.pods)
 
     def mark(self, entries: tuple[PodEnergy, ...]) -> tuple[PodEnergy, ...]:
         """A report's entries with each pod's allowance and what was done about it."""
-        return self._standings.mark(entries, self._confirmed)
+        return self._states.mark(entries, self._confirmed)
 
     def _log(self, change: Change) -> None:
-        one, used = change.standing, change.used
+        one, used = change.state, change.used
         who = f"{one.namespace}/{one.name}"
         match change.kind:
             case "Spent":
@@ -283,7 +283,7 @@ class Allowances:
                 logger.info("pod %s has a higher allowance: its GPUs may have their limits again", who)
             case "Throttled":
                 self.throttles += 1
-                allowance = one.holding(used) or NOTHING
+                allowance = one.in_force(used) or NOTHING
                 amount = format_energy(to_joules(used.within(allowance.scope)))
                 logger.error(
                     "pod %s has used %s, %s, and the operator has been silent for %.0f s: its GPUs get their lowest limit, "

@@ -26,6 +26,7 @@ from greentrain.devices.errors import (
 )
 from greentrain.devices.gpus import LimitedGpus
 from greentrain.devices.nvidia.driver import read_load
+from greentrain.node.allocations import Allocations
 from greentrain.node.capping import (
     Answer,
     CapJournal,
@@ -41,7 +42,6 @@ from greentrain.node.capping import (
 )
 from greentrain.node.caps import Hindrance, Note
 from greentrain.node.cards import Card
-from greentrain.node.holdings import Holdings
 from greentrain.quantities import format_power
 
 logger = logging.getLogger("greentrain.agent")
@@ -116,7 +116,7 @@ class Caps(NodeCaps):
         self,
         gpus: LimitedGpus,
         cards: Iterable[Card],
-        holdings: Holdings | None,
+        allocations: Allocations | None,
         hindrance: Hindrance | None = None,
     ) -> bool:
         """Look at every card that has a cap, or is to have one, and do what is due; whether anything is new.
@@ -126,7 +126,7 @@ class Caps(NodeCaps):
         Raises:
             Unavailable: NVML is lost.
         """
-        sight = CapSight(self._clock.elapsed(), tuple(cards), holdings, hindrance)
+        sight = CapSight(self._clock.elapsed(), tuple(cards), allocations, hindrance)
         if self.awaits_journal:
             self._load()
         return await self._carry_out(gpus, self.look(sight))

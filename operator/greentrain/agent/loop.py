@@ -20,23 +20,23 @@ from contextlib import suppress
 import aiohttp
 
 from greentrain.agent.allowances import Allowances
-from greentrain.agent.books import Books
 from greentrain.agent.caps import Caps
 from greentrain.agent.conditions import Conditions
 from greentrain.agent.journal import Journal
 from greentrain.agent.ports import Machine, View
 from greentrain.agent.readings import Readings
 from greentrain.agent.settings import AgentSettings
+from greentrain.agent.stored_account import StoredAccount
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.api.status import Condition
 from greentrain.devices.errors import Unavailable
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
+from greentrain.node.allocations import Allocations
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card, CardAnswer
-from greentrain.node.findings import judge_caps, judge_holders
-from greentrain.node.holdings import Holdings
+from greentrain.node.findings import judge_allocations, judge_caps
 from greentrain.node.pods import (
     close_pods,
     find_host_shares,
@@ -85,7 +85,7 @@ class Agent:
         """When the loop last went round, on that clock."""
         self._reports = ReportSchedule(settings.report_interval)
         self._conditions = Conditions(clock, self._reports)
-        self._books = Books(
+        self._stored = StoredAccount(
             journal, clock, self._conditions, self._reports, interval=settings.journal_interval
         )
         self._schedule = ReadSchedule(limits_interval=settings.report_interval)
@@ -97,7 +97,7 @@ class Agent:
     @property
     def account(self) -> NodeAccount:
         """What was counted."""
-        return self._books.account
+        return self._stored.account
 
     @property
     def cards(self) -> tuple[Card, ...]:
@@ -124,7 +124,7 @@ class Agent:
             while not stop.is_set():
                 begun = self.beat = self._clock.elapsed()
                 await self.look()
-                self._books.store_if_due()
+                self._stored.store_if_due()
                 self._report_and_evict()
                 await self._rest(begun + self.settings.interval, stop)
         finally:
@@ -142,13 +142,13 @@ class Agent:
             news.clear()
             if stop.is_set():
                 return
-            await self._readings.list_holdings()
-            await self._keep_caps(self._readings.find_holdings(self.account))
+            await self._readings.list_allocations()
+            await self._keep_caps(self._readings.find_allocations(self.account))
             self._report_and_evict()
             await self._clock.sleep(WAKE_SECONDS)
 
     def _begin(self) -> None:
-        self._books.load()
+        self._stored.load()
         self.caps.load()
         if self.allowances is not None:
             self.allowances.load()
@@ -161,7 +161,7 @@ class Agent:
             with suppress(asyncio.CancelledError):
                 await self._reporting
         await self._give_back()
-        self._books.store()
+        self._stored.store()
         await self._report_last()
         await self._readings.close_gpus()
 
@@ -185,25 +185,25 @@ class Agent:
 
     async def look(self) -> None:
         """One look at holders and cards, and what follows from it."""
-        self._books.let_go(self._view.settled)
-        await self._readings.list_holdings()
+        self._stored.drop_settled(self._view.settled)
+        await self._readings.list_allocations()
         readings, at, wall = await self._readings.read_cards(self.caps)
         # Not before these: pods that are shown meanwhile must not count as others than those without a UID.
-        self._books.note_new(name_pods(self.account, self._view.pods.values()))
-        holdings = self._readings.find_holdings(self.account)
-        if holdings is not None:
-            self._account_for(readings, holdings, at, wall)
-        await self._keep_caps(holdings)
+        self._stored.note_new(name_pods(self.account, self._view.pods.values()))
+        allocations = self._readings.find_allocations(self.account)
+        if allocations is not None:
+            self._account_for(readings, allocations, at, wall)
+        await self._keep_caps(allocations)
 
     def _account_for(
-        self, readings: dict[str, CardReading], holdings: Holdings, at: float, wall: float
+        self, readings: dict[str, CardReading], allocations: Allocations, at: float, wall: float
     ) -> None:
         account, pods = self.account, self._view.pods
-        self._conditions.set(judge_holders(holdings.problems))
-        self._books.note_new(open_pods(account, holdings, pods))
+        self._conditions.set(judge_allocations(allocations.problems))
+        self._stored.note_new(open_pods(account, allocations, pods))
         account.advance(
             readings,
-            {u: holdings.cards.get(u, ()) for u in {*holdings.cards, *account.cards, *readings}},
+            {u: allocations.cards.get(u, ()) for u in {*allocations.cards, *account.cards, *readings}},
             at=at,
             wall=wall,
             boot=self._clock.boot(),
@@ -215,8 +215,10 @@ class Agent:
             self.looked = at
         self._account_for_host(at, wall)
         if self._view.pods_known:
-            new = close_pods(account, holdings, pods, wall=wall, name_unseen=lambda: f"unseen-{uuid.uuid4()}")
-            self._books.note_new(new)
+            new = close_pods(
+                account, allocations, pods, wall=wall, name_unseen=lambda: f"unseen-{uuid.uuid4()}"
+            )
+            self._stored.note_new(new)
 
     def _account_for_host(self, at: float, wall: float) -> None:
         """Processors and memory, where the node has RAPL: shares of pods that hold GPUs and of pods of jobs."""
@@ -230,30 +232,30 @@ class Agent:
 
     # -- caps and allowances ----------------------------------------------------------------------------------
 
-    async def _keep_caps(self, holdings: Holdings | None) -> None:
-        """Do what is due about power limits; a driver that is to be replaced gets its cards back as they were, and is let go."""
+    async def _keep_caps(self, allocations: Allocations | None) -> None:
+        """Do what is due about power limits; before the driver is replaced, previous limits are restored and NVML is closed."""
         readings, caps = self._readings, self.caps
         caps.take_up(self._view.caps)
-        self._mind_allowances()
-        if holdings is not None and caps.doubts_holders(pods_known=self._view.pods_known):
-            holdings = readings.drop_ended(holdings)
+        self._enforce_allowances()
+        if allocations is not None and caps.doubts_allocations(pods_known=self._view.pods_known):
+            allocations = readings.drop_ended(allocations)
         pause = self._view.paused
         if readings.gpus is not None:
             try:
                 hindrance = None if pause is None else Hindrance("Paused", pause)
-                if await caps.keep(readings.gpus, self.cards, holdings, hindrance):
+                if await caps.keep(readings.gpus, self.cards, allocations, hindrance):
                     self._reports.hurry()
             except Unavailable as error:
                 await readings.lose_gpus(error)
-        if readings.gpus is None and caps.lose_sight(self.cards, holdings, pause):
+        if readings.gpus is None and caps.lose_sight(self.cards, allocations, pause):
             self._reports.hurry()
         now, changed = self._clock.elapsed(), bool(caps.changed_cards)
-        if self._schedule.must_let_go(now, paused=pause is not None, changed=changed):
+        if self._schedule.must_close(now, paused=pause is not None, changed=changed):
             await readings.close_gpus()
         if self.cards:
             self._conditions.set(judge_caps(caps, self.cards, pause))
 
-    def _mind_allowances(self) -> None:
+    def _enforce_allowances(self) -> None:
         """Have what is spent at its lowest limit, and report soon what is new."""
         if self.allowances is None:
             return
@@ -275,14 +277,14 @@ class Agent:
         if not self._reports.is_due(now) or (self._reporting is not None and not self._reporting.done()):
             return
         # What is reported must not be forgotten: a counter may be lost together with what the journal had not yet.
-        self._books.store()
+        self._stored.store()
         self._reports.note_reported(now, self._chance.uniform(0.9, 1.1))
         self._reporting = asyncio.create_task(self._report(), name="report")
 
     async def _report(self) -> None:
         try:
             async with asyncio.timeout(self.settings.report_deadline):
-                await self._books.inherit(self._view)
+                await self._stored.inherit(self._view)
                 throttled = self.allowances.throttled if self.allowances is not None else ()
                 await self._view.report(self.build_status())
                 if self.allowances is not None:
@@ -299,7 +301,7 @@ class Agent:
         while True:
             try:
                 async with asyncio.timeout(max(0.0, until - self._clock.elapsed())):
-                    await self._books.inherit(self._view)
+                    await self._stored.inherit(self._view)
                     await self._view.report(self.build_status())
                 return
             except _AWAY as error:

@@ -19,7 +19,7 @@ from greentrain.quantities import PowerCap
 class Kubelet(Protocol):
     """Who holds devices (`devices.podresources.PodResources`)."""
 
-    async def read_holdings(self) -> Listing:
+    async def read_allocations(self) -> Listing:
         """What pods hold now; Unavailable or Unsupported where it does not say."""
         ...
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
+from greentrain.agent.allocations import find_allocations
 from greentrain.agent.conditions import Conditions
-from greentrain.agent.holders import find_holdings
 from greentrain.agent.host import HostInterval
 from greentrain.agent.ports import Machine, View
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unavailable, Unsupported
@@ -17,6 +17,7 @@ from greentrain.devices.gpus import Gpus
 from greentrain.devices.podresources import Listing
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
+from greentrain.node.allocations import Allocations, drop_ended
 from greentrain.node.capping import NodeCaps
 from greentrain.node.cards import Card, CardAnswer, Unread
 from greentrain.node.findings import (
@@ -27,7 +28,6 @@ from greentrain.node.findings import (
     judge_pause,
     judge_silent_kubelet,
 )
-from greentrain.node.holdings import Holdings, drop_ended
 from greentrain.node.pods import find_known
 from greentrain.node.schedule import ReadSchedule
 
@@ -51,7 +51,7 @@ class Readings:
         self.answers: Mapping[str, CardAnswer] = {}
         """What each card answered last, by UUID."""
         self._listing: Listing | None = None
-        self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...]], Holdings] | None = None
+        self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...]], Allocations] | None = None
         self._host_read = 0.0
 
     # -- cards ------------------------------------------------------------------------------------------------
@@ -132,21 +132,21 @@ class Readings:
 
     # -- holders ----------------------------------------------------------------------------------------------
 
-    async def list_holdings(self) -> None:
+    async def list_allocations(self) -> None:
         """Ask the kubelet, where it is time to."""
         now, known = self._clock.elapsed(), self._listing is not None and self._view.pods_known
         if not self._schedule.must_list(now, version=self._view.version, known=known):
             return
         self._listing = None
         try:
-            self._listing = await self._machine.kubelet.read_holdings()
+            self._listing = await self._machine.kubelet.read_allocations()
             self._schedule.note_listed(self._clock.elapsed())
         except Unavailable as error:
             self._conditions.set(judge_silent_kubelet(str(error)))
         except Unsupported as error:
             self._conditions.set(judge_old_kubelet(str(error)))
 
-    def find_holdings(self, account: NodeAccount) -> Holdings | None:
+    def find_allocations(self, account: NodeAccount) -> Allocations | None:
         """Who holds what, by what the kubelet said last; None where it has not.
 
         Found anew where the listing, the pods or the cards are other ones, or the account stands in for the API server.
@@ -157,17 +157,17 @@ class Readings:
         basis = (listing, view.version, view.pods_known, self.cards)
         if self._found is None or not view.pods_known or self._found[0] != basis:
             pods = find_known(account, view.pods.values(), known=view.pods_known)
-            self._found = (basis, find_holdings(listing, self.cards, pods))
+            self._found = (basis, find_allocations(listing, self.cards, pods))
         return self._found[1]
 
-    def drop_ended(self, holdings: Holdings) -> Holdings:
+    def drop_ended(self, allocations: Allocations) -> Allocations:
         """The holders that have processes, while the API server does not show which pods have ended."""
         find_pods = self._machine.find_pods
         try:
             alive = find_pods() if find_pods is not None else ()
         except DeviceError:
             alive = ()
-        return drop_ended(holdings, alive)
+        return drop_ended(allocations, alive)
 
     # -- processors and memory --------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class AgentTelemetry(Collector):
             ("greentrain_idle_energy_joules", "Energy of GPUs that no pod held.", account.idle),
             (
                 "greentrain_unattributed_energy_joules",
-                "Energy of GPUs that worked although no pod held them.",
+                "Energy of GPUs that worked although they were allocated to no pod.",
                 account.unattributed,
             ),
         ):

@@ -18,13 +18,13 @@ class PodAllowance(StatusModel):
     granted_joules: int = Field(
         0,
         ge=0,
-        description="The most that its agent may still hold for that: an earlier, higher allowance until it has reported that it "
+        description="The allowance that its agent may still enforce: an earlier, higher one until it has reported that it "
         "has read this one.",
     )
     seconds: int | None = Field(
         None,
         ge=1,
-        description="How long it holds while the operator is silent; none where it holds until it is used up.",
+        description="After how many seconds without the operator it counts as spent; none: only when it is used up.",
     )
 
 
@@ -43,7 +43,7 @@ class PodCharge(StatusModel):
         None,
         max_length=32,
         json_schema_extra={"format": "date-time"},
-        description="When it ended, where its last word is not in.",
+        description="When it ended, where its final report is missing.",
     )
     joules: int = Field(
         0, ge=0, description="What is charged for it now; nothing while its node reports in time."

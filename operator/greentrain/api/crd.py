@@ -48,7 +48,7 @@ RULES: dict[str, list[dict[str, str]]] = {
         },
         {
             "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "message": "metadata.name must start with a letter and hold only lower-case letters, digits and -: "
+            "message": "metadata.name must start with a letter and have only lower-case letters, digits and -: "
             "it names the job's Service",
         },
     ],
@@ -245,13 +245,13 @@ NODE_POWER_COLUMNS: list[dict[str, Any]] = [
         "name": "Idle",
         "type": "string",
         "jsonPath": ".status.display.idle",
-        "description": "Energy of GPUs that no pod held and that did nothing.",
+        "description": "Energy of GPUs that were allocated to no pod and did nothing.",
     },
     {
         "name": "Unattributed",
         "type": "string",
         "jsonPath": ".status.display.unattributed",
-        "description": "Energy of GPUs that worked although no pod held them.",
+        "description": "Energy of GPUs that worked although they were allocated to no pod.",
     },
     {
         "name": "Ready",

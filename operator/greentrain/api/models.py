@@ -31,14 +31,14 @@ def drop_nulls(node: Any) -> Any:
         (root, 0)
     ]  # a list, not recursion: how deep it goes is the sender's to choose
     while left:
-        holder, key = left.pop()
-        value = holder[key]
+        parent, key = left.pop()
+        value = parent[key]
         if isinstance(value, Mapping):
-            holder[key] = {k: v for k, v in value.items() if v is not None}
-            left += ((holder[key], k) for k in holder[key])
+            parent[key] = {k: v for k, v in value.items() if v is not None}
+            left += ((parent[key], k) for k in parent[key])
         elif isinstance(value, list):
-            holder[key] = list(value)
-            left += ((holder[key], i) for i in range(len(value)))
+            parent[key] = list(value)
+            left += ((parent[key], i) for i in range(len(value)))
     return root[0]
 
 

@@ -86,8 +86,8 @@ class PodAsk(_Lenient):
     allowance_seconds: int | None = Field(
         None,
         ge=1,
-        description="How long the operator may be silent before nothing is left of the allowance: it was computed with a "
-        "grid and a time that are known no further ahead. None where it lasts until it is used up.",
+        description="After how many seconds without the operator the allowance counts as spent: it was computed with a grid "
+        "intensity and a time that are known no further ahead. None: only when it is used up.",
     )
 
     @property
@@ -103,7 +103,7 @@ class NodePowerSpec(_Lenient):
     pods: tuple[PodAsk, ...] = Field(
         (),
         max_length=MAX_PODS,
-        description="Pods whose GPUs are to have a power limit for as long as they hold them, or that have an allowance of "
+        description="Pods whose GPUs have a power limit while they are allocated to them, or that have an allowance of "
         "energy.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
     )
@@ -156,9 +156,11 @@ IN_FORCE: frozenset[CapReason] = frozenset({"Capped", "Clamped", "PriorLower"})
 class GpuCap(_Lenient):
     """What has become of the cap that is asked for one GPU."""
 
-    pod_uid: str = Field(max_length=64, description="UID of the pod that holds the GPU.")
+    pod_uid: str = Field(max_length=64, description="UID of the pod that the GPU is allocated to.")
     sharing_pod_uids: tuple[Uid, ...] = Field(
-        (), max_length=MAX_PODS, description="UIDs of others that hold a part of it and ask for a cap."
+        (),
+        max_length=MAX_PODS,
+        description="UIDs of other pods that a part of it is allocated to and that request a cap.",
     )
     asked_milliwatts: Milliwatts | None = Field(
         None, description="What is asked for this GPU; none where its default limit is not known."
@@ -228,7 +230,7 @@ class EnergyBuckets(_Lenient):
 
 
 class GpuTime(_Lenient):
-    """How long a pod has held GPUs of one model."""
+    """How long GPUs of one model were allocated to a pod."""
 
     model: str = Field("", max_length=96, description="Product name; empty where the GPU never reported it.")
     seconds: Seconds = Field(
@@ -251,7 +253,7 @@ class PodEnergy(_Lenient):
         False,
         description="Whether the API server has confirmed whose pod it is; where not, its name alone can say so.",
     )
-    gpu_joules: Joules = Field(0, description="Energy of the GPUs it held.")
+    gpu_joules: Joules = Field(0, description="Energy of the GPUs that were allocated to it.")
     cpu_joules: Joules = Field(0, description="Its share of the processors' energy (RAPL package domains).")
     dram_joules: Joules = Field(0, description="Its share of the memory's energy (RAPL dram domains).")
     estimated_joules: Joules = Field(
@@ -261,7 +263,7 @@ class PodEnergy(_Lenient):
     error_joules: Joules = Field(0, description="Error bound of all this at 95 % confidence.")
     missing_seconds: Seconds = Field(
         0,
-        description="Seconds it held a GPU of which nothing is known, neither measured nor estimated.",
+        description="Seconds with an allocated GPU of which nothing is known, neither measured nor estimated.",
     )
     first_reading: str | None = _time("First reading it has a part in.")
     last_reading: str | None = _time("Last reading it has a part in.")
@@ -272,7 +274,7 @@ class PodEnergy(_Lenient):
         description="Power over the last seconds; none where it was not read twice yet.",
     )
     gpu_time: tuple[GpuTime, ...] = Field(
-        (), max_length=MAX_GPUS, description="How long it has held GPUs, by model."
+        (), max_length=MAX_GPUS, description="How long GPUs were allocated to it, by model."
     )
     allowance_joules: int | None = Field(
         None, ge=0, description="The allowance the agent goes by; none where it knows of none."
@@ -282,7 +284,7 @@ class PodEnergy(_Lenient):
         description="What was done because its allowance was spent and the operator was silent: None, Throttled (its GPUs "
         "are at their lowest limit) or Evicted.",
     )
-    closed: bool = Field(False, description="True when the pod has ended and holds nothing any more.")
+    closed: bool = Field(False, description="True when the pod has ended and its GPUs are released.")
     buckets: EnergyBuckets = Field(EnergyBuckets(), description="The same energy by quarter of an hour.")
 
     @property
@@ -302,9 +304,11 @@ class NodePowerDisplay(_Lenient):
     draw: str = Field(
         "", max_length=32, description="Power that the GPUs draw together, as they say it themselves."
     )
-    idle: str = Field("", max_length=32, description="Energy of GPUs that no pod held and that did nothing.")
+    idle: str = Field(
+        "", max_length=32, description="Energy of GPUs that were allocated to no pod and did nothing."
+    )
     unattributed: str = Field(
-        "", max_length=32, description="Energy of GPUs that worked although no pod held them."
+        "", max_length=32, description="Energy of GPUs that worked although they were allocated to no pod."
     )
 
 
@@ -342,9 +346,11 @@ class NodePowerStatus(_Lenient):
     pods: tuple[PodEnergy, ...] = Field(
         (), max_length=MAX_PODS, description="Pods that use energy, or have and are not settled yet."
     )
-    idle_joules: Joules = Field(0, description="Energy of GPUs that no pod held and that did nothing.")
+    idle_joules: Joules = Field(
+        0, description="Energy of GPUs that were allocated to no pod and did nothing."
+    )
     unattributed_joules: Joules = Field(
-        0, description="Energy of GPUs that worked although no pod held them."
+        0, description="Energy of GPUs that worked although they were allocated to no pod."
     )
     settled_joules: Joules = Field(0, description="GPU energy of pods that are not listed any more.")
     other_host_joules: Joules = Field(

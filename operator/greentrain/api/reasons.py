@@ -62,7 +62,7 @@ def _stuck(next_step: str) -> About:
     return _waits(next_step, Severity.WARNING)
 
 
-def _held(next_step: str) -> About:
+def _suspends(next_step: str) -> About:
     return About(Severity.NORMAL, Phase.SUSPENDED, next_step=next_step)
 
 
@@ -112,7 +112,7 @@ class Reason(StrEnum):
     )
     SUSPEND_REQUESTED = (
         "SuspendRequested",
-        _held("set spec.runPolicy.suspend to false to go on"),
+        _suspends("set spec.runPolicy.suspend to false to go on"),
     )
     STOPPING_PODS = (
         "StoppingPods",
@@ -147,7 +147,8 @@ class Reason(StrEnum):
     STATUS_REFUSED = (
         "StatusRefused",
         About(
-            Severity.WARNING, next_step="make the object smaller, or mend the policy that refuses its status"
+            Severity.WARNING,
+            next_step="make the object smaller, or correct the policy that refuses its status",
         ),
     )
     # Stalled
@@ -187,23 +188,25 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted", About(next_step="nothing; or give the job a higher priorityClassName")
     BACKOFF_LIMIT_EXCEEDED = (
         "BackoffLimitExceeded",
-        About(next_step="mend the program, or raise spec.runPolicy.backoffLimit, and create the job anew"),
+        About(
+            next_step="correct the program, or raise spec.runPolicy.backoffLimit, and create the job again"
+        ),
     )
     INFRASTRUCTURE_RESTART_LIMIT_EXCEEDED = (
         "InfrastructureRestartLimitExceeded",
         About(
-            next_step="see the nodes; or raise spec.runPolicy.infrastructureRestartLimit, and create the job anew"
+            next_step="see the nodes; or raise spec.runPolicy.infrastructureRestartLimit, and create the job again"
         ),
     )
     DEADLINE_EXCEEDED = (
         "DeadlineExceeded",
         About(
-            next_step="raise spec.runPolicy.activeDeadlineSeconds and create the job anew",
+            next_step="raise spec.runPolicy.activeDeadlineSeconds and create the job again",
         ),
     )
     SCHEDULE_TIMEOUT = (
         "ScheduleTimeout",
-        About(next_step="free or add what the scheduler's message names, and create the job anew"),
+        About(next_step="free or add what the scheduler's message names, and create the job again"),
     )
     # EnergyMetered
     METERED = "Metered"
@@ -220,7 +223,7 @@ class Reason(StrEnum):
             next_step="it goes on when the node reports; or set spec.energy.onUnknown to Continue",
         ),
     )
-    LAST_WORD_MISSING = "LastWordMissing"
+    FINAL_REPORT_MISSING = "LastWordMissing"
     # BudgetExhausted
     WITHIN_BUDGET = "WithinBudget"
     BUDGET_WARNING = (
@@ -256,7 +259,7 @@ class Reason(StrEnum):
     # PowerCapped: those of NodePower's GPUs (`api.nodepower.CapReason`), and these
     CAPPED = "Capped"
     CLAMPED = "Clamped"
-    PRIOR_LOWER = "PriorLower"
+    PREVIOUS_LOWER = "PriorLower"
     APPLYING = "Applying"
     CONTESTED = "Contested", _WARNED
     DRY_RUN = "DryRun", _WARNED
@@ -269,7 +272,7 @@ class Reason(StrEnum):
     GPU_LOST = "GpuLost", _WARNED
     GPU_FAILING = "GpuFailing", _WARNED
     PAUSED = "Paused", _WARNED
-    NOT_HELD = "NotHeld"
+    NOT_ALLOCATED = "NotHeld"
     NO_AGENT = "NoAgent"
     NO_CAP = "NoCap"
     # Checkpointed

@@ -2,7 +2,7 @@
 
 The CRD, `kubectl explain` and the operator's admission are generated from or checked against these models. A field that is
 not here does not exist: admission refuses it by its full path, because a structural schema would prune a misspelt `enregy:`
-without a word and run a job without a budget.
+without an error and run a job without a budget.
 
 Names and meanings of `runPolicy`, `successPolicy` and `tfReplicaSpecs` are kubeflow.org/v1 TFJob's.
 """
@@ -150,7 +150,7 @@ class RunPolicy(Strict):
     clean_pod_policy: CleanPodPolicy = Field(
         CleanPodPolicy.RUNNING,
         description="Which pods are deleted when the job has finished: Running (those still running, so that "
-        "no finished job holds a GPU), All, or None. Under a budget that stops the job None is Running too.",
+        "a finished job's GPUs are released), All, or None. Under a budget that stops the job None is Running too.",
     )
     backoff_limit: int = Field(
         3,
@@ -273,7 +273,7 @@ class PowerSpec(Strict):
     cap: str | None = Field(
         None,
         max_length=16,
-        description="Power limit of each of its GPUs while the job holds it: watts (250W, 0.3kW) or a share of the GPU's "
+        description="Power limit of each of its GPUs while it is allocated to the job: watts (250W, 0.3kW) or a share of the GPU's "
         "default limit (70%). A lower limit that an administrator has set stays. Applies at once, also to a running job.",
     )
 
@@ -386,7 +386,7 @@ class EmissionsSpec(Strict):
     )
     include_embodied: bool | None = Field(
         None,
-        description="Whether a share of making the GPUs counts, by the time they were held; by default as the cluster says.",
+        description="Whether a share of making the GPUs counts, by their allocated time; by default as the cluster says.",
     )
 
     @field_validator("budget")

@@ -78,7 +78,7 @@ class ReplicaStatus(StatusModel):
 class CheckpointStatus(StatusModel):
     """A checkpoint the program reported."""
 
-    step: int = Field(ge=0, description="Global step it holds.")
+    step: int = Field(ge=0, description="Global step that it contains.")
     path: str = Field("", max_length=1024, description="Where it lies, inside the containers.")
     confirmed: bool = Field(
         False, description="True when the program's termination message named it after writing it completely."
@@ -213,8 +213,8 @@ class AttemptStatus(StatusModel):
     worst_seconds: int | None = Field(
         None,
         ge=0,
-        description="How long it could go on after its budget was spent, whatever fails meanwhile: the same, and the silence "
-        "of an operator that has died.",
+        description="How long it could go on after its budget was spent, whatever fails: the same, and the time until agents "
+        "act when the operator has failed.",
     )
     overshoot_bound_joules: int | None = Field(
         None,
@@ -239,7 +239,7 @@ class GpuTimeStatus(StatusModel):
 
 
 class PodEnergyStatus(StatusModel):
-    """What one pod used, as its node's agent reported last; folded into the sums once the agent has let go of it."""
+    """What one pod used, as its node's agent reported last; folded into the sums once the agent has dropped it."""
 
     uid: str = Field("", max_length=64, description="UID of the pod; none for a sum.")
     segment: int = Field(
@@ -248,7 +248,7 @@ class PodEnergyStatus(StatusModel):
     node: str = Field("", max_length=253, description="Node it ran on.")
     name: str = Field("", max_length=253, description="Name of the pod.")
     attempt: int = Field(0, ge=0, description="Attempt it belonged to; 0 where that is not known.")
-    gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs it held.")
+    gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs that were allocated to it.")
     cpu_joules: int = Field(0, ge=0, description="Its share of the processors' energy.")
     dram_joules: int = Field(0, ge=0, description="Its share of the memory's energy.")
     estimated_joules: int = Field(0, ge=0, description="How much of it is an estimate.")
@@ -264,9 +264,9 @@ class PodEnergyStatus(StatusModel):
         description="End of the last quarter of an hour that is in them.",
     )
     gpu_time: tuple[GpuTimeStatus, ...] = Field(
-        (), max_length=64, description="How long it has held GPUs, by model."
+        (), max_length=64, description="How long GPUs were allocated to it, by model."
     )
-    final: bool = Field(False, description="True when the pod has ended and this is its last word.")
+    final: bool = Field(False, description="True when the pod has ended and this is its final report.")
 
     @property
     def key(self) -> str:
@@ -317,10 +317,10 @@ class EnergyStatus(StatusModel):
     lost_pods: int = Field(
         0,
         ge=0,
-        description="Pods whose last word never came: what they used after their last report is in no sum.",
+        description="Pods whose final report never arrived: what they used after their last report is in no sum.",
     )
     final: bool = Field(
-        False, description="True when the job has finished and every pod's last word is in the sum."
+        False, description="True when the job has finished and every pod's final report is in the sum."
     )
     folded: PodEnergyStatus | None = Field(
         None, description="Sum of the pods that are settled and not listed any more."
@@ -333,7 +333,7 @@ class EnergyStatus(StatusModel):
     pods: tuple[PodEnergyStatus, ...] = Field(
         (),
         max_length=KEPT_PODS,
-        description="Pods whose nodes still report them, or have not said their last word.",
+        description="Pods that their nodes still report, or whose final report is missing.",
     )
     settled: tuple[str, ...] = Field(
         (),
@@ -642,5 +642,5 @@ class GreenTrainingJobStatus(StatusModel):
         max_length=MAX_LEDGER,
         description="The operator's own working memory, as JSON: what each pod used, what is charged and allowed, what was "
         "measured, and the spec's sections as they were admitted last. Not to be edited: a job whose "
-        "ledger cannot be read is held.",
+        "ledger cannot be read is put on hold.",
     )

@@ -111,16 +111,16 @@ def price(buckets: Iterable[Bucket], pue: Thousandths, at: Lookup) -> Priced:
     without, forecast, reasons = Joules(0), Joules(0), set[str]()
     parts = (part for bucket in buckets if bucket.joules for part in _divide(bucket, at))
     for part in parts:
-        if isinstance(part.held, Absent):
+        if isinstance(part.value, Absent):
             without = add(without, part.joules)
-            reasons.add(part.held.reason)
+            reasons.add(part.value.reason)
             continue
-        if part.held.is_forecast:
+        if part.value.is_forecast:
             forecast = add(forecast, part.joules)
-        total = sums.setdefault(part.held.source, _Sum())
+        total = sums.setdefault(part.value.source, _Sum())
         total.joules = add(total.joules, part.joules)
-        total.weighted += part.exact * part.held.milligrams
-        total.as_of = max(total.as_of, part.held.as_of)
+        total.weighted += part.exact * part.value.milligrams
+        total.as_of = max(total.as_of, part.value.as_of)
     shares = (
         SourceShare(s, t.joules, Micrograms(round(emit(t.weighted, pue))), t.as_of)
         for s, t in sorted(sums.items())
@@ -144,7 +144,7 @@ def merge(parts: Iterable[Priced]) -> Priced:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    held: Intensity | Absent
+    value: Intensity | Absent
     joules: Joules
     exact: Fraction
     """Joules before they were cut to whole ones."""
@@ -156,13 +156,13 @@ def _divide(bucket: Bucket, at: Lookup) -> Iterator[_Part]:
     length = Fraction(bucket.end) - Fraction(bucket.begin)
     reached = Fraction()
     for count in range(MOST_PERIODS + 1):
-        held, end = _ask(at, begin, bucket.end, last=count == MOST_PERIODS)
+        value, end = _ask(at, begin, bucket.end, last=count == MOST_PERIODS)
         if end >= bucket.end:
-            yield _Part(held, subtract(bucket.joules, shown), bucket.joules - reached)
+            yield _Part(value, subtract(bucket.joules, shown), bucket.joules - reached)
             return
         up_to = bucket.joules * (Fraction(end) - Fraction(bucket.begin)) / length
         whole = Joules(int(up_to))
-        yield _Part(held, subtract(whole, shown), up_to - reached)
+        yield _Part(value, subtract(whole, shown), up_to - reached)
         begin, shown, reached = end, whole, up_to
 
 
@@ -170,10 +170,10 @@ def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intens
     """What held at a moment and until when; nothing until `limit` where the answer is of another time."""
     if last:
         return Absent(f"the source changes more than {MOST_PERIODS} times within one bucket"), limit
-    held = at(moment)
-    if held.covers(moment):
-        return held, held.end
-    what = f"source {held.source}" if isinstance(held, Intensity) else "a source"
+    value = at(moment)
+    if value.covers(moment):
+        return value, value.end
+    what = f"source {value.source}" if isinstance(value, Intensity) else "a source"
     return Absent(f"{what} answered with a value of another time: report it to its maker"), limit
 
 

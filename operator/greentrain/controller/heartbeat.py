@@ -58,7 +58,7 @@ class Heartbeat:
         leases: Leases,
         lease: tuple[str, str],
         *,
-        holder: str,
+        identity: str,
         clock: Callable[[], datetime],
         unhealthy: Callable[[], str | None],
         unattended: Callable[[], Sequence[str]] = tuple,
@@ -69,7 +69,7 @@ class Heartbeat:
         """
         self._leases = leases
         self._namespace, self._name = lease
-        self._holder = holder
+        self._identity = identity
         self._clock = clock
         self._unhealthy = unhealthy
         self._unattended = unattended
@@ -144,11 +144,11 @@ class Heartbeat:
         now = format_micro_time(self._clock())
         spec = {
             **before,
-            "holderIdentity": self._holder,
+            "holderIdentity": self._identity,
             "leaseDurationSeconds": DURATION_SECONDS,
             "renewTime": now,
         }
-        if before.get("holderIdentity") != self._holder:
+        if before.get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
             spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + (1 if before else 0)
         return spec

@@ -175,7 +175,7 @@ class Operator:
             heartbeat = Heartbeat(
                 client,
                 self.settings.lease,
-                holder=socket.gethostname(),
+                identity=socket.gethostname(),
                 clock=self._clock,
                 unhealthy=self.unhealthy,
                 unattended=passes.unattended,

@@ -28,7 +28,7 @@ class WorkQueue(Generic[K]):
 
     def __init__(self, chance: random.Random | None = None) -> None:
         self._chance = chance or random.Random()
-        self._held: dict[K, float] = {}
+        self._deferred: dict[K, float] = {}
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: set[K] = set()
         self._working: set[K] = set()
@@ -47,13 +47,13 @@ class WorkQueue(Generic[K]):
 
     def add(self, key: K) -> None:
         """Have the key worked on as soon as a worker is free, or when its hold ends."""
-        held = self._held.get(key)
-        if held is not None:
-            left = held - asyncio.get_running_loop().time()
+        deferred = self._deferred.get(key)
+        if deferred is not None:
+            left = deferred - asyncio.get_running_loop().time()
             if left > 0:
                 self.add_after(key, left)
                 return
-            del self._held[key]
+            del self._deferred[key]
         if key in self._working:
             self._again.add(key)
         elif key not in self._waiting:
@@ -130,7 +130,7 @@ class WorkQueue(Generic[K]):
         delay = min(FIRST_DELAY_SECONDS * (1 << min(failures, 20)), LONGEST_DELAY_SECONDS)
         delay = max(delay, not_before or 0.0) * (1 + JITTER * self._chance.random())
         if not_before is not None:
-            self._held[key] = asyncio.get_running_loop().time() + not_before
+            self._deferred[key] = asyncio.get_running_loop().time() + not_before
         self.add_after(key, delay)
         return delay
 
@@ -150,7 +150,7 @@ class WorkQueue(Generic[K]):
     def forget(self, key: K) -> None:
         """Forget everything about a key that is no more."""
         self.succeeded(key)
-        self._held.pop(key, None)
+        self._deferred.pop(key, None)
         self._taken.pop(key, None)
         self._end_wait(key)
         timer = self._timers.pop(key, None)

@@ -222,7 +222,7 @@ def check_name(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", job.name):
         yield Problem(
             "metadata.name",
-            f"'{job.name}' must start with a letter and hold only lower-case letters, digits and -, because it "
+            f"'{job.name}' must start with a letter and have only lower-case letters, digits and -, because it "
             "names the job's Service; create the job under another name",
         )
     longest = max(

@@ -112,7 +112,7 @@ class MalformedError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class Allocation:
     """One device that one container holds."""
 
     namespace: str
@@ -171,7 +171,7 @@ class Claim:
 class Listing:
     """What all pods of the node hold at one moment, in an order that stays the same."""
 
-    holdings: tuple[Holding, ...]
+    allocations: tuple[Allocation, ...]
     claims: tuple[Claim, ...]
     """Every claim, of whatever driver."""
 
@@ -193,7 +193,7 @@ class KnownPod:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class GpuPod:
     """One pod that holds a card or MIG instance, or replicas of it."""
 
     namespace: str
@@ -210,20 +210,22 @@ def counts_as_gpu(resource: str) -> bool:
     return resource in {"nvidia.com/gpu", "nvidia.com/gpu.shared"} or resource.startswith("nvidia.com/mig-")
 
 
-def holders(holdings: Iterable[Holding], pods: Mapping[PodKey, KnownPod]) -> dict[Unit, tuple[Holder, ...]]:
+def group_by_unit(
+    allocations: Iterable[Allocation], pods: Mapping[PodKey, KnownPod]
+) -> dict[Unit, tuple[GpuPod, ...]]:
     """Who holds each card or MIG instance; pods known to have ended hold nothing, unknown pods do.
 
     More than one holder stands there where it is shared (or where the kubelet still lists a pod that has ended and is
     not known).
     """
-    found: dict[Unit, dict[PodKey, list[Holding]]] = {}
-    for holding in sorted(holdings, key=_sort_key):
-        key = PodKey(holding.namespace, holding.pod)
+    found: dict[Unit, dict[PodKey, list[Allocation]]] = {}
+    for allocation in sorted(allocations, key=_sort_key):
+        key = PodKey(allocation.namespace, allocation.pod)
         if not (key in pods and pods[key].terminal):
-            found.setdefault(get_unit(holding.card), {}).setdefault(key, []).append(holding)
+            found.setdefault(get_unit(allocation.card), {}).setdefault(key, []).append(allocation)
     return {
         unit: tuple(
-            Holder(
+            GpuPod(
                 *key,
                 uid=pods[key].uid if key in pods else None,
                 containers=tuple(dict.fromkeys(h.container for h in held)),
@@ -235,8 +237,14 @@ def holders(holdings: Iterable[Holding], pods: Mapping[PodKey, KnownPod]) -> dic
     }
 
 
-def _sort_key(holding: Holding) -> tuple[str, ...]:
-    return (holding.namespace, holding.pod, holding.container, holding.resource, str(holding.card))
+def _sort_key(allocation: Allocation) -> tuple[str, ...]:
+    return (
+        allocation.namespace,
+        allocation.pod,
+        allocation.container,
+        allocation.resource,
+        str(allocation.card),
+    )
 
 
 def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu) -> Listing:
@@ -246,7 +254,7 @@ def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu)
         MalformedError: it is none, or has more than MOST_ENTRIES entries.
     """
     budget = _Budget()
-    holdings: set[Holding] = set()
+    allocations: set[Allocation] = set()
     claims: list[Claim] = []
     for pod in budget.take(_decode("ListPodResourcesResponse", content).pod_resources):
         for container in budget.take(pod.containers):
@@ -255,7 +263,7 @@ def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu)
                 resource = devices.resource_name
                 if counts(resource):
                     held = budget.take(devices.device_ids)
-                    holdings.update(Holding(*where, resource, parse_device(text)) for text in held)
+                    allocations.update(Allocation(*where, resource, parse_device(text)) for text in held)
             for claim in budget.take(container.dynamic_resources):
                 claimed = tuple(
                     ClaimedDevice(
@@ -269,7 +277,7 @@ def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu)
                 claims.append(Claim(*where, claim.claim_name, claim.claim_namespace, claimed))
     # The kubelet goes through maps, so its order changes from one answer to the next.
     claims.sort(key=lambda c: (c.namespace, c.pod, c.container, c.claim_namespace, c.claim_name))
-    return Listing(tuple(sorted(holdings, key=_sort_key)), tuple(claims))
+    return Listing(tuple(sorted(allocations, key=_sort_key)), tuple(claims))
 
 
 def _decode(name: str, content: bytes) -> Any:
@@ -319,7 +327,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
         self._parsed: tuple[bytes, Listing] | None = None
         """The last answer: most are the same as the one before, and parsing is two fifths of this thread's work (measured)."""
 
-    async def read_holdings(self) -> Listing:
+    async def read_allocations(self) -> Listing:
         """Which GPUs the node's containers hold, and which claims they use.
 
         Raises:

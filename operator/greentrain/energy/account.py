@@ -22,8 +22,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from greentrain.api.nodepower import PodEnergy
-from greentrain.energy.attribution import Held, Phase, Presence, Window, find_presences, share_out, split
-from greentrain.energy.cards import DRAW_SECONDS, CardAccount, Holders, LastHeld, LastSeen, Seen
+from greentrain.energy.attribution import Allocated, Phase, Presence, Window, find_presences, share_out, split
+from greentrain.energy.cards import DRAW_SECONDS, CardAccount, Holders, LastAllocated, LastSeen, Seen
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     LONGEST_STEP_SECONDS,
@@ -89,7 +89,7 @@ class NodeAccount:
     def advance(
         self,
         readings: Mapping[str, CardReading],
-        holders: Mapping[str, Sequence[Held]] | None,
+        holders: Mapping[str, Sequence[Allocated]] | None,
         *,
         at: float,
         wall: float,
@@ -165,7 +165,7 @@ class NodeAccount:
         """Time since the holders were known last, divided as the card's energy would be, whether it is read or not."""
         last = card.held
         if last is None:
-            card.held = LastHeld(at, boot, holders)
+            card.held = LastAllocated(at, boot, holders)
             return
         began = last.at if boot == last.boot else 0.0
         # Of two moments, so that what is cut off of one interval is in the next.
@@ -197,7 +197,7 @@ class NodeAccount:
             if fresh or pod.closed is not None
         }
         for card in self.cards.values():
-            for one in self._find_holders(card):
+            for one in self._find_presences(card):
                 if one.pod in found and self.pods[one.pod].closed is None:
                     draw = card.find_draw(at)
                     if draw is None:
@@ -206,7 +206,7 @@ class NodeAccount:
                         found[one.pod] += draw * one.weight
         return found
 
-    def _find_holders(self, card: CardAccount) -> Sequence[Presence]:
+    def _find_presences(self, card: CardAccount) -> Sequence[Presence]:
         if card.held is None or not card.held.holders:
             return ()
         return find_presences([self._phase(Seen(0.0, 0.0, card.held.holders))], windows={})
@@ -216,7 +216,7 @@ class NodeAccount:
         card: CardAccount,
         last: LastSeen,
         reading: CardReading,
-        held: Sequence[Held],
+        held: Sequence[Allocated],
         moment: _Moment,
         windows: Mapping[str, Window],
         doubts: dict[str, float],
@@ -270,7 +270,7 @@ class NodeAccount:
             card.recent.clear()
 
     def _phase(self, seen: Seen) -> Phase:
-        known = tuple(Held(*h) for h in seen.holders if h[0] in self.pods)
+        known = tuple(Allocated(*h) for h in seen.holders if h[0] in self.pods)
         return Phase(seen.begin, seen.end, known)
 
     def open(self, key: str, *, namespace: str, name: str, uid: str = "") -> PodAccount:
@@ -285,7 +285,7 @@ class NodeAccount:
     def name(self, key: str, new: str, *, uid: str) -> None:
         """Give a pod that was counted before its UID was known its own key."""
         pod = self.pods.pop(key)
-        seen: list[Seen | LastHeld] = [
+        seen: list[Seen | LastAllocated] = [
             s for card in self.cards.values() if card.last for s in card.last.phases
         ]
         for one in (*seen, *(card.held for card in self.cards.values() if card.held)):

@@ -24,7 +24,7 @@ TIME_RESOLUTION_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Allocated:
     """One pod's hold of a card."""
 
     pod: str
@@ -49,7 +49,7 @@ class Phase:
 
     begin: float
     end: float
-    held: tuple[Held, ...]
+    held: tuple[Allocated, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ def find_presences(phases: Sequence[Phase], *, windows: Mapping[str, Window]) ->
     """
     whole = phases[-1].end - phases[0].begin
     if whole <= 0.0:
-        return _divide([(hold, 1.0, 0.0, 0.0) for hold in phases[-1].held])
+        return _divide([(one, 1.0, 0.0, 0.0) for one in phases[-1].held])
     found: dict[str, Presence] = {}
     for phase in phases:
-        for one in _divide([(hold, 1.0, 0.0, 0.0) for hold in phase.held]):
+        for one in _divide([(one, 1.0, 0.0, 0.0) for one in phase.held]):
             _add(found, one, (phase.end - phase.begin) / whole)
     for before, after in pairwise(phases):
         for one in _find_between(before, after, windows):
@@ -113,7 +113,7 @@ def _find_between(before: Phase, after: Phase, windows: Mapping[str, Window]) ->
         return ()
     found = []
     for pod in dict.fromkeys([*first, *last]):
-        hold = last.get(pod) or first[pod]
+        one = last.get(pod) or first[pod]
         if pod in first and pod in last:
             part, doubt, guessed = 1.0, 0.0, 0.0
         elif length <= SHORT_SECONDS:
@@ -122,7 +122,7 @@ def _find_between(before: Phase, after: Phase, windows: Mapping[str, Window]) ->
             part, known = _overlap(windows.get(pod, Window()), begin, end, began=pod in last)
             doubt = min(TIME_RESOLUTION_SECONDS / length, 0.5) if known else 0.5
             guessed = min(part, 1.0 - part)
-        found.append((hold, part, doubt, guessed))
+        found.append((one, part, doubt, guessed))
     return _divide(found)
 
 
@@ -135,19 +135,19 @@ def _overlap(window: Window, begin: float, end: float, *, began: bool) -> tuple[
     return ((end - moment) if began else (moment - begin)) / (end - begin), True
 
 
-def _divide(found: Sequence[tuple[Held, float, float, float]]) -> tuple[Presence, ...]:
+def _divide(found: Sequence[tuple[Allocated, float, float, float]]) -> tuple[Presence, ...]:
     """Turn times into parts of the energy where holders share a card, or seem to have held it at once."""
-    shares = sum(hold.share for hold, *_ in found)
+    shares = sum(one.share for one, *_ in found)
     crowded = max(1.0, shares)
     # Of a card held alone no two can have been there at once, so their times cannot add up to more than the whole.
-    longest = max(1.0, sum(part for hold, part, _, _ in found if hold.alone))
+    longest = max(1.0, sum(part for one, part, _, _ in found if one.alone))
 
-    def weigh(hold: Held, part: float, doubt: float, guessed: float) -> Presence:
-        if hold.alone:
-            return Presence(hold.pod, part / longest, doubt, guessed)
-        share = hold.share / crowded
+    def weigh(one: Allocated, part: float, doubt: float, guessed: float) -> Presence:
+        if one.alone:
+            return Presence(one.pod, part / longest, doubt, guessed)
+        share = one.share / crowded
         return Presence(
-            hold.pod, part * share, doubt * share, guessed + part * share * (1.0 - share), alone=False
+            one.pod, part * share, doubt * share, guessed + part * share * (1.0 - share), alone=False
         )
 
     return tuple(starmap(weigh, found))

@@ -34,7 +34,7 @@ class Seen:
 
 
 @dataclass(slots=True)
-class LastHeld:
+class LastAllocated:
     """The last moment at which a card's holders were known, whether it could be read or not."""
 
     at: float
@@ -79,7 +79,7 @@ class CardAccount:
     """Milliwatts it draws when no pod holds it and nothing runs on it, as learnt."""
     model: str = ""
     """Product name, as it was read last; empty where it never was."""
-    held: LastHeld | None = None
+    held: LastAllocated | None = None
     recent: Annotated[list[tuple[float, Millijoules]], Field(exclude=True)] = field(
         default_factory=list, compare=False
     )

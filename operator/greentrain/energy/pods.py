@@ -18,11 +18,11 @@ from greentrain.quantities import Millijoules, Milliseconds, add
 NONE = Millijoules(0)
 
 SPREAD = 1.1
-"""Times the root of the sum of squares of doubts is a bound with 95 % confidence.
+"""Factor from the root of the sum of squares of the single bounds to a bound at 95 % confidence.
 
-A moment between two readings is equally likely anywhere, so an end of a hold is wrong by at most h to either side. Of
-two such ends the sum's distribution is a triangle of half width 2h, the root h times sqrt(2), and within 1.1 times the
-root lies 1 - (1 - 1.1 / sqrt(2))^2 = 0.951 of it; of one end all, of more than two more than that.
+Each moment between two readings is equally likely, so the beginning or the end of an allocation is wrong by at most h in either
+direction. For one allocation the two errors add up to a triangular distribution of half width 2h, and the root is h * sqrt(2).
+Within 1.1 times the root lies 1 - (1 - 1.1 / sqrt(2))^2 = 0.951 of it; for a single end all of it, for more ends more than 0.951.
 """
 
 
@@ -69,7 +69,7 @@ class PodAccount:
 
     @property
     def error(self) -> float:
-        """Millijoules by which the total may be wrong, with 95 % confidence."""
+        """Error bound of the total in millijoules, at 95 % confidence."""
         return SPREAD * sqrt(self.doubt_squared) + self.guessed
 
     def absorb(self, other: PodAccount) -> None:

@@ -69,7 +69,7 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, dict[str, Body]]] = {"Job": {}, "Pod": {}, "Service": {}}
         self._deleted: OrderedDict[str, None] = OrderedDict()
-        self._last_words: dict[Key, dict[str, Body]] = {}
+        self._last_states: dict[Key, dict[str, Body]] = {}
         """The last that was seen of pods that are gone, by job and by their names: one for each rank of an attempt."""
         self._found: dict[Key, tuple[tuple[str, int], Any]] = {}
         self._parsed: dict[Key, tuple[Body, Job]] = {}
@@ -126,7 +126,7 @@ class Cache:
         if not known:
             self._objects[kind].pop(key, None)
         if kind == "Job" and not known:  # else what is kept is of a newer job of that name
-            self.forget_last_words(key)
+            self.forget_last_states(key)
             self._found.pop(key, None)
             self._parsed.pop(key, None)
             for gone in self._gone_of.pop(key, ()):
@@ -137,7 +137,7 @@ class Cache:
         """Keep the last that was seen of a pod that is gone, as long as its job is there."""
         if said is None or controller_uid(said) not in self._objects["Job"].get(key, {}):
             return
-        words = self._last_words.setdefault(key, {})
+        words = self._last_states.setdefault(key, {})
         before = words.get(said["metadata"]["name"])
         if before is None or version_of(before) <= version_of(said):
             words[said["metadata"]["name"]] = said
@@ -206,9 +206,9 @@ class Cache:
         """The pods this very job controls, each read once for each version of it."""
         return self._read_pods(self.owned("Pod", key, uid))
 
-    def parsed_last_words(self, key: Key, uid: str) -> tuple[Pod, ...]:
+    def parsed_last_states(self, key: Key, uid: str) -> tuple[Pod, ...]:
         """The last that was seen of pods of this job that are gone."""
-        return self._read_pods(self.last_words(key, uid))
+        return self._read_pods(self.last_states(key, uid))
 
     def _read_pods(self, bodies: Iterable[Body]) -> tuple[Pod, ...]:
         return tuple(pod for pod in map(self._pods.get, bodies) if pod is not None)
@@ -227,9 +227,9 @@ class Cache:
         """The pods bound to a node, and the job each belongs to."""
         return [(key, self._objects["Pod"][key][uid]) for uid, key in self._on_node.get(node, {}).items()]
 
-    def last_words(self, key: Key, uid: str) -> list[Body]:
+    def last_states(self, key: Key, uid: str) -> list[Body]:
         """The last that was seen of pods of this job that are gone."""
-        return [b for b in self._last_words.get(key, {}).values() if controller_uid(b) == uid]
+        return [b for b in self._last_states.get(key, {}).values() if controller_uid(b) == uid]
 
     def once_per_generation(
         self, key: Key, uid: str, generation: int, spec: Body, find: Callable[[Body], Found]
@@ -242,9 +242,9 @@ class Cache:
         found: Found = known[1]
         return found
 
-    def forget_last_words(self, key: Key) -> None:
+    def forget_last_states(self, key: Key) -> None:
         """Drop the remains of pods whose attempt has been written down."""
-        for body in self._last_words.pop(key, {}).values():
+        for body in self._last_states.pop(key, {}).values():
             self._pods.forget(body["metadata"]["uid"])
 
 

@@ -31,7 +31,7 @@ def gather(
     return Snapshot(
         job=job,
         pods=pods,
-        last_words=cache.parsed_last_words(key, job.uid),
+        last_states=cache.parsed_last_states(key, job.uid),
         has_service=bool(cache.owned("Service", key, job.uid)),
         progress=progress,
         obstacles=obstacles,

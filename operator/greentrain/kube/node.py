@@ -26,7 +26,7 @@ from greentrain.core.seen.times import parse_time
 from greentrain.kube.cache import version_of
 from greentrain.kube.client import NODE_PODS, NODE_POWERS, NODES, ApiError, Client, lease_path, node_query
 from greentrain.node.allowance import Allowance
-from greentrain.node.hearing import Hearing
+from greentrain.node.renewals import Renewals
 from greentrain.quantities import Joules, PowerCap
 
 logger = logging.getLogger("greentrain.agent")
@@ -158,7 +158,7 @@ def find_allowances(asks: Iterable[PodAsk]) -> dict[str, Allowance]:
     }
 
 
-def parse_last_words(status: Body) -> NodePowerStatus:
+def parse_last_report(status: Body) -> NodePowerStatus:
     """Read what an agent reported; of what an agent of another version wrote, at least whose it is and every pod."""
     try:
         return NodePowerStatus.model_validate(status)
@@ -215,7 +215,7 @@ class NodeView:
         self._elapsed = elapsed
         self._wall = wall
         self._retry = retry
-        self._hearing = Hearing()
+        self._renewals = Renewals()
         self._allowances: dict[str, Allowance] | None = None
         self._pods: dict[str, NodePod] = {}
         self._settled: tuple[str, ...] = ()
@@ -263,14 +263,14 @@ class NodeView:
         return self._lease
 
     @property
-    def operator_heard(self) -> float | None:
+    def operator_renewed(self) -> float | None:
         """When the operator was last heard, on the clock that only goes on; None where it never was."""
-        return self._hearing.heard
+        return self._renewals.renewed
 
     @property
     def unattended(self) -> Mapping[str, float]:
         """Since when, on the clock that only goes on, the operator says that it cannot look after a job, by the job's UID."""
-        return self._hearing.unattended
+        return self._renewals.unattended
 
     @property
     def place(self) -> Place:
@@ -304,7 +304,7 @@ class NodeView:
             if error.status == 404:
                 return None
             raise
-        return parse_last_words(body.get("status") or {})
+        return parse_last_report(body.get("status") or {})
 
     async def report(self, status: NodePowerStatus) -> None:
         """Store the agent's half; the object is made where there is none."""
@@ -374,7 +374,7 @@ class NodeView:
         named = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_UNATTENDED) or ""
         renewed = (body.get("spec") or {}).get("renewTime")
         moment, now = parse_time(renewed), self._elapsed()
-        if self._hearing.take(renewed, moment, named.split(","), now=now, wall=self._wall()):
+        if self._renewals.take(renewed, moment, named.split(","), now=now, wall=self._wall()):
             self.news.set()
 
     def _put_node(self, body: Body) -> None:

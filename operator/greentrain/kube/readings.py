@@ -204,10 +204,14 @@ class NodePowers:
         if typical is None or old == new:
             return
         self._typical = None
-        if old is None or new is None or replace(old, heard=new.heard) != new:
+        if old is None or new is None or replace(old, reported_at=new.reported_at) != new:
             return
-        if new.heard is not None and typical.heard is not None and new.heard >= typical.heard:
-            self._typical = replace(typical, heard=new.heard)
+        if (
+            new.reported_at is not None
+            and typical.reported_at is not None
+            and new.reported_at >= typical.reported_at
+        ):
+            self._typical = replace(typical, reported_at=new.reported_at)
 
     def refused(self) -> dict[str, int]:
         """By node: how much of what its agent reports is not believed, now."""

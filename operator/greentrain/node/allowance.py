@@ -29,7 +29,7 @@ class Allowance:
     joules: Joules
     scope: Scope = "GPU"
     seconds: int | None = None
-    """How long the operator may be silent before nothing is left of it; None: it lasts until it is used up."""
+    """After how many seconds without the operator it counts as spent; None: only when it is used up."""
 
 
 NOTHING = Allowance(Joules(0))
@@ -71,21 +71,21 @@ class Verdict:
     spent: bool = False
 
 
-def find_silence(heard: float | None, *, begun: float, now: float) -> float:
+def find_silence(renewed: float | None, *, begun: float, now: float) -> float:
     """Seconds since the operator was last heard; since the agent's start where it never was."""
-    return max(0.0, now - (begun if heard is None else heard))
+    return max(0.0, now - (begun if renewed is None else renewed))
 
 
-def is_silent(heard: float | None, *, begun: float, now: float) -> bool:
+def is_silent(renewed: float | None, *, begun: float, now: float) -> bool:
     """Whether the operator counts as silent; all times on one clock, `heard` is None where it never was."""
-    patience = START_GRACE_SECONDS if heard is None else OPERATOR_SILENT_SECONDS
-    return find_silence(heard, begun=begun, now=now) >= patience
+    patience = START_GRACE_SECONDS if renewed is None else OPERATOR_SILENT_SECONDS
+    return find_silence(renewed, begun=begun, now=now) >= patience
 
 
 def find_allowance(given: Allowance | None, used: Used, *, budgeted: bool) -> Allowance | None:
-    """The allowance that holds: the one that was given, none for a pod that has a budget all the same; else no bound.
+    """The allowance in force: the given one; 0 J for a pod with a budget that has none; None for a pod without a budget.
 
-    The operator gives none to a pod without a GPU where GPUs alone count, so one that has used no GPU's energy is left.
+    Where only GPUs count, the operator gives no allowance to a pod without a GPU, so a pod without any GPU energy is not limited.
     """
     return NOTHING if given is None and budgeted and used.gpu > 0 else given
 
@@ -96,7 +96,7 @@ def is_spent(used: Used, allowance: Allowance | None) -> bool:
 
 
 def is_over(allowance: Allowance | None, silence: float) -> bool:
-    """Whether it is worth nothing any more, because the operator has been silent for so many seconds."""
+    """Whether it counts as spent because the operator has been silent for too long; `silence` in seconds."""
     return allowance is not None and allowance.seconds is not None and silence >= allowance.seconds
 
 
@@ -111,13 +111,13 @@ def is_near(used: Used, allowance: Allowance | None, *, draw: float, seconds: fl
 def decide_action(
     used: Used, allowance: Allowance | None, *, before: BudgetAction, silent: bool, silence: float = 0.0
 ) -> Verdict:
-    """What to do about a pod that has used so much of the allowance that holds, where `before` was done already.
+    """What to do about a pod that has used so much of the allowance in force; `before` is what was done already.
 
-    `silence` is for how long it was not confirmed that the allowance still holds, in seconds.
+    `silence`: for how many seconds nothing has confirmed that the allowance is valid.
 
-    While the operator is heard nothing new is done: it knows of the spent allowance and decides. What was done stays, for
-    it may only mean that the operator has just come back; it lifts it by a higher allowance. One that was worth nothing
-    for the operator's silence alone holds again when it is heard.
+    While the operator renews its Lease, nothing new is done: it knows that the allowance is spent and decides. What was done stays,
+    because the operator may have come back only just now; it undoes it with a higher allowance. An allowance that counted as spent
+    only because of the silence is valid again with the next renewal.
     """
     spent = is_spent(used, allowance)
     over = is_over(allowance, silence)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from greentrain.api.nodepower import CapReason, GpuCap, resolve_cap
+from greentrain.node.allocations import Allocations
 from greentrain.node.caps import Ask, Entry, Hindrance, Keep, Note, Verdict, decide_card, rehearse
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.node.holdings import Holdings
 from greentrain.quantities import Milliwatts, PowerCap, format_power, typed
 
 START_SECONDS = 1.0
@@ -120,7 +120,7 @@ class CapSight:
 
     now: float
     cards: tuple[Card, ...]
-    holdings: Holdings | None
+    allocations: Allocations | None
     """None where the kubelet does not say."""
     hindrance: Hindrance | None = None
     """Why no card of the node may have a cap at present."""
@@ -141,10 +141,10 @@ class NodeCaps:
         self._asks: dict[str, Ask] = {}
         self._hindrances: dict[str, Hindrance] = {}
         """Why a card cannot have what is asked for it, by who held it last."""
-        self._holders_until = float("-inf")
+        self._allocations_until = float("-inf")
         self._begun = False
         """Whether it is known who holds what, or that this is not to be waited for any longer."""
-        self._asks_heard = False
+        self._asks_read = False
         """Whether the operator's asks were read, which count for more than the disk's."""
         self._throttled: frozenset[str] = frozenset()
         self._refusals: dict[str, tuple[float, Hindrance]] = {}
@@ -190,7 +190,7 @@ class NodeCaps:
         """Whether there is a journal that was not read so far."""
         return self._held and not self._known
 
-    def doubts_holders(self, *, pods_known: bool) -> bool:
+    def doubts_allocations(self, *, pods_known: bool) -> bool:
         """Whether it must be seen that a listed holder has processes: the API server does not show which pods have ended."""
         return not pods_known and bool(self.asked or self.throttled)
 
@@ -198,11 +198,11 @@ class NodeCaps:
 
     def begin(self, now: float) -> None:
         """An agent begins."""
-        self._holders_until = now + START_SECONDS
+        self._allocations_until = now + START_SECONDS
 
     def take_stored(self, kept: CapJournal) -> None:
         """Take in what the disk held, nothing where it held nothing; asks that were read from the operator are newer."""
-        if self._asks_heard:
+        if self._asks_read:
             kept.asked = self._kept.asked
         self._kept = kept
         self._known = True
@@ -211,7 +211,7 @@ class NodeCaps:
         """What the operator asks for; None while that is not known, then what it asked last holds."""
         if asked is None:
             return
-        self._asks_heard = True
+        self._asks_read = True
         if dict(asked) != self._kept.asked:
             self._kept.asked = dict(asked)
             self._unwritten = True
@@ -224,11 +224,11 @@ class NodeCaps:
 
     def look(self, sight: CapSight) -> Look[bool]:
         """Look at every card that has a cap, or is to have one, and do what is due; whether anything is new."""
-        if sight.holdings is not None:
-            self._holders_until = sight.now + SILENT_SECONDS
-            self._take_holders(sight.cards, sight.holdings)
+        if sight.allocations is not None:
+            self._allocations_until = sight.now + SILENT_SECONDS
+            self._take_allocations(sight.cards, sight.allocations)
             self._begun = True
-        elif sight.now >= self._holders_until:
+        elif sight.now >= self._allocations_until:
             self._asks, self._hindrances, self._begun = {}, {}, True
         elif not self._begun:
             return False
@@ -258,10 +258,10 @@ class NodeCaps:
         self.reports.clear()
         return not self.changed_cards
 
-    def lose_sight(self, cards: Iterable[Card], holdings: Holdings | None, pause: str | None) -> bool:
+    def lose_sight(self, cards: Iterable[Card], allocations: Allocations | None, pause: str | None) -> bool:
         """No card can be asked, so nothing is known of any; whether that is news. `pause` says why, where that is known."""
-        if holdings is not None:
-            self._take_holders(cards, holdings)
+        if allocations is not None:
+            self._take_allocations(cards, allocations)
         reason: CapReason = "GpuFailing" if pause is None else "Paused"
         text = pause or "NVML cannot be used at present"
         known, self.reports = self.reports, {}
@@ -279,9 +279,9 @@ class NodeCaps:
         until, hindrance = self._refusals.get(uuid, (0.0, None))
         return hindrance if now < until else self._hindrances.get(uuid)
 
-    def _take_holders(self, cards: Iterable[Card], holdings: Holdings) -> None:
+    def _take_allocations(self, cards: Iterable[Card], allocations: Allocations) -> None:
         caps = {**self._kept.asked, **dict.fromkeys(self._throttled, LOWEST)}
-        self._asks, self._hindrances = find_asks(cards, holdings, caps)
+        self._asks, self._hindrances = find_asks(cards, allocations, caps)
 
     # -- one card ---------------------------------------------------------------------------------------------
 
@@ -439,7 +439,7 @@ class NodeCaps:
 
 
 def find_asks(
-    cards: Iterable[Card], holdings: Holdings, caps: Mapping[str, PowerCap]
+    cards: Iterable[Card], allocations: Allocations, caps: Mapping[str, PowerCap]
 ) -> tuple[dict[str, Ask], dict[str, Hindrance]]:
     """What is asked for each card by the pod that holds it, and why a card cannot have it; `caps` by the pod's UID."""
     asks: dict[str, Ask] = {}
@@ -447,9 +447,9 @@ def find_asks(
     for card in cards:
         found: list[tuple[int, Ask]] = []
         alone = True
-        for held in holdings.cards.get(card.uuid, ()):
+        for held in allocations.cards.get(card.uuid, ()):
             alone = alone and held.alone
-            holder = holdings.pods.get(held.pod)
+            holder = allocations.pods.get(held.pod)
             if holder is not None and holder.uid and holder.uid in caps:
                 cap = caps[holder.uid]
                 found.append((resolve_cap(cap, card.limits) or 0, Ask(holder.uid, cap)))
@@ -460,9 +460,9 @@ def find_asks(
         others = tuple(sorted(ask.pod for _, ask in found if ask.pod != first.pod))
         asks[card.uuid] = replace(first, sharing=others)
         if card.partitioned:
-            text = "it is in MIG mode, and one limit would hold for the jobs in all its instances"
+            text = "it is in MIG mode, and one limit would apply to the jobs in all its instances"
             hindrances[card.uuid] = Hindrance("MigMode", text)
         elif not alone:
-            text = "pods share it, and one limit would hold for all of them"
+            text = "pods share it, and one limit would apply to all of them"
             hindrances[card.uuid] = Hindrance("Shared", text)
     return asks, hindrances

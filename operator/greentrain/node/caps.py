@@ -63,7 +63,7 @@ class Entry:
         return self.written is not None or self.pending is not None
 
     @property
-    def standing(self) -> Milliwatts:
+    def present_limit(self) -> Milliwatts:
         """The limit the card has where no other program has touched it and nothing is pending."""
         return self.prior if self.written is None else self.written
 
@@ -179,7 +179,7 @@ def _release(entry: Entry | None, current: Milliwatts) -> Verdict:
     if _same(entry.prior, current):
         note = Note("Restored", entry.prior) if entry.written is not None else None
         return Verdict((Keep(None),), note=note)
-    if entry.contested or not (_same(entry.standing, current) or _same(entry.pending, current)):
+    if entry.contested or not (_same(entry.present_limit, current) or _same(entry.pending, current)):
         return Verdict((Keep(None),), note=Note("Left", current))
     # In the journal before it is done, lest an agent killed in between takes it for another program's change.
     giving = replace(entry, written=current, pending=entry.prior)
@@ -188,7 +188,7 @@ def _release(entry: Entry | None, current: Milliwatts) -> Verdict:
 
 
 def _recall(released: Verdict, entry: Entry | None, current: Milliwatts) -> Verdict:
-    """A card given back while its ask goes on: what the journal says of a quarrel stays until the ask ends."""
+    """A card whose previous limit is restored while its request stays: the journal keeps a conflict until the request ends."""
     if entry is None or not (entry.changes or entry.contested) or Keep(None) not in released.steps:
         return released
     rest = replace(entry, prior=current, written=None, pending=None)
@@ -209,13 +209,13 @@ def _cap(
 ) -> Verdict:
     entry, note = known, None
     if entry is not None and entry.contested == ask.key:
-        return Verdict(asked=asked, reason="Contested", message=_quarrel(current))
+        return Verdict(asked=asked, reason="Contested", message=_conflict(current))
     if entry is not None and entry.contested:
         entry = None  # it is asked for anew
     elif entry is not None:
         entry, note = _look(entry, current, ask, now)
         if entry.contested:
-            return Verdict((Keep(entry),), asked, None, "Contested", _quarrel(current), note)
+            return Verdict((Keep(entry),), asked, None, "Contested", _conflict(current), note)
     prior = current if entry is None else entry.prior
     target = find_target(asked, prior, limits)
     set_limit: tuple[Step, ...] = ()
@@ -232,7 +232,7 @@ def _look(entry: Entry, current: Milliwatts, ask: Ask, now: float) -> tuple[Entr
     if _same(entry.pending, current):
         # Read back, the driver's rounding included.
         return replace(entry, written=current, pending=None), None
-    if _same(entry.standing, current):
+    if _same(entry.present_limit, current):
         return replace(entry, pending=None), None
     changes = (*(t for t in entry.changes if now - t < CONTEST_SECONDS), now)
     theirs = replace(entry, prior=current, written=None, pending=None, changes=changes)
@@ -241,7 +241,7 @@ def _look(entry: Entry, current: Milliwatts, ask: Ask, now: float) -> tuple[Entr
     return theirs, Note("Foreign", current)
 
 
-def _quarrel(current: Milliwatts) -> str:
+def _conflict(current: Milliwatts) -> str:
     return (
         f"another program changed its limit {CONTEST_CHANGES} times within {in_minutes(CONTEST_SECONDS):.0f} min; it is left at "
         f"{format_power(current)}. When that has stopped, change spec.power.cap to try again"

@@ -64,7 +64,7 @@ def judge_old_kubelet(problem: str) -> Finding:
     return Finding("HoldersKnown", "Unknown", "NoPodResources", text)
 
 
-def judge_holders(problems: Sequence[str]) -> Finding:
+def judge_allocations(problems: Sequence[str]) -> Finding:
     """Of the holders, by what was listed and is not understood."""
     if problems:
         return Finding("HoldersKnown", "False", "DeviceNotUnderstood", "; ".join(problems[:3]))
@@ -115,7 +115,7 @@ def judge_caps(caps: NodeCaps, cards: Iterable[Card], pause: str | None) -> Find
     return Finding("CapsAllowed", "True", "Allowed", "power limits are set where jobs ask for them")
 
 
-def judge_operator(lease: tuple[str, str] | None, *, silent: bool, heard: bool) -> Finding:
+def judge_operator(lease: tuple[str, str] | None, *, silent: bool, renewed: bool) -> Finding:
     """Of the operator: whether the Lease of this namespace and name was renewed of late, or ever."""
     if lease is None:
         text = "no --operator-lease is given: the operator counts as silent, and a spent allowance is acted on at once"
@@ -127,7 +127,7 @@ def judge_operator(lease: tuple[str, str] | None, *, silent: bool, heard: bool) 
             "whose allowance of energy is spent are throttled and evicted"
         )
         return Finding("OperatorHeard", "False", "Silent", text)
-    if not heard:
+    if not renewed:
         return Finding("OperatorHeard", "Unknown", "NotYet", f"the operator's Lease {name} was not seen yet")
     text = f"the operator renews its Lease {name}: it decides about budgets"
     return Finding("OperatorHeard", "True", "Heard", text)

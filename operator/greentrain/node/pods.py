@@ -14,9 +14,9 @@ from greentrain.api.nodepower import NodePowerStatus
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Window
 from greentrain.energy.pods import PodAccount
+from greentrain.node.allocations import Allocations, NamedPod, by_name, pod_key
 from greentrain.node.allowance import Used
-from greentrain.node.holdings import Holdings, NamedPod, by_name, pod_key
-from greentrain.node.standings import Counted
+from greentrain.node.allowances import Counted
 from greentrain.quantities import Joules, add, from_joules
 
 
@@ -55,7 +55,7 @@ class StandIn:
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo:
+class Dropped:
     """What was dropped from the account."""
 
     new: bool
@@ -89,10 +89,10 @@ def find_windows(pods: Iterable[OwnedPod], *, offset: float) -> dict[str, Window
     }
 
 
-def open_pods(account: NodeAccount, holdings: Holdings, pods: Mapping[str, OwnedPod]) -> bool:
+def open_pods(account: NodeAccount, allocations: Allocations, pods: Mapping[str, OwnedPod]) -> bool:
     """Begin to count for every pod that holds a card; `pods` by UID."""
     new = False
-    for key, holder in holdings.pods.items():
+    for key, holder in allocations.pods.items():
         new = new or key not in account.pods or account.pods[key].closed is not None
         pod = account.open(key, namespace=holder.namespace, name=holder.pod, uid=holder.uid or "")
         known = pods.get(pod.uid)
@@ -131,7 +131,7 @@ def name_pods(account: NodeAccount, pods: Iterable[OwnedPod]) -> bool:
 
 def close_pods(
     account: NodeAccount,
-    holdings: Holdings,
+    allocations: Allocations,
     pods: Mapping[str, OwnedPod],
     *,
     wall: float,
@@ -143,7 +143,7 @@ def close_pods(
     """
     new = False
     for key, pod in list(account.pods.items()):
-        if key in holdings.pods or pod.closed is not None:
+        if key in allocations.pods or pod.closed is not None:
             continue
         if not pod.uid:
             account.close_unnamed(key, wall=wall, name=name_unseen())
@@ -156,10 +156,10 @@ def close_pods(
     return new
 
 
-def let_go(account: NodeAccount, settled: Collection[str], *, wall: float) -> LetGo:
+def drop_settled(account: NodeAccount, settled: Collection[str], *, wall: float) -> Dropped:
     """Drop what the operator has settled, as UID/segment, and what has waited for too long."""
     if not account.inherited and all(p.closed is None for p in account.pods.values()):
-        return LetGo(new=False)  # nothing has ended, so there is nothing to let go
+        return Dropped(new=False)  # nothing has ended, so there is nothing to let go
     keys = set(settled)
     known = keys & account.inherited.keys()
     for key in known:
@@ -169,7 +169,7 @@ def let_go(account: NodeAccount, settled: Collection[str], *, wall: float) -> Le
     overdue = tuple(account.drop_overdue(wall=wall))
     if done:
         account.settle(done)
-    return LetGo(bool(known or done or given_up or overdue), given_up, overdue)
+    return Dropped(bool(known or done or given_up or overdue), given_up, overdue)
 
 
 def inherit(account: NodeAccount, before: NodePowerStatus | None) -> int:

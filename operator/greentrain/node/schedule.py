@@ -5,7 +5,7 @@ Every time is an argument, in seconds on the clock that only goes on.
 
 from __future__ import annotations
 
-from greentrain.node.standings import Haste
+from greentrain.node.allowances import Haste
 
 DISCOVER_SECONDS = 60.0
 """How often cards are asked for what seldom changes: which there are, how they are cut, their limits."""
@@ -133,7 +133,7 @@ class ReadSchedule:
         """They cannot be read here."""
         self._next_host = now + HOST_RETRY_SECONDS
 
-    def must_let_go(self, now: float, *, paused: bool, changed: bool) -> bool:
+    def must_close(self, now: float, *, paused: bool, changed: bool) -> bool:
         """Whether the driver's library is to be let go: while `paused`, as soon as no card's limit is ours (`changed`) or late."""
         if not paused:
             self._paused_at = None

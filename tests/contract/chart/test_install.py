@@ -476,12 +476,12 @@ async def test_an_agent_is_granted_exactly_what_it_is_seen_to_use(
                 heartbeat = Heartbeat(
                     operator,
                     (release.NAMESPACE, release.RELEASE),
-                    holder="operator-0",
+                    identity="operator-0",
                     clock=SteadyClock(),
                     unhealthy=lambda: None,
                 )
                 assert [await heartbeat.beat() for _ in range(2)] == [True, True]
-            await until(lambda: view.operator_heard is not None)
+            await until(lambda: view.operator_renewed is not None)
             await view.listen()
             await view.evict("default", "spent", made["metadata"]["uid"])
         finally:

@@ -14,9 +14,9 @@ import pytest
 from greentrain.devices.errors import Unavailable, Unsupported
 from greentrain.devices.nvidia.references import FullCard, SharedReplica, UnknownDevice
 from greentrain.devices.podresources import (
+    Allocation,
     Claim,
     ClaimedDevice,
-    Holding,
     PodResources,
 )
 from tests.contract.kubelet.fakes import (
@@ -44,8 +44,8 @@ def _one(pod: str = "a", *ids: str) -> bytes:
     )
 
 
-def _held(pod: str = "a", device: str = "GPU-0") -> Holding:
-    return Holding("team", pod, "tensorflow", GPU, FullCard(device))
+def _held(pod: str = "a", device: str = "GPU-0") -> Allocation:
+    return Allocation("team", pod, "tensorflow", GPU, FullCard(device))
 
 
 def _touch(path: Path) -> None:
@@ -78,12 +78,12 @@ async def test_each_device_of_each_container_is_told(path: Path) -> None:
         build_pod("kube-system", "empty"),
     )
     async with start_kubelet(path, content), PodResources(path) as podresources:
-        listing = await podresources.read_holdings()
-    assert listing.holdings == (
-        Holding("team", "a", "tensorflow", GPU, UnknownDevice("?")),
-        Holding("team", "b", "tensorflow", GPU, FullCard("GPU-1")),
-        Holding("team", "b", "tensorflow", GPU, FullCard("GPU-2")),
-        Holding("team", "b", "tensorflow", "nvidia.com/gpu.shared", SharedReplica(FullCard("GPU-3"), 1)),
+        listing = await podresources.read_allocations()
+    assert listing.allocations == (
+        Allocation("team", "a", "tensorflow", GPU, UnknownDevice("?")),
+        Allocation("team", "b", "tensorflow", GPU, FullCard("GPU-1")),
+        Allocation("team", "b", "tensorflow", GPU, FullCard("GPU-2")),
+        Allocation("team", "b", "tensorflow", "nvidia.com/gpu.shared", SharedReplica(FullCard("GPU-3"), 1)),
     )
     assert listing.claims == ()
 
@@ -92,7 +92,7 @@ async def test_a_device_told_once_for_each_numa_node_is_one(path: Path) -> None:
     twice = (build_devices(GPU, "GPU-0", numa=[0]), build_devices(GPU, "GPU-0", numa=[1]))
     content = build_list(build_pod("team", "a", build_container("tensorflow", *twice)))
     async with start_kubelet(path, content), PodResources(path) as podresources:
-        assert (await podresources.read_holdings()).holdings == (_held(),)
+        assert (await podresources.read_allocations()).allocations == (_held(),)
 
 
 async def test_the_caller_may_choose_the_resources(path: Path) -> None:
@@ -101,8 +101,8 @@ async def test_the_caller_may_choose_the_resources(path: Path) -> None:
     )
     counts = "example.com/gpu".__eq__
     async with start_kubelet(path, content), PodResources(path, counts=counts) as podresources:
-        (holding,) = (await podresources.read_holdings()).holdings
-    assert holding.resource == "example.com/gpu"
+        (allocation,) = (await podresources.read_allocations()).allocations
+    assert allocation.resource == "example.com/gpu"
 
 
 async def test_claims_are_told_though_their_cards_are_not(path: Path) -> None:
@@ -127,8 +127,8 @@ async def test_claims_are_told_though_their_cards_are_not(path: Path) -> None:
         build_pod("team", "b", build_container("tensorflow", claims=[older])),
     )
     async with start_kubelet(path, content), PodResources(path) as podresources:
-        listing = await podresources.read_holdings()
-    assert listing.holdings == ()
+        listing = await podresources.read_allocations()
+    assert listing.allocations == ()
     assert listing.claims == (
         Claim(
             "team",
@@ -154,8 +154,8 @@ async def test_a_thousand_pods_of_eight_cards_are_read(path: Path) -> None:
     content = build_list(*pods)
     assert len(content) > 6_000_000
     async with start_kubelet(path, content), PodResources(path) as podresources:
-        listing = await podresources.read_holdings()
-    assert len(listing.holdings) == 8000
+        listing = await podresources.read_allocations()
+    assert len(listing.allocations) == 8000
 
 
 ENDLESS_IDS = build_list(build_pod("t", "p", build_container("c", write((1, GPU), *[(2, "")] * 200_001))))
@@ -187,12 +187,12 @@ async def test_an_unusable_answer_is_unavailable_and_the_next_one_counts(
         PodResources(path, deadline_seconds=0.5) as podresources,
     ):
         with pytest.raises(Unavailable, match=words) as caught:
-            await podresources.read_holdings()
+            await podresources.read_allocations()
         assert caught.value.what == f"The kubelet's socket {path}", why
         assert len(str(caught.value)) < 500
         assert kubelet.calls == 1, "a kubelet that answered is not asked again at once"
         kubelet.answers[LIST] = _one()
-        assert (await podresources.read_holdings()).holdings == (_held(),)
+        assert (await podresources.read_allocations()).allocations == (_held(),)
 
 
 @pytest.mark.parametrize(
@@ -208,35 +208,35 @@ async def test_a_kubelet_without_podresources_is_unsupported(
 ) -> None:
     async with start_kubelet(path, answers, version=version), PodResources(path) as podresources:
         with pytest.raises(Unsupported) as caught:
-            await podresources.read_holdings()
+            await podresources.read_allocations()
     assert caught.value.feature == "v1.PodResourcesLister/List of the kubelet", why
 
 
 async def test_no_socket_is_unavailable_at_once(path: Path) -> None:
     async with PodResources(path) as podresources:
         with pytest.raises(Unavailable, match="No such file"):
-            await podresources.read_holdings()
+            await podresources.read_allocations()
 
 
 async def test_a_plain_file_is_unavailable(path: Path) -> None:
     _touch(path)
     async with PodResources(path) as podresources:
         with pytest.raises(Unavailable, match="no socket"):
-            await podresources.read_holdings()
+            await podresources.read_allocations()
 
 
 async def test_a_socket_nobody_listens_on_is_unavailable_at_once(path: Path) -> None:
     _abandon(path)
     async with asyncio.timeout(SECONDS), PodResources(path) as podresources:
         with pytest.raises(Unavailable, match="UNAVAILABLE"):
-            await podresources.read_holdings()
+            await podresources.read_allocations()
 
 
 async def test_a_path_too_long_for_a_socket_is_unavailable(folder: Path) -> None:
     long = _abandon(folder / "s").rename(folder / ("x" * 120))
     async with asyncio.timeout(SECONDS), PodResources(long) as podresources:
         with pytest.raises(Unavailable):
-            await podresources.read_holdings()
+            await podresources.read_allocations()
 
 
 async def test_a_path_with_signs_of_an_address_is_a_path(folder: Path) -> None:
@@ -245,7 +245,7 @@ async def test_a_path_with_signs_of_an_address_is_a_path(folder: Path) -> None:
     async with start_kubelet(folder / "plain.sock", _one()):
         os.link(folder / "plain.sock", odd)
         async with PodResources(odd) as podresources:
-            assert (await podresources.read_holdings()).holdings == (_held(),)
+            assert (await podresources.read_allocations()).allocations == (_held(),)
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 5_000, None])
@@ -256,43 +256,43 @@ async def test_a_server_that_speaks_no_grpc_is_unavailable_in_time(path: Path, s
         PodResources(path, deadline_seconds=1.0) as podresources,
     ):
         with pytest.raises(Unavailable):
-            await podresources.read_holdings()
+            await podresources.read_allocations()
 
 
 async def test_a_restarted_kubelet_is_found_by_the_next_request(path: Path) -> None:
     async with PodResources(path) as podresources:
         for name in ("a", "b", "c"):
             async with start_kubelet(path, _one(name)):
-                assert (await podresources.read_holdings()).holdings == (_held(name),)
+                assert (await podresources.read_allocations()).allocations == (_held(name),)
 
 
 async def test_a_new_socket_is_followed_while_the_old_kubelet_still_serves(path: Path) -> None:
     async with start_kubelet(path, _one("old")), PodResources(path) as podresources:
-        assert (await podresources.read_holdings()).holdings == (_held("old"),)
+        assert (await podresources.read_allocations()).allocations == (_held("old"),)
         async with start_kubelet(path, _one("new")):
-            assert (await podresources.read_holdings()).holdings == (_held("new"),)
+            assert (await podresources.read_allocations()).allocations == (_held("new"),)
 
 
 async def test_a_long_absence_delays_nothing_once_the_kubelet_is_back(path: Path) -> None:
     async with PodResources(path) as podresources:
         async with start_kubelet(path, _one("old")):
-            await podresources.read_holdings()
+            await podresources.read_allocations()
         for _ in range(20):
             with pytest.raises(Unavailable):
-                await podresources.read_holdings()
+                await podresources.read_allocations()
         _abandon(path)
         for _ in range(20):
             with pytest.raises(Unavailable):
-                await podresources.read_holdings()
+                await podresources.read_allocations()
         async with start_kubelet(path, _one("new")), asyncio.timeout(1.0):
-            assert (await podresources.read_holdings()).holdings == (_held("new"),)
+            assert (await podresources.read_allocations()).allocations == (_held("new"),)
 
 
 async def test_a_kubelet_that_dies_over_a_request_is_unavailable_before_the_deadline(path: Path) -> None:
     kubelet = FakeKubelet(path, {LIST: Hang()})
     await kubelet.start()
     async with PodResources(path) as podresources:
-        asking = asyncio.ensure_future(podresources.read_holdings())
+        asking = asyncio.ensure_future(podresources.read_allocations())
         await kubelet.asked.wait()
         await kubelet.stop()
         async with asyncio.timeout(SECONDS):
@@ -302,8 +302,8 @@ async def test_a_kubelet_that_dies_over_a_request_is_unavailable_before_the_dead
 
 async def test_requests_at_the_same_time_are_each_answered(path: Path) -> None:
     async with start_kubelet(path, _one()) as kubelet, PodResources(path) as podresources:
-        listings = await asyncio.gather(*(podresources.read_holdings() for _ in range(20)))
-        assert [one.holdings for one in listings] == [(_held(),)] * 20
+        listings = await asyncio.gather(*(podresources.read_allocations() for _ in range(20)))
+        assert [one.allocations for one in listings] == [(_held(),)] * 20
         assert kubelet.calls == 20
 
 
@@ -314,20 +314,20 @@ async def test_a_request_behind_one_that_hangs_keeps_its_own_deadline(path: Path
         PodResources(path, deadline_seconds=0.5) as podresources,
     ):
         outcomes = await asyncio.gather(
-            *(podresources.read_holdings() for _ in range(5)), return_exceptions=True
+            *(podresources.read_allocations() for _ in range(5)), return_exceptions=True
         )
     assert [type(one) for one in outcomes] == [Unavailable] * 5
 
 
 async def test_a_caller_may_give_up_and_ask_again(path: Path) -> None:
     async with start_kubelet(path, {LIST: Hang()}) as kubelet, PodResources(path) as podresources:
-        asking = asyncio.ensure_future(podresources.read_holdings())
+        asking = asyncio.ensure_future(podresources.read_allocations())
         await kubelet.asked.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
         kubelet.answers[LIST] = _one()
-        assert (await podresources.read_holdings()).holdings == (_held(),)
+        assert (await podresources.read_allocations()).allocations == (_held(),)
 
 
 async def test_closing_twice_or_unused_is_no_error(path: Path) -> None:

@@ -35,7 +35,7 @@ from greentrain.devices.errors import DeviceError, Unavailable
 from greentrain.devices.nvidia import nvml
 from greentrain.devices.nvidia.nvml import Gpus
 from greentrain.devices.nvidia.references import CardReference, FullCard
-from greentrain.devices.podresources import Holding, Listing
+from greentrain.devices.podresources import Allocation, Listing
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod, Place
 from greentrain.kube.readings import find_key
@@ -497,17 +497,17 @@ class Node:
 
     # -- the agent and its ports --------------------------------------------------------------------------
 
-    async def read_holdings(self) -> Listing:
+    async def read_allocations(self) -> Listing:
         """As `PodResources`."""
         if self.kubelet_away:
             raise Unavailable("The kubelet", "it is away", "Wait.")
-        holdings = tuple(
-            Holding("team", p.name, "tensorflow", "nvidia.com/gpu", device)
+        allocations = tuple(
+            Allocation("team", p.name, "tensorflow", "nvidia.com/gpu", device)
             for p in self.live
             if p.runs
             for device in p.devices or [FullCard(self.uuids[c]) for c in p.cards]
         )
-        return Listing(holdings, ())
+        return Listing(allocations, ())
 
     def _woken(self) -> None:
         self.api.refresh()

@@ -30,7 +30,7 @@ def beat_of(
     client: Client,
     namespace: str,
     *,
-    holder: str = "operator-0",
+    identity: str = "operator-0",
     age: float = 0.0,
     unattended: tuple[str, ...] = (),
 ) -> Heartbeat:
@@ -38,7 +38,7 @@ def beat_of(
     return Heartbeat(
         client,
         (namespace, "operator"),
-        holder=holder,
+        identity=identity,
         clock=lambda: steady() - timedelta(seconds=age),
         unhealthy=lambda: None,
         unattended=lambda: unattended,
@@ -65,7 +65,7 @@ async def test_it_is_renewed_taken_over_and_made_anew(
     plane: ControlPlane, server: Server, namespace: str
 ) -> None:
     async with await connect(str(plane.kubeconfig)) as client:
-        first, second = (beat_of(client, namespace, holder=f"operator-{i}") for i in range(2))
+        first, second = (beat_of(client, namespace, identity=f"operator-{i}") for i in range(2))
         seen = []
         for beat in (first, first, second, first):
             assert await beat.beat()
@@ -87,7 +87,7 @@ async def test_an_agent_hears_renewals_and_knows_the_age_of_the_first_it_sees(
         following = asyncio.create_task(view.follow())
 
         async def heard_within(seconds: float) -> bool:
-            return view.operator_heard is not None and time.monotonic() - view.operator_heard < seconds
+            return view.operator_renewed is not None and time.monotonic() - view.operator_renewed < seconds
 
         try:
             await server.until(lambda: heard_within(520), bool, what="the first sight")
@@ -106,14 +106,14 @@ async def test_an_agent_hears_renewals_and_knows_the_age_of_the_first_it_sees(
                 lambda: asyncio.sleep(0, set(view.unattended)), lambda named: not named, what="none named"
             )
             await server.call("DELETE", path(namespace))
-            heard = view.operator_heard
+            heard = view.operator_renewed
             await view.listen()
-            assert view.operator_heard == heard
+            assert view.operator_renewed == heard
             assert await beat_of(client, namespace, age=-1000).beat()
             await view.listen()
-            assert view.operator_heard is not None
+            assert view.operator_renewed is not None
             assert heard is not None
-            assert heard < view.operator_heard <= time.monotonic()
+            assert heard < view.operator_renewed <= time.monotonic()
         finally:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -18,7 +18,7 @@ from greentrain.controller.settings import Settings
 from sandbox.controlplane import ControlPlane
 from tests.support.api import Server, condition, container_status
 from tests.support.manifests import build_job
-from tests.support.proxy import Held, Proxy
+from tests.support.proxy import Allocated, Proxy
 
 BOTH = {"digits-worker-0-1", "digits-worker-1-1"}
 
@@ -203,7 +203,7 @@ async def test_how_a_pod_ended_counts_although_it_is_gone_before_the_operator_lo
             await server.run_pod(namespace, pod)
         for job in ENDS:
             await server.until_condition(namespace, job, "Running", "True")
-        rule = proxy.script("PATCH", "/status", Held(let), times=None)
+        rule = proxy.script("PATCH", "/status", Allocated(let), times=None)
         try:
             for job in ENDS:
                 await server.patch_job(namespace, job, {"spec": {"runPolicy": {"backoffLimit": 5}}})

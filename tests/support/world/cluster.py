@@ -16,9 +16,9 @@ from greentrain.api import names
 from greentrain.core.seen.pods import count_gpus
 from greentrain.core.seen.times import format_time
 from greentrain.kube.client import ApiError
-from greentrain.node.holdings import Holdings
+from greentrain.node.allocations import Allocations
 from tests.support.snapshots import START
-from tests.support.world.nodes import AgentLife, Ground, Make, Node, SimPod, find_holdings, lie
+from tests.support.world.nodes import AgentLife, Ground, Make, Node, SimPod, find_allocations, lie
 from tests.support.world.operator import Lags, OperatorLife, Terrain
 from tests.support.world.server import JOB_UID, Body, Event, Server
 from tests.support.world.story import Story
@@ -188,9 +188,9 @@ class Cluster(Ground):
 
     # -- kubelets -----------------------------------------------------------------------------------
 
-    def find_holdings(self, node: Node) -> Holdings:
+    def find_allocations(self, node: Node) -> Allocations:
         """Who holds cards of a node; those that ended there before an agent has counted them are holders for a look."""
-        return find_holdings(node, self.every)
+        return find_allocations(node, self.every)
 
     def living(self) -> list[SimPod]:
         """Pods whose programs run."""

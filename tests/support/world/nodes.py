@@ -16,10 +16,12 @@ from typing import Any
 from greentrain.api.nodepower import NodePowerSpec
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.energy.account import NodeAccount
-from greentrain.energy.cards import CardAccount, LastHeld
+from greentrain.energy.cards import CardAccount, LastAllocated
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.node import NodePod, find_allowances, parse_node_pod
+from greentrain.node.allocations import Allocations
 from greentrain.node.allowance import Allowance, Used, is_over, is_spent
+from greentrain.node.allowances import AllowanceState, AllowanceStates, LastRenewal, Sight
 from greentrain.node.capping import (
     Answer,
     CapJournal,
@@ -31,12 +33,10 @@ from greentrain.node.capping import (
     WriteLimit,
 )
 from greentrain.node.cards import CurrentLimits
-from greentrain.node.hearing import Hearing
-from greentrain.node.holdings import Holdings
-from greentrain.node.pods import close_pods, let_go, open_pods, sum_up
+from greentrain.node.pods import close_pods, drop_settled, open_pods, sum_up
+from greentrain.node.renewals import Renewals
 from greentrain.node.report import NodeState, build_status, choose_pods
 from greentrain.node.schedule import ReportSchedule
-from greentrain.node.standings import Heard, Sight, Standing, Standings
 from greentrain.quantities import Millijoules, Milliseconds, Milliwatts
 from tests.support.world.cards import WATT, Card, Range
 from tests.support.world.looks import carry_out, copy_journal
@@ -130,7 +130,7 @@ class Node:
     """On its disk."""
     counted: set[str] = field(default_factory=set)
     """UIDs of the pods the account ever had."""
-    disk: dict[str, Standing] = field(default_factory=dict)
+    disk: dict[str, AllowanceState] = field(default_factory=dict)
     disk_caps: CapJournal = field(default_factory=CapJournal)
     agent: AgentLife | None = None
     back_at: float = 0.0
@@ -152,7 +152,7 @@ class Node:
         self.free = list(self.cards.values())
         self.shown = tuple(replace(card.show(), model=MODEL) for card in self.cards.values())
         """Its cards as they are discovered."""
-        self.holders: tuple[tuple[tuple[str, float | None], ...], Holdings] = ((), Holdings())
+        self.holders: tuple[tuple[tuple[str, float | None], ...], Allocations] = ((), Allocations())
         """Who held cards at the last look."""
 
     def release(self, pod: SimPod) -> None:
@@ -181,7 +181,7 @@ class Ground:
         """The time by a clock that is so many seconds ahead."""
         raise NotImplementedError
 
-    def find_holdings(self, node: Node) -> Holdings:
+    def find_allocations(self, node: Node) -> Allocations:
         """Who holds cards of a node."""
         raise NotImplementedError
 
@@ -219,10 +219,10 @@ class AgentLife:
         """The node's pods as they were read last."""
         self._parsed: dict[str, tuple[Body, NodePod]] = {}
         self._power: Body | None = None
-        self.hearing = Hearing()
+        self.renewals = Renewals()
         self.reports = ReportSchedule(world.report_seconds)
-        self.standings = Standings()
-        self.standings.take_stored(node.disk)
+        self.states = AllowanceStates()
+        self.states.take_stored(node.disk)
         self.caps = NodeCaps()
         self.caps.begin(world.now)
         self.caps.take_stored(copy_journal(node.disk_caps))
@@ -249,28 +249,28 @@ class AgentLife:
         elif world.now >= self.reads_at:
             self._read()
         wall = world.wall(self.node.skew).timestamp()
-        new = let_go(account, self.settled, wall=wall).new
-        holdings = world.find_holdings(self.node)
-        new = open_pods(account, holdings, self.pods) or new
-        self.node.counted |= holdings.pods.keys()
+        new = drop_settled(account, self.settled, wall=wall).new
+        allocations = world.find_allocations(self.node)
+        new = open_pods(account, allocations, self.pods) or new
+        self.node.counted |= allocations.pods.keys()
         self._meter(wall)
         if self.knows_pods:
-            new = close_pods(account, holdings, self.pods, wall=wall, name_unseen=lambda: "") or new
+            new = close_pods(account, allocations, self.pods, wall=wall, name_unseen=lambda: "") or new
         if new:
             self.reports.hurry()
         self._judge()
-        self._keep_limits(holdings)
+        self._keep_limits(allocations)
         if self.reports.is_due(world.now):
             self._report()
         self._evict()
 
-    def _keep_limits(self, holdings: Holdings) -> None:
+    def _keep_limits(self, allocations: Allocations) -> None:
         """No cap is asked for; cards of pods whose allowance is spent get their lowest limit."""
         caps = self.caps
-        caps.throttle(self.standings.throttled)
+        caps.throttle(self.states.throttled)
         if not caps.throttled and not caps.changed_cards:
             return  # nothing to read, store or set
-        carry_out(caps.look(CapSight(self.world.now, self.node.shown, holdings)), self._answer)
+        carry_out(caps.look(CapSight(self.world.now, self.node.shown, allocations)), self._answer)
 
     def end(self) -> None:
         """SIGTERM: cards get their limits back."""
@@ -302,7 +302,9 @@ class AgentLife:
             true.metered = true.ran
             card = account.cards.get(uid)
             if card is None:
-                card = account.cards[uid] = CardAccount(held=LastHeld(world.now, "boot", ((uid, 1.0, True),)))
+                card = account.cards[uid] = CardAccount(
+                    held=LastAllocated(world.now, "boot", ((uid, 1.0, True),))
+                )
             card.measured = Millijoules(true.used)
             card.note(world.now)
         for uid in account.cards.keys() - account.pods.keys():
@@ -331,49 +333,49 @@ class AgentLife:
         if lease is None:
             return
         renewed, wall = lease.renewed.isoformat(), world.wall(self.node.skew).timestamp()
-        self.hearing.take(renewed, parse_time(renewed), lease.unattended, now=world.now, wall=wall)
+        self.renewals.take(renewed, parse_time(renewed), lease.unattended, now=world.now, wall=wall)
 
-    def hear(self) -> Heard:
+    def hear(self) -> LastRenewal:
         """What it knows of the operator; one that does not obey takes it for heard."""
         if not self.world.obeys:
-            return Heard(self.begun, self.world.now)
-        return Heard(self.begun, self.hearing.heard, unattended=self.hearing.unattended)
+            return LastRenewal(self.begun, self.world.now)
+        return LastRenewal(self.begun, self.renewals.renewed, unattended=self.renewals.unattended)
 
     def _judge(self) -> None:
-        world, node, standings = self.world, self.node, self.standings
+        world, node, states = self.world, self.node, self.states
         counted = sum_up(node.account)
         sight = Sight(
             world.now, counted, self.given, self.pods, self.knows_pods, self.hear(), world.report_seconds
         )
-        for change in standings.look(sight):
+        for change in states.look(sight):
             if change.kind == "Spent":
                 continue
             if change.kind == "Throttled" and self.unlimited:
-                world.complain(f"held: {change.standing.name} though its job has no budget any more")
-            if change.kind == "Throttled" and not is_spent(change.used, change.standing.holding(change.used)):
+                world.complain(f"held: {change.state.name} though its job has no budget any more")
+            if change.kind == "Throttled" and not is_spent(change.used, change.state.in_force(change.used)):
                 world.count("agent: held for too long")
             if change.kind == "Throttled" and not self.hear().is_silent(world.now):
                 world.count("agent: acts for an unattended job")
             world.count(f"agent: {change.kind}")
-            world.say(f"{node.name}: {change.standing.name} {change.kind} at {change.used.gpu // 1000} J")
+            world.say(f"{node.name}: {change.state.name} {change.kind} at {change.used.gpu // 1000} J")
         self._store()
-        self.reports.hurry_for(standings.find_haste(node.disk))
+        self.reports.hurry_for(states.find_haste(node.disk))
 
     def _store(self) -> None:
         if self.world.now >= self.node.full_until:
-            self.node.disk = dict(self.standings.pods)
+            self.node.disk = dict(self.states.pods)
 
     def _report(self) -> None:
         world, node = self.world, self.node
         self.reports.note_reported(world.now, world.random.uniform(0.9, 1.1))
         if not self.connected:
             return
-        entries = self.standings.mark(choose_pods(node.account, at=world.now), node.disk)
+        entries = self.states.mark(choose_pods(node.account, at=world.now), node.disk)
         wall = world.wall(node.skew).timestamp()
         state = NodeState(wall, world.report_seconds, "", "", (), node.shown, ANSWERS)
         world.server.report(node.name, build_status(node.account, entries, self.caps, state))
         node.reported = world.now
-        self.standings.note_reported([e.uid for e in entries if e.budget_action == "Throttled"])
+        self.states.note_reported([e.uid for e in entries if e.budget_action == "Throttled"])
         for entry in entries:
             world.acknowledge(node, entry.uid, entry.allowance_joules)
 
@@ -381,10 +383,10 @@ class AgentLife:
         world, node = self.world, self.node
         if not self.knows_pods:
             return
-        for uid in self.standings.take_due(world.now):
+        for uid in self.states.take_due(world.now):
             self._listen()
             known = self.pods.get(uid)
-            if not self.standings.may_evict(uid, known, self.hear(), world.now):
+            if not self.states.may_evict(uid, known, self.hear(), world.now):
                 continue
             pod, hear = world.by_uid[uid], self.hear()
             if not hear.is_silent(world.now) and not hear.unattended:
@@ -392,20 +394,20 @@ class AgentLife:
             if pod.asked_to_go is None:
                 pod.evicted = True
                 world.server.evict(pod.name, uid)
-            self.standings.note_evicted(uid)
+            self.states.note_evicted(uid)
             self._store()
             world.count("agent: Evicted")
             world.say(f"{node.name}: {pod.name} Evicted")
 
 
-def is_held(pod: SimPod, standing: Standing, silence: float) -> bool:
+def is_held(pod: SimPod, state: AllowanceState, silence: float) -> bool:
     """Whether nothing is left of a pod's allowance, by its energy or by so many seconds of the operator's silence."""
     used = Used(gpu=Millijoules(pod.used))
-    allowance = standing.holding(used)
+    allowance = state.in_force(used)
     return is_spent(used, allowance) or is_over(allowance, silence)
 
 
-def find_holdings(node: Node, pods: list[SimPod]) -> Holdings:
+def find_allocations(node: Node, pods: list[SimPod]) -> Allocations:
     """Who holds cards of a node; those that ended there before an agent has counted them are holders for a look."""
     found = [
         p
@@ -415,10 +417,10 @@ def find_holdings(node: Node, pods: list[SimPod]) -> Holdings:
     basis = tuple((p.uid, p.ended) for p in found)
     if basis != node.holders[0]:
         held = {c.uuid: (HoldingPod(p.name, p.uid),) for p in found if p.ended is None for c in p.cards}
-        holdings = build_holdings(held)
+        allocations = build_holdings(held)
         for pod in found:
-            holdings.pods.setdefault(pod.uid, HoldingPod(pod.name, pod.uid))
-        node.holders = basis, holdings
+            allocations.pods.setdefault(pod.uid, HoldingPod(pod.name, pod.uid))
+        node.holders = basis, allocations
     return node.holders[1]
 
 

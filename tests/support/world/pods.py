@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greentrain.energy.attribution import Held
-from greentrain.node.holdings import Holder, Holdings
+from greentrain.energy.attribution import Allocated
+from greentrain.node.allocations import AllocatedPod, Allocations
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class HoldingPod:
 
 
 def build_holdings(
-    cards: Mapping[str, tuple[Holder, ...]], *, shared: frozenset[str] = frozenset()
-) -> Holdings:
+    cards: Mapping[str, tuple[AllocatedPod, ...]], *, shared: frozenset[str] = frozenset()
+) -> Allocations:
     """Pods by the card they hold; their key is their UID, or their name where none is known. `shared` cards are held by parts."""
-    found = Holdings()
+    found = Allocations()
     for card, pods in cards.items():
         for pod in pods:
             key = pod.uid or pod.pod
             found.pods[key] = pod
-            found.cards.setdefault(card, []).append(Held(key, alone=card not in shared))
+            found.cards.setdefault(card, []).append(Allocated(key, alone=card not in shared))
     return found

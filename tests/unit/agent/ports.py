@@ -17,7 +17,7 @@ from greentrain.agent.settings import AgentSettings
 from greentrain.api.nodepower import NodePowerStatus
 from greentrain.devices.errors import DeviceError, Unsupported
 from greentrain.devices.nvidia.references import parse_device
-from greentrain.devices.podresources import Holding, Listing
+from greentrain.devices.podresources import Allocation, Listing
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.kube.node import NodePod, Place
@@ -111,7 +111,7 @@ class World:
     unnamed: dict[int, DeviceError] = field(default_factory=dict)
     allowances: Mapping[str, Allowance] | None = None
     lease: tuple[str, str] | None = ("greentrain", "operator")
-    operator_heard: float | None = None
+    operator_renewed: float | None = None
     unattended: Mapping[str, float] = field(default_factory=dict)
     back_at: float | None = None
     """When the operator turns out to have been heard, where somebody looks."""
@@ -137,7 +137,7 @@ class World:
             for name in names
         }
         self.listing = Listing(
-            tuple(Holding("team", n, "tensorflow", "nvidia.com/gpu", parse_device(device)) for n in names),
+            tuple(Allocation("team", n, "tensorflow", "nvidia.com/gpu", parse_device(device)) for n in names),
             (),
         )
 
@@ -171,7 +171,7 @@ class World:
 
     # As `devices.podresources.PodResources`.
 
-    async def read_holdings(self) -> Listing:
+    async def read_allocations(self) -> Listing:
         if self.kubelet is not None:
             raise self.kubelet
         return self.listing
@@ -198,7 +198,7 @@ class World:
         if self.away:
             raise ApiError(503, "ServiceUnavailable", "away")
         if self.back_at is not None:
-            self.operator_heard = self.back_at
+            self.operator_renewed = self.back_at
 
     async def evict(self, namespace: str, name: str, uid: str) -> None:
         self.deeds.append(f"evict {namespace}/{name} {uid}")

@@ -23,9 +23,9 @@ from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.node.allowance import START_GRACE_SECONDS, Allowance
+from greentrain.node.allowances import EVICT_RETRY_SECONDS
 from greentrain.node.cards import Card
 from greentrain.node.schedule import NEAR_SECONDS
-from greentrain.node.standings import EVICT_RETRY_SECONDS
 from greentrain.quantities import Joules, Millijoules, Milliwatts, PowerCap
 from tests.unit.agent.ports import Life, SteppedClock, World
 
@@ -196,7 +196,7 @@ async def test_only_a_running_pod_of_a_job_of_ours_is_evicted(
 
 async def test_while_the_operator_is_heard_nothing_is_done(tmp_path: Path) -> None:
     story = Story(tmp_path, a=Allowance(Joules(100)))
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(int(OPERATOR_SILENT_SECONDS), watts=200)
     assert (story.world.limit, story.evictions(), story.entry.budget_action) == (300_000, 0, "None")
     assert condition(story.world.status) == ("True", "Heard")
@@ -211,14 +211,14 @@ async def test_a_job_that_the_operator_cannot_look_after_is_kept_inside_its_allo
     story = Story(tmp_path, a=Allowance(Joules(100)))
     story.world.unattended = {"uid-of-another-job": 0.0}
     for _ in range(40):
-        story.world.operator_heard = story.clock.now
+        story.world.operator_renewed = story.clock.now
         await story.go(1, watts=200)
     assert (story.world.limit, story.evictions()) == (300_000, 0)
     job = story.world.pods["uid-a"].job_uid
     assert job is not None
     story.world.unattended = {job: story.clock.now}
     for _ in range(3):
-        story.world.operator_heard = story.clock.now
+        story.world.operator_renewed = story.clock.now
         await story.go(1, watts=200)
     assert (story.world.limit, story.evictions(), story.entry.budget_action) == (150_000, 1, "Evicted")
     assert condition(story.world.status) == ("True", "Heard")
@@ -233,7 +233,7 @@ async def test_of_a_job_that_is_not_looked_after_an_allowance_that_holds_for_a_t
     story.world.unattended = {job: story.clock.now}
     for seconds, limit in ((19, 300_000), (4, 150_000)):
         for _ in range(seconds):
-            story.world.operator_heard = story.clock.now
+            story.world.operator_renewed = story.clock.now
             await story.go(1, watts=100)
         assert story.world.limit == limit
 
@@ -242,7 +242,7 @@ async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     story = Story(tmp_path, a=Allowance(Joules(10**6), seconds=60))
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     # Nobody listens where the eviction would be asked for, so that it stays with the limit.
     story.world.refusals = [PDB] * 9
     await story.go(60, watts=100)
@@ -253,13 +253,13 @@ async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_
     assert story.evictions() == 1
     assert "its allowance of 277.8Wh holds for 60 s without the operator" in caplog.text
     # Killed, the next one goes on by its disk, though it cannot know for how long the operator was silent.
-    story.world.operator_heard = None
+    story.world.operator_renewed = None
     await story.kill()
     story.world.refusals = [PDB] * 9
     await story.go(GRACE + 5, watts=100)
     assert (story.world.limit, story.kept["uid-a"]["action"]) == (150_000, "Throttled")
     assert not any(deed == "limit 300" for deed in story.world.deeds)
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(3, watts=100)
     assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
 
@@ -278,7 +278,7 @@ async def test_an_operator_that_is_back_by_a_fresh_look_keeps_its_pod(tmp_path: 
     assert (story.world.limit, story.evictions()) == (150_000, 0)
     assert story.entry.budget_action == "Throttled"
     # It stays throttled until the operator allows more.
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     story.world.allowances = {"uid-a": Allowance(Joules(10_000))}
     await story.go(3)
     assert (story.world.limit, story.entry.budget_action) == (300_000, "None")
@@ -290,7 +290,7 @@ async def test_a_watch_that_brings_nothing_is_not_taken_for_a_silent_operator(
     lives: bool, tmp_path: Path
 ) -> None:
     story = Story(tmp_path, a=Allowance(Joules(0)))
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     for _ in range(60):
         story.world.back_at = story.clock.now if lives else None
         await story.go(1)
@@ -312,7 +312,7 @@ async def test_a_condition_says_whether_the_operator_is_heard(
 ) -> None:
     story = Story(tmp_path)
     story.world.lease = lease
-    story.world.operator_heard = None if heard is None else story.clock.now + heard
+    story.world.operator_renewed = None if heard is None else story.clock.now + heard
     await story.go(1)
     assert condition(story.world.status) == told
     # Without a lease only the grace after a start is waited for.
@@ -334,10 +334,10 @@ async def test_the_lowest_limit_overrides_a_cap_that_is_asked_for_and_gives_way_
     story = Story(tmp_path, a=Allowance(Joules(0)))
     story.world.caps = {"uid-a": PowerCap(milliwatts=Milliwatts(200_000))}
     story.world.refusals = [PDB] * 9
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(2)
     assert story.world.limit == 200_000
-    story.world.operator_heard -= OPERATOR_SILENT_SECONDS
+    story.world.operator_renewed -= OPERATOR_SILENT_SECONDS
     await story.go(2)
     assert story.world.limit == 150_000
     assert story.world.status is not None
@@ -365,7 +365,7 @@ async def test_an_agent_that_is_ended_gives_the_limit_back_and_the_next_one_take
     story.clock.stop.set()
     await story.end()
     assert (story.world.limit, story.entry.budget_action) == (300_000, "Evicted")
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(1)
     assert story.world.limit == 150_000
 
@@ -375,10 +375,10 @@ async def test_a_pod_with_a_budget_and_no_allowance_is_left_to_the_operator_whil
 ) -> None:
     story = Story(tmp_path)
     story.budget()
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(5, watts=200)
     assert story.world.limit == 300_000
-    story.world.operator_heard = story.clock.now - OPERATOR_SILENT_SECONDS
+    story.world.operator_renewed = story.clock.now - OPERATOR_SILENT_SECONDS
     await story.go(3, watts=200)
     assert (story.world.limit, story.evictions()) == (150_000, 1)
     assert (story.entry.allowance_joules, story.entry.budget_action) == (None, "Evicted")
@@ -391,9 +391,9 @@ async def test_an_agent_that_begins_anew_without_an_api_server_goes_by_the_allow
     tmp_path: Path,
 ) -> None:
     story = Story(tmp_path, a=Allowance(Joules(2000), "GPU"))
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(3, watts=200)
-    story.world.allowances, story.world.pods_known, story.world.operator_heard = None, False, None
+    story.world.allowances, story.world.pods_known, story.world.operator_renewed = None, False, None
     story.world.pods, story.world.away = {}, True
     await story.kill()
     await story.go(GRACE + 1, watts=200)
@@ -481,7 +481,7 @@ async def test_an_allowance_is_confirmed_once_the_disk_has_it(tmp_path: Path) ->
 
 async def test_a_new_allowance_is_confirmed_at_once(tmp_path: Path) -> None:
     story = Story(tmp_path, a=Allowance(Joules(10**6)))
-    story.world.operator_heard = story.clock.now
+    story.world.operator_renewed = story.clock.now
     await story.go(4)
     story.world.deeds.clear()
     story.world.allowances = {"uid-a": Allowance(Joules(10**6 - 1))}
@@ -506,7 +506,7 @@ async def test_reports_come_more_often_when_a_pod_nears_its_allowance(
     left: int, watts: int, reports: tuple[int, int], tmp_path: Path
 ) -> None:
     story = Story(tmp_path, a=Allowance(Joules(10 * watts + left)))
-    story.world.operator_heard = story.clock.now + 60
+    story.world.operator_renewed = story.clock.now + 60
     await story.go(10, watts=watts)
     story.world.deeds.clear()
     await story.go(25, watts=watts)

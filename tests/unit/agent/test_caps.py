@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from greentrain.agent.allocations import find_allocations
 from greentrain.agent.caps import FILE, Caps
-from greentrain.agent.holders import find_holdings
 from greentrain.agent.journal import FILE as ACCOUNT
 from greentrain.agent.journal import Journal
 from greentrain.api.nodepower import CapReason, PowerLimits
@@ -28,12 +28,12 @@ from greentrain.devices.errors import (
     Unsupported,
 )
 from greentrain.devices.nvidia.references import parse_device
-from greentrain.devices.podresources import Holding, Listing
+from greentrain.devices.podresources import Allocation, Listing
 from greentrain.kube.node import NodePod
+from greentrain.node.allocations import Allocations
 from greentrain.node.capping import REFUSED_SECONDS, SILENT_SECONDS, START_SECONDS
 from greentrain.node.caps import Hindrance
 from greentrain.node.cards import Card, CurrentLimits, Partition
-from greentrain.node.holdings import Holdings
 from greentrain.node.schedule import GIVE_BACK_SECONDS
 from greentrain.quantities import Milliwatts, parse_power_cap
 from tests.unit.agent.ports import Life, World
@@ -119,15 +119,15 @@ class Node:
         self.caps.load()
         return self.caps
 
-    def holdings(self) -> Holdings:
+    def allocations(self) -> Allocations:
         """What the kubelet and the API server say."""
         held = [
-            Holding("team", pod, "tensorflow", "nvidia.com/gpu", parse_device(device))
+            Allocation("team", pod, "tensorflow", "nvidia.com/gpu", parse_device(device))
             for pod, devices in self.holds.items()
             for device in devices
         ]
         pods = [NodePod("team", pod, f"uid-{pod}", terminal=False) for pod in self.holds]
-        return find_holdings(Listing(tuple(held), ()), self.cards, pods)
+        return find_allocations(Listing(tuple(held), ()), self.cards, pods)
 
     def ask(self, **caps: str) -> None:
         """What the operator asks, by pod."""
@@ -135,11 +135,11 @@ class Node:
 
     async def keep(self, hindrance: Hindrance | None = None) -> bool:
         """A look at everything."""
-        return await self.caps.keep(self, self.cards, self.holdings(), hindrance)
+        return await self.caps.keep(self, self.cards, self.allocations(), hindrance)
 
     def lose_sight(self, pause: str | None) -> bool:
         """A look while NVML is not there."""
-        return self.caps.lose_sight(self.cards, self.holdings(), pause)
+        return self.caps.lose_sight(self.cards, self.allocations(), pause)
 
     async def keep_blindly(self) -> bool:
         """A look while the kubelet does not answer."""

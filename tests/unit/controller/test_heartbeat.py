@@ -81,7 +81,7 @@ class Beating:
         self.heartbeat = Heartbeat(
             self.server,
             ("greentrain", "operator"),
-            holder="operator-0",
+            identity="operator-0",
             clock=lambda: BEGIN + timedelta(seconds=self.seconds),
             unhealthy=lambda: self.problem,
             unattended=lambda: self.unattended,

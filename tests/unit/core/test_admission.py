@@ -119,7 +119,7 @@ TRAINER = ["python3", "-m", "greentrain_trainer"]
         ),
         ("metadata.name", "a" * 60, f"makes the host name '{'a' * 60}-worker-1' of 69 characters"),
         ("metadata.name", "1st", "'1st' must start with a letter"),
-        ("metadata.name", "a.b", "'a.b' must start with a letter and hold only"),
+        ("metadata.name", "a.b", "'a.b' must start with a letter and have only"),
         ("spec.checkpoint", {"volume": {}}, "spec.checkpoint.volume: nothing is not one pod volume source"),
         (
             "spec.checkpoint",

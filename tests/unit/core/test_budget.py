@@ -23,7 +23,7 @@ from greentrain.api.status import (
 )
 from greentrain.api.stored import dump_job_status
 from greentrain.core.books.account import Account
-from greentrain.core.books.allowances import Holder, divide
+from greentrain.core.books.allowances import AllowedPod, divide
 from greentrain.core.books.charges import Charges, keep_charges, overdue_seconds
 from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.overshoot import stop_seconds, worst_seconds
@@ -41,7 +41,7 @@ from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import at, exited, job_of, pod
 
 GPU_LIMIT = 300_000
-FLEET = Fleet(limit_milliwatts=Milliwatts(GPU_LIMIT), report_seconds=30, heard=at(0))
+FLEET = Fleet(limit_milliwatts=Milliwatts(GPU_LIMIT), report_seconds=30, reported_at=at(0))
 TEMPLATE = build_template(resources={"limits": {"nvidia.com/gpu": "1"}})
 
 
@@ -119,7 +119,7 @@ class Story:
             if self.entries
             else ()
         )
-        fleet = replace(self.fleet, heard=self.fleet.heard and at(self.second))
+        fleet = replace(self.fleet, reported_at=self.fleet.reported_at and at(self.second))
         return Snapshot(job=job, pods=self.pods, has_service=True, reports=reports, fleet=fleet)
 
     def step(self, seconds: float = 0) -> Decision:
@@ -800,7 +800,7 @@ def test_allowances_together_never_exceed_what_remains(seed: int, count: int) ->
     echo: list[int | None] = [None] * count
     known: tuple[PodAllowance, ...] = ()
     for _ in range(40):
-        holders = [Holder(str(i), used[i], weights[i], echo[i]) for i in range(count)]
+        holders = [AllowedPod(str(i), used[i], weights[i], echo[i]) for i in range(count)]
         known = divide(limit, holders, known)
         assert [a.uid for a in known] == [h.uid for h in holders]
         for i, allowance in enumerate(known):
@@ -822,17 +822,17 @@ def test_equal_pods_are_never_asked_anew() -> None:
     known: tuple[PodAllowance, ...] = ()
     first: tuple[PodAllowance, ...] = ()
     for used in range(0, 900, 10):
-        holders = [Holder(str(i), used, 1, 1000) for i in range(4)]
+        holders = [AllowedPod(str(i), used, 1, 1000) for i in range(4)]
         known = divide(4000, holders, known)
         first = first or known
         assert [a.joules for a in known] == [a.joules for a in first] == [1000] * 4
 
 
 def test_a_pod_that_uses_more_gets_more_in_time() -> None:
-    known = divide(2000, [Holder("a", 0, 1), Holder("b", 0, 1)], ())
-    known = divide(2000, [Holder("a", 900, 1, 1000), Holder("b", 100, 1, 1000)], known)
+    known = divide(2000, [AllowedPod("a", 0, 1), AllowedPod("b", 0, 1)], ())
+    known = divide(2000, [AllowedPod("a", 900, 1, 1000), AllowedPod("b", 100, 1, 1000)], known)
     assert [(a.joules, a.granted_joules) for a in known] == [(1000, 1000), (600, 1000)]
-    known = divide(2000, [Holder("a", 900, 1, 1000), Holder("b", 100, 1, 600)], known)
+    known = divide(2000, [AllowedPod("a", 900, 1, 1000), AllowedPod("b", 100, 1, 600)], known)
     assert [a.joules for a in known] == [1400, 600]
 
 
@@ -858,14 +858,14 @@ def test_a_restart_without_a_confirmed_checkpoint_is_told_with_its_price() -> No
     said = next(e for e in story.events if e.startswith("Created: attempt 2"))
     assert said == (
         "Created: attempt 2 of 1 pods; steps that the last attempt did are done again, about 100Wh: no confirmed checkpoint "
-        "holds them"
+        "has them"
     )
 
 
 @pytest.mark.parametrize("room", [100, 101, 102, 2, 1, 0])
 def test_allowances_that_are_lowered_fit_into_what_remains(room: int) -> None:
-    known = divide(300, [Holder(str(i), 0, 1) for i in range(3)], ())
-    lowered = divide(room, [Holder(str(i), 0, 1, 100) for i in range(3)], known)
+    known = divide(300, [AllowedPod(str(i), 0, 1) for i in range(3)], ())
+    lowered = divide(room, [AllowedPod(str(i), 0, 1, 100) for i in range(3)], known)
     assert sum(a.joules for a in lowered) <= room
 
 

@@ -210,7 +210,7 @@ def test_suspending_stops_every_pod_and_reads_their_last_words() -> None:
         step=40, start_step=0, reason="stopped", checkpoint=Checkpoint(step=40, path="/c")
     )
     gone = (exited(0, 143, termination=words), exited(1, 143))
-    stopped = step(stored(suspending, stopping), last_words=gone)
+    stopped = step(stored(suspending, stopping), last_states=gone)
     assert is_(stopped, Type.SUSPENDED) == "True SuspendRequested"
     assert stopped.status.attempts[-1].reason == "SuspendRequested"
     assert stopped.status.attempts[-1].counted_against is None

@@ -21,7 +21,7 @@ from greentrain.api.status import (
     PodEnergyStatus,
 )
 from greentrain.core.books.in_force import BudgetSpec
-from greentrain.core.books.ledger import MOST_SQUARED, decide_settled, fold, has_last_word
+from greentrain.core.books.ledger import MOST_SQUARED, decide_settled, fold, has_final_report
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport, attempt_of, is_abandoned
 from greentrain.core.seen.pods import Pod
@@ -96,7 +96,7 @@ def test_an_end_told_with_fewer_joules_is_an_end_and_takes_none_away() -> None:
     energy = folded(None, report(entry("0-1", 1709)))
     energy = folded(energy, report(entry("0-1", 1550, closed=True)))
     assert ([p.final for p in energy.pods], energy.used_joules) == ([True], 1709)
-    assert let_go(energy, [entry("0-1", 1550, closed=True)]) == {"0-1"}
+    assert drop_settled(energy, [entry("0-1", 1550, closed=True)]) == {"0-1"}
 
 
 def test_what_the_agent_let_go_of_stays_in_the_sum_and_is_not_counted_again() -> None:
@@ -233,7 +233,7 @@ def test_attempts_share_what_their_pods_used() -> None:
     assert [attempt_of(n) for n in ("digits-worker-0-12", "digits", "a-b", "a-99999999999")] == [12, 0, 0, 0]
 
 
-def let_go(energy: EnergyStatus | None, shown: list[PodEnergy]) -> set[str]:
+def drop_settled(energy: EnergyStatus | None, shown: list[PodEnergy]) -> set[str]:
     """UIDs of the pods the agent is told to let go of."""
     status = NodePowerStatus(pods=tuple(shown))
     keys = decide_settled((), status, energy_of=lambda _: energy, is_ours=lambda _: True)
@@ -273,8 +273,8 @@ def test_an_agent_lets_go_of_an_ended_pod_when_all_its_joules_are_stored_as_fina
     stored: EnergyStatus | None, joules: int, may_go: bool
 ) -> None:
     told = entry("0-1", joules, closed=True)
-    assert has_last_word(stored, told) == may_go
-    assert let_go(stored, [told]) == ({"0-1"} if may_go else set())
+    assert has_final_report(stored, told) == may_go
+    assert drop_settled(stored, [told]) == ({"0-1"} if may_go else set())
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))
@@ -305,14 +305,14 @@ def test_whatever_is_told_in_whatever_order_every_joule_is_counted_once(seed: in
                 for number, more in growth.items():
                     attempts[number] = attempts.get(number, 0) + more
         if energy is not None and chance.random() < 0.7:
-            settled |= let_go(energy, shown)
+            settled |= drop_settled(energy, shown)
     closed |= set(truth)
     for _ in range(3):
         shown = [entry(u, j, closed=True) for u, j in truth.items() if u not in settled]
         energy, growth = fold(account_of((report(*shown),), energy=energy, is_gone=bool, finished=True))
         for number, more in growth.items():
             attempts[number] = attempts.get(number, 0) + more
-        settled |= let_go(energy, shown)
+        settled |= drop_settled(energy, shown)
     assert energy is not None
     assert energy.used_joules == sum(truth.values()) == sum(attempts.values())
     assert (energy.final, energy.pods, energy.lost_pods) == (True, (), 0)

@@ -247,7 +247,7 @@ def test_an_evaluator_that_fails_is_made_again_alone_and_counted_once() -> None:
 def test_an_evaluator_that_failed_and_was_gone_before_anybody_looked_is_counted_once() -> None:
     job = with_its_gang(with_evaluator())
     dead = evaluator(PodState.EXITED, exit_code=1, log_tail="no checkpoint yet")
-    gone = Snapshot(job=job, pods=gang(), last_words=(dead,), has_service=True)
+    gone = Snapshot(job=job, pods=gang(), last_states=(dead,), has_service=True)
     counted = decide(gone, now=at(10))
     assert (counted.record_first, counted.deletions, counted.pods) == (True, (), ())
     assert counted.status.failure_count == 1
@@ -345,7 +345,7 @@ def test_all_workers_may_finish_and_be_removed_one_after_another() -> None:
 
 def test_a_worker_that_finished_unseen_by_the_status_is_known_by_its_last_words() -> None:
     job = running(build_job())
-    gone = Snapshot(job=job, pods=(pod(0),), last_words=(exited(1, 0, 10),), has_service=True)
+    gone = Snapshot(job=job, pods=(pod(0),), last_states=(exited(1, 0, 10),), has_service=True)
     decision = decide(gone, now=at(11))
     assert decision.status.attempts[-1].finished_ranks == ("worker-1",)
     assert said(decision, Type.RUNNING)[0] == "True"

@@ -275,13 +275,13 @@ def test_how_a_pod_ended_counts_although_it_was_gone_before_anybody_looked(
         status = live(manifest, [(at(5), parsed(other, body(1, running())))], status)
     elif not last.ended:
         (again,) = decide(
-            seen(job_of(manifest, status=status), *parsed(other), last_words=(last,)), now=at(12)
+            seen(job_of(manifest, status=status), *parsed(other), last_states=(last,)), now=at(12)
         ).pods
         assert again["metadata"]["name"] == last.name
         return
     for now, pods in ((12, parsed(other)), (13, parsed(body(0, exit_(144, 11))))):
         job = job_of(manifest, status=status)
-        decision = decide(seen(job, *pods, last_words=(last,)), now=at(now))
+        decision = decide(seen(job, *pods, last_states=(last,)), now=at(now))
         assert not decision.pods
         status = decision.status
     ended = status.attempts[0]

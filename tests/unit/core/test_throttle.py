@@ -54,7 +54,7 @@ class Throttled(Story):
             report_seconds=30,
             default_milliwatts=Milliwatts(GPU_LIMIT),
             lowest_percent=50,
-            heard=at(0),
+            reported_at=at(0),
         )
         self.total = total
         self.done = 0.0

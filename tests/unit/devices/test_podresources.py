@@ -19,15 +19,15 @@ from greentrain.devices.nvidia.references import (
     parse_device,
 )
 from greentrain.devices.podresources import (
+    Allocation,
     Claim,
     ClaimedDevice,
-    Holder,
-    Holding,
+    GpuPod,
     KnownPod,
     MalformedError,
     PodKey,
     counts_as_gpu,
-    holders,
+    group_by_unit,
     parse_listing,
 )
 from tests.contract.kubelet.wire import write
@@ -53,14 +53,14 @@ def test_a_resource_counts_by_its_name(resource: str, counts: bool) -> None:
     assert counts_as_gpu(resource) is counts
 
 
-def _holding(pod: str, device: str, container: str = "tensorflow") -> Holding:
-    return Holding("team", pod, container, "nvidia.com/gpu", parse_device(device))
+def _holding(pod: str, device: str, container: str = "tensorflow") -> Allocation:
+    return Allocation("team", pod, container, "nvidia.com/gpu", parse_device(device))
 
 
 def _holder(
     pod: str, uid: str | None, *references: CardReference, containers: tuple[str, ...] = ("tensorflow",)
-) -> Holder:
-    return Holder("team", pod, uid, containers, references)
+) -> GpuPod:
+    return GpuPod("team", pod, uid, containers, references)
 
 
 def _replica(number: int) -> SharedReplica:
@@ -73,7 +73,7 @@ A_ENDED = {**RUNNING, A: KnownPod("uid-a", terminal=True)}
 
 
 @pytest.mark.parametrize(
-    ("why", "holdings", "pods", "expected"),
+    ("why", "allocations", "pods", "expected"),
     [
         ("nothing is held", [], RUNNING, {}),
         ("a card has its pod", [_holding("a", "GPU-0")], RUNNING, {CARD: (_holder("a", "uid-a", CARD),)}),
@@ -128,12 +128,14 @@ A_ENDED = {**RUNNING, A: KnownPod("uid-a", terminal=True)}
 )
 def test_each_card_has_its_holders(
     why: str,
-    holdings: list[Holding],
+    allocations: list[Allocation],
     pods: Mapping[PodKey, KnownPod],
-    expected: Mapping[Unit, tuple[Holder, ...]],
+    expected: Mapping[Unit, tuple[GpuPod, ...]],
 ) -> None:
-    assert holders(holdings, pods) == expected, why
-    assert list(holders(holdings[::-1], pods).items()) == list(holders(holdings, pods).items())
+    assert group_by_unit(allocations, pods) == expected, why
+    assert list(group_by_unit(allocations[::-1], pods).items()) == list(
+        group_by_unit(allocations, pods).items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, PodEnergy
 from greentrain.energy.account import KEPT_SECONDS, PATIENCE_SECONDS, NodeAccount
-from greentrain.energy.attribution import Held, Window
+from greentrain.energy.attribution import Allocated, Window
 from greentrain.energy.intervals import CardReading, measure, measure_since_start
 from greentrain.energy.pods import by_quarter
 from greentrain.energy.report import report_pod, report_pods
@@ -30,7 +30,7 @@ def look(
     account: NodeAccount,
     at: float,
     counter: int | None,
-    *holders: Held,
+    *holders: Allocated,
     draw: int | None = None,
     busy: bool = False,
     boot: str = "boot-1",
@@ -40,7 +40,7 @@ def look(
     account.advance({"GPU-1": reading}, {"GPU-1": holders}, at=at, wall=WALL + at, boot=boot, windows=windows)
 
 
-A, B = Held("a"), Held("b")
+A, B = Allocated("a"), Allocated("b")
 
 
 def test_what_a_pod_held_throughout_is_its() -> None:
@@ -168,7 +168,7 @@ def test_a_card_that_tells_nothing_is_missing_and_not_zero() -> None:
 
 def test_a_time_shared_card_is_divided_and_its_sum_the_boards() -> None:
     account = account_of("a", "b")
-    both = (Held("a", alone=False), Held("b", alone=False))
+    both = (Allocated("a", alone=False), Allocated("b", alone=False))
     look(account, 0, 0, *both)
     look(account, 1, 1_001, *both)
     assert sorted(p.gpu for p in account.pods.values()) == [500, 501]
@@ -177,7 +177,7 @@ def test_a_time_shared_card_is_divided_and_its_sum_the_boards() -> None:
 
 def test_parts_of_a_mig_card_that_nobody_holds_are_idle() -> None:
     account = account_of("a", "b")
-    parts = (Held("a", 3 / 7, alone=False), Held("b", 2 / 7, alone=False))
+    parts = (Allocated("a", 3 / 7, alone=False), Allocated("b", 2 / 7, alone=False))
     look(account, 0, 0, *parts, busy=True)
     look(account, 1, 700_000, *parts, busy=True)
     got = [account.pods[p].gpu for p in "ab"]
@@ -241,12 +241,12 @@ PODS = ["a", "b", "c", "d"]
 def stories(draw: st.DrawFn) -> list[tuple[str, object]]:
     hold = st.one_of(
         st.just(()),
-        st.sampled_from(PODS).map(lambda p: (Held(p),)),
+        st.sampled_from(PODS).map(lambda p: (Allocated(p),)),
         st.lists(st.sampled_from(PODS), min_size=1, max_size=4, unique=True).map(
-            lambda ps: tuple(Held(p, alone=False) for p in ps)
+            lambda ps: tuple(Allocated(p, alone=False) for p in ps)
         ),
         st.lists(st.sampled_from(PODS), min_size=1, max_size=3, unique=True).map(
-            lambda ps: tuple(Held(p, 2 / 7, alone=False) for p in ps)
+            lambda ps: tuple(Allocated(p, 2 / 7, alone=False) for p in ps)
         ),
     )
     step = st.one_of(

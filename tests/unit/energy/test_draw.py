@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from greentrain.energy.account import NodeAccount
-from greentrain.energy.attribution import Held
+from greentrain.energy.attribution import Allocated
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pods
 from greentrain.quantities import Millijoules, typed
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-A = Held("a")
+A = Allocated("a")
 
 
 class Node:
@@ -23,9 +23,9 @@ class Node:
         self.watts = list(watts)
         self.counters: list[int | None] = [0 for _ in watts]
         self.readable = [True for _ in watts]
-        self.holders: tuple[Held, ...] = (A,)
+        self.holders: tuple[Allocated, ...] = (A,)
         if shared:
-            self.holders = (Held("a", 0.25, alone=False), Held("b", 0.75, alone=False))
+            self.holders = (Allocated("a", 0.25, alone=False), Allocated("b", 0.75, alone=False))
         self.account = NodeAccount(journal_id="j")
         self.at = 0.0
         self.look()
@@ -81,7 +81,7 @@ def test_a_shared_card_draws_for_each_its_share() -> None:
 def test_a_new_holder_of_a_card_does_not_draw_what_the_one_before_did() -> None:
     node = Node(400)
     node.run(20)
-    node.holders = (Held("b"),)
+    node.holders = (Allocated("b"),)
     node.watts = [50]
     node.run(1)
     assert node.draws() == {"a": 0, "b": None}

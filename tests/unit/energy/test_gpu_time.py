@@ -9,14 +9,14 @@ import pytest
 
 from greentrain.api.nodepower import GpuTime, PodEnergy
 from greentrain.energy.account import NodeAccount
-from greentrain.energy.attribution import Held, Window
+from greentrain.energy.attribution import Allocated, Window
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pod
 from greentrain.quantities import Millijoules
 
 WALL = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-A, B = Held("a"), Held("b")
-TWO = (Held("a", 0.5, alone=False), Held("b", 0.5, alone=False))
+A, B = Allocated("a"), Allocated("b")
+TWO = (Allocated("a", 0.5, alone=False), Allocated("b", 0.5, alone=False))
 MODELS = {"GPU-1": "Tesla V100", "GPU-2": "Tesla V100", "GPU-3": "A100"}
 
 
@@ -25,7 +25,7 @@ class Look:
     """One look at one card."""
 
     at: float
-    held: tuple[Held, ...] | None
+    held: tuple[Allocated, ...] | None
     """None where the kubelet did not say."""
     readable: bool = True
     boot: str = "boot-1"
@@ -83,7 +83,7 @@ STORIES: dict[str, tuple[list[Look], dict[str, int]]] = {
     ),
     "two share it": ([Look(0, TWO), Look(1, TWO), Look(2, TWO)], {"a": 1000, "b": 1000}),
     "a part of it": (
-        [Look(s, (Held("a", 3 / 7, alone=False),)) for s in (0, 7)],
+        [Look(s, (Allocated("a", 3 / 7, alone=False),)) for s in (0, 7)],
         {"a": 3000},
     ),
     "the machine was down": (
@@ -150,11 +150,11 @@ def test_time_before_the_uid_was_known_is_not_lost_with_the_name() -> None:
     account = NodeAccount(journal_id="j")
     for at, key in ((0, "new"), (4, "new"), (5, "old"), (8, "old")):
         account.open(key, namespace="team", name="a", uid="" if key == "old" else "uid-a")
-        account.advance({}, {"GPU-1": (Held(key),)}, at=at, wall=WALL + at, boot="b", models=MODELS)
+        account.advance({}, {"GPU-1": (Allocated(key),)}, at=at, wall=WALL + at, boot="b", models=MODELS)
     assert account.pods["old"].held == {"Tesla V100": 3500}
     account.name("old", "new", uid="uid-a")
     assert account.pods["new"].held == {"Tesla V100": 8000}
-    account.advance({}, {"GPU-1": (Held("new"),)}, at=10, wall=WALL + 10, boot="b", models=MODELS)
+    account.advance({}, {"GPU-1": (Allocated("new"),)}, at=10, wall=WALL + 10, boot="b", models=MODELS)
     assert account.pods["new"].held == {"Tesla V100": 10_000}
 
 

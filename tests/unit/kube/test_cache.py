@@ -58,9 +58,9 @@ def test_a_deleted_object_stays_deleted_but_its_last_words_are_kept() -> None:
     assert cache.drop("Pod", body("Pod", "a", 6, status={"phase": "Failed"})) == KEY
     assert cache.put("Pod", body("Pod", "a", 7)) is None, "a late answer to our own request"
     assert versions(cache) == []
-    assert [b["status"]["phase"] for b in cache.last_words(KEY, "job")] == ["Failed"]
-    cache.forget_last_words(KEY)
-    assert cache.last_words(KEY, "job") == []
+    assert [b["status"]["phase"] for b in cache.last_states(KEY, "job")] == ["Failed"]
+    cache.forget_last_states(KEY)
+    assert cache.last_states(KEY, "job") == []
 
 
 def test_of_a_rank_that_is_made_again_and_again_the_newest_last_words_are_kept() -> None:
@@ -70,7 +70,7 @@ def test_of_a_rank_that_is_made_again_and_again_the_newest_last_words_are_kept()
         gone = body("Pod", uid, version, status={"phase": uid})
         gone["metadata"]["name"] = "digits-worker-0-1"
         cache.drop("Pod", gone)
-    assert [b["status"]["phase"] for b in cache.last_words(KEY, "job")] == ["b"]
+    assert [b["status"]["phase"] for b in cache.last_states(KEY, "job")] == ["b"]
 
 
 @pytest.mark.parametrize("there", [None, "a job of the same name"])
@@ -84,7 +84,7 @@ def test_pods_that_go_after_their_job_leave_nothing(there: str | None) -> None:
     if there is not None:
         cache.put("Job", body("Job", there, 5))
     cache.drop("Pod", body("Pod", "after", 6, status={"phase": "Failed"}))
-    assert cache.last_words(KEY, "job") == []
+    assert cache.last_states(KEY, "job") == []
 
 
 def bound(uid: str, version: int, node: str, owner: str = "job") -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_it_knows_where_a_jobs_pods_are_and_were_until_the_job_is_gone() -> None
     cache.drop("Pod", bound("a", 3, "node-1"))
     cache.drop("Pod", bound("c", 3, "node-4"))  # its binding and its end came together
     cache.resync("Pod", [], 9)
-    cache.forget_last_words(KEY)
+    cache.forget_last_states(KEY)
     assert nodes(cache) == {"a": "node-1", "b": "node-2", "c": "node-4"}
     assert nodes(cache, "another job") == {"other": "node-3"}
     cache.drop("Job", body("Job", "job", 4))
@@ -254,7 +254,7 @@ def test_pods_that_are_alike_share_what_was_in_their_template_and_the_others_kee
     assert kept["a"]["metadata"]["annotations"] == {"greentrain.dev/spec-hash": "abc"}
     assert "theirs" not in kept["a"]["metadata"]["labels"]
     cache.drop("Pod", pod_of("b", "Worker", 1, "v") | {"status": {}})
-    (gone,) = cache.last_words(KEY, "job")
+    (gone,) = cache.last_states(KEY, "job")
     assert gone["spec"]["containers"] is first
 
 

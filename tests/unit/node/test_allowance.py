@@ -119,7 +119,7 @@ def test_an_allowance_that_holds_for_a_time_is_worth_nothing_after_it(
 
 
 @pytest.mark.parametrize(
-    ("told", "used", "budgeted", "holding"),
+    ("told", "used", "budgeted", "allocation"),
     [
         (None, PLENTY, False, None),
         (None, PLENTY, True, NOTHING),
@@ -135,9 +135,9 @@ def test_an_allowance_that_holds_for_a_time_is_worth_nothing_after_it(
     ],
 )
 def test_a_pod_with_a_budget_has_an_allowance_told_or_none_at_all(
-    told: Allowance | None, used: Used, budgeted: bool, holding: Allowance | None
+    told: Allowance | None, used: Used, budgeted: bool, allocation: Allowance | None
 ) -> None:
-    assert find_allowance(told, used, budgeted=budgeted) == holding
+    assert find_allowance(told, used, budgeted=budgeted) == allocation
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from greentrain.api.nodepower import CapReason, PowerLimits
+from greentrain.node.allocations import Allocations, drop_ended
 from greentrain.node.capping import (
     LOWEST,
     SILENT_SECONDS,
@@ -22,7 +23,6 @@ from greentrain.node.capping import (
 )
 from greentrain.node.caps import Ask, Hindrance
 from greentrain.node.cards import Card, CurrentLimits
-from greentrain.node.holdings import Holdings, drop_ended
 from greentrain.quantities import Milliwatts, PowerCap
 from tests.support.world.looks import carry_out
 from tests.support.world.pods import HoldingPod, build_holdings
@@ -32,7 +32,7 @@ CARD = Card("GPU-a", 0, 0, "V100", partitioned=False, limits=RANGE)
 CUT = Card("GPU-a", 0, 0, "A100", partitioned=True, limits=RANGE)
 
 
-def hold(*pods: str, alone: bool = True) -> Holdings:
+def hold(*pods: str, alone: bool = True) -> Allocations:
     """These pods hold the card; a pod's UID is its name, none where that is a question mark."""
     held = tuple(HoldingPod(p, None if p == "?" else p) for p in pods)
     return build_holdings({"GPU-a": held}, shared=frozenset() if alone else frozenset({"GPU-a"}))
@@ -48,8 +48,8 @@ class Machine:
     deeds: list[str] = field(default_factory=list)
     now: float = 100.0
 
-    def look(self, caps: NodeCaps, holdings: Holdings | None) -> bool:
-        return carry_out(caps.look(CapSight(self.now, (CARD,), holdings)), self.answer)
+    def look(self, caps: NodeCaps, allocations: Allocations | None) -> bool:
+        return carry_out(caps.look(CapSight(self.now, (CARD,), allocations)), self.answer)
 
     def answer(self, request: Request) -> Answer:
         match request:
@@ -143,7 +143,7 @@ CAPS = {
 
 
 @pytest.mark.parametrize(
-    ("card", "holdings", "ask", "hindrance"),
+    ("card", "allocations", "ask", "hindrance"),
     [
         (CARD, hold(), None, None),
         (CARD, hold("a"), Ask("a", CAPS["a"]), None),
@@ -157,9 +157,9 @@ CAPS = {
     ],
 )
 def test_a_card_gets_the_cap_of_the_pod_that_holds_it_alone(
-    card: Card, holdings: Holdings, ask: Ask | None, hindrance: CapReason | None
+    card: Card, allocations: Allocations, ask: Ask | None, hindrance: CapReason | None
 ) -> None:
-    asks, hindrances = find_asks((card,), holdings, CAPS)
+    asks, hindrances = find_asks((card,), allocations, CAPS)
     assert asks.get("GPU-a") == ask
     assert (hindrances["GPU-a"].reason if hindrances else None) == hindrance
 

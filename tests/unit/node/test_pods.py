@@ -8,17 +8,17 @@ import pytest
 
 from greentrain.api.nodepower import NodePowerStatus, PodEnergy
 from greentrain.energy.account import KEPT_SECONDS, NodeAccount
-from greentrain.energy.attribution import Held, Window
-from greentrain.node.holdings import Holdings, pod_key
+from greentrain.energy.attribution import Allocated, Window
+from greentrain.node.allocations import Allocations, pod_key
 from greentrain.node.pods import (
-    LetGo,
+    Dropped,
     StandIn,
     close_pods,
+    drop_settled,
     find_host_shares,
     find_known,
     find_windows,
     inherit,
-    let_go,
     name_pods,
     open_pods,
     open_without_gpu,
@@ -34,9 +34,9 @@ KEY = pod_key("team", "a", "uid-a")
 NAMELESS = pod_key("team", "a", None)
 
 
-def hold(uid: str | None = "uid-a") -> Holdings:
+def hold(uid: str | None = "uid-a") -> Allocations:
     key = pod_key("team", "a", uid)
-    return Holdings({"GPU-0": [Held(key)]}, {key: HoldingPod("a", uid)})
+    return Allocations({"GPU-0": [Allocated(key)]}, {key: HoldingPod("a", uid)})
 
 
 def begin(uid: str | None = "uid-a", *, joules: int = 7) -> NodeAccount:
@@ -49,8 +49,10 @@ def begin(uid: str | None = "uid-a", *, joules: int = 7) -> NodeAccount:
     return account
 
 
-def close(account: NodeAccount, holdings: Holdings, *pods: SeenPod) -> bool:
-    return close_pods(account, holdings, {p.uid: p for p in pods}, wall=WALL, name_unseen=lambda: "unseen-1")
+def close(account: NodeAccount, allocations: Allocations, *pods: SeenPod) -> bool:
+    return close_pods(
+        account, allocations, {p.uid: p for p in pods}, wall=WALL, name_unseen=lambda: "unseen-1"
+    )
 
 
 def test_a_pod_that_holds_a_card_is_opened_once_and_has_its_owner() -> None:
@@ -69,35 +71,35 @@ def test_a_pod_is_named_when_the_api_server_shows_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holdings", "pods", "closed"),
+    ("allocations", "pods", "closed"),
     [
         (hold(), (), False),
-        (Holdings(), (A,), False),
-        (Holdings(), (), True),
-        (Holdings(), (SeenPod("a", "uid-a", terminal=True),), True),
-        (Holdings(), (SeenPod("a", "uid-of-the-next"),), True),
+        (Allocations(), (A,), False),
+        (Allocations(), (), True),
+        (Allocations(), (SeenPod("a", "uid-a", terminal=True),), True),
+        (Allocations(), (SeenPod("a", "uid-of-the-next"),), True),
     ],
     ids=["it holds", "it runs", "it is gone", "it has ended", "another of its name"],
 )
 def test_a_pod_is_closed_that_holds_nothing_and_has_ended(
-    holdings: Holdings, pods: tuple[SeenPod, ...], closed: bool
+    allocations: Allocations, pods: tuple[SeenPod, ...], closed: bool
 ) -> None:
     account = begin()
-    assert close(account, holdings, *pods) is closed
+    assert close(account, allocations, *pods) is closed
     assert (account.pods[KEY].closed is not None) is closed
-    assert not close(account, holdings, *pods)
+    assert not close(account, allocations, *pods)
 
 
 def test_a_pod_that_was_never_shown_is_reported_by_a_name_of_ours() -> None:
     account = begin(None)
     assert choose_pods(account, at=0.0) == ()
-    assert close(account, Holdings())
+    assert close(account, Allocations())
     assert [(p.uid, p.gpu_joules, p.closed) for p in choose_pods(account, at=0.0)] == [("unseen-1", 7, True)]
 
 
 def ended() -> NodeAccount:
     account = begin()
-    close(account, Holdings())
+    close(account, Allocations())
     return account
 
 
@@ -117,8 +119,8 @@ BEFORE = NodePowerStatus(
 def test_the_last_reading_of_a_pod_is_reported_until_it_is_settled(make: Callable[[], NodeAccount]) -> None:
     account = make()
     for keys, found in (((), 1), (("uid-b/0", "uid-a/1"), 1), (("uid-a/0",), 0)):
-        gone = let_go(account, keys, wall=WALL + 1)
-        assert gone == LetGo(new=found == 0)
+        gone = drop_settled(account, keys, wall=WALL + 1)
+        assert gone == Dropped(new=found == 0)
         entries = choose_pods(account, at=0.0)
         assert [(p.uid, p.gpu_joules, p.closed) for p in entries] == [("uid-a", 7, True)] * found
     # Settled energy is still the node's.
@@ -127,14 +129,14 @@ def test_the_last_reading_of_a_pod_is_reported_until_it_is_settled(make: Callabl
 
 def test_a_pod_that_lives_is_not_let_go_whatever_is_settled() -> None:
     account = begin()
-    assert let_go(account, ["uid-a/0"], wall=WALL) == LetGo(new=False)
+    assert drop_settled(account, ["uid-a/0"], wall=WALL) == Dropped(new=False)
     assert len(choose_pods(account, at=0.0)) == 1
 
 
 def test_what_no_operator_settles_is_dropped_after_a_day() -> None:
     account = ended()
-    assert let_go(account, (), wall=WALL + KEPT_SECONDS - 1).overdue == ()
-    assert let_go(account, (), wall=WALL + KEPT_SECONDS) == LetGo(new=True, overdue=(KEY,))
+    assert drop_settled(account, (), wall=WALL + KEPT_SECONDS - 1).overdue == ()
+    assert drop_settled(account, (), wall=WALL + KEPT_SECONDS) == Dropped(new=True, overdue=(KEY,))
 
 
 @pytest.mark.parametrize(

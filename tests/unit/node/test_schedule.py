@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greentrain.node.allowances import Haste
 from greentrain.node.schedule import (
     DISCOVER_SECONDS,
     GIVE_BACK_SECONDS,
@@ -18,7 +19,6 @@ from greentrain.node.schedule import (
     ReportSchedule,
     StoreSchedule,
 )
-from greentrain.node.standings import Haste
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ def test_a_driver_is_let_go_when_no_limit_is_ours_or_late(
     paused: bool, changed: bool, after: float, must: bool
 ) -> None:
     reads = build_reads()
-    reads.must_let_go(100.0, paused=paused, changed=True)
-    assert reads.must_let_go(100.0 + after, paused=paused, changed=changed) is must
+    reads.must_close(100.0, paused=paused, changed=True)
+    assert reads.must_close(100.0 + after, paused=paused, changed=changed) is must
 
 
 def test_a_pause_that_ended_counts_from_the_next_one() -> None:
     reads = build_reads()
     for now, paused in ((100.0, True), (105.0, False), (106.0, True)):
-        assert not reads.must_let_go(now, paused=paused, changed=True)
-    assert not reads.must_let_go(106.0 + GIVE_BACK_SECONDS - 0.1, paused=True, changed=True)
+        assert not reads.must_close(now, paused=paused, changed=True)
+    assert not reads.must_close(106.0 + GIVE_BACK_SECONDS - 0.1, paused=True, changed=True)
 
 
 @pytest.mark.parametrize(

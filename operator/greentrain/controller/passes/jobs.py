@@ -115,7 +115,7 @@ class Passes:
         self._begun: dict[Key, float] = {}
         self._failing: dict[Key, int] = {}
         """How often in a row the pass over a job has failed, conflicts apart."""
-        self._held: set[Key] = set()
+        self._on_hold: set[Key] = set()
         """Jobs whose stored status cannot be read."""
         self._finishing = False
         self._turn = asyncio.Lock()
@@ -130,7 +130,7 @@ class Passes:
 
     def unattended(self) -> list[str]:
         """UIDs of the jobs that cannot be looked after: their last pass failed, or one is due and has not ended in time."""
-        keys = {*self._failing, *self._held, *self._queue.late(UNATTENDED_SECONDS)}
+        keys = {*self._failing, *self._on_hold, *self._queue.late(UNATTENDED_SECONDS)}
         jobs = (self._cache.parsed_job(key) for key in keys)
         return [job.uid for job in jobs if job is not None]
 
@@ -211,13 +211,13 @@ class Passes:
                 "correct what it names, or report it",
             )
 
-    async def _hold(self, key: Key, seen: Snapshot) -> None:
+    async def _put_on_hold(self, key: Key, seen: Snapshot) -> None:
         """Leave a job as it is whose ledger cannot be read: nothing is begun, nothing of its status is overwritten.
 
         Its pods keep the allowance they have, and their agents enforce it. What its user asks to be stopped is stopped.
         """
         job = seen.job
-        self._held.add(key)
+        self._on_hold.add(key)
         mark_job(self._telemetry.reconcile_failing, key, on=True)
         await self._records.report_stalled(
             key,
@@ -234,7 +234,7 @@ class Passes:
         """The job is no more."""
         self._memories.forget(key)
         self._failing.pop(key, None)
-        self._held.discard(key)
+        self._on_hold.discard(key)
         for gauge in (self._telemetry.reconcile_failing, self._telemetry.status_refused):
             mark_job(gauge, key, on=False)
         self._queue.forget(key)
@@ -253,10 +253,10 @@ class Passes:
         memory.storing.take_up(seen.job)
         if seen.job.unreadable and not seen.job.deleting:
             if not any(is_true(seen.job.status.conditions, t) for t in (Type.SUCCEEDED, Type.FAILED)):
-                await self._hold(key, seen)
+                await self._put_on_hold(key, seen)
             return  # one that has finished stays as it is stored
-        if key in self._held:
-            self._held.discard(key)
+        if key in self._on_hold:
+            self._on_hold.discard(key)
             mark_job(self._telemetry.reconcile_failing, key, on=False)
         seen = memory.storing.complete(seen)
         await self._records.store_events(key)

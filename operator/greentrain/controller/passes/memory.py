@@ -67,7 +67,7 @@ class Memory:
 
     def find_secrets(self, cache: Cache, key: Key, job: Job) -> None:
         """Take up those of the spec, of the pods that may still say something, and of the last few edits."""
-        pods = [*cache.owned("Pod", key, job.uid), *cache.last_words(key, job.uid)]
+        pods = [*cache.owned("Pod", key, job.uid), *cache.last_states(key, job.uid)]
         mark = (job.uid, job.generation, frozenset(map(pod_group, pods)))
         if self.secrets_of != mark:
             self.secrets_of = mark

@@ -85,7 +85,7 @@ class Records:
         latest = [s.attempts[-1] for s in (job.status, status) if s.attempts]
         if not seen.pods and any(a.end_time is not None for a in latest):
             # That attempt is written down, and the next one has no pod yet.
-            self._cache.forget_last_words(key)
+            self._cache.forget_last_states(key)
         now = self._clock()
         memory.events += [
             WaitingEvent(job, event, now + timedelta(microseconds=i))

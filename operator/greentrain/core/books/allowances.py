@@ -23,20 +23,20 @@ UNFAIR_SHARE = 4
 """Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
 
 
-HOLD_SECONDS = (60, 300, 900, ALLOWANCE_SECONDS)
-"""How long allowances of a budget of emissions may hold without the operator: beyond the last the grid was not looked at, and
-the least is twice the silence after which agents act."""
+VALID_SECONDS = (60, 300, 900, ALLOWANCE_SECONDS)
+"""For how many seconds allowances of a budget of emissions may be valid without the operator. The longest is how far ahead the
+grid's intensity is looked up; the shortest is twice the silence after which agents act."""
 
 
 KEPT_PART = 4
-"""At most a quarter of what is left is kept free for the embodied share of that time."""
+"""At most a quarter (1/4) of what is left is reserved for the embodied emissions of that time."""
 
 
 NOTHING = Micrograms(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class AllowedPod:
     """A pod that has not ended, and what is known of its energy."""
 
     uid: str
@@ -47,20 +47,20 @@ class Holder:
     """The allowance its agent goes by, as it reported last."""
 
 
-def holders_of(
+def find_allowed_pods(
     pods: Iterable[Pod], energy: EnergyStatus | None, reports: Iterable[NodeReport], scope: Scope
-) -> tuple[Holder, ...]:
+) -> tuple[AllowedPod, ...]:
     """The pods an allowance is for."""
     used: dict[str, int] = {}
     for entry in energy.pods if energy is not None else ():
         used[entry.uid] = used.get(entry.uid, 0) + entry.counted(scope)
     echoes = {e.uid: e.allowance_joules for r in reports for e in r.pods if not e.closed}
     live = sorted((p for p in pods if not p.ended and (p.gpus or scope == "Node")), key=lambda p: p.uid)
-    return tuple(Holder(p.uid, used.get(p.uid, 0), max(1, p.gpus), echoes.get(p.uid)) for p in live)
+    return tuple(AllowedPod(p.uid, used.get(p.uid, 0), max(1, p.gpus), echoes.get(p.uid)) for p in live)
 
 
 def divide(
-    room: int, holders: Sequence[Holder], known: Sequence[PodAllowance], *, slack: int = 0
+    room: int, pods_allowed: Sequence[AllowedPod], known: Sequence[PodAllowance], *, slack: int = 0
 ) -> tuple[PodAllowance, ...]:
     """What each pod may use, so that together they cannot exceed `room`, whatever their agents have read of it.
 
@@ -68,12 +68,12 @@ def divide(
     given only when those who lost theirs have reported that they know: what their agents may still hold counts until then.
     Where room shrinks with time, those that were given stay as long as they exceed it by no more than `slack`.
     """
-    echoes = {h.uid: h.echo for h in holders}
+    echoes = {h.uid: h.echo for h in pods_allowed}
     before = {a.uid: _acknowledged(a, echoes[a.uid]) for a in known if a.uid in echoes}
-    fair = _fair(max(0, room - sum(h.used for h in holders)), holders)
-    if _is_fair(before, fair, holders, room + slack):
-        return tuple(before[h.uid] for h in holders)
-    kept = {h.uid: _lowered(before.get(h.uid), h.uid, fair[h.uid]) for h in holders}
+    fair = _fair(max(0, room - sum(h.used for h in pods_allowed)), pods_allowed)
+    if _is_fair(before, fair, pods_allowed, room + slack):
+        return tuple(before[h.uid] for h in pods_allowed)
+    kept = {h.uid: _lowered(before.get(h.uid), h.uid, fair[h.uid]) for h in pods_allowed}
     free = max(0, room - sum(a.granted_joules for a in kept.values()))
     wishes = {uid: fair[uid] - a.granted_joules for uid, a in kept.items() if fair[uid] > a.granted_joules}
     wanted = sum(wishes.values())
@@ -82,7 +82,7 @@ def divide(
         if more:
             amount = kept[uid].granted_joules + more
             kept[uid] = PodAllowance(uid=uid, joules=amount, granted_joules=amount)
-    return tuple(kept[h.uid] for h in holders)
+    return tuple(kept[h.uid] for h in pods_allowed)
 
 
 def _acknowledged(known: PodAllowance, echo: int | None) -> PodAllowance:
@@ -91,19 +91,21 @@ def _acknowledged(known: PodAllowance, echo: int | None) -> PodAllowance:
     return known.model_copy(update={"granted_joules": known.joules})
 
 
-def _fair(remaining: int, holders: Sequence[Holder]) -> dict[str, int]:
+def _fair(remaining: int, pods_allowed: Sequence[AllowedPod]) -> dict[str, int]:
     """What each would be allowed in all if what remains were divided by weight now."""
-    whole = sum(h.weight for h in holders)
-    return {h.uid: h.used + remaining * h.weight // whole for h in holders}
+    whole = sum(h.weight for h in pods_allowed)
+    return {h.uid: h.used + remaining * h.weight // whole for h in pods_allowed}
 
 
 def _is_fair(
-    before: Mapping[str, PodAllowance], fair: Mapping[str, int], holders: Sequence[Holder], room: int
+    before: Mapping[str, PodAllowance], fair: Mapping[str, int], pods_allowed: Sequence[AllowedPod], room: int
 ) -> bool:
     """Whether the allowances may stay: every pod has one, they fit, and none is much shorter than its part."""
     if before.keys() != fair.keys() or sum(a.granted_joules for a in before.values()) > max(room, 0):
         return False
-    return all(UNFAIR_SHARE * (fair[h.uid] - before[h.uid].joules) <= fair[h.uid] - h.used for h in holders)
+    return all(
+        UNFAIR_SHARE * (fair[h.uid] - before[h.uid].joules) <= fair[h.uid] - h.used for h in pods_allowed
+    )
 
 
 def _lowered(known: PodAllowance | None, uid: str, fair: int) -> PodAllowance:
@@ -135,8 +137,8 @@ def allow(
     known = energy.control.allowances if energy.control is not None else ()
     if books.stopping is not None and known:
         return known
-    holders = holders_of(seen.pods, energy, seen.reports, scope)
-    living = {h.uid for h in holders}
+    pods_allowed = find_allowed_pods(seen.pods, energy, seen.reports, scope)
+    living = {h.uid for h in pods_allowed}
     counted: dict[str, int] = {}
     for entry in energy.pods:
         counted[entry.uid] = counted.get(entry.uid, 0) + entry.counted(scope)
@@ -154,7 +156,7 @@ def allow(
         embodied = partial(embodied_of, books.emissions, seen.intensities, seen.fleet.models)
         # What nodes have reported is so old at most, and as much later it is looked at again.
         late = overdue_seconds(seen.fleet.report_seconds)
-        seconds = _hold_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
+        seconds = _valid_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
         # Twice as long as they hold, so that they need not be lowered with every second of GPU time.
         least, most = (
             energy.used_joules
@@ -164,23 +166,23 @@ def allow(
         rooms.append((least, most))
     if not rooms:
         return known
-    elsewhere = energy.used_joules - sum(h.used for h in holders) + reserved + charges.lost_joules
+    elsewhere = energy.used_joules - sum(h.used for h in pods_allowed) + reserved + charges.lost_joules
     room = min(least for least, _ in rooms)
     slack = min(most for _, most in rooms) - room
-    given = divide(room - elsewhere, holders, tuple(a for a in known if a.uid in living), slack=slack)
+    given = divide(room - elsewhere, pods_allowed, tuple(a for a in known if a.uid in living), slack=slack)
     return (*(a.model_copy(update={"seconds": seconds}) for a in given), *ended)
 
 
-def _hold_seconds(
+def _valid_seconds(
     emissions: EmissionsStatus, known: Iterable[PodAllowance], keep: Callable[[int], int]
 ) -> int:
-    """For how long allowances of a budget of emissions hold without the operator; `keep`: micrograms kept free for a time.
+    """For how many seconds allowances of a budget of emissions are valid without the operator; `keep`: micrograms reserved for a time.
 
-    No longer than the grid is looked at ahead, and not so long that much of what is left must be kept free for the embodied
-    share of that time. Never less than agents were given before: they may not have read that it is less.
+    At most as long as the grid's intensity is looked up ahead, and only as long as the embodied emissions of that time take no more
+    than a quarter of what is left. Never less than before: agents may not have read a shorter time yet.
     """
     left = _micrograms_left(emissions)
-    found = max(s for s in HOLD_SECONDS if s == HOLD_SECONDS[0] or keep(s) * KEPT_PART <= left)
+    found = max(s for s in VALID_SECONDS if s == VALID_SECONDS[0] or keep(s) * KEPT_PART <= left)
     return max((found, *(a.seconds for a in known if a.seconds is not None)))
 
 

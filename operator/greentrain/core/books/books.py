@@ -8,7 +8,7 @@ from datetime import datetime
 
 from greentrain.api.spec import OnUnknown
 from greentrain.api.status import EmissionsStatus, EnergyStatus
-from greentrain.core.books.lines import Standing
+from greentrain.core.books.lines import BudgetState
 from greentrain.core.seen.pods import Pod
 
 
@@ -20,7 +20,7 @@ class Books:
     emissions: EmissionsStatus | None = None
     growth: Mapping[int, int] = field(default_factory=dict)
     """By how many joules each attempt's energy has grown since the status was stored."""
-    standings: tuple[Standing, ...] = ()
+    budgets: tuple[BudgetState, ...] = ()
     """How each budget stands."""
     on_unknown: OnUnknown = OnUnknown.CONTINUE
     unread: tuple[Pod, ...] = ()
@@ -33,13 +33,13 @@ class Books:
     """Why a budget of emissions cannot be weighed: there is no intensity now. Empty where it can."""
 
     @property
-    def exhausted(self) -> tuple[Standing, ...]:
+    def exhausted(self) -> tuple[BudgetState, ...]:
         """The budgets that are spent, what stops a job hardest first."""
-        exhausted = (s for s in self.standings if s.exhausted)
+        exhausted = (s for s in self.budgets if s.exhausted)
         return tuple(sorted(exhausted, key=lambda s: (s.action.fails, s.action.stops), reverse=True))
 
     @property
-    def stopping(self) -> Standing | None:
+    def stopping(self) -> BudgetState | None:
         """The budget for which the job may not run: of several, what stops it hardest."""
         return next((s for s in self.exhausted if s.stops), None)
 

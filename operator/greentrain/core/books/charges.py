@@ -75,7 +75,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     reported = {p.uid: p.node for p in energy.pods if not p.final}
     pods = account.seen.pods
     there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in reported)}
-    final = _last_words(energy)
+    final = _final_reports(energy)
     listed = {p.uid for p in energy.pods}
     listed_before = {p.uid for p in stored.pods} if stored is not None else set()
     found: list[PodCharge] = []
@@ -115,7 +115,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             joules = energy_of(Milliwatts(charge.limit_milliwatts), max(0.0, (now - late).total_seconds()))
             growing = growing or now >= late
             dues += [late] if late > now else []
-            unread += [running] if now - (reading.heard or since) >= SILENT_AFTER else []
+            unread += [running] if now - (reading.reported or since) >= SILENT_AFTER else []
         given = (charge, since, gone, joules)
         if report is None or reading.entry is None:
             found.append(_write_charge(*given))
@@ -133,7 +133,7 @@ def _ended(pod: Pod | None, now: datetime) -> datetime:
     return whole if whole == latest else whole + timedelta(seconds=1)
 
 
-def _last_words(energy: EnergyStatus | None) -> frozenset[str]:
+def _final_reports(energy: EnergyStatus | None) -> frozenset[str]:
     """UIDs of pods whose last word is in: all entries of each."""
     entries = energy.pods if energy is not None else ()
     waiting = {p.uid for p in entries if not p.final}
@@ -180,7 +180,7 @@ class _Reading:
     entry: PodEnergy | None = None
     seen: datetime | None = None
     """By when the report was made, where that is known."""
-    heard: datetime | None = None
+    reported: datetime | None = None
     """By when it came."""
 
 

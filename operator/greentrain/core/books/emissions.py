@@ -104,7 +104,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
     open_: list[Priced] = []
     pods: list[PodEnergyStatus] = []
     zones: dict[str, None] = dict.fromkeys(before.zones)
-    now_held: list[Intensity | Absent] = []
+    current_values: list[Intensity | Absent] = []
     lookups: dict[str | None, tuple[Lookup, Intensity | Absent]] = {}
     for pod in energy.pods if energy is not None else ():
         entry, report = reported.get(pod.key, (None, None))
@@ -123,7 +123,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
         if zone not in lookups:
             at = _lookup(carbon, zone, basis)
             lookups[zone] = (at, at(account.now.timestamp()))
-        at, held_now = lookups[zone]
+        at, value_now = lookups[zone]
         # What it was priced with is asked for again: a source may have other values now.
         found = report.kept.get(
             ("priced", zone, basis),
@@ -137,11 +137,13 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
         pods.append(found.pod)
         open_.append(found.rest)
         if not entry.closed:
-            now_held.append(held_now)
-    if not now_held:
+            current_values.append(value_now)
+    if not current_values:
         zone = spec.zone or carbon.zone_of("", "")
-        now_held = [_lookup(carbon, zone, basis)(account.now.timestamp())] if zone is not None else []
-    held = max((h for h in now_held if isinstance(h, Intensity)), key=lambda h: h.milligrams, default=None)
+        current_values = [_lookup(carbon, zone, basis)(account.now.timestamp())] if zone is not None else []
+    held = max(
+        (h for h in current_values if isinstance(h, Intensity)), key=lambda h: h.milligrams, default=None
+    )
     if energy is not None and tuple(pods) != energy.pods:
         energy = energy.model_copy(update={"pods": tuple(pods)})
     includes = includes_embodied(spec, carbon)

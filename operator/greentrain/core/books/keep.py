@@ -20,7 +20,7 @@ from greentrain.core.books.emissions import (
 )
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.books.ledger import fold
-from greentrain.core.books.lines import Line, Standing, find_emissions_line, find_energy_line, weigh
+from greentrain.core.books.lines import BudgetState, Line, find_emissions_line, find_energy_line, weigh
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import ABANDONED_AFTER, NodeReport
 from greentrain.core.seen.pods import Pod
@@ -64,14 +64,14 @@ def _weigh(
 ) -> Books:
     """How the budgets stand, and what follows for the pods."""
     spec = account.spec
-    standings: list[Standing] = []
+    budgets: list[BudgetState] = []
 
     def weighed(line: Line | None) -> LineStatus | None:
         if line is None:
             return None
         warn_at = spec.energy.warn_at_percent
         standing = weigh(line, account.stage, warn_at=warn_at, stopping=account.stopping)
-        standings.append(standing)
+        budgets.append(standing)
         return standing.build_status()
 
     budget = weighed(find_energy_line(account, energy, charges.joules))
@@ -88,7 +88,7 @@ def _weigh(
             unpriced = find_absence(account, base.basis)
     elif emissions is not None and emissions.budget is not None:
         emissions = emissions.model_copy(update={"budget": None})
-    books = Books(energy, emissions, standings=tuple(standings))
+    books = Books(energy, emissions, budgets=tuple(budgets))
     if energy is None or not spec.has_budget:
         bare = None if energy is None else energy.model_copy(update={"budget": None, "control": None})
         return replace(books, energy=bare)
@@ -111,8 +111,8 @@ def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
     waits = account.stage is not Stage.RUNNING or account.stopping
     if before is None or not waits or not _may_come(account.seen, now=account.now):
         return ()
-    heard = {r.node for r in account.reports if not r.is_silent(account.now)}
-    return tuple(n for n in before.unread_nodes if n not in heard)
+    reporting = {r.node for r in account.reports if not r.is_silent(account.now)}
+    return tuple(n for n in before.unread_nodes if n not in reporting)
 
 
 def _control(

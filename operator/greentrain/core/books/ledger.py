@@ -60,10 +60,10 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
             growth[pod.attempt] = growth.get(pod.attempt, 0) + more
     kept, folded, lost = [], [], 0
     for key, pod in pods.items():
-        let_go = key in stored and key not in reported
-        if let_go and stored[key].final:
+        dropped = key in stored and key not in reported
+        if dropped and stored[key].final:
             folded.append(pod)
-        elif let_go and pod.node in reporting and pod.uid not in present:
+        elif dropped and pod.node in reporting and pod.uid not in present:
             folded.append(pod)
             lost += 1
         elif not pod.final and pod.node in abandoned and pod.uid not in present:
@@ -173,7 +173,7 @@ def _add_up(pods: Sequence[PodEnergyStatus]) -> PodEnergyStatus:
     )
 
 
-def has_last_word(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
+def has_final_report(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
     """Whether an ended pod's entry stands in a job's stored status, so that the agent may let go of it."""
     if energy is None:
         return False
@@ -202,7 +202,7 @@ def decide_settled(
         if not is_ours(entry.namespace):
             return entry.key in asked_before
         try:
-            return has_last_word(energy_of(entry), entry)
+            return has_final_report(energy_of(entry), entry)
         except LookupError:
             return True
 

@@ -56,7 +56,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BudgetState:
     """A budget that was weighed, and what is to be done about it."""
 
     line: Line
@@ -148,7 +148,7 @@ class Standing:
         )
 
 
-def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool) -> Standing:
+def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool) -> BudgetState:
     """Whether a budget is spent; `stopping` says that the job was, or is being, stopped to keep a budget.
 
     Once it is spent it stays so until a higher one is set, however little the last seconds used: what the job was stopped
@@ -165,7 +165,7 @@ def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool)
     percent = (line.used + line.charged) * 100 // line.limit
     # While it stops the job draws less, so that what a stop takes is known from before.
     reserved = max(line.ahead, before.reserved) if before is not None else line.ahead
-    return Standing(
+    return BudgetState(
         line,
         percent,
         warned=max((p for p in warn_at if percent >= p), default=0),
@@ -178,7 +178,7 @@ def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool)
 
 
 def _early(line: Line, stage: Stage) -> int:
-    """What is reserved for a stop: what was too little to go on with is too little to begin with."""
+    """What is reserved for a stop; a job that was stopped for it does not start again with as little."""
     if not line.action.stops or stage is Stage.OVER:
         return 0
     if stage is Stage.RUNNING:

@@ -1,10 +1,13 @@
-"""By how much a budget could be exceeded, said before an attempt starts, from the power limits of GPUs.
+"""The overshoot bound: the most by which a budget can be exceeded, computed before an attempt starts.
 
-No program can exceed them: limits of all its GPUs × the longest time from the moment the budget is spent to the end of the last
-pod. A stop comes about in three ways, none of which depends on the program: the operator hears of it with the next report; or it
-learns nothing and charges each GPU at its limit from the moment a report is overdue; or the operator is silent, and the
-node's agent acts once an allowance is spent and the silence has lasted long enough. Pods then have their grace period. Of
-those who could act one may fail just when another returns, so the bound has both their times in it.
+bound = power limits of all its GPUs × the longest time from the moment the budget is spent to the end of the last pod. No program
+can exceed the limits, and the time does not depend on the program. A stop begins in one of three ways:
+
+- a node's report shows that the budget is spent;
+- a node's report is overdue: from then on the operator charges each GPU at its power limit;
+- the operator is silent: an agent acts when an allowance is spent and the silence has lasted `SILENCE_SECONDS`.
+
+The pods' grace period follows. The operator may fail just when an agent returns, so the bound contains both times.
 """
 
 from __future__ import annotations
@@ -40,9 +43,9 @@ def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
 def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
     """From the moment a budget is spent until the last pod has ended, whatever fails meanwhile.
 
-    An agent that is away is not missed before its report is overdue; and an operator that dies just when it returns has to
-    be silent for a while before the agent acts in its place. Before it dies its pass over the job may have hung for so long
-    that the next renewal would have named it.
+    A silent agent is noticed when its report is overdue. If the operator fails just when that agent returns, the agent acts only
+    after the operator's silence. Before it failed, its pass over the job may have hung until just before the renewal that would
+    have named the job.
     """
     return stop_seconds(report_seconds, grace_seconds) + ceil(SILENCE_SECONDS) + 1
 

@@ -26,7 +26,7 @@ class Apart:
     """What is done about the pods outside the gang."""
 
     deletions: tuple[Deletion, ...] = ()
-    held_back: frozenset[Rank] = frozenset()
+    backing_off: frozenset[Rank] = frozenset()
     """Ranks that are not made yet: they failed before."""
     due: datetime | None = None
     """When the next of those is made."""
@@ -39,7 +39,7 @@ def look_apart(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -
     pods, gone = this.seen.pods_of(attempt.number), this.seen.gone_of(attempt.number)
     known = {r.uid: r for r in attempt.replaced}
     deletions: list[Deletion] = []
-    held_back: dict[Rank, datetime] = {}
+    backing_off: dict[Rank, datetime] = {}
     replaced: tuple[ReplacedPod, str] | None = None
     wanted = dict(spec.tf_replica_specs.roles())
     for rank in manifests.ranks(attempt.replicas):
@@ -52,13 +52,13 @@ def look_apart(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -
         if pod is None:
             due = _find_due(this, attempt, rank)
             if due is not None and this.now < due:
-                held_back[rank] = due
+                backing_off[rank] = due
         elif failed(pod):
             entry = known[pod.uid]
             replaced = (entry, f"{entry.message}; it is made again when the old pod is gone")
             if not pod.terminating:
                 deletions.append(Deletion(pod.name, pod.uid))
-    return Apart(tuple(deletions), frozenset(held_back), min(held_back.values(), default=None), replaced)
+    return Apart(tuple(deletions), frozenset(backing_off), min(backing_off.values(), default=None), replaced)
 
 
 def _find_due(this: Pass, attempt: AttemptStatus, rank: Rank) -> datetime | None:

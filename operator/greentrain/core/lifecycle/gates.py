@@ -74,7 +74,7 @@ def fail_over_limit(start: Start) -> Fail | None:
     return Fail(limit.reason, limit.exceeded(count, last.message)) if count > limit.allowed else None
 
 
-def hold_for_budget(start: Start) -> Wait | Fail | None:
+def wait_or_fail_for_budget(start: Start) -> Wait | Fail | None:
     """A budget that stops the job is spent; without any attempt a job that would fail by it waits."""
     failed = fail_for_budget(start.books) if start.last is not None else None
     return failed or wait_for_budget(start.books)
@@ -82,8 +82,8 @@ def hold_for_budget(start: Start) -> Wait | Fail | None:
 
 def fail_for_budget(books: Books) -> Fail | None:
     """That the job has failed by a budget; None where it has not."""
-    standing = books.stopping
-    return Fail(Reason.BUDGET_EXHAUSTED, books.words) if standing is not None and standing.fails else None
+    state = books.stopping
+    return Fail(Reason.BUDGET_EXHAUSTED, books.words) if state is not None and state.fails else None
 
 
 def wait_for_budget(books: Books) -> Wait | None:
@@ -143,8 +143,12 @@ def wait_for_readings(start: Start) -> Wait | None:
         return Wait(Reason.NO_READINGS, text, "set GPU", until)
     if not spec.energy.on_unknown.stops or not count_job_gpus(spec):
         return None
-    heard = seen.fleet.heard
-    if seen.fleet.limit_milliwatts is not None and heard is not None and start.now - heard < SILENT_AFTER:
+    reported_at = seen.fleet.reported_at
+    if (
+        seen.fleet.limit_milliwatts is not None
+        and reported_at is not None
+        and start.now - reported_at < SILENT_AFTER
+    ):
         return None
     text = "no node reports the energy of its GPUs (kubectl get nodepowers), and a job with a budget does not begin without"
     return Wait(
@@ -174,7 +178,7 @@ GATES: tuple[Gate, ...] = (
     wait_while_suspended,
     fail_over_deadline,
     fail_over_limit,
-    hold_for_budget,
+    wait_or_fail_for_budget,
     wait_for_reports,
     wait_for_old_pods,
     wait_for_readings,
@@ -183,7 +187,7 @@ GATES: tuple[Gate, ...] = (
 )
 
 
-def find_hold(start: Start, gates: tuple[Gate, ...] = GATES) -> Wait | Fail | None:
+def find_closed_gate(start: Start, gates: tuple[Gate, ...] = GATES) -> Wait | Fail | None:
     """What the first gate says that does not let the start pass; None where all do."""
     return next((outcome for gate in gates if (outcome := gate(start)) is not None), None)
 

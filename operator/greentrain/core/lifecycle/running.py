@@ -55,7 +55,9 @@ def go_on(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Dec
     apart = look_apart(this, spec, attempt)
     if isinstance(apart, Decision):
         return apart
-    seats = set(manifests.ranks(attempt.replicas)) - finished_ranks(attempt, pods.values()) - apart.held_back
+    seats = (
+        set(manifests.ranks(attempt.replicas)) - finished_ranks(attempt, pods.values()) - apart.backing_off
+    )
     missing = sorted(seats - set(pods))
     if changed:
         # A pod outside the gang that is missing can no longer be built as the others were.

@@ -12,7 +12,7 @@ from greentrain.core.gang import manifests
 from greentrain.core.gang.grace import grace_of
 from greentrain.core.lifecycle.decision import Decision, delete_leftovers
 from greentrain.core.lifecycle.ends import fail
-from greentrain.core.lifecycle.gates import Start, count_job_gpus, find_hold
+from greentrain.core.lifecycle.gates import Start, count_job_gpus, find_closed_gate
 from greentrain.core.lifecycle.outcomes import Fail
 from greentrain.core.lifecycle.passing import Pass
 from greentrain.core.seen.times import format_time
@@ -23,13 +23,15 @@ def start_or_wait(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | 
     """No attempt is under way: the next one begins unless a gate holds it."""
     writer = this.writer
     writer.admit(spec)
-    hold = find_hold(Start(this.seen, spec, last, writer.failures, this.books, this.now), this.rules.gates)
-    if isinstance(hold, Fail):
-        return fail(this, last, hold)
-    if hold is None:
+    closed = find_closed_gate(
+        Start(this.seen, spec, last, writer.failures, this.books, this.now), this.rules.gates
+    )
+    if isinstance(closed, Fail):
+        return fail(this, last, closed)
+    if closed is None:
         return _begin(this, spec, last)
-    writer.wait(hold.reason, hold.message, hold.next_step)
-    return Decision(writer.finish(last), deletions=delete_leftovers(this.seen, last), look_again=hold.until)
+    writer.wait(closed.reason, closed.message, closed.next_step)
+    return Decision(writer.finish(last), deletions=delete_leftovers(this.seen, last), look_again=closed.until)
 
 
 def _begin(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -> Decision:
@@ -65,8 +67,6 @@ def _begin(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -
 def _explain_again(joules: Joules, spec: GreenTrainingJobSpec) -> str:
     """What a restart costs."""
     why = (
-        "no volume for checkpoints is set"
-        if spec.checkpoint is None
-        else "no confirmed checkpoint holds them"
+        "no volume for checkpoints is set" if spec.checkpoint is None else "no confirmed checkpoint has them"
     )
     return f"steps that the last attempt did are done again, about {format_energy(joules)}: {why}"

@@ -31,7 +31,7 @@ class CapVerdict:
 
 _SEVERITY: Mapping[Reason, int] = {
     Reason.CAPPED: 0,
-    Reason.PRIOR_LOWER: 1,
+    Reason.PREVIOUS_LOWER: 1,
     Reason.CLAMPED: 2,
     Reason.APPLYING: 3,
     Reason.NO_AGENT: 4,
@@ -40,7 +40,7 @@ _SEVERITY: Mapping[Reason, int] = {
 """Which finding of several is reported: the worst; everything that is not here is worse than these."""
 
 
-_IN_FORCE = frozenset({Reason.CAPPED, Reason.PRIOR_LOWER, Reason.CLAMPED})
+_IN_FORCE = frozenset({Reason.CAPPED, Reason.PREVIOUS_LOWER, Reason.CLAMPED})
 
 
 _UNKNOWN = frozenset({Reason.NO_AGENT, Reason.READINGS_STOPPED})
@@ -68,11 +68,11 @@ def judge_cap(
             text = f"node {pod.node} does not report for {SILENT_AFTER.seconds} s (kubectl describe nodepower {pod.node})"
             findings.append((Reason.READINGS_STOPPED, text))
             continue
-        held, found = report.kept.get("capped", entry.key, (cap, parsed, pod, report.gpus), _find_all)
-        gpus += held
+        allocated, found = report.kept.get("capped", entry.key, (cap, parsed, pod, report.gpus), _find_all)
+        gpus += allocated
         findings += found
-        if len(held) < pod.gpus:
-            text = f"the agent on node {pod.node} has taken up {len(held)} of the {pod.gpus} GPUs of pod {pod.name}"
+        if len(allocated) < pod.gpus:
+            text = f"the agent on node {pod.node} has taken up {len(allocated)} of the {pod.gpus} GPUs of pod {pod.name}"
             findings.append((Reason.APPLYING, text))
     reason, text = max(findings, key=lambda f: _SEVERITY.get(f[0], len(_SEVERITY)))
     total = sum(p.gpus for p in running)
@@ -99,8 +99,8 @@ def _find_all(
     cap: str, parsed: PowerCap, pod: Pod, gpus: Sequence[GpuStatus]
 ) -> tuple[tuple[tuple[GpuStatus, GpuCap], ...], tuple[tuple[Reason, str], ...]]:
     """The GPUs that a pod holds with what is reported of their caps, and how the cap stands on each."""
-    held = tuple((g, g.cap) for g in gpus if g.cap is not None and g.cap.concerns(pod.uid))
-    return held, tuple(_find(cap, parsed, pod, gpu, reported) for gpu, reported in held)
+    allocated = tuple((g, g.cap) for g in gpus if g.cap is not None and g.cap.concerns(pod.uid))
+    return allocated, tuple(_find(cap, parsed, pod, gpu, reported) for gpu, reported in allocated)
 
 
 def _find(cap: str, parsed: PowerCap, pod: Pod, gpu: GpuStatus, reported: GpuCap) -> tuple[Reason, str]:

@@ -127,7 +127,7 @@ def follow(
         budget=NO_LIMIT if budget is None else budget,
     )
     micrograms = _emissions_at_end(projected, books.emissions, used, attempt, seen)
-    return _build_status(track, projected, choice, micrograms, bool(books.standings), now=now)
+    return _build_status(track, projected, choice, micrograms, bool(books.budgets), now=now)
 
 
 def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: Joules) -> bool:

@@ -18,7 +18,7 @@ from greentrain.core.seen.snapshot import Fleet
 from greentrain.quantities import Amount, Milliwatts, typed
 
 
-def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet | None:
+def describe_node(name: str, status: NodePowerStatus, reported_at: datetime) -> Fleet | None:
     """What one node reports of its GPUs; None where it has none.
 
     Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins.
@@ -26,7 +26,7 @@ def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet 
     if not status.gpus:
         return None
     cards = [g.limits for g in status.gpus]
-    standing = (
+    limits_set = (
         x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts for x in cards
     )
     defaults = (x.default_milliwatts for x in cards)
@@ -36,11 +36,11 @@ def describe_node(name: str, status: NodePowerStatus, heard: datetime) -> Fleet 
         if x.min_milliwatts and x.default_milliwatts
     )
     return Fleet(
-        limit_milliwatts=typed(Milliwatts, max((x for x in standing if x), default=None)),
+        limit_milliwatts=typed(Milliwatts, max((x for x in limits_set if x), default=None)),
         report_seconds=status.report_interval_seconds,
         default_milliwatts=typed(Milliwatts, max((d for d in defaults if d), default=None)),
         lowest_percent=max(ranges, default=None),
-        heard=heard,
+        reported_at=reported_at,
         without_host=() if is_true(status.conditions, "HostReadable") else (name,),
         models=tuple(sorted({g.model for g in status.gpus if g.model})),
     )
@@ -58,7 +58,7 @@ def find_typical(nodes: Sequence[Fleet]) -> Fleet:
         report_seconds=_find_second(n.report_seconds for n in nodes),
         default_milliwatts=_find_second(n.default_milliwatts for n in nodes),
         lowest_percent=_find_second(n.lowest_percent for n in nodes),
-        heard=max((n.heard for n in nodes if n.heard is not None), default=None),
+        reported_at=max((n.reported_at for n in nodes if n.reported_at is not None), default=None),
         without_host=tuple(name for n in nodes for name in n.without_host),
         models=tuple(shared or sorted(counts)),
     )
@@ -71,7 +71,7 @@ def join(nodes: Collection[Fleet]) -> Fleet:
         report_seconds=_find_highest(n.report_seconds for n in nodes),
         default_milliwatts=_find_highest(n.default_milliwatts for n in nodes),
         lowest_percent=_find_highest(n.lowest_percent for n in nodes),
-        heard=max((n.heard for n in nodes if n.heard is not None), default=None),
+        reported_at=max((n.reported_at for n in nodes if n.reported_at is not None), default=None),
         without_host=tuple(dict.fromkeys(name for n in nodes for name in n.without_host)),
         models=tuple(sorted({model for n in nodes for model in n.models})),
     )

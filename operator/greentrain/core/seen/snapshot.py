@@ -84,7 +84,7 @@ class Fleet:
     """The highest default limit of one of them."""
     lowest_percent: int | None = None
     """The lowest limit that all of them can have, as a share of their default limit."""
-    heard: datetime | None = None
+    reported_at: datetime | None = None
     """When one of the nodes with GPUs reported last."""
     without_host: tuple[str, ...] = ()
     """Nodes that cannot measure their processors and memory."""
@@ -98,7 +98,7 @@ class Snapshot:
 
     job: Job
     pods: tuple[Pod, ...] = ()
-    last_words: tuple[Pod, ...] = ()
+    last_states: tuple[Pod, ...] = ()
     """The last that was seen of pods that are gone: how they ended and what they said still counts, they fill no seat."""
     has_service: bool = False
     progress: Progress | None = None
@@ -124,7 +124,7 @@ class Snapshot:
     def gone_of(self, attempt: int) -> dict[Rank, Pod]:
         """The last that was seen of those ranks of one attempt that have no pod."""
         there = self.pods_of(attempt)
-        return {p.rank: p for p in self.last_words if p.attempt == attempt and p.rank not in there}
+        return {p.rank: p for p in self.last_states if p.attempt == attempt and p.rank not in there}
 
 
 DERIVED = frozenset(

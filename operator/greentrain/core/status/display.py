@@ -66,10 +66,10 @@ def find_reason(
     live = attempt is not None and attempt.end_time is None
     refused = live and is_true(conditions, Type.RUNNING) and _is_refused(status)
     stopping = attempt.reason if attempt is not None else None
-    held = stopping is not None and reasons.get(stopping, UNLISTED).phase is Phase.SUSPENDED
+    suspends = stopping is not None and reasons.get(stopping, UNLISTED).phase is Phase.SUSPENDED
     suspending = _find(conditions, Type.SUSPENDED, "False")
     on_its_way = suspending is not None and suspending.reason == Reason.STOPPING_PODS
-    if not live and not (held and on_its_way):
+    if not live and not (suspends and on_its_way):
         stopping = None  # the attempt ended for it, and the job waits for something else now
     unready = _find_unready(status)
     found = (

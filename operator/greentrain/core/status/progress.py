@@ -11,7 +11,7 @@ from greentrain.core.seen.snapshot import Snapshot
 
 def reports(seen: Snapshot, attempt: AttemptStatus) -> tuple[Progress, ...]:
     """Everything the attempt's program said of itself, the deciding rank's word first."""
-    pods = [p for p in (*seen.pods, *seen.last_words) if p.attempt == attempt.number]
+    pods = [p for p in (*seen.pods, *seen.last_states) if p.attempt == attempt.number]
     first = deciding_rank(attempt.replicas) if attempt.replicas else None
     pods.sort(key=lambda p: (p.rank != first, p.rank))
     final = [p.termination for p in pods if p.termination is not None]
@@ -49,7 +49,7 @@ def fold_progress(
 
 def _confirmed(seen: Snapshot, attempt: AttemptStatus) -> list[CheckpointStatus]:
     """Checkpoints the attempt's termination messages name; a bare exit code names none."""
-    pods = (p for p in (*seen.pods, *seen.last_words) if p.attempt == attempt.number)
+    pods = (p for p in (*seen.pods, *seen.last_states) if p.attempt == attempt.number)
     saved = (p.termination.checkpoint for p in pods if p.termination is not None)
     return [CheckpointStatus(step=c.step, path=c.path, confirmed=True) for c in saved if c is not None]
 
@@ -79,7 +79,7 @@ def fold_finished(attempt: AttemptStatus, seen: Snapshot) -> AttemptStatus:
 
     A program that was asked to stop, answered with 0 and had said by `/progress` that all its steps are done has finished.
     """
-    pods = [p for p in (*seen.pods, *seen.last_words) if p.attempt == attempt.number]
+    pods = [p for p in (*seen.pods, *seen.last_states) if p.attempt == attempt.number]
     finished = finished_ranks(attempt, pods)
     if attempt.replicas and seen.progress is not None and seen.progress.all_steps_done:
         first = deciding_rank(attempt.replicas)

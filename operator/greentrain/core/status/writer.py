@@ -168,7 +168,7 @@ class Writer:
             self._set(Type.RESTARTING, "False", Reason.TRAINING, f"attempt {attempt.number} is training")
 
     def _pods_seen(self, attempt: AttemptStatus) -> list[Pod]:
-        return [p for p in (*self.seen.pods, *self.seen.last_words) if p.attempt == attempt.number]
+        return [p for p in (*self.seen.pods, *self.seen.last_states) if p.attempt == attempt.number]
 
     def count_pods(self, attempt: AttemptStatus) -> None:
         """Count the attempt's pods by role and state."""
@@ -325,7 +325,7 @@ class Writer:
                 self._set(
                     Type.ENERGY_METERED,
                     "Unknown",
-                    Reason.LAST_WORD_MISSING,
+                    Reason.FINAL_REPORT_MISSING,
                     f"the last reading of {text} is not in",
                 )
             return
@@ -372,13 +372,13 @@ class Writer:
             "Energy": energy.used if energy is not None else "",
             "Emissions": emissions.total if emissions is not None else "",
         }
-        return tuple(s.build_line(used[s.type]) for s in self.books.standings)
+        return tuple(s.build_line(used[s.type]) for s in self.books.budgets)
 
     def _budgeted(self, *, over: bool) -> None:
         """How the budgets stand."""
         books = self.books
         known = find_condition(self._conditions, Type.BUDGET_EXHAUSTED)
-        if not books.standings:
+        if not books.budgets:
             if known is not None and not over:
                 self._set(Type.BUDGET_EXHAUSTED, "False", Reason.NO_BUDGET, "no budget is set")
             return
@@ -392,15 +392,13 @@ class Writer:
         elif self._projection is not None and self._projection.cannot_finish and not over:
             text = "the job cannot finish inside its budget at any allowed cap (status.projection says what was measured)"
             self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WILL_BE_EXHAUSTED, text)
-        elif any(s.warned for s in books.standings):
-            text = "; ".join(
-                f"{s.warned} % of {s.path} {s.limit} is used" for s in books.standings if s.warned
-            )
+        elif any(s.warned for s in books.budgets):
+            text = "; ".join(f"{s.warned} % of {s.path} {s.limit} is used" for s in books.budgets if s.warned)
             self._set(Type.BUDGET_EXHAUSTED, "False", Reason.BUDGET_WARNING, text)
         else:
             parts = (
                 f"{s.path} {s.limit} is not spent" + (f" (at worst exceeded by {s.bound})" if s.bound else "")
-                for s in books.standings
+                for s in books.budgets
             )
             self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WITHIN_BUDGET, "; ".join(parts))
 
@@ -421,9 +419,16 @@ class Writer:
             text = f"no pod asks for a GPU: there is nothing that {cap} could apply to"
             self._set(Type.POWER_CAPPED, "False", Reason.NO_GPU, text)
         elif over:
-            self._set(Type.POWER_CAPPED, "False", Reason.FINISHED, "the job has finished and holds no GPU")
+            self._set(
+                Type.POWER_CAPPED, "False", Reason.FINISHED, "the job has finished; its GPUs are released"
+            )
         else:
-            self._set(Type.POWER_CAPPED, "False", Reason.NOT_HELD, "no running pod holds a GPU at present")
+            self._set(
+                Type.POWER_CAPPED,
+                "False",
+                Reason.NOT_ALLOCATED,
+                "no GPU is allocated to a running pod at present",
+            )
         return PowerStatus(cap=cap)
 
     def _checkpointed(self, progress: ProgressStatus | None) -> None:

@@ -21,7 +21,7 @@ from greentrain.devices.podresources import Claim, ClaimedDevice, Listing
 from greentrain.devices.rapl import CpuTime, Rapl
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.intervals import CardReading
-from greentrain.kube.node import parse_last_words
+from greentrain.kube.node import parse_last_report
 from greentrain.node.cards import Card
 from greentrain.quantities import Millijoules, Milliwatts, PowerCap
 from tests.unit.agent.ports import Life, World
@@ -395,7 +395,7 @@ def test_of_a_report_of_another_version_every_pod_that_can_be_read_is_kept() -> 
         "gpus": [{"uuid": "GPU-a", "health": "Dreaming"}],
         "pods": [entry, {**entry, "uid": "v", "gpuJoules": "many"}, {**entry, "uid": "w", "new": 1}],
     }
-    found = parse_last_words(status)
+    found = parse_last_report(status)
     assert (found.journal_id, [p.uid for p in found.pods]) == ("j", ["u", "w"])
 
 

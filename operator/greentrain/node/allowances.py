@@ -84,7 +84,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class LastRenewal:
     """What is known of the operator."""
 
     begun: float
@@ -105,9 +105,9 @@ class Heard:
         return find_silence(self.last, begun=self.begun, now=now)
 
     def find_unconfirmed(self, now: float) -> float:
-        """Seconds for which nothing has said that allowances still hold.
+        """Seconds for which nothing has confirmed that allowances are valid; 0 where no Lease is followed.
 
-        An agent that was started again and has not heard the operator yet cannot know for how long it was silent before.
+        Infinite for an agent that has restarted and has seen no renewal yet: it cannot know how long the silence has lasted.
         """
         if not self.lease:
             return 0.0
@@ -127,13 +127,13 @@ class Sight:
     """The node's pods, by UID."""
     pods_known: bool
     """Whether they are those of now."""
-    operator: Heard
+    operator: LastRenewal
     report_seconds: float
     """How often the agent reports."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AllowanceState:
     """How it stands with one pod; what the disk holds of it."""
 
     namespace: str
@@ -145,7 +145,7 @@ class Standing:
     earlier: Used = UNUSED
     """What it used on this node and is not in the account any more, because it was settled and the pod went on."""
 
-    def holding(self, used: Used) -> Allowance | None:
+    def in_force(self, used: Used) -> Allowance | None:
         """The allowance it is held to when it has used so much."""
         return find_allowance(self.allowance, used, budgeted=self.budgeted)
 
@@ -157,7 +157,7 @@ class Change:
     uid: str
     kind: Literal["Spent", "Throttled", "Lifted"]
     """Its allowance is spent, and the operator decides; it gets its lowest limit; it may have its limits again."""
-    standing: Standing
+    state: AllowanceState
     used: Used
 
 
@@ -177,11 +177,11 @@ class _Watched:
     next_try: float = field(default=float("-inf"))
 
 
-class Standings:
+class AllowanceStates:
     """The pods of one node that have an allowance or a budget."""
 
     def __init__(self) -> None:
-        self.pods: dict[str, Standing] = {}
+        self.pods: dict[str, AllowanceState] = {}
         """By UID."""
         self.silent = False
         """Whether the operator counted as silent at the last look."""
@@ -200,7 +200,7 @@ class Standings:
         """UIDs of the pods whose cards are to have their lowest limit."""
         return frozenset(uid for uid, one in self.pods.items() if one.action != "None")
 
-    def take_stored(self, kept: Mapping[str, Standing]) -> None:
+    def take_stored(self, kept: Mapping[str, AllowanceState]) -> None:
         """Take in what the disk held; what was learnt before it could be read is newer."""
         self.pods = {**kept, **self.pods}
         for uid in self.pods:
@@ -224,38 +224,38 @@ class Standings:
             if not counted.open:
                 continue  # it has ended: what was done is reported on
             used = self._count(uid, counted.used)
-            watched, standing = self._watched[uid], self.pods[uid]
-            draw = _find_draw(watched, used, standing, now)
+            watched, state = self._watched[uid], self.pods[uid]
+            draw = _find_draw(watched, used, state, now)
             since = find_unattended(sight.pods.get(uid), operator)
             verdict = decide_action(
                 used,
-                standing.holding(used),
+                state.in_force(used),
                 before=one.action,
                 silent=self.silent or since is not None,
                 silence=max(operator.find_unconfirmed(now), 0.0 if since is None else now - since),
             )
-            if verdict.spent and not watched.spent and standing.allowance is not None:
+            if verdict.spent and not watched.spent and state.allowance is not None:
                 self.spent += 1
                 if not self.silent and since is None:
-                    changes.append(Change(uid, "Spent", standing, used))
+                    changes.append(Change(uid, "Spent", state, used))
             watched.spent = verdict.spent
             if verdict.evict and is_evictable(sight.pods.get(uid)):
                 wanted.add(uid)
             if verdict.action != one.action:
-                standing = self.pods[uid] = replace(standing, action=verdict.action)
+                state = self.pods[uid] = replace(state, action=verdict.action)
                 if verdict.action == "None":
                     watched.reported = False
                 changes.append(
-                    Change(uid, "Lifted" if verdict.action == "None" else "Throttled", standing, used)
+                    Change(uid, "Lifted" if verdict.action == "None" else "Throttled", state, used)
                 )
             elif verdict.action == "None":
                 self._near = self._near or is_near(
-                    used, standing.allowance, draw=draw, seconds=sight.report_seconds
+                    used, state.allowance, draw=draw, seconds=sight.report_seconds
                 )
         self._wanted = frozenset(wanted)
         return tuple(changes)
 
-    def find_haste(self, stored: Mapping[str, Standing]) -> Haste:
+    def find_haste(self, stored: Mapping[str, AllowanceState]) -> Haste:
         """How soon to report what the last look found, `stored` being what the disk holds now; asked once a look."""
         reports = {uid: self._report_of(uid, stored) for uid in self.pods}
         changed, self._reports = reports != self._reports, reports
@@ -264,7 +264,7 @@ class Standings:
         unheard = any(not self._watched[uid].reported for uid in self._wanted)
         return "Near" if self._near or unheard else "None"
 
-    def _take_up(self, sight: Sight) -> dict[str, Standing]:
+    def _take_up(self, sight: Sight) -> dict[str, AllowanceState]:
         """What is known of every pod that has an allowance or a budget, with what the API server has shown since."""
         given, pods = sight.given, sight.pods
         found = dict(self.pods)
@@ -283,7 +283,7 @@ class Standings:
                 self._watched.pop(uid, None)
                 continue
             name = pod or sight.counted.get(uid) or before
-            found[uid] = Standing(
+            found[uid] = AllowanceState(
                 namespace=name.namespace if name is not None else "",
                 name=name.name if name is not None else "",
                 allowance=allowance,
@@ -305,7 +305,7 @@ class Standings:
 
     # -- evictions ----------------------------------------------------------------------------------------
 
-    def must_listen(self, now: float, operator: Heard) -> bool:
+    def must_listen(self, now: float, operator: LastRenewal) -> bool:
         """Whether to look at the operator's lease past the watch; where so, not again for a while."""
         late = bool(self.pods) and operator.find_silence(now) >= LATE_SECONDS
         if not late or now < self._next_listen:
@@ -322,7 +322,7 @@ class Standings:
             self._watched[uid].next_try = now + EVICT_RETRY_SECONDS
         return due
 
-    def may_evict(self, uid: str, pod: KnownPod | None, operator: Heard, now: float) -> bool:
+    def may_evict(self, uid: str, pod: KnownPod | None, operator: LastRenewal, now: float) -> bool:
         """Whether a pod that was due is still to be evicted, after another look at the operator's lease."""
         silent = operator.is_silent(now) or find_unattended(pod, operator) is not None
         return silent and uid in self.pods and is_evictable(pod)
@@ -340,7 +340,9 @@ class Standings:
 
     # -- reporting ----------------------------------------------------------------------------------------
 
-    def mark(self, entries: tuple[PodEnergy, ...], stored: Mapping[str, Standing]) -> tuple[PodEnergy, ...]:
+    def mark(
+        self, entries: tuple[PodEnergy, ...], stored: Mapping[str, AllowanceState]
+    ) -> tuple[PodEnergy, ...]:
         """A report's entries with each pod's allowance and what was done about it.
 
         Of the allowance only what the disk holds is reported: the operator counts on it that an agent that is started again
@@ -354,13 +356,15 @@ class Standings:
             found.append(entry)
         return tuple(found)
 
-    def _report_of(self, uid: str, stored: Mapping[str, Standing]) -> tuple[Joules | None, BudgetAction]:
+    def _report_of(
+        self, uid: str, stored: Mapping[str, AllowanceState]
+    ) -> tuple[Joules | None, BudgetAction]:
         kept = stored.get(uid)
         joules = kept.allowance.joules if kept is not None and kept.allowance is not None else None
         return joules, self.pods[uid].action
 
 
-def find_unattended(pod: KnownPod | None, operator: Heard) -> float | None:
+def find_unattended(pod: KnownPod | None, operator: LastRenewal) -> float | None:
     """Since when the operator says that it cannot look after the pod's job; None where it does not say so."""
     return None if pod is None or pod.job_uid is None else operator.unattended.get(pod.job_uid)
 
@@ -370,7 +374,7 @@ def is_evictable(pod: KnownPod | None) -> bool:
     return pod is not None and pod.job_uid is not None and not pod.terminal
 
 
-def _find_draw(watched: _Watched, used: Used, one: Standing, now: float) -> float:
+def _find_draw(watched: _Watched, used: Used, one: AllowanceState, now: float) -> float:
     amount = used.within(one.allowance.scope if one.allowance is not None else "GPU")
     if watched.mark is None:
         watched.mark = (now, amount)

@@ -19,7 +19,7 @@ from greentrain.node.schedule import ReportSchedule, StoreSchedule
 logger = logging.getLogger("greentrain.agent")
 
 
-class Books:
+class StoredAccount:
     """One node's account and its journal."""
 
     def __init__(
@@ -75,9 +75,9 @@ class Books:
         if self._stores.is_due(self._clock.elapsed()):
             self.store()
 
-    def let_go(self, settled: Collection[str]) -> None:
+    def drop_settled(self, settled: Collection[str]) -> None:
         """Drop what the operator has settled; stored before the next report, so that it does not come back."""
-        gone = pods.let_go(self.account, settled, wall=self._clock.wall())
+        gone = pods.drop_settled(self.account, settled, wall=self._clock.wall())
         for key in gone.given_up:
             logger.error(
                 "pod %s held a GPU that could not be read any more: part of its energy is missing", key

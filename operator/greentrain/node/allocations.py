@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from greentrain.energy.attribution import Held
+from greentrain.energy.attribution import Allocated
 
 
-class Holder(Protocol):
+class AllocatedPod(Protocol):
     """A pod that holds a card or a part of one."""
 
     @property
@@ -59,12 +59,12 @@ Named = TypeVar("Named", bound=NamedPod)
 
 
 @dataclass(slots=True)
-class Holdings:
+class Allocations:
     """Who holds what at one moment."""
 
-    cards: dict[str, list[Held]] = field(default_factory=dict)
+    cards: dict[str, list[Allocated]] = field(default_factory=dict)
     """Holders by the card's UUID."""
-    pods: dict[str, Holder] = field(default_factory=dict)
+    pods: dict[str, AllocatedPod] = field(default_factory=dict)
     """The holders by the key they have in the account."""
     problems: list[str] = field(default_factory=list)
     """What the kubelet listed and cannot be counted, in words."""
@@ -85,7 +85,7 @@ def by_name(pods: Iterable[Named]) -> dict[tuple[str, str], Named]:
     return found
 
 
-def drop_ended(holdings: Holdings, alive: Collection[str]) -> Holdings:
+def drop_ended(allocations: Allocations, alive: Collection[str]) -> Allocations:
     """The holders that have processes, `alive` being the UIDs of the pods that have a cgroup.
 
     Some kubelets list a pod as a holder until its object is removed (kubernetes/kubernetes#119423), and while the API server
@@ -93,7 +93,7 @@ def drop_ended(holdings: Holdings, alive: Collection[str]) -> Holdings:
     seen here, and every holder counts. So does one without a UID.
     """
     if not alive:
-        return holdings
-    there = {key for key, holder in holdings.pods.items() if not holder.uid or holder.uid in alive}
-    cards = {uuid: [h for h in held if h.pod in there] for uuid, held in holdings.cards.items()}
-    return Holdings(cards, holdings.pods, holdings.problems)
+        return allocations
+    there = {key for key, pod in allocations.pods.items() if not pod.uid or pod.uid in alive}
+    cards = {uuid: [h for h in held if h.pod in there] for uuid, held in allocations.cards.items()}
+    return Allocations(cards, allocations.pods, allocations.problems)

@@ -9,19 +9,19 @@ from collections.abc import Iterable
 from datetime import datetime
 
 
-class Hearing:
+class Renewals:
     """What was seen of the Lease; times are seconds on the clock that only goes on."""
 
     def __init__(self) -> None:
-        self.heard: float | None = None
+        self.renewed: float | None = None
         """When the operator was last heard; None where it never was."""
         self.unattended: dict[str, float] = {}
         """Since when it says that it cannot look after a job, by the job's UID."""
-        self._renewed: str | None = None
+        self._renew_time: str | None = None
         """When it renewed its lease last, as it says itself."""
 
     def take(
-        self, renewed: str | None, at: datetime | None, named: Iterable[str], *, now: float, wall: float
+        self, renew_time: str | None, at: datetime | None, named: Iterable[str], *, now: float, wall: float
     ) -> bool:
         """Take in the Lease as it is; whether it names other jobs than before.
 
@@ -31,7 +31,7 @@ class Hearing:
         """
         before = self.unattended
         self.unattended = {uid: before.get(uid, now) for uid in named if uid}
-        if renewed and renewed != self._renewed:
-            age = 0.0 if self._renewed is not None or at is None else max(0.0, wall - at.timestamp())
-            self._renewed, self.heard = renewed, now - age
+        if renew_time and renew_time != self._renew_time:
+            age = 0.0 if self._renew_time is not None or at is None else max(0.0, wall - at.timestamp())
+            self._renew_time, self.renewed = renew_time, now - age
         return self.unattended != before

@@ -10,15 +10,15 @@ import pytest
 
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
 from greentrain.node.allowance import UNUSED, Allowance, Used
-from greentrain.node.standings import (
+from greentrain.node.allowances import (
     EVICT_RETRY_SECONDS,
     LATE_SECONDS,
     LISTEN_SECONDS,
+    AllowanceState,
+    AllowanceStates,
     Counted,
-    Heard,
+    LastRenewal,
     Sight,
-    Standing,
-    Standings,
     find_unattended,
     is_evictable,
 )
@@ -47,19 +47,19 @@ def sight(now: float, joules: int, allowance: int | None = 100, **facts: Any) ->
         given,
         {"pod": Shown()},
         pods_known=True,
-        operator=Heard(begun=0.0, last=now),
+        operator=LastRenewal(begun=0.0, last=now),
         report_seconds=30.0,
     )
     return replace(seen, **facts)
 
 
-def silent(now: float) -> Heard:
-    return Heard(begun=0.0, last=now - OPERATOR_SILENT_SECONDS)
+def silent(now: float) -> LastRenewal:
+    return LastRenewal(begun=0.0, last=now - OPERATOR_SILENT_SECONDS)
 
 
 def test_what_was_settled_while_a_pod_went_on_counts_on() -> None:
     """Its entry was closed and let go of; the account begins again at nothing."""
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(1, 80))
     standings.look(sight(2, 0, counted={}))
     standings.look(sight(3, 10))
@@ -68,14 +68,14 @@ def test_what_was_settled_while_a_pod_went_on_counts_on() -> None:
     (change,) = standings.look(sight(60, 20, operator=silent(60)))
     assert (change.kind, change.used) == ("Throttled", Used(gpu=Millijoules(100 * JOULE)))
     # The next agent finds it on the disk.
-    after = Standings()
+    after = AllowanceStates()
     after.take_stored(standings.pods)
     after.look(sight(61, 20, operator=silent(61)))
     assert after.pods["pod"] == standings.pods["pod"]
 
 
 def test_what_is_counted_never_becomes_less() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(1, 80))
     standings.look(sight(2, 10))
     (change,) = standings.look(sight(3, 30))
@@ -83,7 +83,7 @@ def test_what_is_counted_never_becomes_less() -> None:
 
 
 def test_while_the_operator_is_heard_it_decides() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     (change,) = standings.look(sight(1, 100))
     assert (change.kind, standings.spent, standings.throttled) == ("Spent", 1, frozenset())
     assert standings.look(sight(2, 101)) == ()
@@ -91,7 +91,7 @@ def test_while_the_operator_is_heard_it_decides() -> None:
 
 
 def test_one_that_is_spent_in_silence_is_throttled_reported_and_then_evicted() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     looked = sight(60, 100, operator=silent(60))
     (change,) = standings.look(looked)
     assert change.kind == "Throttled"
@@ -111,7 +111,7 @@ def test_one_that_is_spent_in_silence_is_throttled_reported_and_then_evicted() -
 
 
 def test_a_higher_allowance_lifts_what_was_begun() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(60, 100, operator=silent(60)))
     standings.note_reported(["pod"])
     (change,) = standings.look(sight(61, 100, 500))
@@ -131,7 +131,7 @@ def test_a_higher_allowance_lifts_what_was_begun() -> None:
     ],
 )
 def test_only_pods_of_a_job_that_run_are_evicted(pods: Mapping[str, Shown], evicted: bool) -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(60, 100, operator=silent(60), pods=pods))
     standings.note_reported(["pod"])
     assert standings.take_due(60) == (("pod",) if evicted else ())
@@ -139,8 +139,8 @@ def test_only_pods_of_a_job_that_run_are_evicted(pods: Mapping[str, Shown], evic
 
 
 def test_a_job_that_is_named_as_unattended_is_held_alone() -> None:
-    standings = Standings()
-    named = Heard(begun=0.0, last=60.0, unattended={"job": 55.0})
+    standings = AllowanceStates()
+    named = LastRenewal(begun=0.0, last=60.0, unattended={"job": 55.0})
     assert find_unattended(Shown(), named) == 55.0
     assert find_unattended(Shown(job_uid="another"), named) is None
     (change,) = standings.look(sight(60, 100, operator=named))
@@ -148,13 +148,13 @@ def test_a_job_that_is_named_as_unattended_is_held_alone() -> None:
 
 
 def test_without_a_lease_allowances_hold_and_nobody_is_asked() -> None:
-    assert Heard(begun=0.0, lease=False).find_unconfirmed(100.0) == 0.0
-    assert Heard(begun=0.0).find_unconfirmed(100.0) == float("inf")
-    assert Heard(begun=0.0, last=40.0).find_unconfirmed(100.0) == 60.0
+    assert LastRenewal(begun=0.0, lease=False).find_unconfirmed(100.0) == 0.0
+    assert LastRenewal(begun=0.0).find_unconfirmed(100.0) == float("inf")
+    assert LastRenewal(begun=0.0, last=40.0).find_unconfirmed(100.0) == 60.0
 
 
 def test_what_is_reported_is_what_the_disk_holds() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(1, 10, 100))
     stored = dict(standings.pods)
     assert standings.find_haste(stored) == "Now"
@@ -165,7 +165,7 @@ def test_what_is_reported_is_what_the_disk_holds() -> None:
 
 
 def test_a_pod_that_nobody_knows_any_more_is_forgotten() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(1, 10))
     standings.look(sight(2, 0, counted={}, pods={}, given={}, pods_known=False))
     assert "pod" in standings.pods
@@ -174,10 +174,10 @@ def test_a_pod_that_nobody_knows_any_more_is_forgotten() -> None:
 
 
 def test_what_the_disk_held_gives_way_to_what_was_learnt_since() -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(1, 10, 100))
     standings.take_stored(
-        {"pod": Standing("team", "old", Allowance(Joules(5))), "other": Standing("team", "b")}
+        {"pod": AllowanceState("team", "old", Allowance(Joules(5))), "other": AllowanceState("team", "b")}
     )
     assert standings.pods["pod"].allowance == Allowance(Joules(100))
     assert standings.pods["other"].earlier == UNUSED
@@ -195,10 +195,10 @@ def test_what_the_disk_held_gives_way_to_what_was_learnt_since() -> None:
 def test_a_late_lease_is_looked_at_past_the_watch_as_often_as_it_is_renewed(
     silence: float, allowances: bool, must: list[bool]
 ) -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     if allowances:
         standings.look(sight(100, 0))
-    late = Heard(begun=0.0, last=100 - silence)
+    late = LastRenewal(begun=0.0, last=100 - silence)
     assert [standings.must_listen(100 + s, late) for s in (0, 1, LISTEN_SECONDS)] == must
 
 
@@ -206,18 +206,18 @@ def test_a_late_lease_is_looked_at_past_the_watch_as_often_as_it_is_renewed(
     ("pod", "operator", "evicted"),
     [
         (Shown(), silent(100), True),
-        (Shown(), Heard(begun=0.0, last=100), False),
-        (Shown(), Heard(begun=0.0, last=100, unattended={"job": 90.0}), True),
-        (Shown(), Heard(begun=0.0, last=100, unattended={"another": 90.0}), False),
+        (Shown(), LastRenewal(begun=0.0, last=100), False),
+        (Shown(), LastRenewal(begun=0.0, last=100, unattended={"job": 90.0}), True),
+        (Shown(), LastRenewal(begun=0.0, last=100, unattended={"another": 90.0}), False),
         (Shown(job_uid=None), silent(100), False),
         (Shown(terminal=True), silent(100), False),
         (None, silent(100), False),
     ],
 )
 def test_a_pod_that_was_due_is_evicted_where_the_operator_is_still_silent(
-    pod: Shown | None, operator: Heard, evicted: bool
+    pod: Shown | None, operator: LastRenewal, evicted: bool
 ) -> None:
-    standings = Standings()
+    standings = AllowanceStates()
     standings.look(sight(1, 0))
     assert standings.may_evict("pod", pod, operator, 100) is evicted
     assert not standings.may_evict("another", pod, operator, 100)

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from greentrain.agent.holders import find_holdings
+from greentrain.agent.allocations import find_allocations
 from greentrain.devices.nvidia.references import parse_device
-from greentrain.devices.podresources import Claim, ClaimedDevice, Holding, Listing
-from greentrain.energy.attribution import Held
+from greentrain.devices.podresources import Allocation, Claim, ClaimedDevice, Listing
+from greentrain.energy.attribution import Allocated
 from greentrain.kube.node import NodePod
+from greentrain.node.allocations import Allocations, by_name, pod_key
 from greentrain.node.cards import Card, Partition
-from greentrain.node.holdings import Holdings, by_name, pod_key
 
 CUT = (
     Partition("MIG-aaa", gpu_instance=1, compute_instance=0, slices=3, total_slices=7),
@@ -28,23 +28,25 @@ CARDS = (
 A, B = NodePod("team", "a", "u-a", terminal=False), NodePod("team", "b", "u-b", terminal=False)
 
 
-def held(pod: str, *devices: str, container: str = "tensorflow") -> tuple[Holding, ...]:
-    return tuple(Holding("team", pod, container, "nvidia.com/gpu", parse_device(d)) for d in devices)
+def held(pod: str, *devices: str, container: str = "tensorflow") -> tuple[Allocation, ...]:
+    return tuple(Allocation("team", pod, container, "nvidia.com/gpu", parse_device(d)) for d in devices)
 
 
-def find(*holdings: Holding, pods: tuple[NodePod, ...] = (A, B), claims: tuple[Claim, ...] = ()) -> Holdings:
-    return find_holdings(Listing(holdings, claims), CARDS, pods)
+def find(
+    *allocations: Allocation, pods: tuple[NodePod, ...] = (A, B), claims: tuple[Claim, ...] = ()
+) -> Allocations:
+    return find_allocations(Listing(allocations, claims), CARDS, pods)
 
 
-def alone(pod: str) -> Held:
-    return Held(f"team/{pod}/u-{pod}")
+def alone(pod: str) -> Allocated:
+    return Allocated(f"team/{pod}/u-{pod}")
 
 
-def part(pod: str, share: float) -> Held:
-    return Held(f"team/{pod}/u-{pod}", share, alone=False)
+def part(pod: str, share: float) -> Allocated:
+    return Allocated(f"team/{pod}/u-{pod}", share, alone=False)
 
 
-def rounded(cards: dict[str, list[Held]]) -> dict[str, list[Held]]:
+def rounded(cards: dict[str, list[Allocated]]) -> dict[str, list[Allocated]]:
     return {
         card: [replace(hold, share=round(hold.share, 9)) for hold in holds] for card, holds in cards.items()
     }
@@ -52,8 +54,8 @@ def rounded(cards: dict[str, list[Held]]) -> dict[str, list[Held]]:
 
 @dataclass(frozen=True)
 class Case:
-    says: tuple[Holding, ...]
-    cards: dict[str, list[Held]]
+    says: tuple[Allocation, ...]
+    cards: dict[str, list[Allocated]]
 
 
 CASES = {

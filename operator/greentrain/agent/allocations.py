@@ -13,19 +13,19 @@ from greentrain.devices.nvidia.references import (
     Unit,
     UnknownDevice,
 )
-from greentrain.devices.podresources import Holder, KnownPod, Listing, PodKey, holders
-from greentrain.energy.attribution import Held
+from greentrain.devices.podresources import GpuPod, KnownPod, Listing, PodKey, group_by_unit
+from greentrain.energy.attribution import Allocated
+from greentrain.node.allocations import Allocations, NamedPod, by_name, pod_key
 from greentrain.node.cards import Card
-from greentrain.node.holdings import Holdings, NamedPod, by_name, pod_key
 
 
-def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NamedPod]) -> Holdings:
+def find_allocations(listing: Listing, cards: Sequence[Card], pods: Iterable[NamedPod]) -> Allocations:
     """Say for each card who holds it and how; several hold it at once only where it is shared or cut into parts."""
-    found = Holdings()
+    found = Allocations()
     known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}
-    for unit, held in holders(listing.holdings, known).items():
-        for holder in held:
-            found.pods[pod_key(holder.namespace, holder.pod, holder.uid)] = holder
+    for unit, held in group_by_unit(listing.allocations, known).items():
+        for pod in held:
+            found.pods[pod_key(pod.namespace, pod.pod, pod.uid)] = pod
         place = _find_place(unit, cards)
         if place is None:
             who = ", ".join(f"{h.namespace}/{h.pod}" for h in held)
@@ -45,25 +45,25 @@ def find_holdings(listing: Listing, cards: Sequence[Card], pods: Iterable[NamedP
     return found
 
 
-def _share_out(found: Holdings, uuid: str, share: float, held: Sequence[Holder]) -> None:
+def _share_out(found: Allocations, uuid: str, share: float, held: Sequence[GpuPod]) -> None:
     replicas = {h: sum(isinstance(r, SharedReplica) for r in h.references) for h in held}
     shared = any(replicas.values())
     everyone = sum(replicas.values()) or len(held)
-    for holder in held:
-        key = pod_key(holder.namespace, holder.pod, holder.uid)
-        part = share * ((replicas[holder] or 1) / everyone) if shared else share
-        hold = Held(key, part, alone=share == 1.0 and not shared)
+    for pod in held:
+        key = pod_key(pod.namespace, pod.pod, pod.uid)
+        part = share * ((replicas[pod] or 1) / everyone) if shared else share
+        one = Allocated(key, part, alone=share == 1.0 and not shared)
         found.cards.setdefault(uuid, [])
-        _merge(found.cards[uuid], hold)
+        _merge(found.cards[uuid], one)
 
 
-def _merge(holds: list[Held], hold: Held) -> None:
+def _merge(holds: list[Allocated], one: Allocated) -> None:
     """One pod may hold several parts of a card."""
     for i, other in enumerate(holds):
-        if other.pod == hold.pod:
-            holds[i] = Held(hold.pod, min(1.0, other.share + hold.share), alone=False)
+        if other.pod == one.pod:
+            holds[i] = Allocated(one.pod, min(1.0, other.share + one.share), alone=False)
             return
-    holds.append(hold)
+    holds.append(one)
 
 
 def _find_place(unit: Unit, cards: Sequence[Card]) -> tuple[str, float] | None:
