@@ -295,8 +295,7 @@ class World:
 
     def lie(self, node: str) -> None:
         """A node's token was stolen: what it reports is made up, of its own pods and of others."""
-        pods, moment = list(self.pods.values()), self.now
-        self.server.report(node, lie(self.random, pods, moment, limit=0))
+        self.server.report(node, lie(self.random, list(self.pods.values()), self.now))
         self.say(f"{node} lies")
 
     def mend(self) -> None:

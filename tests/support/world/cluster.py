@@ -18,7 +18,7 @@ from greentrain.core.seen.times import format_time
 from greentrain.kube.client import ApiError
 from greentrain.node.allocations import Allocations
 from tests.support.snapshots import START
-from tests.support.world.nodes import AgentLife, Ground, Make, Node, SimPod, find_allocations, lie
+from tests.support.world.nodes import AgentLife, Make, Node, SimPod, find_allocations, lie
 from tests.support.world.operator import Lags, OperatorLife, Terrain
 from tests.support.world.server import JOB_UID, Body, Event, Server
 from tests.support.world.story import Story
@@ -99,12 +99,13 @@ class Layout:
     """Share of pods whose program ignores SIGTERM."""
 
 
-class Cluster(Ground):
+class Cluster:
     """One job's cluster."""
 
     def __init__(self, seed: int, layout: Layout, manifest: Body, *, obeys: bool = True) -> None:
         self.random = Random(seed)
-        self.layout, self.obeys, self.report_seconds = layout, obeys, layout.report_seconds
+        self.layout, self.obeys = layout, obeys
+        self.report_seconds: float = layout.report_seconds
         self.now = 0.0
         self.story = Story()
         self.complaints: list[str] = []
@@ -283,13 +284,15 @@ class Cluster(Ground):
         honest = self.server.objects["NodePower"].keys() - {LIAR}
         if self.now < self.lies_until and self.server.up and honest and not self.now % 3:
             pods = list(self.server.pods.values())
-            limit = self.layout.make.limit
-            self.server.report(LIAR, lie(self.random, pods, self.wall(0), limit=limit))
+            self.server.report(LIAR, lie(self.random, pods, self.wall(0)))
         for node in self.nodes.values():
             if node.agent is not None:
                 node.agent.look()
         if self.operator is not None:
             self.operator.step()
+
+    def acknowledge(self, node: Node, uid: str, echo: int | None) -> None:
+        """An agent has reported which allowance it goes by."""
 
     def _listed(self) -> None:
         """The operator has lists: what is in none of them, in no ledger and not remembered it can learn no more."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
-from greentrain.api.nodepower import NodePowerSpec
+from greentrain.api.nodepower import MAX_MILLIWATTS, MAX_REPORT_SECONDS, NodePowerSpec
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.cards import CardAccount, LastAllocated
@@ -166,7 +166,7 @@ ANSWERS: Mapping[str, CardReading] = {
 """Every card answers."""
 
 
-class Ground:
+class Ground(Protocol):
     """What agents stand on: their world, as far as it concerns them."""
 
     server: Server
@@ -179,27 +179,27 @@ class Ground:
 
     def wall(self, skew: float) -> datetime:
         """The time by a clock that is so many seconds ahead."""
-        raise NotImplementedError
+        ...
 
     def find_allocations(self, node: Node) -> Allocations:
         """Who holds cards of a node."""
-        raise NotImplementedError
+        ...
 
     def say(self, line: str) -> None:
         """A line of the story."""
-        raise NotImplementedError
+        ...
 
     def count(self, what: str) -> None:
         """Something has happened once more."""
-        raise NotImplementedError
+        ...
 
     def complain(self, line: str) -> None:
         """Something that must never be was found."""
-        raise NotImplementedError
+        ...
 
     def acknowledge(self, node: Node, uid: str, echo: int | None) -> None:
         """An agent has reported which allowance it goes by."""
-        raise NotImplementedError
+        ...
 
 
 class AgentLife:
@@ -429,7 +429,7 @@ ABSURD = (0, 1, 10**6, 10**15, 2**53, 2**62, -1)
 """Joules that a stolen token may report: more than a country uses, less than nothing."""
 
 
-def lie(chance: Random, pods: list[Body], moment: datetime, *, limit: int) -> Body:
+def lie(chance: Random, pods: list[Body], moment: datetime) -> Body:
     """A report by a node's stolen token: it claims pods that it does not run, at times of other years, with absurd counters."""
     now = format_time(moment)
     entries: list[dict[str, Any]] = []
@@ -456,10 +456,10 @@ def lie(chance: Random, pods: list[Body], moment: datetime, *, limit: int) -> Bo
     entries.append(
         {**entries[0], "uid": "never", "name": "digits-worker-7-99"} if entries else {"uid": "never"}
     )
-    gpus = [{"uuid": "liar", "model": "GOLD", "limits": {"setMilliwatts": max(limit, 10_000_000)}}]
+    gpus = [{"uuid": "liar", "model": "GOLD", "limits": {"setMilliwatts": MAX_MILLIWATTS}}]
     return {
         "observedAt": chance.choice((now, now, *OTHER_YEARS)),
-        "reportIntervalSeconds": 3600,
+        "reportIntervalSeconds": MAX_REPORT_SECONDS,
         "gpus": gpus,
         "pods": entries,
     }
