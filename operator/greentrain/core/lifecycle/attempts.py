@@ -17,7 +17,7 @@ from greentrain.core.seen.times import format_time, parse_time
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LONGEST_BACKOFF = timedelta(minutes=5)
-"""Longest delay before a restart. The first restart is at once; then the delay doubles, as that of a batch/v1 Job."""
+"""Longest delay before a restart. The first restart is at once; later delays double from `FIRST_BACKOFF`, as batch/v1 Job's."""
 
 
 def current_attempt(seen: Snapshot) -> AttemptStatus | None:
