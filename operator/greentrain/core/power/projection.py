@@ -1,8 +1,8 @@
 """Whether a job will finish inside its budget, and at which power cap: `spec.power.budgetPolicy: LowerCap`.
 
 The cost of a step is measured at each cap that was in force, never taken from a model of cards. A lower cap saves energy
-down to a point that depends on the card and the work. Below it a step costs more, because it takes longer. So caps go down
-one rung of a ladder at a time, and each rung is measured before the next one is tried. A job is reported as unable to
+down to a point that depends on the card and the work. Below it a step costs more, because the card idles longer. So caps go
+down one rung of a ladder at a time, and each rung is measured before the next one is tried. A job is reported as unable to
 finish only after all allowed caps were measured.
 
 A measurement is a sum over windows between two samples of the same attempt at the same cap. How much the windows differ
