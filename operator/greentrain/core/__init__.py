@@ -1,1 +1,1 @@
-"""The decision: one immutable snapshot in, what to do out. No clock, network, log or chance in here."""
+"""The decision: from one immutable snapshot to what is done. Pure: no clock, network, log or randomness."""

@@ -1,7 +1,7 @@
-"""Whether a spec may run, in a chain of pure checks, each naming field, value and remedy.
+"""Whether a spec may run: a list of pure checks, each of which names field, value and remedy.
 
-The server checks what it can at the door; everything is checked again here, because old servers drop CEL
-rules, some clients skip validation, and a structural schema cannot look into a pod template.
+The API server checks what it can. Everything is checked again here, because old servers drop CEL rules, some clients skip
+validation, and a structural schema cannot check a pod template.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from greentrain.core.seen.pods import is_gpu, parse_count
 from greentrain.core.seen.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
-"""Name of the pod volume `spec.checkpoint.volume` becomes."""
+"""Name of the pod volume that is made from `spec.checkpoint.volume`."""
 
 
 MOST_PRIVILEGES = 10
-"""How many fields beyond baseline are named at once: a condition holds no more, and a list may have thousands."""
+"""How many fields beyond baseline are named at once: a condition has no room for more, and a list may have thousands."""
 
 MOST_PROBLEMS = 20
-"""How many problems a message names; a condition holds 2,048 characters."""
+"""How many problems a message names; a condition has at most 2,048 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +64,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The spec, parsed and sound."""
+    """The parsed, valid spec."""
 
     spec: GreenTrainingJobSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Everything that is wrong with the spec, so that one edit can mend it all."""
+    """Everything that is wrong with the spec, so that one edit can correct it all."""
 
     problems: tuple[Problem, ...]
 
     @property
     def message(self) -> str:
-        """The problems as one text for a condition, and how many there are beside those it has room for."""
+        """The problems as one text for a condition, and how many more there are."""
         named = "; ".join(str(p) for p in self.problems[:MOST_PROBLEMS])
         more = len(self.problems) - MOST_PROBLEMS
         return named if more <= 0 else f"{named}; and {more} more problems"
@@ -86,9 +86,9 @@ class Refused:
 def decide_admission(
     job: Job, template_problems: tuple[TemplateProblem, ...] = (), *, privileged: bool = False
 ) -> Admitted | Refused:
-    """Parse and check a job's spec; one that is too deep or too large is not looked at further.
+    """Parse and check a job's spec; one that is too deep or too large is not parsed.
 
-    `privileged` where its namespace lets pods ask for more than baseline.
+    `privileged`: its namespace allows pods more than Pod Security's baseline.
     """
     more = [Problem(t.path, t.message) for t in template_problems]
     barrier = [Problem(b.path, b.message) for b in job.barrier or find_barrier(job.spec)]
@@ -110,10 +110,10 @@ def decide_admission(
 
 
 def read_run_policy(raw: object, before: RunPolicy) -> RunPolicy:
-    """`spec.runPolicy` by itself, whatever else is wrong with the spec; `before` is the one that was admitted last.
+    """Read `spec.runPolicy` separately, whatever else is wrong with the spec; `before` is the one that was last admitted.
 
-    A stop that is asked for must come, also beside a mistake. So each field is read alone: one that is not valid counts as
-    it was admitted last, an unknown one is left out, null is unset.
+    A requested stop must work, also when another field is invalid. So each field is read alone: for an invalid one the
+    value that was last admitted counts, an unknown one is ignored, null is unset.
     """
     if raw is None:
         return RunPolicy()
@@ -143,7 +143,7 @@ def _within(path: str, prefix: str) -> bool:
 
 
 def check_not_built(spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Fields of the agreed API that this version does not have yet, and those it does not have any more."""
+    """Fields that this version of the API does not have yet, or does not have any more."""
     for path, purpose in NOT_BUILT.items():
         if _is_set(spec, path):
             yield Problem(path, f"{purpose}: not built yet in this version of greentrain; remove the field")
@@ -160,7 +160,7 @@ def _is_set(spec: Mapping[str, Any], path: str) -> bool:
 
 
 def explain(error: ValidationError) -> Iterator[Problem]:
-    """Say each pydantic error with its full path, the value and what would be right; of many unknown fields the first."""
+    """Explain each pydantic error: its full path, the value and what would be valid; of many unknown fields only the first."""
     unknown = 0
     for item in error.errors(include_url=False):
         path = "spec" + "".join(f"[{p}]" if isinstance(p, int) else f".{shorten(p)}" for p in item["loc"])
@@ -185,7 +185,7 @@ def _unknown_field(key: str, location: tuple[int | str, ...], path: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value of our own schema as it was written; of a map or a list only that it is one, they may hold secrets."""
+    """A value of our own schema as it was written; of a map or a list only its kind, because it may contain secrets."""
     if isinstance(value, Mapping):
         return "a map"
     if isinstance(value, list | tuple):
@@ -218,7 +218,7 @@ def _is_model(candidate: object) -> TypeGuard[type[BaseModel]]:
 
 
 def check_name(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """The name must make valid DNS names of the Service and of every pod."""
+    """The job's name must give valid DNS names for the Service and for every pod."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", job.name):
         yield Problem(
             "metadata.name",
@@ -240,7 +240,7 @@ def check_name(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 
 
 def check_roles(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """One chief at most, and a rank that does the work."""
+    """At most one chief, and at least one rank that trains."""
     del job
     roles = spec.tf_replica_specs
     if not any(t.synchronous for t, _ in roles.roles()):
@@ -256,7 +256,7 @@ def check_roles(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 
 
 def check_templates(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """Each template needs the container everything is injected into, and must leave our names alone."""
+    """Each template needs the container that everything is injected into, and must not use names that we add."""
     del job
     for type_, role in spec.tf_replica_specs.roles():
         path = f"spec.tfReplicaSpecs.{type_.value}.template"
@@ -267,7 +267,7 @@ def check_templates(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 def _check_trainers_role(
     path: str, type_: ReplicaType, spec: GreenTrainingJobSpec, role: ReplicaSpec
 ) -> Iterator[Problem]:
-    """Refuse what the built-in trainer cannot do, before pods are made for it."""
+    """Refuse what the built-in trainer cannot do, before pods are created for it."""
     pod_spec = role.template.get("spec")
     containers = pod_spec.get("containers") if isinstance(pod_spec, Mapping) else None
     if not isinstance(containers, list) or not any(
@@ -289,7 +289,7 @@ def _runs_the_trainer(container: Mapping[str, Any]) -> bool:
 
 
 def check_template(path: str, role: ReplicaSpec, *, checkpointed: bool) -> Iterator[Problem]:
-    """Check one pod template as far as this operator relies on it; the server checks the rest."""
+    """Check one pod template as far as this operator relies on it; the API server checks the rest."""
     pod_spec = role.template.get("spec")
     containers = pod_spec.get("containers") if isinstance(pod_spec, Mapping) else None
     if (
@@ -354,7 +354,7 @@ def _check_amounts(path: str, pod_spec: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _items(value: object) -> list[Any]:
-    """The value if it is a list; whatever else stands there, the template's own check names."""
+    """The value if it is a list, else an empty one: the check of the template reports any other value."""
     return value if isinstance(value, list) else []
 
 
@@ -374,9 +374,9 @@ def _check_ports(at: str, container: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def check_program(at: str, container: Mapping[str, Any]) -> Iterator[Problem]:
-    """Refuse a program the built-in trainer would not know, before pods are made for it."""
+    """Refuse a program that the built-in trainer does not have, before pods are created for it."""
     if not _runs_the_trainer(container):
-        return  # a foreign image, or our image by its entry point: only the program itself can know
+        return  # another image, or our image by its entry point: only the program itself can check its arguments
     words = [*_items(container.get("command")), *_items(container.get("args"))]
     rest = words[words.index("greentrain_trainer") + 1 :]
     program = rest[0] if rest else ""
@@ -393,7 +393,7 @@ def _programs() -> str:
 
 
 def check_checkpoint(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """The volume is one pod volume source, without a name of its own."""
+    """The checkpoint volume must be one pod volume source, without a name of its own."""
     del job
     if spec.checkpoint is None:
         return
@@ -409,7 +409,7 @@ def check_checkpoint(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 
 
 def check_pod_security(spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """What the pods would ask for beyond Pod Security's baseline, the first of it: a namespace's label alone opens it."""
+    """The first fields that request more than Pod Security's baseline: only a namespace's label allows them."""
     found = [
         find_privileges(role.template, f"spec.tfReplicaSpecs.{type_.value}.template")
         for type_, role in spec.tf_replica_specs.roles()
@@ -421,7 +421,7 @@ def check_pod_security(spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 
 
 def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """What is counted stays what it was: a sum of two kinds of energy would mean neither."""
+    """The scope of a job cannot change: a sum of two kinds of energy would mean neither."""
     known = job.status.energy
     if known is not None and known.used and spec.energy.scope != known.scope:
         yield Problem(
@@ -439,7 +439,7 @@ def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
 
 
 def check_power(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
-    """A cap is chosen for a budget, so there must be one."""
+    """A policy that chooses the cap for a budget needs a budget."""
     del job
     if spec.power is None:
         return
@@ -464,4 +464,4 @@ CHECKS: tuple[Callable[[Job, GreenTrainingJobSpec], Iterator[Problem]], ...] = (
     check_scope,
     check_power,
 )
-"""Independent of each other's order: each carries its own preconditions."""
+"""The order does not matter: each check has its own preconditions."""

@@ -1,4 +1,4 @@
-"""What is asked of nodes for a job's pods: their caps and allowances, in `NodePower.spec`."""
+"""What is requested from nodes for a job's pods: their caps and allowances, in `NodePower.spec`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from greentrain.quantities import Joules, PowerCap, parse_power_cap
 NO_CAP = PowerCap()
 
 UNLIMITED_JOULES = Joules(1 << 53)
-"""What a pod is allowed that was made under a budget its job has no more: with no allowance at all its agent would allow it
-nothing while the operator is silent. More than a country uses in a day, and exact in JSON."""
+"""The allowance of a pod that was created under a budget which its job has no more. Without an allowance its agent would allow
+it nothing while the operator is silent. It is more than any pod can use, and exact in JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodTerms:
-    """A pod on a node that has not ended, and what its job's stored status asks for it."""
+    """A pod on a node that has not ended, and what its job's stored status requests for it."""
 
     namespace: str
     name: str
@@ -28,14 +28,14 @@ class PodTerms:
     cap: PowerCap | None
     """The power cap, `NO_CAP` for none; None where the job is gone."""
     allowance: Joules | None = None
-    """What it may use in all; None where its job has no budget that stops it."""
+    """Joules that it may use in total; None where its job has no budget that stops it."""
     allowance_seconds: int | None = None
-    """How long that holds while the operator is silent; None: until it is used up."""
+    """For how long the allowance is valid while the operator is silent; None: until it is used up."""
     scope: Scope = "GPU"
 
 
 def find_terms(pod: PodTerms, status: GreenTrainingJobStatus, *, budgeted: bool) -> PodTerms:
-    """The pod with what its job's stored status asks for it; `budgeted` says that the pod was made under a budget."""
+    """The pod with what its job's stored status requests for it; `budgeted`: the pod was created under a budget."""
     energy, text = status.energy, status.power.cap if status.power is not None else ""
     allowances = energy.control.allowances if energy is not None and energy.control is not None else ()
     known = next((a for a in allowances if a.uid == pod.uid), None)
@@ -50,9 +50,9 @@ def find_terms(pod: PodTerms, status: GreenTrainingJobStatus, *, budgeted: bool)
 def decide_asks(
     known: Sequence[PodAsk], pods: Iterable[PodTerms], *, is_ours: Callable[[str], bool]
 ) -> tuple[PodAsk, ...]:
-    """What `NodePower.spec.pods` must say of a node, given what it says and which of our pods are there.
+    """What `NodePower.spec.pods` of a node must contain; `known` is its present content, `pods` are the jobs' pods there.
 
-    `is_ours` says of a namespace whether this operator is the one that runs its jobs: what others ask for stays.
+    `is_ours` reports whether this operator runs the jobs of a namespace: what other operators request stays.
     """
     before = {p.uid: p for p in known}
     wanted = {p.uid: p for p in known if not is_ours(p.namespace)}
@@ -76,19 +76,19 @@ def decide_asks(
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a job's stored status says that concerns agents."""
+    """The parts of a job's stored status that concern agents."""
 
     uid: str
     whole: tuple[str | None, str | None, bool]
-    """What holds for all of its pods: cap, scope, and whether a budget is enforced."""
+    """What is the same for all of its pods: cap, scope, and whether a budget is enforced."""
     allowances: Mapping[str, tuple[int, int | None]]
-    """By UID of a pod: joules and seconds."""
+    """By UID of a pod: allowance in joules, and for how many seconds it is valid."""
     final: Mapping[str, tuple[str, int]]
-    """By entry that is final: its node and joules."""
+    """By key of an entry that is final: its node and joules."""
 
     @classmethod
     def of(cls, uid: str, status: GreenTrainingJobStatus) -> Terms:
-        """Those of the job with that UID."""
+        """The terms in the status of the job with this UID."""
         energy, power = status.energy, status.power
         control = energy.control if energy is not None else None
         return cls(
@@ -104,9 +104,9 @@ class Terms:
 
 
 def find_nodes(before: Terms | None, terms: Terms, pods: Mapping[str, str]) -> set[str]:
-    """The nodes that a stored status says something else of than the one before it; `pods`: UID → node, "" for none."""
+    """The nodes for which a stored status has other terms than the previous one; `pods`: UID → node, "" for none."""
     if before is not None and before.uid != terms.uid:
-        before = None  # another job of that name
+        before = None  # another job of the same name
     final = before.final if before is not None else {}
     nodes = {entry[0] for key, entry in terms.final.items() if final.get(key) != entry}
     if before is None or before.whole != terms.whole:

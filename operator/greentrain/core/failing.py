@@ -1,6 +1,6 @@
-"""What follows where passes over a job fail: it is unattended, and after two in a row its status says so.
+"""What follows where passes over a job fail: it is unattended, and after two failures in a row its status reports it.
 
-Agents enforce the budget of an unattended job, which the operator names in its lease.
+The operator names unattended jobs in its Lease, and agents enforce their budgets.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from greentrain.api.reasons import Reason
 from greentrain.core.seen.times import format_time
 
 FAILURES_BEFORE_STALLED = 2
-"""Once is chance, twice is trouble."""
+"""One failure may be chance; after two in a row the job is stalled."""
 
 FAILURES_BETWEEN_WORDS = 20
-"""How many failures in a row after which the condition Stalled is looked at again, in case it could not be stored."""
+"""After so many more failures in a row the condition Stalled is written again, in case it could not be stored."""
 
 
 def is_stalled(failures: int) -> bool:
-    """Whether so many failures in a row are trouble."""
+    """Whether a job with so many failures in a row is stalled."""
     return failures >= FAILURES_BEFORE_STALLED
 
 
 def must_report(failures: int) -> bool:
-    """Whether the condition Stalled is to be stored after so many failures in a row."""
+    """Whether the condition Stalled must be stored after so many failures in a row."""
     return failures == FAILURES_BEFORE_STALLED or (
         is_stalled(failures) and failures % FAILURES_BETWEEN_WORDS == 0
     )
@@ -35,9 +35,9 @@ def must_report(failures: int) -> bool:
 def build_stalled(
     known: Sequence[Mapping[str, Any]], reason: Reason, message: str, *, generation: int, now: datetime
 ) -> dict[str, Any] | None:
-    """The change of a stored status that says that a job is stalled, nothing else; None where it says so already.
+    """The patch of a stored status that reports a job as stalled, and nothing else; None where it does so already.
 
-    `known` are its conditions as they are stored: of a status that cannot be read they stay as they are.
+    `known` are the stored conditions: in a status that cannot be read the other conditions do not change.
     """
     before: Mapping[str, Any] = next((c for c in known if c.get("type") == Type.STALLED), {})
     if (before.get("status"), before.get("reason")) == ("True", str(reason)):

@@ -1,7 +1,7 @@
-"""How large a job may be: what is larger is refused by path at intake, before anything is built from it.
+"""How large a job may be: a larger one is refused, with the path of the field, before anything is built from it.
 
-Work on a job grows with its size and no faster, and what the operator stores of it must fit beside it into etcd
-(1.5 MiB an object, `--max-request-bytes`). `docs/reference/limits.md` has all limits with their reasons.
+The work on a job grows in proportion to its size. Its status must fit into etcd together with it (1.5 MiB an object,
+`--max-request-bytes`). `docs/reference/limits.md` has all limits with their reasons.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ MAX_ANNOTATIONS_BYTES = 256 * KIB
 """Bytes of annotations as JSON; Kubernetes counts their keys and values and allows as many."""
 
 MAX_VALUES = 20_000
-"""Values in a spec: maps, lists and what is in them. A template of 64 KiB full of variables holds 7,000; a text of nothing but
-empty lists holds one in three bytes, and each costs as much as an honest one to keep and to look at."""
+"""Values in a spec: maps, lists and their elements. A template of 64 KiB full of variables has 7,000. A text of nothing but
+empty lists has one in three bytes, and each costs as much memory and time as any other value."""
 
 MAX_METADATA_BYTES = 512 * KIB
-"""Bytes of the metadata as JSON, managedFields too. With the largest spec 1 MiB: a third of an object is left for status."""
+"""Bytes of the metadata as JSON, with managedFields. With the largest spec 1 MiB: a third of an object is left for status."""
 
 MAX_GPUS = 1024
-"""Most GPUs, or parts of one, that one container may ask for; no node has as many."""
+"""Most GPUs, or parts of one, that one container may request; no node has as many."""
 
 TOO_LARGE = "too large"
-"""Stands for what was left out of a spec that has a barrier; valid in no field of a run policy."""
+"""Replaces what was left out of a spec that has a barrier; valid in no field of a run policy."""
 
 RUN_POLICY_FIELDS = frozenset(field.alias or name for name, field in RunPolicy.model_fields.items())
 
@@ -56,13 +56,13 @@ MAX_WORD = 80
 """Longest quotation of a key or a path, in characters."""
 
 SUGGESTIONS = 10
-"""For so many unknown fields a known one is looked for that is spelt alike; of the others it is said how many they are."""
+"""For so many unknown fields a known one of similar spelling is searched; the others are only counted."""
 
 
 def find_barrier(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
-    """Why a job's raw spec is not looked at any further: it holds too many values, is too deep or too large.
+    """Why a job's raw spec is not parsed: it has too many values, or is too deep or too large.
 
-    Takes time in proportion to its size, whatever it holds.
+    The time is in proportion to the spec's size, whatever is in it.
     """
     if _has_more_values(spec, MAX_VALUES):
         text = f"holds more than {MAX_VALUES} values, maps and lists among them; move data into the image, a ConfigMap or a volume"
@@ -74,7 +74,7 @@ def find_barrier(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
 
 
 def keep_least(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What is still asked of a spec that has a barrier: its run policy, and whether there is a checkpoint volume."""
+    """What is still read of a spec that has a barrier: its run policy, and whether there is a checkpoint volume."""
     policy = spec.get("runPolicy")
     if isinstance(policy, Mapping):
         policy = {
@@ -89,7 +89,7 @@ def keep_least(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_excess(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
-    """Templates and volumes that are too large in a raw spec that has no barrier, each or for all pods together."""
+    """Templates and volumes that are too large in a raw spec without a barrier, each or for all pods together."""
     large: list[TemplateProblem] = []
     whole = count = 0
     for path, part, replicas in _parts(spec):
@@ -109,7 +109,7 @@ def find_excess(spec: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
 
 
 def find_metadata_excess(metadata: Mapping[str, Any]) -> tuple[TemplateProblem, ...]:
-    """What is too large in a job's metadata: what is stored beside it would not fit into etcd any more."""
+    """What is too large in a job's metadata: spec and status would not fit into etcd with it."""
     size = count_bytes(metadata.get("annotations") or {})
     if size > MAX_ANNOTATIONS_BYTES:
         return (_too_large("metadata.annotations", size, MAX_ANNOTATIONS_BYTES, "remove what is not needed"),)
@@ -121,7 +121,7 @@ def find_metadata_excess(metadata: Mapping[str, Any]) -> tuple[TemplateProblem, 
 
 
 def count_bytes(node: Any) -> int:
-    """How long it is as JSON without white space, in UTF-8.
+    """The length of a value as JSON without white space, in bytes of UTF-8.
 
     More than any limit, where it is deeper than this interpreter can write.
     """
@@ -133,12 +133,12 @@ def count_bytes(node: Any) -> int:
 
 
 def shorten(word: str, most: int = MAX_WORD) -> str:
-    """A key or a path as it may be quoted."""
+    """A key or a path, cut to the length that may be quoted."""
     return word if len(word) <= most else f"{word[: most - 1]}…"
 
 
 def _parts(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
-    """Path, value and number of pods of each template; of the checkpoint volume too, for no pod of its own."""
+    """Path, value and number of pods of each template, and of the checkpoint volume with 0 pods."""
     roles = spec.get("tfReplicaSpecs")
     for name, role in roles.items() if isinstance(roles, Mapping) else ():
         if isinstance(role, Mapping):
@@ -163,7 +163,7 @@ def _has_more_values(node: Any, most: int) -> bool:
 
 
 def _find_deep(path: str, part: Any, levels: int) -> Iterator[TemplateProblem]:
-    """The first map or list that is deeper than that many levels, the part itself being the first."""
+    """The first map or list that is deeper than this many levels; the part itself is the first level."""
     at = [_items(part)]
     steps: list[object] = []
     while at:
@@ -202,6 +202,6 @@ def _too_large(
 
 
 def _shown(size: int) -> str:
-    """Rounded up, so that what is too large never reads as if it were allowed."""
+    """A size with its unit, rounded up, so that what is too large never looks allowed."""
     unit, name = (MIB, "MiB") if size >= MIB else (KIB, "KiB")
     return f"{-(-size * 10 // unit) / 10:g} {name}"

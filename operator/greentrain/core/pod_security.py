@@ -1,10 +1,10 @@
-"""What a pod template may not ask for: Pod Security's *baseline* level, and what leads to another's rights.
+"""What a pod template may not request: more than Pod Security's *baseline* level, and the rights of other accounts.
 
-Who may create jobs in a namespace would otherwise get, through the operator's own rights, any pod there: one that
+Otherwise a user who may create jobs in a namespace could get any pod there through the operator's own rights. A pod that
 mounts the node's disk or is privileged is root on the node. `BASELINE` is the level's whole list as Kubernetes 1.37.2
 checks it (k8s.io/pod-security-admission, `policy/check_*.go`), described at
-https://kubernetes.io/docs/concepts/security/pod-security-standards/. A label that an administrator puts on a namespace
-opens it there; docs/start/install.md says who that makes an administrator.
+https://kubernetes.io/docs/concepts/security/pod-security-standards/. With a label on a namespace an administrator allows
+more there; docs/start/install.md explains whom that makes an administrator.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle.postS
 
 @dataclass(frozen=True)
 class Rule:
-    """One field of a template, and what may stand there beside nothing."""
+    """One field of a template, and its allowed values; unset is always allowed."""
 
     control: str
-    """What Pod Security's page calls it, or why the field is not for everyone."""
+    """Its name on Pod Security's page, or why the field is restricted."""
     path: str
-    """In a template; `[*]` is each item of a list, `{containers}` each container of every kind."""
+    """The field's path in a template; `[*]` is each item of a list, `{containers}` each container of every kind."""
     allowed: tuple[object, ...] = ()
-    """Values that may stand there."""
+    """Allowed values."""
     prefixes: tuple[str, ...] = ()
-    """Texts that may stand there by how they begin."""
+    """Allowed beginnings of texts."""
     unless: Callable[[Mapping[str, Any]], bool] = lambda _: False
-    """Of a pod spec: whether the rule does not hold for it."""
+    """Whether the rule does not apply to a pod spec."""
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """The path, taken apart once."""
+        """The parts of the path."""
         return tuple(self.path.split("."))
 
     @property
@@ -51,7 +51,7 @@ class Rule:
         return f"write {one_of}{', '.join(named)}, or remove it"
 
     def allows(self, value: object) -> bool:
-        """Whether this value may stand there."""
+        """Whether this value is allowed."""
         if value is None or any(value == a and type(value) is type(a) for a in self.allowed):
             return True
         return isinstance(value, str) and value.startswith(self.prefixes) if self.prefixes else False
@@ -106,7 +106,7 @@ BASELINE = (
     *_contexts("SELinux", "seLinuxOptions.type", SELINUX_TYPES),
     *_contexts("SELinux", "seLinuxOptions.user", ("",)),
     *_contexts("SELinux", "seLinuxOptions.role", ("",)),
-    # In a user namespace of its own a pod may have it, from 1.35 on.
+    # A pod with a user namespace of its own may set any value, from Kubernetes 1.35 on.
     Rule(
         "/proc Mount Type",
         f"spec.{_ANY_CONTAINER}.securityContext.procMount",
@@ -124,22 +124,22 @@ OWN = (
     Rule("another account's rights", "spec.serviceAccount", ("", "default")),
     Rule("a node that the scheduler did not choose", "spec.nodeName", ("",)),
 )
-"""What Pod Security leaves to RBAC, which here sees the operator and not the user."""
+"""What Pod Security leaves to RBAC. Here RBAC checks the operator and not the user."""
 
 SYSTEM_PRIORITY = "system-"
-"""Names of Kubernetes' own priority classes begin so; for pods of these every other pod is removed to make room."""
+"""Prefix of Kubernetes' own priority classes; for their pods every other pod may be preempted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Privilege:
-    """A field that asks for more than baseline."""
+    """A field that requests more than baseline."""
 
     path: str
     message: str
 
 
 def find_privileges(template: Mapping[str, Any], at: str) -> Iterator[Privilege]:
-    """What a pod template asks for beyond baseline, by full path; `at` is the template's own path."""
+    """The fields of a pod template beyond baseline, by full path; `at` is the template's own path."""
     pod_spec = template.get("spec")
     if not isinstance(pod_spec, Mapping):
         return
@@ -156,13 +156,13 @@ def find_privileges(template: Mapping[str, Any], at: str) -> Iterator[Privilege]
 
 
 def find_volume_privileges(volume: Mapping[str, Any], at: str) -> Iterator[Privilege]:
-    """What a volume of its own, which is not in a template, asks for beyond baseline."""
+    """The fields of a volume that is not in a template beyond baseline, by full path; `at` is the volume's own path."""
     for found in find_privileges({"spec": {"volumes": [volume]}}, ""):
         yield Privilege(found.path.replace(".spec.volumes[0]", at, 1), found.message)
 
 
 def asks_for_privileges(spec: Mapping[str, Any]) -> bool:
-    """Whether a job's unparsed spec has a field that asks for more than baseline: only then its namespace matters."""
+    """Whether a job's unparsed spec requests more than baseline: only then its namespace's label matters."""
     roles, checkpoint = spec.get("tfReplicaSpecs"), spec.get("checkpoint")
     for role in roles.values() if isinstance(roles, Mapping) else ():
         template = role.get("template") if isinstance(role, Mapping) else None
@@ -181,7 +181,7 @@ def _find_privilege(path: str, value: object, why: str, remedy: str) -> Privileg
 
 
 def _look_up(node: Any, parts: Sequence[str], path: str) -> Iterator[tuple[str, Any]]:
-    """Every value at a rule's path, with its own path; what is of another shape than Kubernetes' has none."""
+    """Every value at a rule's path, with its own path; none where the shape is not that of Kubernetes' type."""
     if not parts:
         yield path, node
         return
@@ -192,7 +192,7 @@ def _look_up(node: Any, parts: Sequence[str], path: str) -> Iterator[tuple[str, 
         for kind in CONTAINER_KINDS:
             yield from _look_up(node, [f"{kind}[*]", *rest], path)
     elif part.startswith("annotations["):
-        # The key of an annotation holds dots itself: it is the rest of the path.
+        # The key of an annotation may contain dots: it is the rest of the path.
         prefix = ".".join(parts).removeprefix("annotations[").removesuffix("*]")
         found = node.get("annotations")
         for key, value in found.items() if isinstance(found, Mapping) else ():

@@ -1,8 +1,8 @@
-"""The steps of one pass over a job, in the order that makes a kill between any two of them harmless.
+"""The steps of one pass over a job, in an order that makes a kill between any two of them harmless.
 
-A decision that ends or begins an attempt is stored before a pod is deleted or created; everything else can be concluded again
-from what is there. A stop is carried out also where it cannot be stored: what a job uses must not hang on what the API server
-takes. A pass is a sequence of requests: the next one follows from the answer to the last.
+A decision that ends or begins an attempt is stored before a pod is deleted or created; everything else can be decided again
+from the cluster's state. A stop is carried out also where it cannot be stored: a job's energy must not depend on what the
+API server accepts. A pass is a sequence of requests: each one follows from the answer to the previous one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from greentrain.core.storing import Refusal, Storing, is_outrun
 
 @dataclass(frozen=True, slots=True)
 class FindPods:
-    """List the job's pods: whether there are some that no watch has brought yet."""
+    """List the job's pods: there may be some that no watch has reported yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFirst:
-    """Store the status before anything is done."""
+    """Store the status before pods are created or deleted."""
 
     decision: Decision
 
@@ -37,15 +37,15 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class DecideAgain:
-    """Decide by what is there now; no decision where the job is gone."""
+    """Decide again by the present state; no decision where the job is gone."""
 
     obstacles: tuple[Obstacle, ...]
-    """What kept the effects of this pass from being applied."""
+    """Why objects of this pass could not be created."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreRest:
-    """Store the status if it is worth a write by now, and look again when the decision says so."""
+    """Store the status if its write is due, and schedule the next pass as decided."""
 
     decision: Decision
     obstacles: tuple[Obstacle, ...]
@@ -53,7 +53,7 @@ class StoreRest:
 
 @dataclass(frozen=True, slots=True)
 class PassAgain:
-    """Begin another pass at once: this one rests on what is no longer so."""
+    """Begin another pass at once: the snapshot of this one is outdated."""
 
 
 Step: TypeAlias = FindPods | StoreFirst | Apply | DecideAgain | StoreRest | PassAgain
@@ -61,25 +61,25 @@ Step: TypeAlias = FindPods | StoreFirst | Apply | DecideAgain | StoreRest | Pass
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a step; of each step only its own part counts."""
+    """The result of a step; only the fields of that kind of step count."""
 
     found: bool = False
     """Whether `FindPods` has found pods."""
     refusal: Refusal | None = None
-    """Why `StoreFirst` has stored nothing."""
+    """Why `StoreFirst` has stored nothing; None where it has stored the status."""
     changed: bool = False
-    """Whether anything in the cluster is different since `Apply`."""
+    """Whether `Apply` has changed anything in the cluster."""
     obstacles: tuple[Obstacle, ...] = ()
-    """What `Apply` could not make."""
+    """What `Apply` could not create."""
     decision: Decision | None = None
-    """That of `DecideAgain`."""
+    """The decision of `DecideAgain`."""
 
 
 def walk(
     seen: Snapshot, decision: Decision, storing: Storing, *, failing: bool
 ) -> Generator[Step, Answer, None]:
-    """The steps of a pass that saw this and decided that; `failing`: the pass before it failed."""
-    # With the job its end would be gone, where that could not be stored yet.
+    """The steps of a pass with this snapshot and decision; `failing`: the previous pass failed."""
+    # A job whose end is not stored yet is not deleted: the end would be lost.
     if decision.record_first or (decision.delete_job and not storing.is_stored(seen.job)):
         if decision.pods and seen.job.status.attempt_count and (yield FindPods()).found:
             yield PassAgain()
@@ -90,7 +90,7 @@ def walk(
                 storing.keep_unstored(seen.job, decision.status)
                 yield Apply(decision)
             return
-        # Effects belong to the job as it is now stored; a conflict has ended this pass already.
+        # From here the decision is stored; a conflict has ended this pass already.
     outcome = yield Apply(decision)
     if decision.record_first or outcome.changed or outcome.obstacles:
         after = (yield DecideAgain(outcome.obstacles)).decision
@@ -106,8 +106,8 @@ def walk(
 def is_carried_out(decision: Decision, refusal: Refusal, *, failing: bool) -> bool:
     """Whether a decision is carried out although it could not be stored: a stop, where waiting does not help.
 
-    Where the server is only in trouble for a moment the record is tried a second time first. A start is not carried out: its
-    pods would be made again and again.
+    Where the API server may accept it soon, storing is tried a second time first. A start is not carried out: its pods would
+    be created again and again.
     """
     if decision.pods or decision.delete_job:
         return False

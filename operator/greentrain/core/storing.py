@@ -1,7 +1,7 @@
-"""What of a job's status is stored where the API server refuses it, and when it is tried again.
+"""Which part of a job's status is stored where the API server refuses it, and when storing is tried again.
 
-The whole is tried first, then the least of it; where that is refused too, tries are spaced out, and passes go on by what could
-not be stored. It spaces out requests and holds what could not be stored at once: all of it may be lost with the process.
+The whole status is tried first, then the smallest useful part. Where that is refused too, the delay between tries grows, and
+passes use the status that could not be stored. This state is only in memory: all of it may be lost with the process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ LEAST_SECONDS = 60.0
 
 FIRST_STORE_DELAY_SECONDS = 1.0
 LONGEST_STORE_DELAY_SECONDS = 30.0
-"""How long, in seconds, a status that was refused altogether waits for the next try: doubling from the one to the other."""
+"""Longest delay, in seconds, before a fully refused status is tried again; it doubles from `FIRST_STORE_DELAY_SECONDS`."""
 
 
 class Refusal(Protocol):
-    """The API server's answer where it did not do what was asked (`kube.client.ApiError`)."""
+    """The API server's answer where a request failed (`kube.client.ApiError`)."""
 
     @property
     def status(self) -> int:
@@ -32,29 +32,29 @@ class Refusal(Protocol):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may well succeed later."""
+        """Whether the same request may succeed later."""
         ...
 
     @property
     def refuses_content(self) -> bool:
-        """Whether it was what was sent that was refused, and will be each time."""
+        """Whether the content was refused, and will be refused each time."""
         ...
 
 
 def is_outrun(refusal: Refusal) -> bool:
-    """Whether the object is another one by now, or is no more: the next pass sees it, and nothing has failed."""
+    """Whether the object has changed or is gone: the next pass sees that, and nothing has failed."""
     return refusal.status in (404, 409)
 
 
 @dataclass(frozen=True, slots=True)
 class Unstored:
-    """A status that should be stored and is refused: passes go on by it, so that a stop is carried out as a whole."""
+    """A status that was refused: passes use it all the same, so that a stop is carried out as a whole."""
 
     uid: str
-    """Of its job."""
+    """The UID of its job."""
     status: GreenTrainingJobStatus
     stored: GreenTrainingJobStatus
-    """What is stored instead: events and log lines say how that changes, once it can."""
+    """The status that is stored instead: once storing works again, events and log lines report the change from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,60 +63,60 @@ class Write:
 
     status: GreenTrainingJobStatus
     whole: bool
-    """Whether it is all that was decided."""
+    """Whether it is the whole status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What is to be stored after what was decided is done."""
+    """What is stored after the decision was carried out."""
 
     status: GreenTrainingJobStatus
     wait: float | None
-    """In how many seconds it is worth a write; None where it is worth none."""
+    """In how many seconds its write is due; None where none is."""
     whole_in: float | None = None
-    """In how many seconds the whole may be tried again, where this is the least."""
+    """In how many seconds the whole status may be tried again, where this is the smallest part; else None."""
 
 
 @dataclass(slots=True)
 class Storing:
-    """What is remembered of one job's record; times are seconds on the clock that only goes on."""
+    """The state of storing one job's status; times are seconds of a monotonic clock."""
 
     written: float = float("-inf")
-    """When it was stored last."""
+    """When the status was last stored."""
     least_until: float = float("-inf")
-    """Until when only the least of the status is stored."""
+    """Until when only the smallest part of the status is stored."""
     next_store: float = float("-inf")
-    """When the next try is, while nothing of it can be stored."""
+    """When the next try is due, while nothing can be stored."""
     refusal: Refusal | None = None
-    """Why nothing of it can be stored at present."""
+    """Why nothing can be stored at present; None where it can."""
     refusals: int = 0
-    """How often in a row."""
+    """How many refusals in a row."""
     refused_of: tuple[str, int] | None = None
-    """UID and generation of the job that this is about."""
+    """UID and generation of the job that was refused."""
     unstored: Unstored | None = None
 
     def take_up(self, job: Job) -> None:
-        """Where the job was edited, perhaps because its status was refused, the whole is tried again at once."""
+        """After an edit of the job, perhaps because its status was refused, try the whole status again at once."""
         if self.refused_of != (job.uid, job.generation):
             self.refused_of = (job.uid, job.generation)
             self.least_until = self.next_store = float("-inf")
             self.refusals = 0
 
     def keep_unstored(self, job: Job, status: GreenTrainingJobStatus) -> None:
-        """Go on by a status that was refused; `job` is as the pass saw it."""
+        """Use a status that was refused in the next passes; `job` is as this pass saw it."""
         self.unstored = Unstored(job.uid, status, self.find_stored(job))
 
     def find_stored(self, job: Job) -> GreenTrainingJobStatus:
-        """The status that is stored of this job, whichever passes go on by."""
+        """The stored status of this job, whichever status passes use."""
         unstored = self.unstored
         return unstored.stored if unstored is not None and unstored.uid == job.uid else job.status
 
     def is_stored(self, job: Job) -> bool:
-        """Whether the status that passes over this very job go by is the one that is stored."""
+        """Whether passes over this very job (by UID) use the stored status."""
         return self.unstored is None or self.unstored.uid != job.uid
 
     def complete(self, seen: Snapshot) -> Snapshot:
-        """The snapshot with the status that could not be stored, where there is one of this very job."""
+        """The snapshot with the status that could not be stored, where this very job has one."""
         if self.unstored is None or self.unstored.uid != seen.job.uid:
             return seen
         return replace(seen, job=replace(seen.job, status=self.unstored.status))
@@ -124,7 +124,7 @@ class Storing:
     def store(
         self, status: GreenTrainingJobStatus, *, now: float
     ) -> Generator[Write, Refusal | None, GreenTrainingJobStatus | Refusal]:
-        """Store a status: what of it was stored, or why nothing was. Each write is answered by its refusal, None for none."""
+        """Store a status; returns what was stored, or why nothing was. Each write is answered by its refusal, None for none."""
         if self.refusal is not None and now < self.next_store:
             return self.refusal
         if now >= self.least_until:
@@ -152,12 +152,12 @@ class Storing:
     def find_rest(
         self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, *, now: float, measures_every: float
     ) -> Rest:
-        """What of a new status is to be stored now or later, `old` being the one that passes go on by.
+        """What of a new status is stored now or later; `old` is the one that passes use.
 
-        `measures_every` is how often, in seconds, progress and joules alone are worth a write.
+        `measures_every` is how often, in seconds, a status is written if only progress and joules changed.
         """
         if self.unstored is not None:
-            return Rest(new, 0.0)  # what is stored is older than what passes go on by
+            return Rest(new, 0.0)  # the stored status is older than the one that passes use
         whole_in = None
         if now < self.least_until:
             new, whole_in = reduce_to_least(new), self.least_until - now

@@ -1,1 +1,1 @@
-"""What a job has used and emitted, and how its budgets stand."""
+"""What a job has used and emitted, and the state of its budgets."""

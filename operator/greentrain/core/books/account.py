@@ -1,4 +1,4 @@
-"""What a job's energy and emissions are counted by in one pass: the snapshot, the limits in force, and the attempt."""
+"""What one pass counts a job's energy and emissions from: the snapshot, the limits in force, and the attempt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOPPED_FOR_BUDGET = frozenset({Reason.BUDGET_EXHAUSTED, Reason.READINGS_STOPPED
 
 
 class Stage(Enum):
-    """Where a job stands, as far as a budget is concerned."""
+    """The state of a job, as far as a budget is concerned."""
 
     RUNNING = "running"
     BETWEEN_ATTEMPTS = "between attempts"
@@ -28,7 +28,7 @@ class Stage(Enum):
 
 
 def pue_of(spec: EmissionsSpec, intensities: Intensities | None) -> Thousandths:
-    """The PUE an attempt that starts now is counted with; 1.0 where nothing says it."""
+    """The PUE that an attempt which starts now is counted with; 1.0 where none is set."""
     if spec.pue is not None:
         return parse_pue(spec.pue)
     return (intensities.pue if intensities is not None else None) or THOUSANDTHS
@@ -36,33 +36,33 @@ def pue_of(spec: EmissionsSpec, intensities: Intensities | None) -> Thousandths:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What calculators take of a pass."""
+    """What the calculations of a pass are given."""
 
     seen: Snapshot
     spec: BudgetSpec
     """What the job may use and emit, and how that is counted."""
     attempt: AttemptStatus | None
-    """The one under way, as this pass has it; None between attempts."""
+    """The attempt under way, as this pass has it; None between attempts."""
     now: datetime
 
     @property
     def stored(self) -> EnergyStatus | None:
-        """The energy as the job's status holds it."""
+        """The energy in the job's stored status."""
         return self.seen.job.status.energy
 
     @property
     def stored_emissions(self) -> EmissionsStatus | None:
-        """The emissions as the job's status holds them."""
+        """The emissions in the job's stored status."""
         return self.seen.job.status.emissions
 
     @property
     def reports(self) -> tuple[NodeReport, ...]:
-        """What nodes have reported of the job."""
+        """What nodes have reported about the job."""
         return self.seen.reports
 
     @property
     def intensities(self) -> Intensities | None:
-        """What emissions are counted with; None where nothing is set up for it."""
+        """What emissions are counted with; None where no source is configured."""
         return self.seen.intensities
 
     @property
@@ -72,14 +72,14 @@ class Account:
 
     @property
     def stage(self) -> Stage:
-        """Where the job stands."""
+        """The state of the job."""
         if self.over:
             return Stage.OVER
         return Stage.BETWEEN_ATTEMPTS if self.attempt is None else Stage.RUNNING
 
     @property
     def attempts(self) -> tuple[AttemptStatus, ...]:
-        """All that are recorded, with the one under way as this pass has it."""
+        """All recorded attempts, with the one under way as this pass has it."""
         known = self.seen.job.status.attempts
         if self.attempt is None:
             return known
@@ -87,7 +87,7 @@ class Account:
 
     @property
     def last(self) -> AttemptStatus | None:
-        """The attempt under way, else the last one that is recorded."""
+        """The attempt under way, else the last recorded one."""
         return self.attempt or next(reversed(self.seen.job.status.attempts), None)
 
     @property
@@ -102,11 +102,11 @@ class Account:
 
     @property
     def default_pue(self) -> Thousandths:
-        """The PUE an attempt that starts now is counted with, in thousandths; 1.0 where nothing says it."""
+        """The PUE that an attempt which starts now is counted with, in thousandths; 1.0 where none is set."""
         return pue_of(self.spec.emissions, self.intensities)
 
     @property
     def pue(self) -> Thousandths:
-        """The PUE of the attempt under way, in thousandths, else that of one that starts now."""
+        """The PUE of the attempt under way, in thousandths; without one, that of an attempt which starts now."""
         known = self.attempt.pue_thousandths if self.attempt is not None else None
         return typed(Thousandths, known) or self.default_pue

@@ -1,4 +1,4 @@
-"""What each pod may use on its node, so that a budget holds without the operator."""
+"""What each pod may use on its node, so that agents can enforce a budget without the operator."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from greentrain.core.seen.pods import Pod
 from greentrain.quantities import Intensity, Joules, Micrograms, Thousandths
 
 UNFAIR_SHARE = 4
-"""Allowances are divided anew when some pod has less left than its part of what remains by a quarter (1/4)."""
+"""Allowances are divided again when what a pod has left is less than its share of the rest by more than a quarter (1/4)."""
 
 
 VALID_SECONDS = (60, 300, 900, ALLOWANCE_SECONDS)
 """For how many seconds allowances of a budget of emissions may be valid without the operator. The longest is how far ahead the
-grid's intensity is looked up; the shortest is twice the silence after which agents act."""
+grid's intensity is read; the shortest is twice the silence after which agents act."""
 
 
 KEPT_PART = 4
@@ -37,20 +37,20 @@ NOTHING = Micrograms(0)
 
 @dataclass(frozen=True, slots=True)
 class AllowedPod:
-    """A pod that has not ended, and what is known of its energy."""
+    """A pod that has not ended, and what is known about its energy."""
 
     uid: str
     used: int
     weight: int
-    """Its part of what remains: the GPUs it asks for."""
+    """Its share of the rest: the GPUs that it requests."""
     echo: int | None = None
-    """The allowance its agent goes by, as it reported last."""
+    """The allowance that its agent enforces, as last reported."""
 
 
 def find_allowed_pods(
     pods: Iterable[Pod], energy: EnergyStatus | None, reports: Iterable[NodeReport], scope: Scope
 ) -> tuple[AllowedPod, ...]:
-    """The pods an allowance is for."""
+    """The pods that get an allowance."""
     used: dict[str, int] = {}
     for entry in energy.pods if energy is not None else ():
         used[entry.uid] = used.get(entry.uid, 0) + entry.counted(scope)
@@ -62,11 +62,11 @@ def find_allowed_pods(
 def divide(
     room: int, pods_allowed: Sequence[AllowedPod], known: Sequence[PodAllowance], *, slack: int = 0
 ) -> tuple[PodAllowance, ...]:
-    """What each pod may use, so that together they cannot exceed `room`, whatever their agents have read of it.
+    """What each pod may use, so that together they cannot exceed `room`, whichever allowances their agents have read.
 
-    `room` is what the holders may use in all, what they have used already included. An allowance is taken away at once and
-    given only when those who lost theirs have reported that they know: what their agents may still hold counts until then.
-    Where room shrinks with time, those that were given stay as long as they exceed it by no more than `slack`.
+    `room` is what all these pods may use in total, including what they have used already. An allowance is lowered at once.
+    Until its agent reports the lower one, the higher one counts; only then is the difference given to other pods.
+    Where `room` shrinks with time, allowances stay as long as they exceed it by no more than `slack`.
     """
     echoes = {h.uid: h.echo for h in pods_allowed}
     before = {a.uid: _acknowledged(a, echoes[a.uid]) for a in known if a.uid in echoes}
@@ -92,7 +92,7 @@ def _acknowledged(known: PodAllowance, echo: int | None) -> PodAllowance:
 
 
 def _fair(remaining: int, pods_allowed: Sequence[AllowedPod]) -> dict[str, int]:
-    """What each would be allowed in all if what remains were divided by weight now."""
+    """What each pod would be allowed in total if the rest were divided by weight now."""
     whole = sum(h.weight for h in pods_allowed)
     return {h.uid: h.used + remaining * h.weight // whole for h in pods_allowed}
 
@@ -100,7 +100,7 @@ def _fair(remaining: int, pods_allowed: Sequence[AllowedPod]) -> dict[str, int]:
 def _is_fair(
     before: Mapping[str, PodAllowance], fair: Mapping[str, int], pods_allowed: Sequence[AllowedPod], room: int
 ) -> bool:
-    """Whether the allowances may stay: every pod has one, they fit, and none is much shorter than its part."""
+    """Whether the allowances may stay: every pod has one, they fit, and none is much lower than its share."""
     if before.keys() != fair.keys() or sum(a.granted_joules for a in before.values()) > max(room, 0):
         return False
     return all(
@@ -109,7 +109,7 @@ def _is_fair(
 
 
 def _lowered(known: PodAllowance | None, uid: str, fair: int) -> PodAllowance:
-    """A pod's allowance, less at once where it has more than its part; granted until its agent has reported it."""
+    """A pod's allowance, lowered at once where it exceeds its share; the old one counts until its agent reports the new."""
     if known is None:
         return PodAllowance(uid=uid, joules=0)
     if known.joules <= fair:
@@ -126,9 +126,9 @@ def allow(
     budget: LineStatus | None,
     highest: Intensity | None,
 ) -> tuple[PodAllowance, ...]:
-    """Allowances of the pods; as they are while the job is being stopped, none where nothing would stop it.
+    """Allowances of the pods: unchanged while the job is being stopped, none where no budget stops it.
 
-    `budget` is that of energy, and `highest` the highest intensity (mg/kWh) of the hour to come, where there is one.
+    `budget` is the budget of energy, `highest` the highest intensity (mg/kWh) of the next hour; None where there is none.
     """
     seen, spec, energy = account.seen, account.spec, books.energy
     if energy is None or not spec.is_enforced:
@@ -142,7 +142,7 @@ def allow(
     counted: dict[str, int] = {}
     for entry in energy.pods:
         counted[entry.uid] = counted.get(entry.uid, 0) + entry.counted(scope)
-    # Of a pod that has ended the last word may not be in: it may have used all it was allowed, or what it is charged.
+    # The final report of a pod that has ended may be missing: it may have used its whole allowance, or what it is charged.
     waiting = {c.uid: c.joules for c in charges.pods if c.uid not in living}
     ended = tuple(a for a in known if a.uid in waiting)
     granted = {a.uid: a.granted_joules - counted.get(a.uid, 0) for a in ended}
@@ -154,10 +154,10 @@ def allow(
     if spec.emissions.is_enforced and books.emissions is not None and highest:
         gpus = sum(p.gpus for p in seen.pods if p.uid in living)
         embodied = partial(embodied_of, books.emissions, seen.intensities, seen.fleet.models)
-        # What nodes have reported is so old at most, and as much later it is looked at again.
+        # What nodes have reported is at most so old, and the next pass comes at most so much later.
         late = overdue_seconds(seen.fleet.report_seconds)
         seconds = _valid_seconds(books.emissions, known, lambda s: embodied(gpus * (2 * s + late)))
-        # Twice as long as they hold, so that they need not be lowered with every second of GPU time.
+        # Twice as long as they are valid, so that they need not be lowered with every second of GPU time.
         least, most = (
             energy.used_joules
             + joules_left(books.emissions, highest, account.pue, embodied(gpus * (time + late)))
@@ -176,10 +176,11 @@ def allow(
 def _valid_seconds(
     emissions: EmissionsStatus, known: Iterable[PodAllowance], keep: Callable[[int], int]
 ) -> int:
-    """For how many seconds allowances of a budget of emissions are valid without the operator; `keep`: micrograms reserved for a time.
+    """For how many seconds allowances of a budget of emissions are valid without the operator.
 
-    At most as long as the grid's intensity is looked up ahead, and only as long as the embodied emissions of that time take no more
-    than a quarter of what is left. Never less than before: agents may not have read a shorter time yet.
+    `keep` gives the micrograms that are reserved for so many seconds. At most as long as the grid's intensity is read ahead,
+    and only as long as the embodied emissions of that time take at most a quarter of what is left. Never shorter than
+    before: agents may not have read a shorter time yet.
     """
     left = _micrograms_left(emissions)
     found = max(s for s in VALID_SECONDS if s == VALID_SECONDS[0] or keep(s) * KEPT_PART <= left)
@@ -189,7 +190,7 @@ def _valid_seconds(
 def joules_left(
     emissions: EmissionsStatus, highest: Intensity, pue: Thousandths, kept: Micrograms = NOTHING
 ) -> Joules:
-    """Joules that a budget of emissions still allows at the highest intensity, so many micrograms being kept free.
+    """Joules that a budget of emissions still allows at the highest intensity, with `kept` micrograms reserved.
 
     Raises:
         ValueError: these emissions have no budget.
@@ -198,7 +199,7 @@ def joules_left(
 
 
 def _micrograms_left(emissions: EmissionsStatus) -> Micrograms:
-    """What a budget of emissions still allows; less than nothing where it is exceeded."""
+    """Micrograms that a budget of emissions still allows; negative where it is exceeded."""
     if emissions.budget is None:
         raise ValueError(
             "status.emissions has no budget, of which something could be left: see spec.emissions.budget"

@@ -1,4 +1,4 @@
-"""What one pass knows of a job's energy and emissions, and of its budgets."""
+"""What one pass knows about a job's energy, its emissions and its budgets."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from greentrain.core.seen.pods import Pod
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What one pass knows of a job's energy and emissions, and of its budgets."""
+    """What one pass knows about a job's energy, its emissions and its budgets."""
 
     energy: EnergyStatus | None = None
     emissions: EmissionsStatus | None = None
     growth: Mapping[int, int] = field(default_factory=dict)
     """By how many joules each attempt's energy has grown since the status was stored."""
     budgets: tuple[BudgetState, ...] = ()
-    """How each budget stands."""
+    """The state of each budget."""
     on_unknown: OnUnknown = OnUnknown.CONTINUE
     unread: tuple[Pod, ...] = ()
-    """Running pods of which nothing was heard for so long that their energy is unknown."""
+    """Running pods without a report for so long that their energy is unknown."""
     waiting_for: tuple[str, ...] = ()
-    """Nodes whose silence stopped the job and that are silent still."""
+    """Nodes whose silence stopped the job and that are still silent."""
     look_again: datetime | None = None
-    """When a report is overdue, or its charge has grown."""
+    """When the next pass is due: a report is then overdue, or its charge has grown."""
     unpriced: str = ""
-    """Why a budget of emissions cannot be weighed: there is no intensity now. Empty where it can."""
+    """Why a budget of emissions cannot be checked: there is no intensity now. Empty where it can be."""
 
     @property
     def exhausted(self) -> tuple[BudgetState, ...]:
-        """The budgets that are spent, what stops a job hardest first."""
+        """The budgets that are spent, those with the strictest action first."""
         exhausted = (s for s in self.budgets if s.exhausted)
         return tuple(sorted(exhausted, key=lambda s: (s.action.fails, s.action.stops), reverse=True))
 
     @property
     def stopping(self) -> BudgetState | None:
-        """The budget for which the job may not run: of several, what stops it hardest."""
+        """The budget for which the job may not run: of several, the one with the strictest action."""
         return next((s for s in self.exhausted if s.stops), None)
 
     @property

@@ -1,8 +1,9 @@
-"""What is charged for pods of which no reading comes: the power limits of their GPUs over the time of which nothing is known.
+"""What is charged for pods without readings: the power limits of their GPUs × the time of which nothing is known.
 
-A charge is kept for every pod with GPUs from its start until its last word is in, and is nothing as long as its node reports
-in time. It grows from the moment a report is overdue; once the pod has ended it is for all the time since its last reading,
-because no report will come in between. The next reading settles it. Where the last word is lost it stays for good.
+Every pod with GPUs has a charge from its start until its final report has arrived. The charge is 0 as long as its node
+reports in time. It grows from the moment a report is overdue. Once the pod has ended, the charge is for all the time since
+its last reading, because no report will come in between. The next reading settles it. Where the final report is lost, the
+charge is permanent.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from greentrain.core.seen.times import format_time, parse_time
 from greentrain.quantities import Joules, Milliwatts, energy_of
 
 DEFAULT_REPORT_SECONDS = 30
-"""How often agents report where they have not said so."""
+"""How often agents report, where they have not reported their interval."""
 
 SURE_AFTER = timedelta(seconds=60)
-"""A node that reports so long after a pod's end without a word of it never knew it: an agent reports an end within seconds."""
+"""A node that reports so long after a pod's end, but not the pod, never knew it: agents report an end within seconds."""
 
 SKEW = timedelta(seconds=5)
-"""By how much a node's clock may be behind the operator's; clusters keep theirs closer."""
+"""By how much a node's clock may be behind the operator's; the clocks of a cluster are usually closer."""
 
 
 def overdue_seconds(report_seconds: int | None) -> int:
-    """After how long a report is overdue: the interval, its jitter of a tenth, and the way through the API server.
+    """After how many seconds a report is overdue: the interval, its jitter of a tenth, and 1 s for the API server.
 
-    Never later than the node counts as silent, whatever interval it reports: from then on each GPU is charged at its limit.
+    Never later than when the node counts as silent, whatever interval it reports. From then on each GPU is charged at its
+    limit.
     """
     return min(ceil(1.1 * (report_seconds or DEFAULT_REPORT_SECONDS)) + 1, SILENT_AFTER.seconds)
 
@@ -45,11 +47,11 @@ class Charges:
 
     pods: tuple[PodCharge, ...] = ()
     lost_joules: Joules = Joules(0)
-    """Of pods whose last word was lost."""
+    """For pods whose final report was lost."""
     unread: tuple[Pod, ...] = ()
-    """Running pods of which nothing was heard for so long that their energy is unknown."""
+    """Running pods without a report for so long that their energy is unknown."""
     due: datetime | None = None
-    """When the next report is overdue, where none is yet."""
+    """When the next report will be overdue; None where none will."""
     growing: bool = False
     """Whether what is charged grows with time."""
 
@@ -60,9 +62,9 @@ class Charges:
 
 
 def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
-    """The charges after what nodes have reported; `energy` is the job's after the fold.
+    """The charges with what nodes have reported; `energy` is the job's energy after the fold.
 
-    A pod that was never seen running, and of which no node has reported, is charged nothing.
+    A pod that was never seen running, and that no node has reported, is charged nothing.
     """
     stored, now = account.stored, account.now
     control = (stored.control if stored is not None else None) or ControlStatus()
@@ -71,7 +73,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     fallback = account.seen.fleet.limit_milliwatts
     limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
     by_node = {r.node: r for r in account.reports}
-    # Its node's agent may know that a pod runs before the kubelet could say so.
+    # The node's agent may report that a pod runs before the kubelet does.
     reported = {p.uid: p.node for p in energy.pods if not p.final}
     pods = account.seen.pods
     there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in reported)}
@@ -102,7 +104,7 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             continue
         running = pod if pod is not None and not pod.ended else None
         gone = None if running is not None else parse_time(charge.gone) or _ended(pod, now)
-        # A node's clock must not put off what is charged.
+        # A wrong clock of a node must not delay the charge.
         since = min(_moment(charge.since, now), now)
         reading = _find_reading(uid, report)
         since = max(since, min(reading.seen, gone or now)) if reading.seen is not None else since
@@ -127,14 +129,14 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
 
 
 def _ended(pod: Pod | None, now: datetime) -> datetime:
-    """When a pod ended at the latest, by the operator's clock; the next whole second, for so it is stored."""
+    """The latest time at which a pod can have ended, by the operator's clock, rounded up: whole seconds are stored."""
     latest = now if pod is None or pod.finished is None else min(now, pod.finished + SKEW)
     whole = latest.replace(microsecond=0)
     return whole if whole == latest else whole + timedelta(seconds=1)
 
 
 def _final_reports(energy: EnergyStatus | None) -> frozenset[str]:
-    """UIDs of pods whose last word is in: all entries of each."""
+    """UIDs of pods whose final report has arrived, for all their entries."""
     entries = energy.pods if energy is not None else ()
     waiting = {p.uid for p in entries if not p.final}
     return frozenset(p.uid for p in entries if p.final and p.uid not in waiting)
@@ -148,9 +150,9 @@ def _is_lost(
     *,
     now: datetime,
 ) -> bool:
-    """Whether the last word of a pod will never come: its agent let go of it without, or never knew it.
+    """Whether a pod's final report will never arrive: its agent dropped the pod without one, or never knew it.
 
-    The sets are the UIDs of which there are readings, in the status as it is stored and after the fold.
+    The sets are the UIDs of pods with readings, in the stored status and after the fold.
     """
     if charge.uid in listed:
         return False
@@ -175,13 +177,13 @@ def _overdue(since: datetime, report: NodeReport | None) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """When a pod was read last, by the operator's clock; nothing where its node does not report it."""
+    """When a pod was last read, by the operator's clock; empty where its node does not report it."""
 
     entry: PodEnergy | None = None
     seen: datetime | None = None
-    """By when the report was made, where that is known."""
+    """By when the report was made; None where that is not known."""
     reported: datetime | None = None
-    """By when it came."""
+    """By when the report arrived."""
 
 
 _NOT_READ = _Reading()

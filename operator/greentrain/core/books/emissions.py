@@ -1,10 +1,10 @@
-"""A job's emissions from what its nodes reported: energy × PUE × intensity at that time, and the share of making its GPUs.
+"""A job's emissions from what its nodes reported: energy × PUE × intensity at that time, and its GPUs' embodied emissions.
 
 Nodes report energy by quarter of an hour, for four days, so an operator that was away for hours loses nothing. A quarter is
-priced once it is over and nothing can be added to it, and stays as it was priced then, whatever a source says later; what
-is not over yet is priced anew at each look. Energy for which there is no intensity of the job's basis is reported as such.
+priced once, when it is over and nothing can be added to it. That price is final, whatever a source reports later. What is
+not over yet is priced again in each pass. Energy without an intensity of the job's basis is reported as such.
 
-The highest intensity seen stands in for values that are missing where a budget is weighed: nowhere else.
+Only where a budget is checked, the highest intensity seen is used for missing values.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from greentrain.quantities import (
 )
 
 WAIT_FOR_INTENSITY = timedelta(days=1)
-"""How long a quarter of an hour waits for a source that has no value for it yet, or only a forecast; nodes report it for four
+"""How long a quarter of an hour waits for a source that has no value for it yet, or only a forecast. Nodes report it for four
 days."""
 
 NO_ZONE = (
@@ -58,21 +58,21 @@ NO_ZONE = (
 
 
 def includes_embodied(spec: EmissionsSpec, carbon: Intensities) -> bool:
-    """Whether the embodied share counts: as the job says, else as the cluster does."""
+    """Whether the embodied share counts: by the job's setting, else by the cluster's."""
     return carbon.include_embodied if spec.include_embodied is None else spec.include_embodied
 
 
 def begin_emissions(spec: EmissionsSpec, carbon: Intensities) -> EmissionsStatus:
-    """The emissions of a job of which nothing was counted yet."""
+    """The emissions of a job before anything was counted."""
     return EmissionsStatus(basis=spec.basis or carbon.basis, include_embodied=includes_embodied(spec, carbon))
 
 
 def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) -> str | None:
-    """What is wrong with `spec.emissions.zone`, in words; `spec` is unparsed."""
+    """What is wrong with `spec.emissions.zone`, as a message; `spec` is unparsed."""
     section = spec.get("emissions")
     zone = section.get("zone") if isinstance(section, Mapping) else None
     if carbon is None or not isinstance(zone, str) or len(zone) > MAX_ZONE_LENGTH or carbon.is_known(zone):
-        return None  # one that is too long is refused as such
+        return None  # a zone that is too long is refused for its length
     near = carbon.suggest(zone)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return f"'{zone}' is not valid: no source has values for it{hint} (docs/tasks/emissions.md says how to bring one)"
@@ -80,14 +80,14 @@ def find_zone_problem(spec: Mapping[str, object], carbon: Intensities | None) ->
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A job's emissions, and its energy with what of it has been priced for good."""
+    """A job's emissions, and its energy with the part that has its final price."""
 
     emissions: EmissionsStatus | None
     energy: EnergyStatus | None
 
 
 def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
-    """The job's emissions after what nodes have reported; `energy` is the job's after the fold."""
+    """The job's emissions with what nodes have reported; `energy` is the job's energy after the fold."""
     stored, old = account.stored, account.stored_emissions
     carbon, spec = account.intensities, account.spec.emissions
     if carbon is None or (energy is None and old is None) or (old is not None and old.final):
@@ -124,7 +124,7 @@ def count_emissions(account: Account, energy: EnergyStatus | None) -> Counted:
             at = _lookup(carbon, zone, basis)
             lookups[zone] = (at, at(account.now.timestamp()))
         at, value_now = lookups[zone]
-        # What it was priced with is asked for again: a source may have other values now.
+        # The intensities that it was priced with are read again: a source may have other values now.
         found = report.kept.get(
             ("priced", zone, basis),
             pod.key,
@@ -176,7 +176,7 @@ def _lookup(carbon: Intensities, zone: str | None, basis: Basis) -> Lookup:
 
 @dataclass(slots=True)
 class _Fixed:
-    """The sums that nothing changes any more, as they grow in one look."""
+    """The final sums, as they grow in one pass."""
 
     priced: Priced
     embodied: _Embodied
@@ -198,7 +198,7 @@ class _Fixed:
 
 @dataclass(frozen=True, slots=True)
 class _Embodied:
-    """Micrograms by the typical, lowest and highest figures, and seconds on GPUs of which there is none."""
+    """Micrograms by the typical, lowest and highest figures, and seconds on GPUs without a figure."""
 
     typical: int = 0
     low: int = 0
@@ -215,7 +215,7 @@ class _Embodied:
 
 
 def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
-    """The share of making GPUs of these models that falls to so many seconds each."""
+    """The embodied emissions of these times: GPU model and seconds each."""
     seconds: dict[str, int] = {}
     for model, amount in times:
         seconds[model] = seconds.get(model, 0) + amount
@@ -236,9 +236,9 @@ def _embody(times: Iterable[tuple[str, int]], carbon: Intensities) -> _Embodied:
 def embodied_of(
     emissions: EmissionsStatus, carbon: Intensities | None, models: Iterable[str], gpu_seconds: int
 ) -> Micrograms:
-    """The embodied share of so many GPU-seconds to come, by the dearest of these GPU models.
+    """The embodied share of so many future GPU-seconds, by the GPU model with the highest figure.
 
-    0 where the share does not count, or no model has a figure: what is counted later then has none either.
+    0 where the share does not count, or where no model has a figure: then none will be counted later either.
     """
     if carbon is None or not emissions.include_embodied:
         return Micrograms(0)
@@ -250,7 +250,7 @@ def embodied_of(
 def _fix_gone(
     fixed: _Fixed, stored: EnergyStatus | None, energy: EnergyStatus | None, scope: Scope, carbon: Intensities
 ) -> None:
-    """What is known of pods that the fold has just taken off the list: no report will say when the rest was used."""
+    """Fix the sums of pods that the fold has just removed from the list: no report will show when the rest was used."""
     there = {p.key for p in energy.pods} if energy is not None else set()
     for pod in stored.pods if stored is not None else ():
         if pod.key in there:
@@ -266,23 +266,23 @@ class _PricedPod:
     """A pod's energy as it is priced at this moment."""
 
     pod: PodEnergyStatus
-    """With what is priced for good by now."""
+    """With the part that has its final price by now."""
     fixed: tuple[Priced, ...]
-    """What has come to that."""
+    """The final prices that were added."""
     rest: Priced
     asked: tuple[tuple[float, Intensity | Absent], ...]
-    """The moments the grid was asked about, and what it answered."""
+    """The moments for which the intensity was read, and its value."""
 
 
 def _is_same(at: Lookup) -> Callable[[_PricedPod], bool]:
-    """Whether the grid answers what a pod was priced with."""
+    """Whether the intensities that a pod was priced with are still the same."""
     return lambda found: all(at(moment) == held for moment, held in found.asked)
 
 
 def _price_pod(
     pod: PodEnergyStatus, entry: PodEnergy, scope: Scope, pue: Thousandths, *, at: Lookup
 ) -> _PricedPod:
-    """What of a pod's energy is priced for good by now, and the rest as it is priced at this moment."""
+    """The part of a pod's energy that has its final price by now, and the present price of the rest."""
     asked: dict[float, Intensity | Absent] = {}
 
     def ask(moment: float) -> Intensity | Absent:
@@ -298,7 +298,7 @@ def _price_pod(
         if not entry.closed and end > last:
             break
         priced = price((bucket,), pue, ask)
-        # A forecast prices what is not over yet; for good only the value that was observed does, while it may still come.
+        # A forecast is not the final price while an observed value may still come.
         waits = (priced.without_joules or priced.forecast_joules) and not entry.closed
         if waits and last - end < WAIT_FOR_INTENSITY.total_seconds():
             break
@@ -323,7 +323,7 @@ def _price_pod(
 
 
 def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: Thousandths, at: Lookup, last: float) -> Priced:
-    """Energy that is in no bucket that is left: older than these, or known from a journal that was lost since."""
+    """Energy that is in no reported bucket: it is older, or known from a journal that was lost since."""
     if odd <= 0:
         return Priced()
     earlier = entry.buckets.earlier_joules
@@ -342,14 +342,14 @@ def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: Thousandths, at: L
 def _buckets(entry: PodEnergy, scope: Scope, until: float) -> Iterator[Bucket]:
     """What the pod used by quarter of an hour, each cut to the time between its first and its last reading.
 
-    Quarters that are over well before `until` are left out: of four days there are 384, and all but the last are priced.
+    Quarters that are over well before `until` are left out: four days have 384, and all but the last have their price.
     """
     start = _moment(entry.buckets.start)
     if start == -inf:
         return
     first, last = _moment(entry.first_reading), _moment(entry.last_reading)
     host = entry.buckets.host_joules
-    # A bucket that is cut begins up to a quarter of an hour later than its place says.
+    # A bucket that is cut begins up to a quarter of an hour later than its index shows.
     first_place = 0 if until == -inf else max(0, int((until - start) // BUCKET_SECONDS) - 2)
     for i in range(first_place, len(entry.buckets.joules)):
         joules, begin = entry.buckets.joules[i], start + i * BUCKET_SECONDS
@@ -445,12 +445,12 @@ def _percent(part: int, whole: int) -> int:
 
 
 def emissions_of(joules: Joules, pue: Thousandths, milligrams: quantities.Intensity) -> Micrograms:
-    """What so much energy emits at a PUE and an intensity (mg/kWh), rounded up."""
+    """What so much energy emits at this PUE and this intensity (mg/kWh), rounded up."""
     return Micrograms(ceil(emit(joules * milligrams, pue)))
 
 
 def find_highest(account: Account, basis: Basis, *, seconds: int) -> quantities.Intensity | None:
-    """The highest intensity from now on for so long, where a source has one (mg/kWh); None where none does.
+    """The highest intensity of the next `seconds` (mg/kWh); None where no source has one.
 
     Never further ahead than an hour (`LOOK_AHEAD_SECONDS`).
     """
@@ -467,7 +467,7 @@ def find_highest(account: Account, basis: Basis, *, seconds: int) -> quantities.
 
 
 def find_absence(account: Account, basis: Basis) -> str:
-    """Why there is no intensity now, in words; empty where there is one."""
+    """Why there is no intensity now, as a message; empty where there is one."""
     carbon = account.intensities
     if carbon is None:
         return ""
@@ -477,7 +477,7 @@ def find_absence(account: Account, basis: Basis) -> str:
 
 
 def _zones(account: Account, carbon: Intensities) -> set[str | None]:
-    """The zones a job's energy comes from now; before it has any, the cluster's own."""
+    """The grid zones that a job's energy comes from now; before it has any, the cluster's own."""
     own = account.spec.emissions.zone
     zones = {own or carbon.zone_of(r.region, r.zone) for r in account.reports}
     return zones or {own or carbon.zone_of("", "")}

@@ -1,4 +1,4 @@
-"""What a job may use and emit as it was admitted last: an edit that is refused changes nothing."""
+"""What a job may use and emit, as last admitted: a refused edit changes nothing."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class BudgetSpec:
 
     @property
     def has_budget(self) -> bool:
-        """Whether anything is limited."""
+        """Whether there is a budget."""
         return self.energy.budget is not None or self.emissions.budget is not None
 
     @property
     def is_enforced(self) -> bool:
-        """Whether something is limited that stops the job."""
+        """Whether there is a budget that stops the job."""
         return self.energy.is_enforced or self.emissions.is_enforced
 
 
 def spec_in_force(status: GreenTrainingJobStatus) -> BudgetSpec:
-    """`spec.energy` and `spec.emissions` as they were admitted last: an edit that is refused changes nothing."""
+    """`spec.energy` and `spec.emissions` as last admitted: a refused edit changes nothing."""
     admitted, counted = status.admitted or AdmittedSections(), status.emissions
     emissions = admitted.emissions
     if counted is not None:
-        # What the spec leaves to the administrator stays as it was counted: a later default changes no sum that is made.
+        # Where the spec leaves a setting to the administrator, the stored one stays: a later default must not change past sums.
         as_counted = {
             "basis": counted.basis,
             "include_embodied": counted.include_embodied,

@@ -1,4 +1,4 @@
-"""Folds what nodes report into a job's energy and emissions, and weighs its budgets."""
+"""Adds what nodes report to a job's energy and emissions, and checks its budgets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from greentrain.quantities import Intensity
 
 
 def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
-    """Power that these pods draw together, in milliwatts, as their nodes reported last; None where none did."""
+    """Power that these pods draw together, in milliwatts, as last reported; None where no node reported it."""
     uids = {p.uid for p in pods if not p.ended}
     reported = [e.draw_milliwatts for r in reports for e in r.pods if e.uid in uids and not e.closed]
     known = [draw for draw in reported if draw is not None]
@@ -38,11 +38,11 @@ def draw_of(pods: Iterable[Pod], reports: Iterable[NodeReport]) -> int | None:
 
 
 WEIGH_AGAIN = timedelta(seconds=2)
-"""How often a budget is weighed while a report is overdue and its charge grows."""
+"""How often a budget is checked while a report is overdue and its charge grows."""
 
 
 def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, *, now: datetime) -> Books:
-    """Fold what nodes report into the job's energy and emissions and weigh them; `attempt` is the one under way, if any."""
+    """Add what nodes report to the job's energy and emissions, and check its budgets; `attempt`: the one under way, if any."""
     account = Account(seen, spec, attempt, now)
     energy, growth = fold(account)
     charges = Charges()
@@ -62,7 +62,7 @@ def keep_books(seen: Snapshot, spec: BudgetSpec, attempt: AttemptStatus | None, 
 def _weigh(
     account: Account, energy: EnergyStatus | None, emissions: EmissionsStatus | None, charges: Charges
 ) -> Books:
-    """How the budgets stand, and what follows for the pods."""
+    """The state of the budgets, and what follows for the pods."""
     spec = account.spec
     budgets: list[BudgetState] = []
 
@@ -105,9 +105,9 @@ def _weigh(
 
 
 def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
-    """Nodes whose silence stopped the job and that are silent still."""
+    """Nodes whose silence stopped the job and that are still silent."""
     before = energy.control
-    # A running attempt waits for no node: what of it is unread is known by itself.
+    # A running attempt waits for no node: `unread` has its silent pods.
     waits = account.stage is not Stage.RUNNING or account.stopping
     if before is None or not waits or not _may_come(account.seen, now=account.now):
         return ()
@@ -121,11 +121,11 @@ def _control(
     budget: LineStatus | None,
     charges: Charges,
 ) -> ControlStatus:
-    """What is charged, what the pods are allowed, and which nodes are waited for."""
+    """The charges, the allowances of the pods, and the nodes that the job waits for."""
     dirtiest = None
     if account.intensities is not None and books.emissions is not None:
         dirtiest = find_highest(account, books.emissions.basis, seconds=ALLOWANCE_SECONDS)
-        # As with what is charged, the highest that was seen stands in while none is known.
+        # As for charges: while no intensity is known, the highest one seen before is used.
         dirtiest = dirtiest or Intensity(books.emissions.highest_milligrams_per_kilowatt_hour)
     nodes = sorted({*books.waiting_for, *(p.node for p in charges.unread)})
     return ControlStatus(
@@ -137,7 +137,7 @@ def _control(
 
 
 def _may_come(seen: Snapshot, *, now: datetime) -> bool:
-    """Whether nodes whose silence stopped the job are still waited for: one that is no more will not report."""
+    """Whether the job still waits for nodes whose silence stopped it: after an hour they count as gone."""
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     ended = parse_time(last.end_time) if last is not None else None
     return ended is None or now - ended < ABANDONED_AFTER

@@ -1,12 +1,12 @@
-"""Energy into a job's status, exactly once, whatever is reported twice, late or in any order.
+"""Counts energy in a job's status exactly once, also when reports come twice, late or in any order.
 
-Each pod's entry is joined with what is known of it: joules only grow, so of two reports the larger holds, and joining is
-the same in any order and any number of times. Once an ended pod's entry stands in the stored status its node's agent is
-asked to let go of it (`NodePower.spec.settled`); and once the agent has, the entry becomes part of one sum, with its
-name kept so that an old report of it is not counted again. Every step looks at the one before as it is stored.
+Each pod's entry is joined with what is known about it. Joules only grow, so of two reports the larger counts: the result is
+the same in any order and any number of times. Once the stored status has an ended pod's entry, the node's agent is asked to
+drop it (`NodePower.spec.settled`). Once the agent has, the entry becomes part of one sum. Its name is kept, so that an old
+report of it is not counted again. Each step reads the previous one as it is stored.
 
-What an entry adds is concluded once: of a job on a thousand nodes a pass joins the entries that were reported since the last one,
-and adds up whole numbers (`core.seen.nodes.Kept`).
+What an entry adds is computed once. For a job on a thousand nodes, a pass joins only the entries that were reported since
+the last pass, and adds up whole numbers (`core.seen.nodes.Kept`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from greentrain.core.seen.nodes import attempt_of, is_abandoned
 from greentrain.quantities import Joules, format_energy
 
 MOST_SQUARED = 2**63 - 1
-"""The most that the status can hold of squared joules: of an error bound of 800 kWh."""
+"""The largest sum of squared joules in the status: that of an error bound of 800 kWh."""
 
 
 def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
-    """The job's energy after what nodes have reported, and by how much each attempt's has grown since it was stored.
+    """The job's energy with what nodes have reported, and the growth of each attempt's since it was stored, in joules.
 
-    The final reading of a pod that is gone is lost where its node reports without it although it was never reported as ended,
-    or has been silent for an hour.
+    The final reading of a pod that is gone counts as lost in two cases: its node's report no longer has the pod although it
+    was never reported as ended, or the node has been silent for an hour.
     """
     old, reports, scope, now = account.stored, account.reports, account.spec.energy.scope, account.now
     present = {p.uid for p in account.seen.pods}
@@ -72,7 +72,7 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
         else:
             kept.append(pod)
     if len(kept) > KEPT_PODS:
-        # Only an agent that invents segments lists so many. What it lists no longer goes into the sum first.
+        # Only an agent that invents segments lists so many. Entries that are no longer reported go into the sum first.
         kept.sort(key=lambda p: p.key in reported)
         lost += sum(not p.final for p in kept[:-KEPT_PODS])
         folded += kept[:-KEPT_PODS]
@@ -81,13 +81,13 @@ def fold(account: Account) -> tuple[EnergyStatus | None, dict[int, int]]:
 
 
 def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEnergyStatus:
-    """The further of what is known and what is reported; joules grow with time, so it is the later one.
+    """The larger of what is known and what is reported; joules only grow, so it is the later one.
 
-    An end that is reported with fewer joules is an end all the same: a card's counter and the agent's journal may have been
-    lost together, and what was reported before them holds.
+    An end that is reported with fewer joules is still an end. A card's counter and the agent's journal may have been lost
+    together; then what was reported before counts.
     """
     if known is not None and known.joules >= entry.joules:
-        # Doubt and missing time can grow alone, as while a card cannot be read.
+        # The error bound and the missing time can grow alone, as while a card cannot be read.
         joined = known.model_copy(
             update={
                 "final": known.final or entry.closed,
@@ -108,7 +108,7 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
         estimated_joules=entry.estimated_joules,
         error_joules=entry.error_joules,
         missing_seconds=entry.missing_seconds,
-        # What was priced stays so, whatever is reported later.
+        # What has been priced is final, whatever is reported later.
         priced_joules=0 if known is None else known.priced_joules,
         priced_until=None if known is None else known.priced_until,
         gpu_time=() if known is None else known.gpu_time,
@@ -130,7 +130,7 @@ def _sum_up(
     squared = min(before.folded_error_squared + sum(p.error_joules**2 for p in folded), MOST_SQUARED)
     total = _add_up((whole, *kept))
     used = total.counted(scope)
-    # Processors and memory are always estimated: divided by CPU time.
+    # The energy of processors and memory is always estimated: it is divided by CPU time.
     host = 0 if scope == "Node" else total.cpu_joules + total.dram_joules
     estimated = min(100, round(100 * max(0, total.estimated_joules - host) / used)) if used else 0
     lost_pods = before.lost_pods + lost
@@ -156,7 +156,7 @@ def _sum_up(
 
 
 def _root(squared: int) -> int:
-    """The square root of a bound's square, rounded up."""
+    """The square root of a squared bound, rounded up."""
     return 1 + isqrt(squared - 1) if squared else 0
 
 
@@ -174,7 +174,7 @@ def _add_up(pods: Sequence[PodEnergyStatus]) -> PodEnergyStatus:
 
 
 def has_final_report(energy: EnergyStatus | None, entry: PodEnergy) -> bool:
-    """Whether an ended pod's entry stands in a job's stored status, so that the agent may let go of it."""
+    """Whether a job's stored status has an ended pod's entry, so that the agent may drop it."""
     if energy is None:
         return False
     if entry.key in energy.settled:
@@ -191,11 +191,11 @@ def decide_settled(
     is_ours: Callable[[str], bool],
     abandoned: bool = False,
 ) -> tuple[str, ...]:
-    """What `NodePower.spec.settled` must hold: ended pods whose last word is stored, or that are of no job.
+    """What `NodePower.spec.settled` must contain: ended pods whose final report is stored, or that belong to no job.
 
-    `energy_of` gives the stored energy of the job an entry is of, and raises LookupError where it is of none, or of one
-    that is no more. `is_ours` says of a namespace whether this operator watches it; what another one settled (`asked`) stays. Of an
-    `abandoned` node no end will be reported any more: what a job's status calls a last word is one.
+    `energy_of` returns the stored energy of an entry's job. It raises LookupError where there is no such job any more.
+    `is_ours` reports whether this operator watches a namespace; what another operator has settled (`asked`) stays. An
+    `abandoned` node will report no more ends: an entry that is final in its job's status counts as ended.
     """
 
     def may_go(entry: PodEnergy) -> bool:

@@ -1,8 +1,9 @@
-"""How each budget stands: used, charged, reserved, and whether it is spent.
+"""The state of each budget: used, charged, reserved, and whether it is spent.
 
-A job is stopped early: when what it has used, and would use until a stop has taken effect, reach the budget. Every budget is
-weighed in the same way, in its own unit: joules, or micrograms of CO2 equivalent, where that energy counts at the highest
-intensity, with the embodied share of the GPUs' time. Another kind of budget is one more function that builds a `Line`.
+A job is stopped early: when the sum of what it has used and what it would use until a stop has taken effect reaches the
+budget. Every budget is checked in the same way, in its own unit. For energy that is joules. For emissions it is micrograms
+of CO2 equivalent: what a stop takes counts at the highest intensity, with the embodied share of the GPUs' time. Another
+kind of budget needs one more function that builds a `Line`.
 """
 
 from __future__ import annotations
@@ -28,50 +29,50 @@ from greentrain.quantities import (
 )
 
 MISSING: dict[BudgetType, str] = {"Energy": "readings", "Emissions": "readings or intensities"}
-"""What a charge stands in for."""
+"""What is missing where a charge is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A budget and what counts against it, all in its own unit."""
+    """A budget and what counts against it, all in the budget's own unit."""
 
     type: BudgetType
     path: str
     """The field of the spec it is set by."""
     text: str
-    """The limit as the spec has it."""
+    """The limit as written in the spec."""
     limit: int
     action: OnExhausted
     used: int
     charged: int
-    """For what is missing; part of what is used until that comes."""
+    """What is charged for missing readings; it counts as used until they arrive."""
     ahead: int
     """What the job would use from now until a stop has taken effect; 0 while it does not run."""
     bound: int | None
-    """By how much it could be exceeded by the attempt under way; None where that is not known."""
+    """By how much the attempt under way could exceed it; None where that is not known."""
     before: LineStatus | None
-    """The same budget as it was weighed last."""
+    """The stored result of the last check of this budget."""
     format: Callable[[int], str]
-    """An amount with its unit."""
+    """Writes an amount with its unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """A budget that was weighed, and what is to be done about it."""
+    """The state of a budget, and what follows from it."""
 
     line: Line
     percent: int
     warned: int = 0
-    """The highest of warnAtPercent that was reached."""
+    """The highest value of warnAtPercent that was reached; 0 for none."""
     exhausted: bool = False
     by_charge: bool = False
-    """Whether it would not be, but for what is charged for what is missing."""
+    """Whether it is spent only because of what is charged for missing readings."""
     lowered: bool = False
     """Whether it was spent because it was set below what had been used."""
     reserved: int = 0
-    """What is kept free for a stop."""
+    """What is reserved for a stop."""
     spent_limit: int | None = None
-    """What must be exceeded for the job to go on; a charge is settled by what was missing and leaves nothing behind."""
+    """The job goes on only with a limit above this one; None after a mere charge, which the missing readings will settle."""
 
     @property
     def type(self) -> BudgetType:
@@ -85,7 +86,7 @@ class BudgetState:
 
     @property
     def limit(self) -> str:
-        """As the spec has it."""
+        """The limit as written in the spec."""
         return self.line.text
 
     @property
@@ -95,7 +96,7 @@ class BudgetState:
 
     @property
     def bound(self) -> str:
-        """By how much it could be exceeded, with its unit; nothing where that is not known."""
+        """By how much it could be exceeded, with its unit; empty where that is not known."""
         return "" if self.line.bound is None else self.line.format(self.line.bound)
 
     @property
@@ -105,7 +106,7 @@ class BudgetState:
 
     @property
     def fails(self) -> bool:
-        """Whether the job has failed by it; for a charge it waits instead, until readings say what was used."""
+        """Whether the job has failed because of it; for a mere charge the job waits instead, until readings arrive."""
         return self.exhausted and self.action.fails and not self.by_charge
 
     @property
@@ -121,7 +122,7 @@ class BudgetState:
         return f"{self.path} {self.limit} is spent"
 
     def build_status(self) -> LineStatus:
-        """What is remembered of it until it is weighed again."""
+        """What is stored until the next check."""
         return LineStatus(
             limit=self.line.limit,
             percent=self.percent,
@@ -133,7 +134,7 @@ class BudgetState:
         )
 
     def build_line(self, used: str) -> BudgetLine:
-        """How it stands, to be read; `used` with its unit, nothing where nothing is known."""
+        """Its state for users; `used` has its unit, and is empty where nothing is known."""
         return BudgetLine(
             type=self.type,
             limit=self.limit,
@@ -149,10 +150,10 @@ class BudgetState:
 
 
 def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool) -> BudgetState:
-    """Whether a budget is spent; `stopping` says that the job was, or is being, stopped to keep a budget.
+    """Check whether a budget is spent; `stopping`: the job was, or is being, stopped to keep a budget.
 
-    Once it is spent it stays so until a higher one is set, however little the last seconds used: what the job was stopped
-    early for was not used.
+    A spent budget stays spent until a higher one is set, however little the last seconds used: the job was stopped early,
+    so what was reserved for the stop may not have been used.
     """
     before = line.before
     spent = before.spent_limit if before is not None else None
@@ -163,7 +164,7 @@ def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool)
     by_charge = now_spent and line.used + early < line.limit
     exhausted = now_spent or spent is not None
     percent = (line.used + line.charged) * 100 // line.limit
-    # While it stops the job draws less, so that what a stop takes is known from before.
+    # While the job stops it draws less power, so what a stop takes is known from before.
     reserved = max(line.ahead, before.reserved) if before is not None else line.ahead
     return BudgetState(
         line,
@@ -178,7 +179,7 @@ def weigh(line: Line, stage: Stage, *, warn_at: tuple[int, ...], stopping: bool)
 
 
 def _early(line: Line, stage: Stage) -> int:
-    """What is reserved for a stop; a job that was stopped for it does not start again with as little."""
+    """What is reserved for a stop; between attempts as before, so that a stopped job does not start again with as little."""
     if not line.action.stops or stage is Stage.OVER:
         return 0
     if stage is Stage.RUNNING:
@@ -187,7 +188,7 @@ def _early(line: Line, stage: Stage) -> int:
 
 
 def _is_lowered(line: Line) -> bool:
-    """Whether the limit was set below what had been used; of a limit that is as it was, what was said of it holds."""
+    """Whether the limit was set below what had been used; for an unchanged limit the stored answer counts."""
     if line.before is None:
         return False
     if line.limit == line.before.limit:
@@ -198,7 +199,7 @@ def _is_lowered(line: Line) -> bool:
 def find_energy_line(account: Account, energy: EnergyStatus | None, charged: Joules) -> Line | None:
     """The budget of energy, in joules; None where there is none.
 
-    `energy` is the job's after the fold; `charged` joules are for missing readings.
+    `energy` is the job's energy after the fold; `charged`: joules for missing readings.
     """
     spec, attempt = account.spec.energy, account.attempt
     limit = spec.budget_joules
@@ -222,7 +223,7 @@ def find_energy_line(account: Account, energy: EnergyStatus | None, charged: Jou
 
 
 def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) -> Joules:
-    """What the pods would use until a stop takes effect, at what they draw now."""
+    """What the pods would use until a stop takes effect, at their present power draw."""
     seconds = attempt.stop_seconds if attempt is not None and attempt.stop_seconds is not None else 0
     return energy_of(Milliwatts((energy.draw_milliwatts if energy is not None else None) or 0), seconds)
 
@@ -233,7 +234,7 @@ def find_emissions_line(
     """The budget of emissions, in micrograms; None where there is none, or nothing to count it with.
 
     What is charged for missing readings (`charged_joules`), and energy without an intensity, count at the highest intensity
-    until a stop would have taken effect, or the highest seen before where that is higher.
+    until a stop would have taken effect, or at the highest one seen before if that is higher.
     """
     spec, carbon, attempt = account.spec.emissions, account.intensities, account.attempt
     limit = spec.budget_micrograms
@@ -245,7 +246,7 @@ def find_emissions_line(
     gpu_limit = (
         last.gpu_limit_milliwatts if last is not None else None
     ) or account.seen.fleet.limit_milliwatts
-    # What is charged is the limit over a time.
+    # What is charged is the power limit × a time.
     charged_gpu_seconds = time_of(charged_joules, Milliwatts(gpu_limit)) if gpu_limit else 0
     worst = max(next_, Intensity(emissions.highest_milligrams_per_kilowatt_hour))
     charged = emissions_of(Joules(charged_joules + emissions.without_joules), pue, worst)

@@ -1,7 +1,7 @@
 """The overshoot bound: the most by which a budget can be exceeded, computed before an attempt starts.
 
-bound = power limits of all its GPUs × the longest time from the moment the budget is spent to the end of the last pod. No program
-can exceed the limits, and the time does not depend on the program. A stop begins in one of three ways:
+bound = power limits of all its GPUs × the longest time from the moment the budget is spent to the end of the last pod. No
+program can exceed the limits, and the time does not depend on the program. A stop begins in one of three ways:
 
 - a node's report shows that the budget is spent;
 - a node's report is overdue: from then on the operator charges each GPU at its power limit;
@@ -24,28 +24,29 @@ from greentrain.core.seen.snapshot import Fleet
 from greentrain.quantities import THOUSANDTHS, Intensity, Joules, Milliwatts, Thousandths, add, energy_of
 
 REPORTS_WAIT_SECONDS = 2
-"""How soon at most a job is decided again because a node has reported: reports that come meanwhile are taken together, so that a
-job on a thousand nodes does not cost a pass for each. Nothing but a report waits for it."""
+"""The most seconds that a node's report waits for the job's next pass. Reports that come meanwhile are taken together, so that
+a job on a thousand nodes does not cost a pass for each. Nothing but reports waits for this."""
 
 REACTION_SECONDS = 5 + REPORTS_WAIT_SECONDS
-"""From a report to the SIGTERM of every pod: its wait for others, a pass, a status write, deletions, the kubelets' next look."""
+"""Seconds from a report to the SIGTERM of every pod: the wait for other reports, a pass, a status write, deletions, the
+kubelets' next sync."""
 
 
 SILENCE_SECONDS = OPERATOR_SILENT_SECONDS + UNATTENDED_SECONDS + RENEW_SECONDS
-"""How long a job may be without an operator before the agents of its nodes act."""
+"""How long, in seconds, a job may be without an operator before the agents of its nodes act."""
 
 
 def stop_seconds(report_seconds: int | None, grace_seconds: int) -> int:
-    """From a report until the pods of a job that is stopped for it have ended, and until the next one came: at most."""
+    """The most seconds from one report until the next one has come and, if that stops the job, its pods have ended."""
     return overdue_seconds(report_seconds) + REACTION_SECONDS + grace_seconds
 
 
 def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
-    """From the moment a budget is spent until the last pod has ended, whatever fails meanwhile.
+    """The most seconds from the moment a budget is spent until the last pod has ended, whatever fails meanwhile.
 
-    A silent agent is noticed when its report is overdue. If the operator fails just when that agent returns, the agent acts only
-    after the operator's silence. Before it failed, its pass over the job may have hung until just before the renewal that would
-    have named the job.
+    A silent agent is noticed when its report is overdue. If the operator fails just when that agent returns, the agent acts
+    only after the operator's silence. Before the operator failed, its pass over the job may have hung until just before the
+    renewal that would have named the job.
     """
     return stop_seconds(report_seconds, grace_seconds) + ceil(SILENCE_SECONDS) + 1
 
@@ -53,7 +54,7 @@ def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
 def announce(
     attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: Thousandths
 ) -> AttemptStatus:
-    """The attempt with its overshoot bound, as it is said before it starts; unknown where no node has reported its limits."""
+    """The attempt with its overshoot bound, as stored before it starts; None where no node has reported its limits."""
     worst = worst_seconds(fleet.report_seconds, grace_seconds)
     limit = fleet.limit_milliwatts
     return attempt.model_copy(
@@ -70,13 +71,13 @@ def announce(
 
 
 def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
-    """The attempt with a higher bound, where its pods have come to nodes with higher figures than it was said by.
+    """The attempt with a higher bound, where its pods run on nodes with higher figures than the bound was computed from.
 
-    It was said before it was known on which nodes they would run, and it is never lowered.
+    It was computed before the pods' nodes were known. It is never lowered.
     """
     if (
         not attempt.gpus or attempt.report_seconds is None
-    ):  # one that an older operator began stays as it was said
+    ):  # an attempt that an older operator began keeps its bound
         return attempt
     known = [x for x in (attempt.gpu_limit_milliwatts, fleet.limit_milliwatts) if x is not None]
     limit = max(known, default=None)
@@ -101,7 +102,7 @@ def raise_bound(attempt: AttemptStatus, fleet: Fleet) -> AttemptStatus:
 def announce_emissions(
     attempt: AttemptStatus, account: Account, emissions: EmissionsStatus | None
 ) -> AttemptStatus:
-    """The attempt that was announced, with its bound in emissions; as it is where no intensity is known."""
+    """The attempt from `announce`, with its bound in emissions too; unchanged where no intensity is known."""
     joules, carbon = attempt.overshoot_bound_joules, account.intensities
     if carbon is None or joules is None:
         return attempt

@@ -1,4 +1,4 @@
-"""What a restart costs: the energy of steps that are done again."""
+"""What a restart costs: the energy of steps that are repeated."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from greentrain.quantities import Joules
 
 
 def burnt_again(last: AttemptStatus | None, progress: ProgressStatus | None) -> Joules | None:
-    """Joules that the next attempt uses again for steps the last one had done and no confirmed checkpoint holds.
+    """Joules that the next attempt uses again for steps of the last one that are in no confirmed checkpoint.
 
-    In proportion to steps; all of the last attempt's where it reported none. None where nothing is used again.
+    In proportion to steps; all of the last attempt's joules where it reported no steps. None where nothing is repeated.
     """
     if last is None or not last.energy_joules:
         return None

@@ -1,1 +1,1 @@
-"""A gang of pods: how it is made, judged and restarted."""
+"""A gang of pods: how it is created, judged and restarted."""

@@ -1,4 +1,4 @@
-"""How long a pod of a gang may take to stop, where its template does not say it."""
+"""The grace period of the pods of a gang, also where a template sets none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from greentrain.core.seen.pods import DEFAULT_GRACE_SECONDS
 
 
 def grace_of(spec_grace: int | None, templates: Iterable[Mapping[str, object]]) -> int:
-    """The longest grace period of the pods that such templates make."""
+    """The longest grace period, in seconds, of pods made from these templates."""
     found = []
     for template in templates:
         pod = template.get("spec")

@@ -1,9 +1,9 @@
 """How an attempt of a synchronous gang is going, judged from its pods.
 
-One rank's death ends the others (TensorFlow's collectives cannot lose a member), so exits come in an
-avalanche and in any order. An attempt is therefore judged once all ranks are down or a settle window has
-passed, by its earliest exit that is not a consequence of another. `docs/reference/restarts.md` has the matrix, and
-`tests/unit/core/test_matrix.py` its cells.
+The end of one rank ends the others (TensorFlow's collectives cannot lose a member), so many exits come at once and in any
+order. An attempt is therefore judged once all ranks have ended or a settle window has passed. Its cause is the earliest exit
+that is not a consequence of another. `docs/reference/restarts.md` has the matrix, and `tests/unit/core/test_matrix.py` tests
+its cells.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ SETTLE = timedelta(seconds=30)
 """How long the other ranks have to end after the first failure: three times the default peer timeout."""
 
 SETTLE_SILENT = timedelta(seconds=75)
-"""How long a rank that neither ends nor says why has instead: Kubernetes marks the pods of a node that is gone after up
-to 55 seconds (a grace period of 50, looked at every 5), and the others' exits may have come first."""
+"""How long it is instead where a rank neither ends nor shows a reason. Kubernetes marks the pods of a node that is gone after
+up to 55 seconds (a grace period of 50, checked every 5), and the exits of the other ranks may come first."""
 
 LAST_RANKS = timedelta(seconds=2)
-"""How long success waits for the other ranks' exits, which usually follow within a second: one status then holds them all."""
+"""How long success waits for the other ranks' exits, which usually follow within a second: so one status has them all."""
 
 STOP_ROOM = timedelta(seconds=1)
-"""By how much a program must have ended before a stop was asked for to have ended by itself: Kubernetes reports both in whole
-seconds, one by the node's clock."""
+"""A program ended by itself only if it ended so long before a stop was requested. Kubernetes reports both times in whole
+seconds, one of them by the node's clock."""
 
 FINISH_GRACE = timedelta(seconds=5)
-"""How long the other ranks may go on by themselves after the job's success, before they are deleted."""
+"""How long the other ranks may run on after the job's success, before they are deleted."""
 
 
 class CauseKind(Enum):
@@ -47,7 +47,7 @@ class CauseKind(Enum):
     SIGNAL = "signal"
     """Exit code 128 and above: killed, stopped, out of memory."""
     PEER_LOST = "peer lost"
-    """Every rank says another was lost, and none says why."""
+    """Every rank reports that another was lost, and none shows why."""
     INFRASTRUCTURE = "infrastructure"
     """The pod was deleted, evicted, preempted, refused, or lost with its node."""
 
@@ -64,19 +64,19 @@ class Cause:
 
     @property
     def counts_against(self) -> CountedAgainst:
-        """The limit of spec.runPolicy it is counted against."""
+        """The limit of spec.runPolicy that it counts against."""
         program = self.kind in (CauseKind.PROGRAM, CauseKind.SIGNAL)
         return "backoffLimit" if program else "infrastructureRestartLimit"
 
 
 @dataclass(frozen=True, slots=True)
 class Ongoing:
-    """Every rank is well, or not there yet."""
+    """No rank has failed; some may not have started yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
-    """A rank failed; the others have until `due` to show whether theirs was the earlier failure."""
+    """A rank failed; until `due` the others may show an earlier failure."""
 
     cause: Cause
     due: datetime
@@ -84,7 +84,7 @@ class Settling:
 
 @dataclass(frozen=True, slots=True)
 class Finishing:
-    """The success rule is met; the other ranks have until `due` to end as well."""
+    """The success rule is met; the other ranks have until `due` to end too."""
 
     due: datetime
 
@@ -114,9 +114,9 @@ def judge(
 ) -> Ongoing | Settling | Finishing | Done | Broken:
     """Judge the gang of an attempt that has not ended.
 
-    `gone` is the last that was seen of ranks without a pod: how a pod ended counts, whether or not it is still there.
-    `broken_since` is when a failure was first recorded, on the operator's own clock: nodes' clocks and
-    a pod that is gone give no time to count from. A rank missing after all had started is a lost one.
+    `gone` has the last states of pods that are gone: how a pod ended counts, whether or not the pod still exists.
+    `broken_since` is when a failure was first recorded, by the operator's own clock: nodes' clocks and pods that are gone
+    give no time to count from. A rank without a pod, after all had started, is lost.
     """
     known = {**gone, **pods}
     done = finished_ranks(attempt, known.values())
@@ -124,7 +124,7 @@ def judge(
     if success_met(attempt, done):
         finished = max((p.finished for p in known.values() if p.exit_code == 0 and p.finished), default=None)
         everyone_down = all(r in done or (r in known and known[r].ended) for r in seats)
-        # A time in the future is a node's wrong clock: nothing to wait by.
+        # A time in the future comes from a wrong clock of a node: it is not waited for.
         if everyone_down or finished is None or not finished <= now < finished + LAST_RANKS:
             return Done()
         return Finishing(finished + LAST_RANKS)
@@ -136,7 +136,7 @@ def judge(
     failures += [c for c in missing.values() if c is not None]
     if not failures:
         return Ongoing()
-    # What has not ended is no failure yet, but it may be why the others failed.
+    # A pod that has not ended has not failed, but it may be why the others failed.
     suspects = [c for p in there if (c := _suspicion(p)) is not None]
     cause = earliest([*failures, *suspects], known)
     silent = next((p for p in there if p.state is PodState.RUNNING and _suspicion(p) is None), None)
@@ -157,14 +157,14 @@ def until(since: datetime, window: timedelta, *, now: datetime) -> datetime:
 
 
 def finished_ranks(attempt: AttemptStatus, pods: Iterable[Pod]) -> frozenset[Rank]:
-    """Ranks whose program ended with success, seen now or written down: their pods may be gone since."""
+    """Ranks whose program ended with success, as seen now or as recorded: their pods may be gone since."""
     noted = frozenset(attempt.finished_ranks)
     known = frozenset(r for r in ranks(attempt.replicas) if str(r) in noted)
     return known | {p.rank for p in pods if succeeded(p)}
 
 
 def success_met(attempt: AttemptStatus, done: Set[Rank]) -> bool:
-    """TFJob's rule: the chief's, else worker 0's exit with 0; or every rank's of the gang under AllWorkers."""
+    """TFJob's rule: the chief, else worker 0, has exited with 0; under AllWorkers every rank of the gang has."""
     match attempt.success_policy:
         case SuccessPolicy.ALL_WORKERS:
             return done >= set(gang(attempt.replicas))
@@ -175,7 +175,7 @@ def success_met(attempt: AttemptStatus, done: Set[Rank]) -> bool:
 
 
 def succeeded(pod: Pod) -> bool:
-    """Whether the pod's program ended with 0 by itself, or says that all its steps are done.
+    """Whether the pod's program ended with 0 by itself, or reports that all its steps are done.
 
     A program that was asked to stop may answer SIGTERM with 0: that is a stop. `docs/reference/restarts.md` has the rule.
     """
@@ -187,7 +187,7 @@ def succeeded(pod: Pod) -> bool:
 
 
 def _ended_before_stop(pod: Pod) -> bool:
-    """Whether the program had ended when its stop was asked for; of two requests the earlier one counts."""
+    """Whether the program had ended before its stop was requested; of two requests the earlier one counts."""
     requests = [r for r in (pod.deletion_requested, pod.node_stop_requested) if r is not None]
     known = len(requests) == pod.terminating + pod.stopped_by_node
     return known and pod.finished is not None and pod.finished + STOP_ROOM < min(requests)
@@ -199,7 +199,7 @@ def failed(pod: Pod) -> bool:
 
 
 def _lost(pod: Pod) -> bool:
-    """Whether a pod that has not ended was given up with its node: its deletion is asked for and not carried out."""
+    """Whether a pod that has not ended is lost with its node: its deletion is requested but not carried out."""
     return not pod.ended and pod.terminating and (pod.unreachable or pod.disruption is Disruption.NODE_LOST)
 
 
@@ -210,11 +210,11 @@ _DISRUPTIONS = {
 }
 
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
-"""containerd's and docker's words for a container whose command could not be run at all."""
+"""containerd's and docker's reasons for a container whose command could not be started."""
 
 
 def cause_of(pod: Pod) -> Cause:
-    """Say why one failed pod ended."""
+    """Why a failed pod ended."""
     code, rank = pod.exit_code, pod.rank
     who = f"{rank}'s init container {pod.init_container}" if pod.init_container else f"{rank}"
     words = pod.termination.reason if pod.termination else _last_line_first(pod.log_tail)
@@ -232,7 +232,7 @@ def cause_of(pod: Pod) -> Cause:
         return Cause(rank, CauseKind.PROGRAM, Reason.PROGRAM_FAILED, text, code)
     if pod.state is PodState.FAILED or code is None:
         if pod.terminating and pod.exit_reason == NO_REASON:
-            # Its kubelet has cleared the container away before it reported its end.
+            # The kubelet has removed the container before it reported its end.
             text = f"{rank}: its pod was deleted{where}"
             return Cause(rank, CauseKind.INFRASTRUCTURE, Reason.POD_LOST, text)
         text = f"{rank} failed without an exit code, {pod.exit_reason}{where}{said}"
@@ -260,7 +260,7 @@ def _at(pod: Pod) -> str:
 
 
 def _last_line_first(tail: str) -> str:
-    """A program's last lines as a message: what kubectl shows of it is one line, and a traceback's last one says most."""
+    """A program's last lines as a message, the last one first: kubectl shows one line, and a traceback ends with the error."""
     *before, last = [line for line in tail.splitlines() if line.strip()] or [""]
     return "\n".join([last.strip(), "its last lines:", *before, last]) if before else last
 
@@ -279,7 +279,7 @@ def _signal(code: int) -> str:
 
 
 def _gone(rank: Rank, last: Pod | None, *, started: bool) -> Cause | None:
-    """Why a rank has no pod, by the last that was seen of it; None where it had not begun, and is simply made again."""
+    """Why a rank has no pod, by the pod's last state; None where it had not started, and is simply created again."""
     if last is not None and last.ended:
         return cause_of(last)
     if not started:
@@ -290,7 +290,7 @@ def _gone(rank: Rank, last: Pod | None, *, started: bool) -> Cause | None:
 
 
 def _suspicion(pod: Pod) -> Cause | None:
-    """Why a pod that has not ended may be what the others died of."""
+    """Why a pod that has not ended may be the cause of the other ranks' failures; None where it is not."""
     if pod.ended:
         return None
     if pod.disruption is not None or pod.unreachable:
@@ -309,10 +309,10 @@ _NEVER_STARTED = frozenset({Reason.IMAGE_UNAVAILABLE, Reason.UNSCHEDULABLE, Reas
 
 
 def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
-    """The cause an attempt is judged by, the same whatever order the exits were seen in.
+    """The cause of an attempt's end; the order in which exits were seen does not matter.
 
-    A consequence (peer lost) is taken only where there is nothing else. A pod that is gone without an end left no time:
-    it is taken to be the reason for the stops of the others, but not for a program's own failure.
+    A consequence (peer lost) counts only where there is no other cause. A pod that is gone without an end has no end time:
+    it counts as the reason for the stops of the others, but not for a program's own failure.
     """
     program_failed = any(c.kind is CauseKind.PROGRAM for c in causes)
     disturbed = any(c.kind is CauseKind.INFRASTRUCTURE and c.reason not in _NEVER_STARTED for c in causes)
@@ -324,7 +324,7 @@ def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
             return (3, moment, cause.rank)
         if cause.kind is CauseKind.INFRASTRUCTURE and cause.reason in _NEVER_STARTED:
             return (2, moment, cause.rank)
-        # An agreed stop follows the pod that was asked; asked are pods that are gone or on their way.
+        # An agreed stop is a consequence of the pod that was asked to stop: one that is gone or being deleted.
         follows_a_stop = cause.reason is Reason.STOPPED and disturbed
         cleared_away = cause.reason is Reason.POD_LOST and program_failed
         return (int(follows_a_stop or cleared_away), moment, cause.rank)
@@ -333,7 +333,7 @@ def earliest(causes: list[Cause], pods: Mapping[Rank, Pod]) -> Cause:
 
 
 def retries(cause: Cause, policy: RestartPolicy) -> bool:
-    """Whether the policy of the rank that failed asks for another attempt."""
+    """Whether the restart policy of the failed rank allows another attempt."""
     match cause.kind:
         case CauseKind.INFRASTRUCTURE | CauseKind.PEER_LOST:
             return True
@@ -351,7 +351,7 @@ _RETRIES_SIGNAL = {
     RestartPolicy.ALWAYS: True,
     RestartPolicy.EXIT_CODE: True,
 }
-"""Whether a program that was killed is tried again."""
+"""Whether a program that was killed is restarted."""
 
 _RETRIES_PROGRAM = {
     RestartPolicy.NEVER: False,
@@ -359,4 +359,4 @@ _RETRIES_PROGRAM = {
     RestartPolicy.ALWAYS: True,
     RestartPolicy.EXIT_CODE: False,
 }
-"""Whether one is that ended by itself: exit codes from 1 to 127."""
+"""Whether a program that failed by itself is restarted: exit codes 1 to 127."""

@@ -1,7 +1,7 @@
-"""Builds the objects a job consists of: one headless Service, and the pods of an attempt.
+"""Builds the objects of a job: one headless Service, and the pods of an attempt.
 
-Every manifest is a pure function of the job and the attempt, so that building it again after a crash
-gives the same object and creating it twice is answered by 409, not by a second pod.
+Every manifest is a pure function of the job and the attempt. So after a crash the same object is built again, and creating
+it twice gives a 409 and not a second pod.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from greentrain.core.seen.snapshot import Job
 Manifest = dict[str, Any]
 
 LAST_LINES = "FallbackToLogsOnError"
-"""Termination message policy: a foreign program writes no message, its last log lines then say why it failed."""
+"""Termination message policy: other programs write no message; then their last log lines show why they failed."""
 
 ESCALATING = ("SYS_ADMIN", "CAP_SYS_ADMIN")
-"""Capabilities that the server lets no container have that is denied to escalate its privileges."""
+"""Capabilities that the API server refuses with `allowPrivilegeEscalation: false`."""
 
 CHECKPOINT_MOUNT = "/checkpoints"
 """Where `spec.checkpoint.volume` is mounted in the tensorflow container."""
@@ -34,8 +34,8 @@ CHECKPOINT_MOUNT = "/checkpoints"
 
 def spec_hash(spec: GreenTrainingJobSpec) -> str:
     """Hash of what pods are built from: the roles and the checkpoint volume, not the run policy."""
-    # Defaults are left out: a field that a newer operator knows must not look like an edit. The restart policy
-    # judges pods and is not built into them, so that a change of it applies at once.
+    # Defaults are left out: a field that only a newer operator knows must not look like an edit. The restart policy is not
+    # part of a pod, so that a change of it applies at once.
     judged_by = {role: {"restart_policy"} for role in ReplicaSpecs.model_fields}
     built_from = spec.model_dump(
         mode="json",
@@ -60,12 +60,12 @@ def replica_counts(spec: GreenTrainingJobSpec) -> dict[str, int]:
 
 
 def ranks(replicas: Mapping[str, int]) -> tuple[Rank, ...]:
-    """All seats of a gang, chief first, by index."""
+    """All ranks of a job, chief first, by index."""
     return tuple(Rank(t, i) for t in ReplicaType for i in range(replicas.get(t.value, 0)))
 
 
 def gang(replicas: Mapping[str, int]) -> tuple[Rank, ...]:
-    """The seats of the synchronous gang: all but the evaluator's."""
+    """The ranks of the synchronous gang: all but the evaluator."""
     return tuple(r for r in ranks(replicas) if r.type.synchronous)
 
 
@@ -75,9 +75,9 @@ def deciding_rank(replicas: Mapping[str, int]) -> Rank:
 
 
 def write_cluster(job: Job, spec: GreenTrainingJobSpec, replicas: Mapping[str, int]) -> str:
-    """The part of TF_CONFIG that all ranks of an attempt share, as JSON: about 60 bytes a rank, so written once for all.
+    """The part of TF_CONFIG that all ranks of an attempt share, as JSON: about 60 bytes a rank, so it is built once.
 
-    Empty in the sparse form, which names a worker's own address only.
+    Empty in the sparse form, which has only a worker's own address.
     """
     if spec.enable_dynamic_worker:
         return ""
@@ -91,7 +91,7 @@ def write_cluster(job: Job, spec: GreenTrainingJobSpec, replicas: Mapping[str, i
 def write_tf_config(job: Job, rank: Rank, cluster: str) -> str:
     """TensorFlow's cluster description for one rank, of TFJob's structure, as JSON.
 
-    `cluster` is what `write_cluster` gives. The sparse form has no `environment`, as TFJob's.
+    `cluster` is the result of `write_cluster`. The sparse form has no `environment`, like TFJob's.
     """
     task = {"type": rank.type.task_type, "index": rank.index}
     if not cluster:
@@ -110,7 +110,7 @@ def _address(job: Job, rank: Rank) -> str:
 
 
 def owner_reference(job: Job) -> Manifest:
-    """The reference by which the garbage collector removes what a deleted job leaves."""
+    """The owner reference by which the garbage collector deletes the objects of a deleted job."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -126,7 +126,7 @@ def job_labels(job: Job) -> dict[str, str]:
 
 
 def build_service(job: Job) -> Manifest:
-    """The headless Service that gives ranks their DNS names, also before they are ready: ranks wait for each other."""
+    """The headless Service that gives ranks DNS names, also before they are ready, because ranks wait for each other."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -149,7 +149,7 @@ def build_service(job: Job) -> Manifest:
 
 
 class Pods(Sequence[Manifest]):
-    """Pods of an attempt, each built when it is asked for and not kept: a thousand at once would be a gigabyte."""
+    """Pods of an attempt, each built on access and not kept: a thousand in memory would be a gigabyte."""
 
     def __init__(
         self, job: Job, spec: GreenTrainingJobSpec, attempt: AttemptStatus, seats: Sequence[Rank]
@@ -194,8 +194,8 @@ def build_pod(
 ) -> Manifest:
     """The pod of one rank in one attempt: the user's template with what greentrain adds.
 
-    What is added stands in maps and lists of the pod's own; the rest it shares with the template, and neither is changed.
-    `cluster` is what `write_cluster` gives for the attempt, where that is known already.
+    Additions are in maps and lists of the pod's own; the rest is shared with the template, which must not be changed.
+    `cluster` is the result of `write_cluster` for the attempt, where it was built already.
     """
     role = dict(spec.tf_replica_specs.roles())[rank.type]
     meta = role.template.get("metadata") or {}
@@ -226,7 +226,7 @@ def build_pod(
         },
         "spec": pod_spec,
     }
-    pod_spec["restartPolicy"] = "Never"  # the gang restarts whole, so the kubelet must not restart one of it
+    pod_spec["restartPolicy"] = "Never"  # the gang restarts as a whole, so the kubelet must not restart one pod
     pod_spec["hostname"] = names.hostname(job.name, rank.type.value, rank.index)
     pod_spec["subdomain"] = names.service_name(job.name)
     if spec.checkpoint is not None:
@@ -247,7 +247,7 @@ def build_pod(
 
 
 def _restrict(pod_spec: Manifest) -> None:
-    """Default to the Pod Security Standard *restricted* and to no token; what the template says is left as it is.
+    """Default to the Pod Security Standard *restricted* and to no token; what the template sets does not change.
 
     https://kubernetes.io/docs/concepts/security/pod-security-standards/ has the fields.
     """
@@ -306,7 +306,7 @@ def _inject(
         *(container.get("env") or []),
     ]
     ports = container.get("ports") or []
-    taken = [p.get("containerPort") for p in ports]  # a list: whatever stands there, the server judges it
+    taken = [p.get("containerPort") for p in ports]  # a list: whatever is in it, the API server checks it
     wanted = (("tfjob-port", TENSORFLOW_PORT), ("progress", PROGRESS_PORT))
     container["ports"] = [*ports, *({"name": n, "containerPort": p} for n, p in wanted if p not in taken)]
     container.setdefault("terminationMessagePolicy", LAST_LINES)

@@ -1,4 +1,4 @@
-"""Pods outside the gang (the evaluator): each is made again by itself, and the gang goes on."""
+"""Pods outside the gang (the evaluator): each is created again by itself, and the gang goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from greentrain.core.seen.pods import Pod, Rank
 from greentrain.core.seen.times import format_time, parse_time
 
 CAUSE_MAX = 1024
-"""Longest message kept of a pod that was made again, in characters."""
+"""Longest message kept of a pod that was created again, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class Apart:
 
     deletions: tuple[Deletion, ...] = ()
     backing_off: frozenset[Rank] = frozenset()
-    """Ranks that are not made yet: they failed before."""
+    """Ranks whose pods are not created yet, because they failed before."""
     due: datetime | None = None
-    """When the next of those is made."""
+    """When the next of those pods is created."""
     replaced: tuple[ReplacedPod, str] | None = None
-    """A pod that is on its way out, with the message for it."""
+    """A failed pod that is being deleted, with the message for it."""
 
 
 def look_apart(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Apart | Decision:
-    """Which of them are made again, and when; a decision where one of them has just failed."""
+    """Which of them are created again, and when; a decision where one of them has just failed."""
     pods, gone = this.seen.pods_of(attempt.number), this.seen.gone_of(attempt.number)
     known = {r.uid: r for r in attempt.replaced}
     deletions: list[Deletion] = []
@@ -44,7 +44,7 @@ def look_apart(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -
     wanted = dict(spec.tf_replica_specs.roles())
     for rank in manifests.ranks(attempt.replicas):
         if rank.type.synchronous or rank.type not in wanted:
-            continue  # of the gang, or of a role that was edited away: its failure concerns no role any more
+            continue  # of the gang, or of a role that an edit removed: its failure concerns no role any more
         pod = pods.get(rank)
         last = pod or gone.get(rank)
         if last is not None and failed(last) and last.uid not in known:
@@ -62,7 +62,7 @@ def look_apart(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -
 
 
 def _find_due(this: Pass, attempt: AttemptStatus, rank: Rank) -> datetime | None:
-    """When a rank that failed before may be made again; None where it has not."""
+    """When the pod of a rank that failed before may be created again; None where it has not failed."""
     name_end = f"-{rank}-{attempt.number}"
     last = next((r for r in reversed(attempt.replaced) if r.name.endswith(name_end)), None)
     if last is None:

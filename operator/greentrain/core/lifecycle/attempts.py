@@ -1,4 +1,4 @@
-"""Attempts as the status records them: which one is current, when its time is over, how its end is written down."""
+"""Attempts as the status records them: which one is current, when its time is over, how its end is recorded."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from greentrain.core.seen.times import format_time, parse_time
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LONGEST_BACKOFF = timedelta(minutes=5)
-"""Delay before the second and later restarts, doubling as batch/v1 Job's does; the first one is at once."""
+"""Longest delay before a restart. The first restart is at once; later delays double from `FIRST_BACKOFF`, as batch/v1 Job's."""
 
 
 def current_attempt(seen: Snapshot) -> AttemptStatus | None:
-    """The latest attempt; taken from its pods where the status does not know it (it was wiped by hand)."""
+    """The latest attempt; built from its pods where the status does not have it (a user has removed it)."""
     known = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     newest = max(seen.pods, key=lambda p: p.attempt, default=None)
     if newest is None or (known is not None and known.number >= newest.attempt):
@@ -39,7 +39,7 @@ def current_attempt(seen: Snapshot) -> AttemptStatus | None:
 
 
 def mark_running(attempt: AttemptStatus, seen: Snapshot, now: datetime) -> AttemptStatus:
-    """The attempt with the time from which it runs: every rank of its gang has begun."""
+    """The attempt with the time since when it runs: every rank of its gang has started."""
     if attempt.running_time is not None:
         return attempt
     there, gone = seen.pods_of(attempt.number), seen.gone_of(attempt.number)
@@ -57,7 +57,7 @@ def mark_broken(attempt: AttemptStatus, now: datetime) -> AttemptStatus:
 def end_attempt(
     attempt: AttemptStatus, reason: str, message: str, *, now: datetime, **more: object
 ) -> AttemptStatus:
-    """The attempt as it is written down when it is over."""
+    """The attempt as it is recorded when it is over."""
     since = parse_time(attempt.running_time)
     return attempt.model_copy(
         update={
@@ -73,7 +73,7 @@ def end_attempt(
 def find_deadline(
     policy: RunPolicy, known: GreenTrainingJobStatus, attempt: AttemptStatus
 ) -> datetime | None:
-    """When a running attempt reaches activeDeadlineSeconds, given what earlier attempts have used of it."""
+    """When a running attempt reaches activeDeadlineSeconds; the time of earlier attempts counts."""
     allowed, since = policy.active_deadline_seconds, parse_time(attempt.running_time)
     if allowed is None or since is None:
         return None
@@ -81,12 +81,12 @@ def find_deadline(
 
 
 def explain_deadline(policy: RunPolicy) -> str:
-    """That a job has run for longer than its policy allows."""
+    """The message that a job has run for longer than its policy allows."""
     return f"ran longer than spec.runPolicy.activeDeadlineSeconds {policy.active_deadline_seconds} allows"
 
 
 def backoff_until(ended: datetime | None, failures: int, *, now: datetime) -> datetime | None:
-    """When the next start may be: at once after the first failure of its kind, then doubling."""
+    """When the next attempt may start: at once after the first failure of its kind, then with a doubling delay."""
     if ended is None or failures < 2:
         return None
     return until(ended, min(FIRST_BACKOFF * (1 << min(failures - 2, 20)), LONGEST_BACKOFF), now=now)
@@ -103,11 +103,11 @@ class Limit:
     noun: str
 
     def restart(self, count: int) -> str:
-        """Which of the restarts that are allowed this is."""
+        """The number of this restart, and how many are allowed."""
         return f"{self.noun} {count} of at most {self.allowed}"
 
     def exceeded(self, count: int, last: str | None) -> str:
-        """That there was one too many, and the message of the last."""
+        """The message that there was one failure too many, with the message of the last."""
         return f"{count} failures, more than {self.name} {self.allowed} allows; the last: {last}"
 
 

@@ -1,8 +1,8 @@
 """One pass over one job: from a snapshot to what must be created, deleted, recorded and reported.
 
-Level-triggered: every conclusion is drawn from the snapshot, and deciding twice changes nothing. What the
-world cannot show, that a pod which is gone had been there, or what became of it, is recorded in the attempt
-(`runningTime`, `finishedRanks`, `replaced`) before anything rests on it. `docs/reference/lifecycle.md` describes it in words.
+Level-triggered: every decision follows from the snapshot, and deciding twice changes nothing. What a deleted pod cannot
+show any more (that it had started, how it ended) is recorded in the attempt (`runningTime`, `finishedRanks`, `replaced`)
+before any decision depends on it. `docs/reference/lifecycle.md` describes a pass.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from greentrain.core.status.writer import Writer
 
 
 def decide(seen: Snapshot, *, now: datetime, rules: Rules = RULES) -> Decision:
-    """Decide one pass over one job at time `now` (UTC), by these tables."""
+    """Decide one pass over one job at time `now` (UTC), by the tables in `rules`."""
     return look_by(_decide(seen, now, rules), _find_next_silence(seen, now))
 
 
 def _find_next_silence(seen: Snapshot, now: datetime) -> datetime | None:
-    """When a node that reports will have been silent too long, or for so long that it is given up."""
+    """When the next node will count as silent, or as abandoned, if it does not report; None for none."""
     dues = (r.received + after for r in seen.reports for after in (SILENT_AFTER, ABANDONED_AFTER))
     return min((due for due in dues if due > now), default=None)
 
@@ -51,7 +51,7 @@ def _find_next_silence(seen: Snapshot, now: datetime) -> datetime | None:
 def _decide(seen: Snapshot, now: datetime, rules: Rules) -> Decision:
     job = seen.job
     if job.deleting:
-        return Decision(job.status)  # owner references do the rest
+        return Decision(job.status)  # the garbage collector deletes the rest by owner references
     if is_true(job.status.conditions, Type.SUCCEEDED) or is_true(job.status.conditions, Type.FAILED):
         return look_after_finished(seen, now=now, reasons=rules.reasons)
     problems = (*seen.template_problems, *_find_zone_problems(seen))
@@ -85,7 +85,7 @@ def _find_zone_problems(seen: Snapshot) -> Iterator[TemplateProblem]:
 
 
 def _decide_running(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Decision:
-    # Marked first, so that the time it may run is counted from here, also where earlier attempts have used it up.
+    # Marked first, so that its running time counts from now, also where earlier attempts have used up the deadline.
     attempt = mark_running(attempt, this.seen, this.now)
     policy = spec.run_policy
     stop = find_stop(Running(this.seen, policy, attempt, this.books, this.now), this.rules.stops)
@@ -95,9 +95,9 @@ def _decide_running(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStat
 
 
 def _decide_refused(this: Pass, verdict: Refused, attempt: AttemptStatus | None) -> Decision:
-    """An invalid spec makes nothing; a running generation goes on as it was started, within the budget it had.
+    """With an invalid spec no pods are created; a running attempt goes on as it was started.
 
-    What stops a job is obeyed all the same: its budgets, and `runPolicy` by itself.
+    What stops a job still works: its budgets as last admitted, and `runPolicy`, which is read separately.
     """
     seen, writer, now = this.seen, this.writer, this.now
     policy = run_policy_in_force(seen.job)
@@ -121,7 +121,7 @@ def _decide_refused(this: Pass, verdict: Refused, attempt: AttemptStatus | None)
     if isinstance(judged, Ongoing):
         writer.observe(attempt)
     else:
-        # Whether another attempt follows is for a valid spec to say: its pods stay until there is one.
+        # A valid spec decides whether another attempt follows: the pods stay until there is one.
         attempt = mark_broken(attempt, now)
         writer.settling(attempt, judged.cause)
     return look_by(Decision(writer.finish(attempt)), find_deadline(policy, seen.job.status, attempt))

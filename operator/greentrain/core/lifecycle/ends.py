@@ -46,7 +46,7 @@ def end_broken(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus, c
 
 
 def policy_of(cause: Cause, spec: GreenTrainingJobSpec) -> RestartPolicy:
-    """The restart policy of the role that failed; Never for a role that was edited away."""
+    """The restart policy of the role that failed; Never for a role that an edit removed."""
     role = dict(spec.tf_replica_specs.roles()).get(cause.rank.type)
     return role.restart_policy if role is not None else RestartPolicy.NEVER
 
@@ -63,7 +63,7 @@ def fail(this: Pass, ended: AttemptStatus | None, why: Fail) -> Decision:
 
 
 def succeed(this: Pass, attempt: AttemptStatus) -> Decision:
-    """The job is done."""
+    """The job has succeeded."""
     running = attempt.model_copy(update={"running_time": attempt.running_time or format_time(this.now)})
     ended = end_attempt(running, Reason.SUCCEEDED, "finished", now=this.now, exit_code=0)
     this.writer.succeeded(ended)
@@ -73,7 +73,7 @@ def succeed(this: Pass, attempt: AttemptStatus) -> Decision:
 
 
 def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REASONS) -> Decision:
-    """Nothing starts again; pods are cleaned up as the policy says, the job when its time to live is over."""
+    """Nothing starts again; pods are deleted by the policy, the job when its time to live is over."""
     books = keep_books(seen, spec_in_force(seen.job.status), None, now=now)
     writer = Writer(seen, books, seen.job.status.projection, now=now, reasons=reasons)
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
@@ -89,7 +89,7 @@ def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REA
         writer.finish(last), deletions=deletions, look_again=due if waiting and now < due else None
     )
     ttl = policy.ttl_seconds_after_finished
-    # Nothing is deleted by a spec that is wrong; what its pods may ask for matters no more.
+    # With an invalid spec the job is not deleted. The privileges of its pods do not matter any more.
     if ttl is None or isinstance(decide_admission(seen.job, privileged=True), Refused):
         return decision
     expiry = completed + timedelta(seconds=ttl)
@@ -97,15 +97,15 @@ def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REA
 
 
 def run_policy_in_force(job: Job) -> RunPolicy:
-    """`spec.runPolicy`, which is obeyed also where the spec is refused; field by field as admitted last where it is wrong."""
+    """`spec.runPolicy`, also of a refused spec; for each invalid field the value that was last admitted."""
     admitted = job.status.admitted
     return read_run_policy(job.spec.get("runPolicy"), admitted.run_policy if admitted else RunPolicy())
 
 
 def _cleanup(seen: Snapshot, *, now: datetime, completed: datetime) -> tuple[Deletion, ...]:
-    """Pods to delete after the end; those still running get a moment to end by themselves.
+    """Pods to delete after the end; those still running get `FINISH_GRACE` to end by themselves.
 
-    Under a budget that stops a job none runs on, whatever cleanPodPolicy says: nothing would hold what it uses.
+    Under a budget that stops a job no pod runs on, whatever cleanPodPolicy is: nothing would limit what it uses.
     """
     removes_ended, removes_running = CLEANED[run_policy_in_force(seen.job).clean_pod_policy]
     removes_running = removes_running or spec_in_force(seen.job.status).is_enforced
@@ -121,4 +121,4 @@ CLEANED = {
     CleanPodPolicy.RUNNING: (False, True),
     CleanPodPolicy.ALL: (True, True),
 }
-"""Whether pods that have ended are removed, and those that run still."""
+"""Whether pods that have ended are deleted, and whether those that still run are."""

@@ -1,7 +1,8 @@
-"""The gates that an attempt passes before it begins, in the order in which they are asked.
+"""The gates that an attempt passes before it begins, in their order.
 
-Each is a pure function of a start: None lets it pass, `Wait` holds the job and says why, `Fail` ends it. The first that
-does not let it pass decides. A reason to wait is a function and a row here, and a row in `greentrain.api.reasons`.
+Each is a pure function of a start. It returns None where the start may pass, `Wait` with the reason where the job must wait,
+or `Fail`. The first closed gate decides. A new reason to wait needs a function and a row here, and a row in
+`greentrain.api.reasons`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import format_time, parse_time
 
 LOOK_FOR_NODES = timedelta(seconds=10)
-"""How often a job that waits for nodes to report looks whether they do; no event brings it."""
+"""How often a job that waits for reports of nodes is decided again; no event starts that pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,11 @@ class Start:
 
     seen: Snapshot
     spec: GreenTrainingJobSpec
-    """As admitted."""
+    """The spec, as admitted."""
     last: AttemptStatus | None
-    """The attempt before; None for the first."""
+    """The previous attempt; None before the first."""
     failures: Mapping[CountedAgainst, int]
-    """How many are counted against each limit of spec.runPolicy."""
+    """How many failures count against each limit of spec.runPolicy."""
     books: Books
     now: datetime
 
@@ -48,12 +49,12 @@ SUSPENSION = Wait(Reason.SUSPEND_REQUESTED, "spec.runPolicy.suspend is set", "se
 
 
 def wait_while_suspended(start: Start) -> Wait | None:
-    """The user asked for it."""
+    """Wait while spec.runPolicy.suspend is set."""
     return SUSPENSION if start.spec.run_policy.suspend else None
 
 
 def fail_over_deadline(start: Start) -> Fail | None:
-    """The time that the job may run is used up."""
+    """Fail where activeDeadlineSeconds is used up."""
     policy, last = start.spec.run_policy, start.last
     allowed = policy.active_deadline_seconds
     if last is None or allowed is None or start.seen.job.status.active_seconds < allowed:
@@ -63,7 +64,7 @@ def fail_over_deadline(start: Start) -> Fail | None:
 
 
 def fail_over_limit(start: Start) -> Fail | None:
-    """The limit on failures was lowered since the last one."""
+    """Fail where the limit on failures was lowered since the last failure."""
     last = start.last
     if last is None or last.counted_against is None:
         return None
@@ -75,19 +76,19 @@ def fail_over_limit(start: Start) -> Fail | None:
 
 
 def wait_or_fail_for_budget(start: Start) -> Wait | Fail | None:
-    """A budget that stops the job is spent; without any attempt a job that would fail by it waits."""
+    """Wait or fail where a budget is spent; before its first attempt a job waits, also where it would fail."""
     failed = fail_for_budget(start.books) if start.last is not None else None
     return failed or wait_for_budget(start.books)
 
 
 def fail_for_budget(books: Books) -> Fail | None:
-    """That the job has failed by a budget; None where it has not."""
+    """The failure by a budget; None where there is none."""
     state = books.stopping
     return Fail(Reason.BUDGET_EXHAUSTED, books.words) if state is not None and state.fails else None
 
 
 def wait_for_budget(books: Books) -> Wait | None:
-    """That the job may not run because of a budget; None where it may."""
+    """The wait for a spent budget; None where the job may run."""
     if books.stopping is None:
         return None
     raised = " and ".join(f"{s.path} above {s.limit}" for s in books.exhausted if s.stops and not s.by_charge)
@@ -96,12 +97,12 @@ def wait_for_budget(books: Books) -> Wait | None:
 
 
 def wait_for_reports(start: Start) -> Wait | None:
-    """What the job has used is not known, and it may not go on without."""
+    """Wait while the job's energy is not known, where its onUnknown does not let it go on."""
     return wait_while_unknown(start.books, start.now)
 
 
 def wait_while_unknown(books: Books, now: datetime) -> Wait | None:
-    """That a job may not run because its energy is not known; None where it may."""
+    """The wait for energy that is not known; None where the job may run."""
     if not books.unknown_stops:
         return None
     node = (books.waiting_for or tuple(p.node for p in books.unread))[0]
@@ -111,7 +112,7 @@ def wait_while_unknown(books: Books, now: datetime) -> Wait | None:
 
 
 def wait_for_old_pods(start: Start) -> Wait | None:
-    """The next attempt starts when every pod of the old one is gone."""
+    """Wait until every pod of the previous attempt is gone."""
     pods = start.seen.pods
     if not pods:
         return None
@@ -129,7 +130,7 @@ def wait_for_old_pods(start: Start) -> Wait | None:
 
 
 def wait_for_readings(start: Start) -> Wait | None:
-    """A job with a budget does not begin where its energy could not be read."""
+    """Wait where a job has a budget but its energy could not be read."""
     seen, spec = start.seen, start.spec
     if not BudgetSpec(spec.energy, spec.emissions).has_budget:
         return None
@@ -157,13 +158,13 @@ def wait_for_readings(start: Start) -> Wait | None:
 
 
 def wait_for_intensity(start: Start) -> Wait | None:
-    """A job with a budget of emissions does not begin where they could not be counted."""
+    """Wait where a job has a budget of emissions but they could not be counted."""
     text = start.books.unpriced
     return Wait(Reason.NO_INTENSITY, text, until=start.now + LOOK_FOR_NODES) if text else None
 
 
 def back_off(start: Start) -> Wait | None:
-    """The last attempts failed, and too soon again would fail as well."""
+    """Wait for the back-off after failures."""
     last = start.last
     if last is None or last.counted_against is None:
         return None
@@ -188,12 +189,12 @@ GATES: tuple[Gate, ...] = (
 
 
 def find_closed_gate(start: Start, gates: tuple[Gate, ...] = GATES) -> Wait | Fail | None:
-    """What the first gate says that does not let the start pass; None where all do."""
+    """The answer of the first closed gate; None where all are open."""
     return next((outcome for gate in gates if (outcome := gate(start)) is not None), None)
 
 
 def count_job_gpus(spec: GreenTrainingJobSpec) -> int:
-    """GPUs that all replicas of a job ask for together."""
+    """GPUs that all replicas of a job request together."""
     return sum(
         r.replicas * count_gpus(r.template.get("spec") or {}) for _, r in spec.tf_replica_specs.roles()
     )

@@ -1,4 +1,4 @@
-"""What a gate says of a start, and a stop of an attempt under way."""
+"""The answers of a gate to a start, and the stop of an attempt under way."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Wait:
     """No attempt begins now."""
 
     reason: str
-    """A word of `greentrain.api.reasons`: it decides the phase, the event and the log line."""
+    """A reason of `greentrain.api.reasons`: it decides the phase, the event and the log line."""
     message: str
-    """Why, with the number; no full stop."""
+    """Why, with the value; no full stop."""
     next_step: str = ""
-    """What a person does next, where the case knows more than the table of reasons."""
+    """What a user does next, where the table of reasons has no step that fits this case."""
     until: datetime | None = None
-    """When to look again, where no event brings it."""
+    """When the next pass is due, where no event starts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,6 @@ class Stop:
 
     reason: str
     message: str
-    """Why; the attempt records it."""
+    """Why; recorded in the attempt."""
     then: Wait | Fail | Restart
-    """What follows once every pod has ended, as things stand now."""
+    """What follows once every pod has ended, by the present state."""

@@ -1,4 +1,4 @@
-"""What every step of a pass works with: the snapshot, the moment, the rules, and the writer of the status."""
+"""What every step of a pass uses: the snapshot, the time, the rules, and the writer of the status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from greentrain.core.status.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The tables a pass decides by."""
+    """The tables that a pass decides by."""
 
     gates: tuple[Gate, ...] = GATES
     stops: tuple[StopRule, ...] = STOPS
@@ -23,7 +23,7 @@ class Rules:
 
 
 RULES = Rules()
-"""Those that are shipped."""
+"""The shipped tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +37,5 @@ class Pass:
 
     @property
     def books(self) -> Books:
-        """What is known of the job's energy, emissions and budgets."""
+        """What is known about the job's energy, emissions and budgets."""
         return self.writer.books

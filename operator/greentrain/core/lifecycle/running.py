@@ -1,4 +1,4 @@
-"""An attempt under way that nothing stops: judged from its pods, its missing pods made."""
+"""An attempt under way that nothing stops: it is judged from its pods, and missing pods are created."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from greentrain.core.seen.times import parse_time
 
 
 def go_on(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Decision:
-    """Judge the attempt, and make what it lacks."""
+    """Judge the attempt, and create its missing pods."""
     seen, writer, now = this.seen, this.writer, this.now
     pods, gone = seen.pods_of(attempt.number), seen.gone_of(attempt.number)
     changed = attempt.spec_hash != manifests.spec_hash(spec)
@@ -43,7 +43,7 @@ def go_on(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Dec
         leftovers = delete_leftovers(seen, attempt)
         return Decision(writer.finish(attempt), deletions=leftovers, look_again=judged.due)
     if changed and attempt.running_time is None:
-        # Nothing was trained yet: begin again with what is wanted now, uncounted. A wrong image is mended so.
+        # Nothing was trained yet: start again from the new spec, which counts as no failure. So a wrong image is corrected.
         text = "the spec changed before every pod had started"
         ended = end_attempt(attempt, Reason.SPEC_CHANGED, text, now=now)
         writer.restarting(ended, text)
@@ -60,7 +60,7 @@ def go_on(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Dec
     )
     missing = sorted(seats - set(pods))
     if changed:
-        # A pod outside the gang that is missing can no longer be built as the others were.
+        # The spec has changed: a missing pod outside the gang can no longer be built as the others were.
         missing = [r for r in missing if r.type.synchronous]
     writer.observe(attempt)
     if apart.replaced is not None:
@@ -79,7 +79,7 @@ def go_on(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus) -> Dec
 def _find_unscheduled(
     pods: Iterable[Pod], spec: GreenTrainingJobSpec, *, now: datetime
 ) -> Fail | datetime | None:
-    """That scheduling timed out; else when it will for the next pod, None where it can for none."""
+    """The failure that scheduling timed out; else when it will for the next pod, or None where it cannot."""
     policy = spec.run_policy.scheduling_policy
     if policy is None or policy.schedule_timeout_seconds is None:
         return None

@@ -1,4 +1,4 @@
-"""Between attempts: wait for what a gate waits for, or begin the next one."""
+"""Between attempts: wait at a closed gate, or begin the next attempt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from greentrain.quantities import Joules, format_energy
 
 
 def start_or_wait(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -> Decision:
-    """No attempt is under way: the next one begins unless a gate holds it."""
+    """No attempt is under way: begin the next one, unless a gate is closed."""
     writer = this.writer
     writer.admit(spec)
     closed = find_closed_gate(
@@ -65,7 +65,7 @@ def _begin(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -
 
 
 def _explain_again(joules: Joules, spec: GreenTrainingJobSpec) -> str:
-    """What a restart costs."""
+    """The message with what a restart costs; `joules` are used again."""
     why = (
         "no volume for checkpoints is set" if spec.checkpoint is None else "no confirmed checkpoint has them"
     )

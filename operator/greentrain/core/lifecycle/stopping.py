@@ -1,7 +1,7 @@
 """The one protocol by which a gang is stopped, whatever the reason.
 
-SIGTERM reaches every rank, the trainer agrees on a step and saves it. The attempt stays open until every rank is down, so
-that its final report is still read. A gang that has met its success rule before has succeeded.
+Every rank gets SIGTERM; the ranks agree on a step and save it as a checkpoint. The attempt stays open until every rank has
+ended, so that its final report is still read. A gang that met its success rule before the stop has succeeded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from greentrain.core.lifecycle.passing import Pass
 def stop_attempt(
     this: Pass, spec: GreenTrainingJobSpec | None, attempt: AttemptStatus, stop: Stop
 ) -> Decision:
-    """Begin a stop, or go on with it; no spec where it was refused."""
+    """Begin a stop, or continue it; `spec` is None where it was refused."""
     seen, writer, then = this.seen, this.writer, stop.then
     if spec is not None:
         writer.admit(spec)

@@ -1,8 +1,8 @@
-"""The reasons to stop an attempt under way, in the order in which they are asked.
+"""The reasons to stop an attempt under way, in their order.
 
-Each is a pure function of a running attempt: None lets it go on; `Stop` says why it must not, and what follows as things
-stand now. A stop that was begun is finished, even where its reason is gone: the pods are on their way. One protocol
-(`stopping.py`) carries every stop out.
+Each is a pure function of a running attempt. It returns None where the attempt may go on, or a `Stop` with the reason and
+with what follows by the present state. A stop that has begun is completed, also when its reason is gone meanwhile: pods are
+being deleted. Every stop is carried out in the same way (`stopping.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Running:
 
     seen: Snapshot
     policy: RunPolicy
-    """That of the spec; where the spec is refused, as it is read by itself."""
+    """The run policy of the spec; where the spec is refused, the policy that was read separately."""
     attempt: AttemptStatus
     books: Books
     now: datetime
@@ -38,7 +38,7 @@ class Running:
         return self.attempt.reason == reason
 
     def explain(self, reason: str, why: str) -> str:
-        """Why it is stopped: of a stop under way as it was recorded."""
+        """Why it is stopped; for a stop under way, the recorded message."""
         return self.attempt.message or why if self.has_begun(reason) else why
 
 
@@ -46,7 +46,7 @@ StopRule = Callable[[Running], Stop | None]
 
 
 def stop_for_suspension(running: Running) -> Stop | None:
-    """The user asked for it."""
+    """Stop when spec.runPolicy.suspend is set."""
     reason = Reason.SUSPEND_REQUESTED
     if not running.policy.suspend and not running.has_begun(reason):
         return None
@@ -54,7 +54,7 @@ def stop_for_suspension(running: Running) -> Stop | None:
 
 
 def stop_for_deadline(running: Running) -> Stop | None:
-    """The time that the job may run is over; one that was extended meanwhile goes on."""
+    """Stop when activeDeadlineSeconds is over; where it was extended during the stop, the job starts again."""
     reason = Reason.DEADLINE_EXCEEDED
     due = find_deadline(running.policy, running.seen.job.status, running.attempt)
     over = due is not None and running.now >= due
@@ -65,20 +65,20 @@ def stop_for_deadline(running: Running) -> Stop | None:
 
 
 def stop_for_budget(running: Running) -> Stop | None:
-    """A budget is spent, or would be by the time a stop has taken effect."""
+    """Stop when a budget is spent, or would be by the time a stop has taken effect."""
     reason, books = Reason.BUDGET_EXHAUSTED, running.books
     return _keep_budget(running, reason, books.words, due=books.stopping is not None)
 
 
 def stop_after_allowance(running: Running) -> Stop | None:
-    """A node's agent has stopped a pod while the operator was silent."""
+    """Stop after a node's agent has stopped a pod while the operator was silent."""
     pod = find_acted(running.seen, running.attempt)
     why = f"the agent of its node stopped pod {pod}: what it was allowed was spent while the operator was silent"
     return _keep_budget(running, Reason.ALLOWANCE_SPENT, why, due=pod is not None)
 
 
 def stop_without_readings(running: Running) -> Stop | None:
-    """What the job uses is not known, and it may not go on without."""
+    """Stop while the job's energy is not known, where its onUnknown does not let it go on."""
     books, why = running.books, ""
     if books.unread:
         first = books.unread[0]
@@ -111,7 +111,7 @@ STOPS: tuple[StopRule, ...] = (
 
 
 def find_stop(running: Running, stops: tuple[StopRule, ...] = STOPS) -> Stop | None:
-    """Why an attempt must be stopped, the stop under way before any other; None where it may go on."""
+    """The stop of an attempt, the one under way before any other; None where the attempt may go on."""
     found = [stop for rule in stops if (stop := rule(running)) is not None]
     return next((stop for stop in found if running.has_begun(stop.reason)), found[0] if found else None)
 
@@ -119,7 +119,7 @@ def find_stop(running: Running, stops: tuple[StopRule, ...] = STOPS) -> Stop | N
 def find_acted(seen: Snapshot, attempt: AttemptStatus) -> str | None:
     """The name of a pod that its node's agent stopped because its allowance was spent while the operator was silent.
 
-    An eviction is reported after it was done, so a pod that is ending and was throttled in its agent's last report counts.
+    An agent reports an eviction after it, so a pod counts too that is ending and was throttled in the last report.
     """
     going_on = {p.uid for p in seen.pods if not p.ended and not p.terminating}
     for report in seen.reports:

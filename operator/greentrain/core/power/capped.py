@@ -1,7 +1,7 @@
-"""Caps and allowances as the operator asks them of each node's agent, and what has become of a cap.
+"""Whether a job's power cap is in force, judged from the reports of its nodes' agents.
 
-Both are those in the job's *stored* status: a spec that was refused leaves them alone, an operator that begins anew knows
-them, and what is asked of agents follows from it at any time.
+The cap is that of the job's *stored* status. So a refused spec does not change it, an operator that restarts knows it, and
+what is requested from agents follows from the status at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from greentrain.quantities import PowerCap, parse_power_cap
 
 @dataclass(frozen=True, slots=True)
 class CapVerdict:
-    """What a job's status says of its cap."""
+    """What a job's status reports about its cap."""
 
     status: PowerStatus
     value: ConditionStatus
@@ -37,7 +37,7 @@ _SEVERITY: Mapping[Reason, int] = {
     Reason.NO_AGENT: 4,
     Reason.READINGS_STOPPED: 5,
 }
-"""Which finding of several is reported: the worst; everything that is not here is worse than these."""
+"""Of several findings the worst is reported; every reason that is not listed here is worse than these."""
 
 
 _IN_FORCE = frozenset({Reason.CAPPED, Reason.PREVIOUS_LOWER, Reason.CLAMPED})
@@ -49,7 +49,7 @@ _UNKNOWN = frozenset({Reason.NO_AGENT, Reason.READINGS_STOPPED})
 def judge_cap(
     cap: str, running: Sequence[Pod], reports: Iterable[NodeReport], *, now: datetime
 ) -> CapVerdict:
-    """How a cap stands on the GPUs of a job's running pods, each of which asks for at least one.
+    """Whether a cap is in force on the GPUs of a job's running pods, each of which requests at least one.
 
     Raises:
         ValueError: `cap` is none.
@@ -98,7 +98,7 @@ def judge_cap(
 def _find_all(
     cap: str, parsed: PowerCap, pod: Pod, gpus: Sequence[GpuStatus]
 ) -> tuple[tuple[tuple[GpuStatus, GpuCap], ...], tuple[tuple[Reason, str], ...]]:
-    """The GPUs that a pod holds with what is reported of their caps, and how the cap stands on each."""
+    """The GPUs that are allocated to a pod, with their reported caps, and the finding on each."""
     allocated = tuple((g, g.cap) for g in gpus if g.cap is not None and g.cap.concerns(pod.uid))
     return allocated, tuple(_find(cap, parsed, pod, gpu, reported) for gpu, reported in allocated)
 

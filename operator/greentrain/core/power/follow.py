@@ -1,8 +1,8 @@
-"""Follows a job's steps and energy, projects what it will have used at its end, and chooses its cap where its policy asks for that.
+"""Follows a job's steps and energy, projects what it will have used at its end, and chooses its cap if its policy is so.
 
-`core.power.projection` measures and decides; here its numbers come from what a pass knows, and go into the job's status. A sample
-is one pass in which the program was asked how far it is, with the energy its nodes have reported by then. What the program reports
-decides about a cap and about nothing else: a budget is held by counters alone.
+`core.power.projection` measures and decides. Here its numbers are taken from what a pass knows, and written to the job's
+status. A sample is one pass in which the program reported its progress, with the energy that its nodes have reported by
+then. What the program reports decides about a cap only: budgets are enforced by energy counters alone.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from greentrain.quantities import (
 )
 
 NO_LIMIT = Joules(1 << 62)
-"""A job without a budget exceeds none."""
+"""Stands for the budget of a job without one, in joules: it is never exceeded."""
 
 
 def chosen_cap(spec: GreenTrainingJobSpec, projection: ProjectionStatus | None, fleet: Fleet) -> str:
-    """The cap that is asked for: the spec's own, or the lower one that was chosen in its place."""
+    """The requested cap: the spec's own, or the lower one that was chosen in its place."""
     power = _find_throttling(spec)
     if power is None:
         return spec.power_cap
@@ -60,7 +60,7 @@ def chosen_cap(spec: GreenTrainingJobSpec, projection: ProjectionStatus | None, 
 
 
 def _find_throttling(spec: GreenTrainingJobSpec) -> PowerSpec | None:
-    """The section on power where it lets the cap be lowered to keep a budget; None where it does not."""
+    """`spec.power` where it allows to lower the cap to keep a budget; else None."""
     power = spec.power
     return power if power is not None and power.lowers_cap else None
 
@@ -73,7 +73,7 @@ def follow(
     *,
     now: datetime,
 ) -> ProjectionStatus | None:
-    """The projection after this pass; as it stands where the program did not say anything new."""
+    """The projection after this pass; the stored one where there is no new sample."""
     known, progress = seen.job.status.projection, seen.progress
     ceiling = ceiling_of(spec.power, seen.fleet)
     throttles = _find_throttling(spec)
@@ -131,13 +131,13 @@ def follow(
 
 
 def _is_old(known: ProjectionStatus | None, attempt: AttemptStatus, joules: Joules) -> bool:
-    """Whether no node has reported since the last sample: steps of now and joules of then do not belong together."""
+    """Whether no node has reported since the last sample: then new steps would be paired with old joules."""
     last = known.last if known is not None else None
     return last is not None and (last.attempt, last.joules) == (attempt.number, joules)
 
 
 def ceiling_of(power: PowerSpec | None, fleet: Fleet) -> int:
-    """The highest cap a job may have, in percent of its GPUs' default limit; 100 where it asks for none."""
+    """The highest cap that a job may have, in percent of its GPUs' default limit; 100 where it requests none."""
     if power is None or power.cap is None:
         return 100
     cap = parse_power_cap(power.cap)
@@ -149,7 +149,7 @@ def ceiling_of(power: PowerSpec | None, fleet: Fleet) -> int:
 
 
 def _in_force(known: GreenTrainingJobStatus, cap: str) -> bool:
-    """Whether the cap that is asked for is that of all the job's GPUs, as read back; none is always."""
+    """Whether the requested cap is in force on all of the job's GPUs, as read back; with no cap, whether none is."""
     power = known.power
     if not cap:
         return power is None or not power.cap
@@ -157,7 +157,7 @@ def _in_force(known: GreenTrainingJobStatus, cap: str) -> bool:
 
 
 def _budget_joules(books: Books, attempt: AttemptStatus, embodied: Micrograms) -> Joules | None:
-    """What the job may use by its budgets until it is stopped: less what a stop takes; None where it has none.
+    """Joules that the job may use by its budgets, less what is reserved for a stop; None where it has no budget.
 
     `embodied` is the share that its GPUs' time will add to its emissions until the end.
     """
@@ -183,7 +183,7 @@ def _build_status(
     *,
     now: datetime,
 ) -> ProjectionStatus:
-    """What the job's status says of its projection; `micrograms`: what it will have emitted at its end."""
+    """The projection in the job's status; `micrograms`: what the job will have emitted at its end."""
     end = None
     if projected.milliseconds is not None:
         end = format_time(now + timedelta(milliseconds=min(projected.milliseconds, 10**12)))
@@ -213,7 +213,7 @@ def _emissions_at_end(
     attempt: AttemptStatus,
     seen: Snapshot,
 ) -> Micrograms | None:
-    """What the job will have emitted: the rest of its energy at the present intensity, and its GPUs' time."""
+    """What the job will have emitted: so far, by the rest of its energy at the present intensity, and by its GPUs' time."""
     if emissions is None or projected.joules is None:
         return None
     intensity = typed(Intensity, emissions.intensity_milligrams_per_kilowatt_hour)
@@ -231,7 +231,7 @@ def _embodied_to_come(
     attempt: AttemptStatus,
     seen: Snapshot,
 ) -> Micrograms:
-    """The embodied share of the time that is left; 0 where it is not known how long that is."""
+    """The embodied share of the remaining time; 0 where that time is not known."""
     if emissions is None:
         return Micrograms(0)
     seconds = to_seconds(milliseconds or Milliseconds(0))

@@ -1,4 +1,4 @@
-"""Joules per step and step times under a cap, measured over windows, and how sure they are."""
+"""Joules and time per step under a cap, measured over windows, with their error."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from math import isqrt
 from greentrain.quantities import Joules, Milliseconds, add, subtract
 
 SETTLE_MILLISECONDS = Milliseconds(30_000)
-"""After a cap came into force, or a job began, this much is not measured: a report may be so old (its interval of 30 s)."""
+"""This much is not measured after a cap came into force or a job began: a report may be so old (its interval of 30 s)."""
 
 
 WINDOW_MILLISECONDS = Milliseconds(20_000)
-"""Shortest window: in less, step and joules are read at moments too different from each other. Reports come every 30 s."""
+"""Shortest window: step and joules are not read at the same moment, which matters more in a shorter one. Reports come every
+30 s."""
 
 
 LONGEST_GAP_MILLISECONDS = Milliseconds(300_000)
-"""Samples further apart do not bound a window: another cap may have been in force in between, an agent's own for one."""
+"""Samples further apart make no window: another cap may have been in force in between, such as an agent's own."""
 
 
 LEAST_WINDOWS = 5
-"""Of fewer windows the spread is hardly known: with four, Student's factor is above 3."""
+"""With fewer windows the spread is hardly known: with four, Student's factor is above 3."""
 
 
 ENOUGH_WINDOWS = 20
-"""So many windows are enough however much they differ: the job is like that, and the error says so."""
+"""So many windows are enough, however much they differ: the job varies that much, and the error shows it."""
 
 
 PRECISE_MILLIONTHS = 20_000
-"""Fewer windows are enough where joules per step are known to 2 %: a rung changes them by more."""
+"""Fewer windows are enough where joules per step are known to 2 %: one rung changes them by more."""
 
 
 LEAST_ERROR_MILLIONTHS = 10_000
-"""What is left is never known better than to 1 %, whatever was measured: later steps are not those that were measured."""
+"""The energy of the remaining steps is never known better than to 1 %: they are not the steps that were measured."""
 
 
 MOST_WINDOWS = 128
-"""With so many windows a measure forgets half of what it has, so that it follows a job that changes in its course."""
+"""With so many windows a measure is halved in weight, so that it follows a job that changes over time."""
 
 
 MILLIONTHS = 1_000_000
@@ -50,31 +51,31 @@ _MOST_LATEST = 10**9
 
 @dataclass(frozen=True, slots=True)
 class CapMeasure:
-    """What steps at one cap cost; sums over windows."""
+    """The cost of steps at one cap: sums over windows."""
 
     percent: int
-    """Of the GPUs' default limit; 100: none was asked for."""
+    """Percent of the GPUs' default limit; 100: no cap was requested."""
     steps: int = 0
     joules: Joules = Joules(0)
     milliseconds: Milliseconds = Milliseconds(0)
     windows: int = 0
     spread: int = 0
-    """Sum of squares of how much the windows' joules differ from what their steps cost on the average, in squares of
-    millionths of a mean window's joules."""
+    """Sum of the squared differences between each window's joules and the average cost of its steps; unit: squared millionths
+    of a mean window's joules."""
     lagged: int = 0
-    """Sum of products of each window's difference with that of the window before, in the same unit."""
+    """Sum of the products of each window's difference and that of the previous window, in the same unit."""
     latest: int = 0
     """The last window's difference, in millionths."""
 
     @property
     def error_millionths(self) -> int:
-        """By how much joules per step may be wrong, with 95 % confidence, in millionths of them; a million for a single window.
+        """The error of joules per step at 95 % confidence, in millionths of them; a million for a single window.
 
         The variance of a ratio of sums r = sum(e) / sum(s) is n / (n - 1) * sum((e - r s)^2) / sum(s)^2 (Cochran,
-        Sampling Techniques, chapter 6), times Student's factor for n - 1. What is cut off of one window because its last
-        step was not done is in the next one and lost to neither, so neighbours differ in opposite directions; a job that
-        pauses now and then makes them alike. Hence twice the lagged products are added, the more of them the better they
-        are known. Where only the ends of a row are doubtful, 1/n of the squares is left, and less it cannot be.
+        Sampling Techniques, chapter 6), times Student's factor for n - 1. The energy of a step that was not complete at a
+        window's end is in the next window, so neighbours differ in opposite directions. A job that pauses now and then
+        makes neighbours alike. Hence twice the lagged products are added, with more weight the better they are known.
+        Where only the ends of a row are in doubt, 1/n of the squares remains, which is the minimum.
         """
         n = self.windows
         if n < 2:
@@ -85,7 +86,7 @@ class CapMeasure:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there is enough of it to go by."""
+        """Whether it has enough windows to decide by."""
         if self.windows < LEAST_WINDOWS:
             return False
         return self.windows >= ENOUGH_WINDOWS or self.error_millionths <= PRECISE_MILLIONTHS
@@ -95,7 +96,7 @@ class CapMeasure:
         return self.joules * other.steps < other.joules * self.steps
 
     def add(self, steps: int, joules: Joules, milliseconds: Milliseconds) -> CapMeasure:
-        """Take in one window; both steps and joules must have grown in it."""
+        """Add one window; both steps and joules must have grown in it."""
         new = replace(
             self,
             steps=self.steps + steps,
@@ -104,7 +105,7 @@ class CapMeasure:
             windows=self.windows + 1,
         )
         if self.windows:
-            # As Welford's: how far the window is from the mean without it, times how far from the mean with it.
+            # Welford's method: the window's distance from the mean without it × its distance from the mean with it.
             before = joules * self.steps - self.joules * steps
             after = joules * new.steps - new.joules * steps
             unit = new.joules * new.joules * self.steps * new.steps
@@ -120,7 +121,7 @@ class CapMeasure:
         return new if new.windows < MOST_WINDOWS else new.halve()
 
     def halve(self) -> CapMeasure:
-        """The same with half its weight."""
+        """The same measure with half its weight."""
         return CapMeasure(
             self.percent,
             max(1, self.steps // 2),
@@ -144,31 +145,31 @@ def student(freedom: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A job at one moment: how far it is, and what it has used by then."""
+    """A job at one moment: its steps, and what it has used by then."""
 
     attempt: int
     step: int
-    """Steps done, of all attempts: it goes back when a job begins anew at a checkpoint."""
+    """Global step, over all attempts: it goes back when a job starts again from a checkpoint."""
     joules: Joules
-    """Used in all, of the kinds that its budget counts; as nearly as possible of the moment at which the step was read."""
+    """Used in total, of the kinds that its budget counts; as close as possible to the time at which the step was read."""
     moment: Milliseconds
-    """Unix time."""
+    """Unix time in milliseconds."""
     percent: int
-    """The cap that is asked for; 100 for none."""
+    """The requested cap in percent; 100 for none."""
     complete: bool = True
-    """Whether it is in force on all of the job's GPUs."""
+    """Whether the cap is in force on all of the job's GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What was seen of a job, and is carried from sample to sample in its status."""
+    """What was measured of a job; its status keeps it from sample to sample."""
 
     measures: tuple[CapMeasure, ...] = ()
-    """By cap, the highest first."""
+    """By cap, the highest cap first."""
     begun: Sample | None = None
-    """The first sample of this attempt at the present cap; None while that is not in force everywhere."""
+    """The first sample of this attempt at the present cap; None while the cap is not in force on all GPUs."""
     anchor: Sample | None = None
-    """Where the window under way began."""
+    """The sample at which the present window began; None for no window."""
     last: Sample | None = None
 
 
@@ -179,11 +180,11 @@ def observe(
     settle_milliseconds: Milliseconds = SETTLE_MILLISECONDS,
     window_milliseconds: Milliseconds = WINDOW_MILLISECONDS,
 ) -> Track:
-    """Take in one sample; where reports come more often, less time need settle and windows may be shorter.
+    """Add one sample; where reports come more often, the settle time and the windows may be shorter.
 
-    A window begins after a step was done at the cap in force and that has settled, so neither a job's start nor a change
-    is in a measure; it ends when steps and joules have grown for long enough. Whatever interrupts a row of samples (another
-    attempt, a step that goes back, another cap, a long silence) ends the window under way without counting it.
+    A window begins once a step was done at the cap in force and the settle time is over, so no measure contains a job's
+    start or a change of cap. It ends when steps and joules have grown for long enough. Anything that interrupts the
+    samples (another attempt, a step that goes back, another cap, a long silence) ends the window without counting it.
     """
     if not sample.complete:
         return Track(track.measures, last=sample)
@@ -194,7 +195,7 @@ def observe(
         settled = sample.moment - track.begun.moment >= settle_milliseconds
         return replace(track, anchor=sample if stepped and settled else None, last=sample)
     measures = measure(track.measures, track.anchor, sample, window_milliseconds=window_milliseconds)
-    # Where no step was done yet, the window lasts until one is: what it used meanwhile is part of what steps cost.
+    # Where no step was done yet, the window lasts until one is: what was used meanwhile is part of the cost of steps.
     anchor = track.anchor if measures is track.measures else sample
     return replace(track, measures=measures, anchor=anchor, last=sample)
 
@@ -206,7 +207,7 @@ def measure(
     *,
     window_milliseconds: Milliseconds = WINDOW_MILLISECONDS,
 ) -> tuple[CapMeasure, ...]:
-    """The measures with one window more; the same object where these two samples make none."""
+    """The measures with one more window; the same object where these two samples make none."""
     if (
         not (before.complete and after.complete)
         or (before.attempt, before.percent) != (after.attempt, after.percent)

@@ -1,13 +1,13 @@
-"""Whether a job will finish inside its budget of energy, and which power cap lets it: `spec.power.budgetPolicy: LowerCap`.
+"""Whether a job will finish inside its budget, and at which power cap: `spec.power.budgetPolicy: LowerCap`.
 
-What a step costs is measured at each cap that was in force, never taken from a model of cards: a lower cap saves energy
-down to a point that depends on the card and the work, and below it costs more, because the card idles longer. So caps go
-down one rung of a ladder at a time, each rung is measured before the next one is judged, and a job is called impossible
-only after the lowest one was.
+The cost of a step is measured at each cap that was in force, never taken from a model of cards. A lower cap saves energy
+down to a point that depends on the card and the work. Below it a step costs more, because the card idles longer. So caps go
+down one rung of a ladder at a time, and each rung is measured before the next one is tried. A job is reported as unable to
+finish only after all allowed caps were measured.
 
-A measurement is a sum over windows between two samples of the same attempt at the same cap. From how much the windows
-differ follows how well the sum is known; a projection that does not fit by more than that does not fit. All amounts are
-whole numbers, so that they can stand in a job's status.
+A measurement is a sum over windows between two samples of the same attempt at the same cap. How much the windows differ
+gives the error of the sum. A projection counts as outside the budget only if it is outside by more than its error. All
+amounts are whole numbers, so that a job's status can contain them.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from greentrain.core.power.measures import (
 from greentrain.quantities import Joules, Milliseconds, add, format_energy, subtract
 
 RUNG_PERCENT = 10
-"""Distance of two caps that are tried, in percent points: less saves hardly anything (a few percent of a step's energy), and
-each rung costs minutes of measuring."""
+"""Distance between two caps that are tried, in percentage points. A smaller one saves hardly anything (a few percent of a
+step's energy), and each rung costs minutes of measuring."""
 
 
 RAISE_MARGIN_PERCENT = 2
-"""A higher cap must fit with so much of the budget left over to be gone back to: so caps do not go up and down."""
+"""A cap is raised only where the job then leaves so much of its budget over: so caps do not go up and down."""
 
 
 LEAST_GAIN_MILLISECONDS = Milliseconds(120_000)
-"""And it must let the job end so much earlier: to bring a cap into force everywhere takes up to half a minute."""
+"""A cap is raised only where the job then ends so much earlier: a cap takes up to half a minute to be in force everywhere."""
 
 
 SAME_PERCENT = 1
 
 
 WORSE_PERCENT = 2
-"""Where no cap fits: steps that cost hardly more than at the best cap are as good, and a cap is left for a lower one where
-they cost so much more; in between caps do not go up and down."""
+"""Where no cap fits: a cap is as good as the cheapest while its steps cost at most `SAME_PERCENT` more. It is left for a lower
+one only where they cost so much more. In between the cap stays, so that caps do not go up and down."""
 
 
 Exceeds = Literal["Yes", "No", "Unknown"]
-"""Whether a job would exceed its budget: surely, surely not, or it is too close or too little measured to say."""
+"""Whether a job would exceed its budget; Unknown where it is too close, or too little was measured."""
 
 
 Reason = Literal[
@@ -59,31 +59,31 @@ Reason = Literal[
 - NoTotal: it is not known how many steps are left, so nothing is projected.
 - Measuring: too little was measured at the cap in force.
 - Fits: the job finishes inside its budget at the cap in force.
-- Raised, Lowered: it does so at this one, the highest that was measured.
-- Trying: at none that was measured; the next lower one is.
+- Raised, Lowered: the job finishes inside its budget at this cap, the best one that was measured.
+- Trying: a cap that was not measured yet is tried; mostly because no measured one fits.
 - TooSlow: the cap in force slows the job down by more than is allowed.
-- TooClose: at no cap for sure, and at the best perhaps.
-- CannotFinish: at no cap, and every allowed one was measured.
+- TooClose: the job may finish inside its budget at the cheapest cap, but that is less than 95 % certain.
+- CannotFinish: the job exceeds its budget at every allowed cap, and each was measured.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What a job will have used at its end if it goes on at one cap."""
+    """What a job will have used at its end if it goes on at this cap."""
 
     percent: int
     joules: Joules | None = None
-    """In all, with what is used; None where it is not known."""
+    """In total, with what is used already; None where it is not known."""
     uncertainty_joules: Joules | None = None
-    """By how much that may be wrong, with 95 % confidence."""
+    """The error bound of `joules` at 95 % confidence."""
     milliseconds: Milliseconds | None = None
-    """Until the end."""
+    """Time until the end."""
     exceeds: Exceeds = "Unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Projection):
-    """The same for a cap at which steps were measured, so that nothing of it is unknown."""
+    """The projection for a cap at which steps were measured: nothing of it is unknown."""
 
     joules: Joules
     uncertainty_joules: Joules
@@ -92,16 +92,16 @@ class Estimate(Projection):
 
     @property
     def most(self) -> Joules:
-        """What is not exceeded, with 95 % confidence or more."""
+        """Joules that are not exceeded, at 95 % confidence or more."""
         return add(self.joules, self.uncertainty_joules)
 
 
 def project(
     measures: Sequence[CapMeasure], percent: int, *, used: Joules, steps_left: int | None, budget: Joules
 ) -> Projection:
-    """What a job will have used that has `used` so much now and goes on at this cap.
+    """What a job will have used at its end, if it has used `used` now and goes on at this cap.
 
-    Whether they exceed the budget is said as soon as it is beyond their error, but not before the least was measured.
+    `exceeds` is decided as soon as the difference to the budget is larger than the error, after `LEAST_WINDOWS` windows.
     """
     found = next((m for m in measures if m.percent == percent), None)
     if found is None or not found.steps or steps_left is None:
@@ -126,20 +126,20 @@ def _estimate(found: CapMeasure, *, used: Joules, steps_left: int, budget: Joule
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The cap a job is to have."""
+    """The cap that a job will have."""
 
     percent: int
     reason: Reason
     message: str
-    """The same in words."""
+    """The reason as a message."""
     cannot_finish: bool = False
-    """Whether the job will exceed its budget at every cap that is allowed, each of which was measured."""
+    """Whether the job will exceed its budget at every allowed cap, each of which was measured."""
 
 
 def build_ladder(ceiling: int, lowest: int) -> tuple[int, ...]:
     """The caps that are tried, in percent, from the highest allowed to the lowest possible one; at least the highest.
 
-    The last distance is between half a rung and one and a half, so that no rung is measured for nothing.
+    The last distance is between half a rung and one and a half rungs, so that no rung is measured without use.
     """
     if lowest >= ceiling:
         return (ceiling,)
@@ -156,12 +156,13 @@ def choose_cap(
     budget: Joules,
     max_slowdown_percent: int | None = None,
 ) -> Choice:
-    """Which cap of the ladder a job is to have that has `used` so much of its budget, and has `percent` now.
+    """Choose a job's cap from the ladder; `used` is what it has used of its budget, `percent` its present cap.
 
-    The highest one that was measured and fits; where none does, the next one below those that were measured; where there
-    is none, the one at which a step costs least. A higher one than one that fits must do so with a margin and let the job
-    end earlier. A higher one that was not measured, because the ceiling was lower before, is tried where it must fit: no
-    step can cost more at it than in the ratio of the two limits, since it takes no longer.
+    - The highest cap that was measured and fits. To raise the cap above one that fits, the higher one must fit with a
+      margin and let the job end earlier.
+    - Where no cap fits: the next one below those that were measured. Where there is none: the one with the cheapest steps.
+    - A higher cap that was not measured, because the ceiling was lower before, is tried where it must fit. A step there
+      takes no longer, so it costs at most the ratio of the two limits more.
 
     With `max_slowdown_percent` the ladder ends above the first cap at which a step takes so much longer than at the highest.
     """
@@ -177,7 +178,7 @@ def choose_cap(
         for rung in allowed
         if rung in by_cap
     }
-    # Far from the budget a rough measure will do, where times need not be known.
+    # Far from the budget a rough measure is enough, unless the times of steps matter.
     rough = max_slowdown_percent is None
     found = {
         rung: one
@@ -194,32 +195,32 @@ def choose_cap(
 
 @dataclass(frozen=True, slots=True)
 class _Rungs:
-    """A ladder with what was measured on it."""
+    """A ladder of caps with the measures on it."""
 
     here: int
-    """The rung in force, in percent as all rungs are."""
+    """The rung in force, in percent, as all rungs."""
     allowed: tuple[int, ...]
-    """From the highest to the last that does not slow the job down too much."""
+    """The rungs from the highest to the last that does not slow the job down too much."""
     measures: Mapping[int, CapMeasure]
-    """Of each rung at which a step was measured."""
+    """The measures of all rungs at which a step was measured."""
     estimates: Mapping[int, Estimate]
-    """Of those that are allowed as well."""
+    """The estimates of those rungs that are allowed."""
     found: Mapping[int, Estimate]
-    """Of those that were measured well enough."""
+    """The estimates of those rungs that were measured well enough."""
 
     def is_due(self, rung: int, budget: Joules) -> bool:
-        """Whether a cap that fits is good enough to leave the one in force for it, or to keep it."""
+        """Whether a cap that fits is good enough to replace the one in force, or to be kept."""
         here = self.here
         if here not in self.allowed:
             return True
         ample = add(self.found[rung].most, _margin(budget)) <= budget
         if here in self.found and self.found[here].exceeds != "No":
-            # Where others cost as much, which of them fits is chance.
+            # Among caps that cost the same, it is chance which one fits.
             return ample or _is_worse(self.measures[here], self.measures[rung], SAME_PERCENT)
         return rung <= here or (ample and _is_earlier(self.estimates, rung, here))
 
     def find_best(self, budget: Joules) -> int | None:
-        """The highest cap that fits and is due; None where none is."""
+        """The highest cap that fits and is due; None where there is none."""
         fits = (rung for rung, one in self.found.items() if one.exceeds == "No")
         return max((rung for rung in fits if self.is_due(rung, budget)), default=None)
 
@@ -229,7 +230,7 @@ def _margin(budget: Joules) -> Joules:
 
 
 def _choose(rungs: _Rungs, used: Joules, budget: Joules) -> Choice:
-    """The cap among those that are allowed, and why, not counting that the one in force may be none of them."""
+    """The cap among the allowed ones, and why. The caller adds the case that the one in force is not allowed."""
     here, allowed, by_cap, found = rungs.here, rungs.allowed, rungs.measures, rungs.found
     best = rungs.find_best(budget)
     if here not in found and here in allowed and (best is None or best < here):
@@ -241,7 +242,7 @@ def _choose(rungs: _Rungs, used: Joules, budget: Joules) -> Choice:
             return Choice(above, "Trying", f"{_describe(found[here], budget)}; {above}% is tried")
     if best is not None:
         return Choice(best, _name_move(here, best), _describe(found[best], budget))
-    # Here a rough measure counts too: a cap that was left because it did not fit is not tried again and again.
+    # Here a rough measure counts too: otherwise a cap that did not fit would be tried again and again.
     known = [r for r in allowed if r in by_cap and by_cap[r].windows >= LEAST_WINDOWS]
     unknown = [r for r in allowed if r < known[-1]][:1] or [r for r in allowed if r not in known][-1:]
     if unknown:
@@ -265,7 +266,7 @@ def _name_move(here: int, there: int) -> Reason:
 
 
 def _is_earlier(estimates: Mapping[int, Estimate], one: int, than: int) -> bool:
-    """Whether the job ends enough earlier at one cap than at another; also where that is not known of the other."""
+    """Whether the job ends enough earlier at one cap than at another; True where the other's end is not known."""
     other = estimates.get(than)
     return other is None or other.milliseconds - estimates[one].milliseconds >= LEAST_GAIN_MILLISECONDS
 
@@ -273,7 +274,7 @@ def _is_earlier(estimates: Mapping[int, Estimate], one: int, than: int) -> bool:
 def _find_allowed(
     ladder: Sequence[int], by_cap: Mapping[int, CapMeasure], max_slowdown_percent: int | None
 ) -> tuple[int, ...]:
-    """The ladder down to the last cap that does not slow the job down too much against the highest."""
+    """The ladder down to the last cap that, compared with the highest, does not slow the job down too much."""
     reference = by_cap.get(ladder[0])
     if max_slowdown_percent is None or reference is None or not reference.is_enough:
         return tuple(ladder)
@@ -291,7 +292,7 @@ def _find_allowed(
 
 
 def _find_cheapest(found: Mapping[int, CapMeasure], here: int) -> int:
-    """The cap at which a step costs least; of those that are hardly worse the highest, for it is the fastest."""
+    """The cap at which a step costs least; of caps that cost about the same, the highest, because it is the fastest."""
     least = next(iter(found.values()))
     for one in found.values():
         if one.costs_less(least):

@@ -1,1 +1,1 @@
-"""What one pass may know: the world, read once into one immutable snapshot."""
+"""What one pass may know: the cluster's state, read once into one immutable snapshot."""

@@ -1,9 +1,9 @@
-"""What is known of GPUs, node by node, and what of it counts for one job.
+"""What is known about the GPUs of each node, and what of it counts for one job.
 
-A job's pods may land on any node, and a node may report anything. So for a job count the figures of the nodes its
-pods are on. As long as one of them is on none, the cluster's typical figures count too: the highest that two nodes say, or
-the only one that says anything. What one node alone says so never counts for a job that has nothing to do with it; where a
-pod does land on a node with higher figures, they count from then on (`core.books.overshoot.raise_bound`).
+A job's pods may be scheduled to any node, and a node may report anything. So for a job, the figures of its pods' nodes
+count. As long as a pod has no node yet, the cluster's typical figures count too: the highest that two nodes report, or those
+of the only node that reports. So what one node alone reports never counts for a job that is not on it. Where a pod is
+scheduled to a node with higher figures, they count from then on (`core.books.overshoot.raise_bound`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from greentrain.quantities import Amount, Milliwatts, typed
 
 
 def describe_node(name: str, status: NodePowerStatus, reported_at: datetime) -> Fleet | None:
-    """What one node reports of its GPUs; None where it has none.
+    """What one node reports about its GPUs; None where it has none.
 
-    Limits are those the cards have without us: a cap that is set now will have ended by the time a job begins.
+    Limits are those that the cards have without our caps: a present cap will have ended when a job begins.
     """
     if not status.gpus:
         return None
@@ -47,9 +47,9 @@ def describe_node(name: str, status: NodePowerStatus, reported_at: datetime) -> 
 
 
 def find_typical(nodes: Sequence[Fleet]) -> Fleet:
-    """What is expected of a node of the cluster: of each figure the second highest, or the only one.
+    """What is expected of a node of the cluster: the second highest of each figure, or the only one.
 
-    A GPU model counts that two nodes have; where no two have the same, each may be anywhere.
+    GPU models that two nodes have count; where no two nodes have the same, all models count.
     """
     counts = Counter(model for node in nodes for model in node.models)
     shared = sorted(model for model, count in counts.items() if count > 1)
@@ -65,7 +65,7 @@ def find_typical(nodes: Sequence[Fleet]) -> Fleet:
 
 
 def join(nodes: Collection[Fleet]) -> Fleet:
-    """What holds on all of these nodes: of each figure the highest."""
+    """The figures of these nodes together: the highest of each."""
     return Fleet(
         limit_milliwatts=_find_highest(n.limit_milliwatts for n in nodes),
         report_seconds=_find_highest(n.report_seconds for n in nodes),

@@ -1,4 +1,4 @@
-"""What one node's agent reported last, as far as it concerns one job."""
+"""The last report of one node's agent, as far as it concerns one job."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from greentrain.api.nodepower import GpuStatus, PodEnergy
 from greentrain.quantities import parse_time
 
 SILENT_AFTER = timedelta(seconds=95)
-"""A node that has not reported for so long gives no readings: three intervals of 30 s and their jitter."""
+"""A node that has not reported for so long counts as silent: three intervals of 30 s, with jitter."""
 
 
 ABANDONED_AFTER = timedelta(hours=1)
-"""A NodePower that was not written for so long, all of it settled, is removed."""
+"""A NodePower that was not written for so long is deleted when everything in it is settled."""
 
 
 T = TypeVar("T")
 
 
 class Kept:
-    """What was concluded from a report's entries and is concluded again only when one of the values behind it is another.
+    """A cache of what was computed from a report's entries; a result is computed again only when one of its inputs changes.
 
-    A pass over a job on a thousand nodes follows some seventy reports; the other entries are those of the pass before. All of
-    it follows from the snapshot alone: without it (after a restart, say) the same is concluded anew.
+    A pass over a job on a thousand nodes has some seventy new reports; the other entries are the same as in the previous
+    pass. All results depend on the snapshot alone: without the cache, as after a restart, the same is computed again.
     """
 
     __slots__ = ("_known",)
@@ -43,12 +43,12 @@ class Kept:
         *,
         holds: Callable[[T], bool] = lambda _: True,
     ) -> T:
-        """What `conclude(*given)` gives, a pure function; `what` names it, `entry` is the key of the entry it is about.
+        """The result of `conclude(*given)`, a pure function; `what` names it, `entry` is the key of its entry.
 
-        `holds` says of a result that is known whether what it followed from besides `given` is still the same.
+        `holds` checks for a known result whether its other inputs, besides `given`, are still the same.
         """
         known = self._known.get((what, entry))
-        if known is not None and known[0] == given:  # one look where they are the same objects, as most are
+        if known is not None and known[0] == given:  # quick where they are the same objects, as most are
             result: T = known[1]
             if holds(result):
                 return result
@@ -57,48 +57,48 @@ class Kept:
         return found
 
     def keep_only(self, entries: frozenset[str]) -> None:
-        """Forget what was concluded from entries that are no more."""
+        """Drop the results for all other entries."""
         self._known = {of: known for of, known in self._known.items() if of[1] in entries}
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What one node's agent reported last, as far as it concerns one job."""
+    """The last report of one node's agent, as far as it concerns one job."""
 
     node: str
     received: datetime
-    """When the operator saw it change, by the operator's clock."""
+    """When the operator saw the report change, by the operator's clock."""
     pods: tuple[PodEnergy, ...] = ()
     observed: datetime | None = None
     """When the agent observed it, by the node's clock, which also dates its readings."""
     gpus: tuple[GpuStatus, ...] = ()
-    """The node's GPUs a cap is asked for."""
+    """The node's GPUs for which a cap is requested."""
     seen: datetime | None = None
-    """When it was observed, by the operator's clock as far as that is known: `received`, but for a report that was there
-    before the operator, whose age is taken from the node's clock."""
+    """When it was observed, by the operator's clock as far as that is known: `received`, except for a report that is older
+    than the operator; the age of such a report comes from the node's clock."""
     report_seconds: int | None = None
     """How often its agent reports."""
     region: str = ""
-    """Where the node's power comes from, by its labels."""
+    """The node's label topology.kubernetes.io/region; empty where it has none."""
     zone: str = ""
 
     @cached_property
     def kept(self) -> Kept:
-        """What was concluded from its entries; no part of its value."""
+        """What was computed from its entries; not part of its value."""
         return Kept()
 
     def follow(self, before: NodeReport) -> NodeReport:
-        """The same report, with what was concluded from an earlier one of the same node and job."""
+        """The same report, with the cache of an earlier one of the same node and job."""
         before.kept.keep_only(frozenset(e.key for e in self.pods))
         vars(self)["kept"] = before.kept
         return self
 
     def is_silent(self, now: datetime) -> bool:
-        """Whether too long ago to be called a reading."""
+        """Whether the node has not reported for `SILENT_AFTER`."""
         return now - self.received >= SILENT_AFTER
 
     def reads(self, entry: PodEnergy) -> bool:
-        """Whether the agent could still read the pod's cards, and who holds them, when it observed this."""
+        """Whether, at the time of the report, the agent could read the pod's GPUs and to which pods they are allocated."""
         if self.observed is None or entry.last_reading is None:
             return self.observed is None
         last = parse_time(entry.last_reading)
@@ -112,5 +112,5 @@ def attempt_of(pod_name: str) -> int:
 
 
 def is_abandoned(received: datetime, *, now: datetime) -> bool:
-    """Whether a node's agent has been silent for so long that it will not come back."""
+    """Whether a node's agent has been silent for so long that it counts as gone."""
     return now - received >= ABANDONED_AFTER

@@ -1,4 +1,4 @@
-"""The few facts of a pod that decisions rest on; whatever a server may leave out is optional here."""
+"""The few facts of a pod that decisions depend on; everything that a server may leave out is optional here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Raw = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rank:
-    """One seat of the gang: a role and an index."""
+    """One rank of the gang: a role and an index."""
 
     type: ReplicaType
     index: int
@@ -30,7 +30,7 @@ class Rank:
 
 
 class PodState(Enum):
-    """What a pod amounts to for the gang, judged by its tensorflow container."""
+    """The state of a pod for the gang, judged by its tensorflow container."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -83,7 +83,7 @@ PASSING_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """The facts of one pod that decisions rest on."""
+    """The facts of one pod that decisions depend on."""
 
     name: str
     uid: str
@@ -94,7 +94,7 @@ class Pod:
     terminating: bool = False
     exit_code: int | None = None
     init_container: str = ""
-    """The init container that failed, whose exit the fields here are; nothing where it was the program itself."""
+    """The init container that failed: the exit in these fields is its; empty where it was the program's own."""
     exit_reason: str = ""
     """The container's termination reason (`OOMKilled`, `Error`), or the pod's (`Evicted`, `DeadlineExceeded`)."""
     finished: datetime | None = None
@@ -102,27 +102,27 @@ class Pod:
     waiting_message: str = ""
     termination: TerminationMessage | None = None
     log_tail: str = ""
-    """Termination message of a foreign program: the container's last lines where the policy asks for them."""
+    """Termination message of another program than our trainer: the container's last lines, if the policy is so."""
     ip: str = ""
     node: str = ""
     spec_hash: str = ""
     created: datetime | None = None
     deletion_requested: datetime | None = None
-    """When its deletion was asked for, before the grace period."""
+    """When its deletion was requested, before the grace period."""
     cut_grace: int | None = None
-    """Seconds of its own grace period, where its deletion was asked for with a longer one: a user who may delete a pod may name any."""
+    """Its own grace period in seconds, where its deletion was requested with a longer one: a user may set any."""
     disruption: Disruption | None = None
     disruption_message: str = ""
     stopped_by_node: bool = False
     """Its kubelet stopped it without a deletion: an eviction for lack of memory, the node's shutdown, its own deadline."""
     node_stop_requested: datetime | None = None
-    """When its kubelet did so, where that is known."""
+    """When its kubelet stopped it; None where that is not known."""
     gpus: int = 0
-    """GPUs, or parts of one, that its containers ask for."""
+    """GPUs, or parts of one, that its containers request."""
     started: datetime | None = None
-    """When its tensorflow container started, while that runs."""
+    """When its tensorflow container started; None unless that is running."""
     unreachable: bool = False
-    """Kubernetes has marked the pod of a node that stopped answering; whether it still runs cannot be known."""
+    """Kubernetes has marked the pod because its node stopped answering; whether it still runs is not known."""
 
     @property
     def ended(self) -> bool:
@@ -131,12 +131,12 @@ class Pod:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether something asked the pod to stop: its deletion, by whatever user or controller, or its own node."""
+        """Whether the pod was asked to stop: by its deletion, whichever client requested it, or by its own node."""
         return self.terminating or self.stopped_by_node
 
     @property
     def stuck(self) -> Reason | None:
-        """Why a pod that has not started cannot; None for one that is well or on its way."""
+        """Why a pod that has not started cannot start; None for one that runs or is starting."""
         if self.state is not PodState.PENDING or self.waiting_reason in PASSING_REASONS:
             return None
         if self.waiting_reason == "Unschedulable":
@@ -147,7 +147,7 @@ class Pod:
 
 
 def parse_pod(body: Raw) -> Pod | None:
-    """Read a pod of ours; None for one whose labels do not name a rank and an attempt."""
+    """Read a pod of a job; None for one whose labels do not name a rank and an attempt."""
     meta = body["metadata"]
     labels = meta.get("labels") or {}
     try:
@@ -204,11 +204,11 @@ def parse_pod(body: Raw) -> Pod | None:
             exit_code=int(ended["exitCode"]),
             exit_reason=_exit_reason(status, ended),
             finished=_parse_event(ended.get("finishedAt"), created),
-            # Not the program's word: whatever it looks like, it confirms no checkpoint.
+            # Not the program's own message: whatever it looks like, it confirms no checkpoint.
             log_tail=_tail(ended.get("message") or ""),
         )
     if phase == "Failed" or (phase == "Succeeded" and state.get("running") is None):
-        # Without a container's own exit there is no verdict of the program, so not even Succeeded is one.
+        # Without a container's exit the program's result is not known, not even where the phase is Succeeded.
         return replace(
             pod,
             state=PodState.FAILED,
@@ -221,20 +221,20 @@ def parse_pod(body: Raw) -> Pod | None:
         started = _parse_event(state["running"].get("startedAt"), created)
         return replace(pod, state=PodState.RUNNING, ready=ready, unreachable=cut_off, started=started)
     reason, message = _why_waiting(status, state)
-    # A runtime quotes the template's own words.
+    # A container runtime quotes text from the template.
     return replace(pod, state=PodState.PENDING, waiting_reason=reason, waiting_message=clean_text(message))
 
 
 def _exit_reason(status: Raw, terminated: Raw) -> str:
-    """Why a container ended: its pod's own deadline outweighs what it answered to that."""
+    """Why a container ended: the pod's own deadline overrides the container's reason."""
     late = status.get("reason") == DEADLINE_EXCEEDED
     return DEADLINE_EXCEEDED if late else terminated.get("reason") or ""
 
 
 def _failed_init_container(body: Raw) -> Raw | None:
-    """The status of the init container for which a pod that never began its program has failed.
+    """The status of the init container because of which a pod failed before its program started; None where there is none.
 
-    One with `restartPolicy: Always` is a sidecar: the kubelet starts it again, its exit fails no pod.
+    One with `restartPolicy: Always` is a sidecar: the kubelet restarts it, and its exit does not fail the pod.
     """
     spec = body.get("spec") or {}
     sidecars = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
@@ -247,15 +247,15 @@ def _failed_init_container(body: Raw) -> Raw | None:
 
 
 NO_REASON = "PodFailed"
-"""Of a pod that has failed without a container's exit, and whose status names no reason either."""
+"""Reason of a pod that has failed without a container's exit, and whose status has no reason either."""
 
 
 LOG_TAIL_MAX = 1024
-"""How much of a container's last lines is kept, in characters; the kubelet keeps 2,048 bytes or 80 lines."""
+"""Characters that are kept of a container's last lines; the kubelet keeps 2,048 bytes or 80 lines."""
 
 
 def _tail(text: str) -> str:
-    """The last whole lines of a text that a program wrote, or Kubernetes about it."""
+    """The last whole lines of a text by a program, or by Kubernetes about it."""
     text = clean_text(text)
     if len(text) <= LOG_TAIL_MAX:
         return text
@@ -264,9 +264,9 @@ def _tail(text: str) -> str:
 
 
 def _parse_event(text: str | None, created: datetime | None) -> datetime | None:
-    """When something happened to a pod; None where that was before the pod was made.
+    """When something happened to a pod; None where the time is before the pod's creation.
 
-    A kubelet writes 1970-01-01 for what its runtime does not know.
+    A kubelet writes 1970-01-01 for a time that its runtime does not know.
     """
     moment = parse_time(text)
     early = moment is not None and created is not None and moment < created - CLOCK_WRONG
@@ -278,8 +278,8 @@ DEFAULT_GRACE_SECONDS = 30
 
 
 LONGEST_GRACE = timedelta(days=36_500)
-"""Beyond this a pod's deletionTimestamp says nothing: `kubectl delete --grace-period` takes any number, and the API server adds
-that up in nanoseconds, of which an int64 holds 292 years."""
+"""With a longer grace period a pod's deletionTimestamp has no meaning: `kubectl delete --grace-period` takes any number, and
+the API server adds it in nanoseconds, of which an int64 has room for 292 years."""
 
 
 def _deletion_requested(meta: Raw) -> datetime | None:
@@ -291,7 +291,7 @@ def _deletion_requested(meta: Raw) -> datetime | None:
 
 
 def find_cut_grace(body: Raw) -> int | None:
-    """A pod's own grace period in seconds, where its deletion was asked for with a longer one; else None."""
+    """A pod's own grace period in seconds, where its deletion was requested with a longer one; else None."""
     given = (body.get("spec") or {}).get("terminationGracePeriodSeconds")
     own = DEFAULT_GRACE_SECONDS if given is None else int(given)
     return own if (body["metadata"].get("deletionGracePeriodSeconds") or 0) > own else None
@@ -306,9 +306,9 @@ def _disruption(status: Raw) -> tuple[Disruption | None, str]:
 
 
 def _stopped_by_node(status: Raw, created: datetime | None) -> tuple[bool, datetime | None]:
-    """Whether the kubelet itself stopped a pod, and when, as its condition says.
+    """Whether the kubelet itself stopped a pod, and when, by its conditions.
 
-    Other reasons of DisruptionTarget announce a deletion, which may not follow; the deletion itself counts there.
+    Other reasons of DisruptionTarget announce a deletion, which may not follow: for these only the deletion counts.
     """
     for condition in status.get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
@@ -319,11 +319,11 @@ def _stopped_by_node(status: Raw, created: datetime | None) -> tuple[bool, datet
 
 
 def _unreachable(status: Raw) -> bool:
-    """Whether the node controller, not the kubelet, said last that a pod is not ready.
+    """Whether the node controller, not the kubelet, has set a pod to not ready.
 
     When a node has not reported for its grace period (`--node-monitor-grace-period`, 50 s) the
     controller sets the condition Ready of its pods to False and leaves ContainersReady as the kubelet wrote it. The
-    kubelet itself writes the two apart only for a readiness gate, with a reason of its own.
+    kubelet itself sets the two differently only for a readiness gate, with a reason of its own.
     """
     conditions = {c.get("type"): c for c in status.get("conditions") or ()}
     ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
@@ -332,7 +332,7 @@ def _unreachable(status: Raw) -> bool:
 
 
 def is_gpu(resource: str) -> bool:
-    """Whether a container's resource of that name is GPUs, or parts of one."""
+    """Whether a container resource of this name is GPUs, or parts of one."""
     return resource == names.GPU_RESOURCE or resource.startswith(names.MIG_RESOURCE_PREFIX)
 
 
@@ -348,7 +348,7 @@ def parse_count(amount: object) -> int | None:
 
 
 def count_gpus(spec: Raw) -> int:
-    """GPUs, or parts of one, that a pod of that spec asks for. What is no whole number asks for none: no pod is made of it."""
+    """GPUs, or parts of one, that a pod of this spec requests. Anything but a whole number is none: no pod is created of it."""
     containers = spec.get("containers")
     total = 0
     for container in containers if isinstance(containers, list | tuple) else ():

@@ -1,8 +1,8 @@
-"""What of a node's report is believed: what its kind allows, and what can be true.
+"""Which parts of a node's report are accepted: those that its CRD allows and that can be true.
 
-A node's agent is trusted with its own node and no further, and its token may be stolen. The CRD bounds what it can write; the
-same is asked again here, because an object may be stored under an older schema, and because no schema knows what time it is.
-What breaks a rule is left out, entry by entry, and said (`Believed.doubts`); the rest of the report counts.
+A node's agent is trusted for its own node only, and its token may be stolen. The CRD bounds what the agent can write. The
+bounds are checked again here, because an object may be stored under an older schema, and because no schema knows the time.
+Each entry that breaks a rule is left out and listed in `Believed.doubts`; the rest of the report counts.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ SHOWN = 80
 """Characters of a value that are shown."""
 
 LISTS = ("conditions", "gpus", "pods")
-"""Lists whose entries stand for themselves: one that is wrong leaves the others alone."""
+"""Lists of independent entries: an entry that is wrong is left out alone."""
 
 ROUNDS = 4
-"""How often what is wrong is left out before the report is given up: leaving out cannot make more wrong."""
+"""How often wrong parts are left out before the whole report is ignored: leaving out cannot make more wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Believed:
-    """What is believed of a report."""
+    """What is accepted of a report."""
 
     status: NodePowerStatus | None
-    """None where nothing is."""
+    """None where nothing is accepted."""
     doubts: tuple[str, ...] = ()
     """What was left out and why, one line each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Where a pod is, or was, as the operator itself knows it."""
+    """The node that a pod is, or was, bound to, from the operator's own data."""
 
     node: str
     created: datetime | None = None
-    """When the pod was made, or its job, which is before it; None where neither is known."""
+    """When the pod was created, or its job, which is earlier; None where neither is known."""
     name: str = ""
-    """Name of the pod, which no other pod of its job ever has; empty where it is not known."""
+    """Name of the pod, unique among all pods of its job at any time; empty where it is not known."""
 
 
 def read_report(raw: object, *, now: datetime) -> Believed:
-    """Read `NodePower.status` as it is stored; `now` by the operator's clock."""
+    """Read a stored `NodePower.status`; `now` by the operator's clock."""
     left: dict[str, Any] = dict(raw) if isinstance(raw, Mapping) else {}
     doubts: list[str] = []
     for _ in range(ROUNDS):
@@ -77,7 +77,7 @@ def read_report(raw: object, *, now: datetime) -> Believed:
 
 
 def _leave_out(raw: Mapping[str, Any], errors: Iterable[ErrorDetails], doubts: list[str]) -> dict[str, Any]:
-    """The report without what is wrong in it."""
+    """The report without its wrong parts; appends a line for each to `doubts`."""
     fields: set[object] = set()
     entries: dict[object, set[int]] = {}
     for error in errors:
@@ -96,13 +96,13 @@ def _leave_out(raw: Mapping[str, Any], errors: Iterable[ErrorDetails], doubts: l
 
 
 def show(value: object) -> str:
-    """What an agent said, short, on one line, without control characters."""
+    """A value from an agent's report, short, on one line, without control characters."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def find_problem(entry: PodEnergy, *, now: datetime) -> str | None:
-    """Why an entry cannot be true, of whatever pod; None where it can."""
+    """Why an entry cannot be true, whichever pod it is of; None where it can."""
     buckets = entry.buckets
     times = (
         ("firstReading", entry.first_reading),
@@ -131,7 +131,7 @@ def find_problem(entry: PodEnergy, *, now: datetime) -> str | None:
 
 
 def find_false_date(entry: PodEnergy, binding: Binding) -> str | None:
-    """Why an entry's readings cannot be of its pod: they are older than it; None where they can."""
+    """Why an entry's readings cannot be of its pod: they are older than the pod. None where they can."""
     if binding.created is None:
         return None
     earliest = binding.created - CLOCK_WRONG

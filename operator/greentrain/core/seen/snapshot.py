@@ -1,7 +1,7 @@
-"""What one pass may know: an immutable picture of a job and everything that belongs to it.
+"""What one pass may know: an immutable snapshot of a job and everything that belongs to it.
 
-`kube.gather` fills it from the cluster, tests from plain values. Kubernetes objects are parsed here, once,
-into the few facts decisions rest on; whatever a server may leave out is optional here.
+`kube.gather` fills it from the cluster, tests from plain values. Kubernetes objects are parsed here, once, into the few
+facts that decisions depend on; everything that a server may leave out is optional here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from greentrain.quantities import Joules, Milliwatts
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why an object of ours could not be made."""
+    """Why an object of a job could not be created."""
 
     kind: str
     name: str
@@ -47,7 +47,7 @@ PASSING_OBSTACLES = frozenset({BEING_REMOVED, VANISHED})
 
 @dataclass(frozen=True, slots=True)
 class TemplateProblem:
-    """A field of a pod template that no Kubernetes version this operator knows would read."""
+    """A problem with a field of the spec, such as one that no supported Kubernetes version reads in a template."""
 
     path: str
     message: str
@@ -55,7 +55,7 @@ class TemplateProblem:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A GreenTrainingJob as it stands: its spec unparsed, because it may be wrong."""
+    """A GreenTrainingJob as stored; its spec is unparsed, because it may be invalid."""
 
     namespace: str
     name: str
@@ -65,27 +65,27 @@ class Job:
     spec: Raw
     status: GreenTrainingJobStatus
     barrier: tuple[TemplateProblem, ...] = ()
-    """Why it is not looked at any further: too deep or too large, with little of its spec left."""
+    """Why its spec is not parsed: it is too deep or too large, and little of it was kept."""
     unreadable: str = ""
-    """Why the ledger in its stored status cannot be read; such a job is held, and its status is not overwritten."""
+    """Why the ledger in its stored status cannot be read; such a job is on hold, and its status is not overwritten."""
     deleting: bool = False
     created: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """What is known of the GPUs that a job's pods are on, or may come to be on, from the nodes that report (`core.seen.fleet`)."""
+    """What is known about the GPUs of the nodes that a job's pods are on, or may be scheduled to (`core.seen.fleet`)."""
 
     limit_milliwatts: Milliwatts | None = None
-    """The highest power limit one of them has, or gets back when a cap ends; None where no node reports one."""
+    """The highest power limit of one of them, or that it will have when its cap ends; None where no node reports one."""
     report_seconds: int | None = None
     """The longest interval of the nodes' reports."""
     default_milliwatts: Milliwatts | None = None
     """The highest default limit of one of them."""
     lowest_percent: int | None = None
-    """The lowest limit that all of them can have, as a share of their default limit."""
+    """The lowest limit that all of them can have, in percent of their default limit."""
     reported_at: datetime | None = None
-    """When one of the nodes with GPUs reported last."""
+    """When a node with GPUs last reported."""
     without_host: tuple[str, ...] = ()
     """Nodes that cannot measure their processors and memory."""
     models: tuple[str, ...] = ()
@@ -99,30 +99,30 @@ class Snapshot:
     job: Job
     pods: tuple[Pod, ...] = ()
     last_states: tuple[Pod, ...] = ()
-    """The last that was seen of pods that are gone: how they ended and what they said still counts, they fill no seat."""
+    """The last states of pods that are gone: their ends and reports still count, but their ranks are free."""
     has_service: bool = False
     progress: Progress | None = None
-    """The deciding rank's own word, None where it did not answer."""
+    """The deciding rank's answer to `GET /progress`; None where it did not answer."""
     sampled: datetime | None = None
-    """When it was asked for that; None where its word is in the stored status already."""
+    """When it was asked; None where its answer is in the stored status already."""
     sampled_joules: Joules | None = None
-    """What the job had used by then; None for what it has used now."""
+    """Joules that the job had used by then; None for what it has used now."""
     obstacles: tuple[Obstacle, ...] = ()
     template_problems: tuple[TemplateProblem, ...] = ()
     reports: tuple[NodeReport, ...] = ()
-    """What nodes' agents reported of the job's pods, and those nodes that reported of them before."""
+    """Reports of the job's pods by nodes' agents, and reports of nodes that had its pods before."""
     fleet: Fleet = Fleet()
     privileged: bool = False
-    """Whether the namespace's label lets pods ask for more than Pod Security's baseline; asked only for a job that does."""
+    """Whether the namespace's label allows more than Pod Security's baseline; read only for a job that needs it."""
     intensities: Intensities | None = None
-    """What emissions are counted with; None where nothing is set up for it."""
+    """What emissions are counted with; None where no source is configured."""
 
     def pods_of(self, attempt: int) -> dict[Rank, Pod]:
         """The pods of one attempt by rank."""
         return {p.rank: p for p in self.pods if p.attempt == attempt}
 
     def gone_of(self, attempt: int) -> dict[Rank, Pod]:
-        """The last that was seen of those ranks of one attempt that have no pod."""
+        """The last states of those ranks of one attempt that have no pod."""
         there = self.pods_of(attempt)
         return {p.rank: p for p in self.last_states if p.attempt == attempt and p.rank not in there}
 
@@ -130,14 +130,14 @@ class Snapshot:
 DERIVED = frozenset(
     {"phase", "display", "budgets", "replicaStatuses", "labelSelector", "power", "projection"}
 )
-"""Sections of a status that are concluded or measured again; with any other a job cannot be looked after."""
+"""Sections of a status that are computed or measured again; if any other cannot be read, the job is put on hold."""
 
 
 def parse_status(raw: Raw | None) -> tuple[GreenTrainingJobStatus, str]:
     """Read a job's status by sections, and why its ledger cannot be read; empty where it can.
 
-    Another version of the operator may have written values that this one does not know. What is derived counts as none then.
-    A ledger that cannot be read is not none: what was used, and how often it failed, would begin again at zero.
+    Another version of the operator may have written values that this one does not know. Derived sections then count as empty.
+    A ledger that cannot be read does not: the energy used and the number of failures would begin again at zero.
     """
     stored = raw if isinstance(raw, Mapping) else {}
     try:
@@ -162,7 +162,7 @@ def _read_sections(joined: Raw, stored: Raw) -> tuple[GreenTrainingJobStatus, st
 
 
 def _find_path(location: tuple[int | str, ...], stored: Raw) -> str:
-    """Where a value of a status is stored: in the section that people read, or in the ledger."""
+    """The path at which a value of a status is stored: in the fields for users, or in the ledger."""
     node: Any = stored
     for part in location:
         listed = isinstance(node, list) and isinstance(part, int) and part < len(node)
@@ -175,7 +175,7 @@ def _find_path(location: tuple[int | str, ...], stored: Raw) -> str:
 
 
 BARRIER = f"{names.GROUP}/barrier"
-"""Key of a job's body, beside `spec`, for paths and messages of its barrier (`kube.cache.slim_job`); no server stores it."""
+"""Key of a job's body, beside `spec`, with the paths and messages of its barrier (`kube.cache.slim_job`); never stored."""
 
 
 def parse_job(body: Raw) -> Job:

@@ -1,7 +1,7 @@
 """A snapshot as bytes, so that a pass that went wrong in a cluster can be decided again elsewhere.
 
-All that a pass rests on is in its snapshot and the time it was decided at: the same bytes give the same decision, whichever
-machine reads them. The format is the version's own: what another version wrote may be refused.
+A decision depends only on the snapshot and the time: the same bytes give the same decision on every machine. The format
+may differ between versions: what another version wrote may be refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from greentrain.core.seen.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """What one pass saw, and when."""
+    """The snapshot of one pass, and its time."""
 
     now: datetime
-    """The time it was decided at, with its offset."""
+    """The time of the decision, with its offset."""
     seen: Snapshot
 
 
@@ -30,13 +30,13 @@ _STORED = TypeAdapter(StoredSnapshot)
 
 
 def dump_snapshot(seen: Snapshot, *, now: datetime) -> bytes:
-    """The snapshot as JSON; the job's whole spec is in it, values of its containers' environment included."""
+    """The snapshot as JSON; it contains the job's whole spec, with the values of its containers' environment."""
     plain = _STORED.dump_python(StoredSnapshot(now, seen), mode="json", by_alias=True)
     return json.dumps(_spell(plain), indent=1).encode()
 
 
 def _spell(value: Any) -> Any:
-    """The same value with infinity as a text, which JSON has no number for: a value of the grid may hold for ever."""
+    """The same value with infinity as a text, because JSON has no number for it: a grid's value may be valid without end."""
     if isinstance(value, dict):
         return {key: _spell(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -58,7 +58,7 @@ def load_snapshot(content: bytes) -> StoredSnapshot:
         raise ValueError(f"is no snapshot of this version: {where}: {first['msg'][:200]}") from None
     if stored.now.tzinfo is None:
         raise ValueError("is no snapshot of this version: now: has no offset from UTC")
-    # A field that this version does not know is left out in silence, and the decision might be another one.
+    # pydantic ignores a field that this version does not know, and the decision might differ: such JSON is refused.
     again = json.loads(dump_snapshot(stored.seen, now=stored.now))
     if json.loads(content) != again:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Takes from the sources what one pass may ask: the zones, times and GPU models of its job, and nothing else.
+"""Takes from the sources what one pass may need: values for the zones, times and GPU models of its job, and nothing else.
 
-A quarter of an hour is priced once it is over, so what is taken begins with the earliest that is not, four days ago at most,
-and goes on for the hour that budgets look ahead.
+A quarter of an hour gets its final price once it is over. So the values begin with the earliest quarter without one, four
+days ago at most, and end after the hour that budgets read ahead.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import parse_time
 
 MOST_STEPS = 20_000
-"""Steps of one zone and basis: four days of 20 s. A source that changes more often costs its own answer, not the pass's time."""
+"""Most steps of one zone and basis: four days of 20 s. Of a source that changes more often, the later values are missing."""
 
 BASES: tuple[Basis, ...] = ("Lifecycle", "Direct")
 
 
 def with_intensities(seen: Snapshot, source: CarbonSource | None, *, now: datetime) -> Snapshot:
-    """The snapshot with what its pass, at time `now`, may ask about emissions; as it is where nothing is set up for them."""
+    """The snapshot with what its pass, at time `now`, may need for emissions; unchanged where no source is configured."""
     return seen if source is None else replace(seen, intensities=take_intensities(source, seen, now=now))
 
 
 def take_intensities(source: CarbonSource, seen: Snapshot, *, now: datetime) -> Intensities:
-    """What a pass over this snapshot at time `now` (with its offset) may ask for."""
+    """What a pass over this snapshot at time `now` (with its offset) may need."""
     emissions, energy = seen.job.status.emissions, seen.job.status.energy
     asked = _read_section(seen.job.spec)
     named = asked.get("zone")
@@ -68,7 +68,7 @@ def take_intensities(source: CarbonSource, seen: Snapshot, *, now: datetime) -> 
 
 
 def _read_section(spec: Mapping[str, object]) -> Mapping[str, object]:
-    """`spec.emissions` as it stands, unparsed."""
+    """The texts of `spec.emissions`, unparsed."""
     section = spec.get("emissions")
     return {k: v for k, v in section.items() if isinstance(v, str)} if isinstance(section, Mapping) else {}
 
@@ -78,11 +78,11 @@ class _Span:
     """The time that an entry covers, in Unix seconds."""
 
     start: float
-    """Of its first bucket; infinity where it has none."""
+    """The start of its first bucket; infinity where it has none."""
     last: float
     """Its last reading; infinity where it has none."""
     latest: float
-    """The latest moment it may be priced for; minus infinity where there is none."""
+    """The latest time for which it may be priced; minus infinity where there is none."""
 
 
 def _read_span(entry: PodEnergy) -> _Span:
@@ -93,7 +93,7 @@ def _read_span(entry: PodEnergy) -> _Span:
 
 
 def _find_earliest(spans: Iterable[tuple[str, _Span]], energy: EnergyStatus | None) -> Iterator[float]:
-    """The beginnings of what is not priced for good yet."""
+    """The beginnings of what does not have its final price yet."""
     priced = {p.key: p.priced_until for p in energy.pods} if energy is not None else {}
     moments = {text: _moment(text) for text in set(priced.values())}
     for key, span in spans:
@@ -112,7 +112,7 @@ def _find_models(seen: Snapshot, entries: Iterable[PodEnergy]) -> Iterator[str]:
 def _walk(
     source: CarbonSource, zone: str, basis: Basis, since: float, until: float
 ) -> Iterator[Intensity | Absent]:
-    """What held from one Unix time up to and with another, step by step."""
+    """The intensities from one Unix time to another (included), step by step."""
     at = since
     for _ in range(MOST_STEPS):
         found = source.at(zone, basis, at)

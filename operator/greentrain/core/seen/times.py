@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from greentrain import quantities
 
 CLOCK_WRONG = timedelta(hours=1)
-"""By how much a node's clock may be wrong. Further ahead of the operator's, or further before a pod was made, no reading of it
-and no time in its status can be."""
+"""By how much a node's clock may be wrong. A reading of a pod, or a time in its status, that is further ahead of the operator's
+clock, or further before the pod's creation, cannot be true."""
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Parse an RFC 3339 time as the API server writes it; None for none, and for one that cannot be read."""
+    """Parse an RFC 3339 time as the API server writes it; None where there is none, or it cannot be read."""
     return quantities.parse_time(text) if text else None
 
 

@@ -1,1 +1,1 @@
-"""What a pass writes down."""
+"""The status that a pass writes."""

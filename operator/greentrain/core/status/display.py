@@ -18,7 +18,7 @@ from greentrain.api.status import (
 from greentrain.quantities import Milliwatts, format_power, to_whole_watts
 
 NONE = "<none>"
-"""A column where nothing was asked for, as kubectl prints it elsewhere."""
+"""A column where nothing was requested, as kubectl prints it elsewhere."""
 
 UNKNOWN = "<unknown>"
 """A column whose value is not known."""
@@ -27,7 +27,7 @@ UNKNOWN = "<unknown>"
 def find_phase(
     status: GreenTrainingJobStatus, attempt: AttemptStatus | None, reasons: Reasons = REASONS
 ) -> Phase:
-    """The word of the column STATE, derived from the conditions and from what their reasons mean."""
+    """The column STATE, derived from the conditions and from the phases of their reasons."""
     conditions = status.conditions
     live = attempt is not None and attempt.end_time is None
     running = is_true(conditions, Type.RUNNING)
@@ -59,7 +59,7 @@ def find_phase(
 def find_reason(
     status: GreenTrainingJobStatus, attempt: AttemptStatus | None, reasons: Reasons = REASONS
 ) -> str:
-    """The word of the column REASON: why the job is not training, or has failed; empty where it trains or has succeeded."""
+    """The column REASON: why the job is not training, or has failed; empty where it trains or has succeeded."""
     conditions = status.conditions
     if is_true(conditions, Type.SUCCEEDED):
         return ""
@@ -70,7 +70,7 @@ def find_reason(
     suspending = _find(conditions, Type.SUSPENDED, "False")
     on_its_way = suspending is not None and suspending.reason == Reason.STOPPING_PODS
     if not live and not (suspends and on_its_way):
-        stopping = None  # the attempt ended for it, and the job waits for something else now
+        stopping = None  # this reason ended the attempt; now the job waits for something else
     unready = _find_unready(status)
     found = (
         _find(conditions, Type.FAILED, "True"),
@@ -98,8 +98,8 @@ def _find_unready(status: GreenTrainingJobStatus) -> Condition | None:
 def display(
     status: GreenTrainingJobStatus, attempt: AttemptStatus | None, reasons: Reasons = REASONS
 ) -> DisplayStatus:
-    """Words for the columns of kubectl get: `<none>` where nothing was asked, `<unknown>` where it is not known."""
-    # Not checked here: `fit` cuts what is too long, such as the percent of a budget of 1 J.
+    """The columns of kubectl get: `<none>` where nothing was requested, `<unknown>` where the value is not known."""
+    # No length is checked here: `fit` cuts what is too long, such as the percent of a budget of 1 J.
     return DisplayStatus.model_construct(
         reason=find_reason(status, attempt, reasons) or NONE,
         workers=_display_workers(status, attempt),
@@ -138,7 +138,7 @@ def _asks_for_gpus(attempt: AttemptStatus | None) -> bool:
 
 
 def _display_budget(energy: EnergyStatus | None, emissions: EmissionsStatus | None) -> str:
-    """Of two budgets the one that is nearer to its end."""
+    """Of two budgets the one of which more is used."""
     budgets = [s.budget for s in (energy, emissions) if s is not None and s.budget is not None]
     if budgets:
         return f"{max(b.percent for b in budgets)}%"
@@ -146,7 +146,7 @@ def _display_budget(energy: EnergyStatus | None, emissions: EmissionsStatus | No
 
 
 def _display_emissions(emissions: EmissionsStatus | None) -> str:
-    """A + says that it is more: some of the energy has no intensity."""
+    """The emissions; a + marks that they are higher, because some of the energy has no intensity."""
     if emissions is None:
         return NONE
     if not emissions.total:

@@ -1,4 +1,4 @@
-"""What of a status is worth a write at once, and the least of it that must be stored."""
+"""Which changes of a status are written at once, and the smallest part of it that must be stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from greentrain.api.status import (
 
 
 def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
-    """The status without what changes all the time: two of equal essence need not be written at once."""
+    """The status without what changes all the time: a status of the same essence need not be written at once."""
     return status.model_copy(
         update={
             "progress": None,
@@ -47,13 +47,13 @@ def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
 
 
 def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
-    """Whose last word is in: a node's agent waits for it. Joules themselves change all the time."""
+    """Which pods' final reports are stored, because agents wait for that. Joules change all the time and are left out."""
     if energy is None:
         return None
     known = tuple(PodEnergyStatus(uid=p.uid, segment=p.segment, final=True) for p in energy.pods if p.final)
     control = energy.control
     if control is not None:
-        # Whom a charge is for must be known by an operator that begins anew, and when a pod was gone.
+        # After a restart the operator must know the pods that have a charge, and when one was gone.
         charges = tuple(c.model_copy(update={"since": "", "joules": 0}) for c in control.charges)
         control = control.model_copy(update={"charges": charges})
     return EnergyStatus(
@@ -67,22 +67,22 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
 
 
 def _line_essence(line: LineStatus | None) -> LineStatus | None:
-    """A percent of the budget is worth a write, what is between two is not."""
+    """A whole percent of the budget is written at once, smaller changes are not."""
     return line and line.model_copy(update={"charged": 0, "reserved": 0})
 
 
 def _emissions_essence(emissions: EmissionsStatus | None) -> EmissionsStatus | None:
-    """What is said of its budget, and whether all is in; grams themselves change all the time."""
+    """The state of its budget, and whether it is final; grams change all the time and are left out."""
     if emissions is None:
         return None
     line = _line_essence(emissions.budget)
-    # Its bound changes with the intensity.
+    # The bound changes with the intensity.
     budget = line and line.model_copy(update={"bound": None})
     return EmissionsStatus(budget=budget, final=emissions.final)
 
 
 def _projection_essence(projection: ProjectionStatus | None) -> ProjectionStatus | None:
-    """The cap that was chosen, and that none will do; what was measured changes all the time."""
+    """The chosen cap, and whether the job can finish inside its budget; measures change all the time and are left out."""
     if projection is None or projection.percent is None:
         return None
     return ProjectionStatus(percent=projection.percent, cannot_finish=projection.cannot_finish)
@@ -94,13 +94,13 @@ def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
 
 
 SHORT_MESSAGE = 256
-"""Characters that are kept of a message where as little as possible is stored."""
+"""Characters that are kept of a message in the smallest part of a status."""
 
 
 def reduce_to_least(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
-    """The least that must be stored: what was used, the attempts, the conditions, the phase.
+    """The smallest part that must be stored: what was used, the attempts, the conditions, the phase.
 
-    It is what is tried where the API server refuses the whole. What is left out is concluded again (counts, columns) or
+    It is tried where the API server refuses the whole status. What is left out is computed again (counts, columns) or
     measured again (the projection).
     """
     conditions = tuple(c.model_copy(update={"message": c.message[:SHORT_MESSAGE]}) for c in status.conditions)
@@ -121,7 +121,7 @@ def reduce_to_least(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
 
 
 def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> bool:
-    """Whether nothing but progress and joules has changed, which are written now and then, not each time."""
+    """Whether only progress and joules have changed, which are written at intervals."""
 
     def without(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
         attempts = tuple(a.model_copy(update={"energy_joules": None}) for a in status.attempts)
@@ -142,15 +142,15 @@ def differs_in_measures_alone(old: GreenTrainingJobStatus, new: GreenTrainingJob
 
 
 COALESCE_SECONDS = 1.0
-"""Changes of counts alone wait this long for more of their kind: a gang's pods start one by one."""
+"""Changes of counts alone wait so many seconds for more of them: a gang's pods start one by one."""
 
 
 def find_write_delay(
     old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, *, since: float, measures_every: float
 ) -> float | None:
-    """In how many seconds a status is due to be written, `since` its last write; 0: now; None: there is nothing to write.
+    """In how many seconds a status must be written, `since` seconds after its last write; 0: now; None: nothing changed.
 
-    What was decided is written at once, counts within a second, progress and joules alone every `measures_every` seconds.
+    Decisions are written at once, counts within a second, progress and joules alone every `measures_every` seconds.
     """
     if new == old:
         return None

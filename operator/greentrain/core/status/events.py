@@ -1,6 +1,6 @@
 """Events and log lines, from the difference of two statuses: each is stored once.
 
-What a condition's change is called is a row of `_CHANGES`; where its reason decides, a row of `greentrain.api.reasons`.
+How a condition's change is reported is a row of `_CHANGES`; where its reason decides, a row of `greentrain.api.reasons`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from greentrain.api.reasons import REASONS, UNLISTED, Reason, Reasons, Severity
 from greentrain.api.status import Condition, GreenTrainingJobStatus
 
 WAITING = "waiting"
-"""The log's word for pods that are not ready for a reason that the table of reasons marks so."""
+"""The decision in the log for pods that are not ready, if the table of reasons marks the reason so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a status says of a job that the one before did not."""
+    """A change between a job's previous status and its new one."""
 
     condition: Condition
     severity: Severity
-    """Of its event and its log line."""
+    """The severity of its event and its log line."""
     event: str = ""
-    """The event's reason; empty where it makes none."""
+    """The event's reason; empty where there is no event."""
     decision: str = ""
-    """The log's word; empty where it has no line."""
+    """The decision in the log; empty where there is no line."""
 
 
 _CHANGES: dict[tuple[Type, str], tuple[Severity, str, str]] = {
@@ -50,7 +50,7 @@ _CHANGES: dict[tuple[Type, str], tuple[Severity, str, str]] = {
     (Type.ENERGY_METERED, "True"): (Severity.NORMAL, "EnergyMetered", ""),
     (Type.POWER_CAPPED, "True"): (Severity.NORMAL, "PowerCapped", ""),
 }
-"""Severity, event and log word of a condition that has come to stand so, whatever its reason; no event named: its reason."""
+"""Severity, event and log decision of a condition that now has this status, whatever its reason; event "": its reason."""
 
 _BY_REASON: dict[tuple[Type, str], tuple[Severity, str, str]] = {
     (Type.ADMITTED, Reason.APPLIES_AT_NEXT_ATTEMPT): (Severity.NORMAL, "", "deferred"),
@@ -60,17 +60,17 @@ _BY_REASON: dict[tuple[Type, str], tuple[Severity, str, str]] = {
     (Type.BUDGET_EXHAUSTED, Reason.WILL_BE_EXHAUSTED): (Severity.WARNING, "", "warned"),
     (Type.ENERGY_METERED, Reason.READINGS_STOPPED): (Severity.WARNING, "", ""),
 }
-"""The same of one that has come to this reason."""
+"""The same for a condition that now has this reason."""
 
 
 def find_changes(
     old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS
 ) -> Iterator[Change]:
-    """What a new status says that the old one did not, in the order of its conditions."""
+    """The changes from an old status to a new one, in the order of its conditions."""
     for condition in new.conditions:
         before = find_condition(old.conditions, Type(condition.type))
         if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
-            # A new refusal, attempt or failure in other words is reported again; progress is not.
+            # A refusal, attempt or failure with another message is reported again; progress is not.
             again = condition.type in (Type.ADMITTED, Type.CREATED, Type.RESTARTING) or (
                 condition.reason == Reason.BUDGET_WARNING
             )
@@ -97,7 +97,7 @@ def _classify(condition: Condition, reasons: Reasons) -> Change:
 def transition_events(
     old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS
 ) -> tuple[Event, ...]:
-    """The events that follow from the conditions that changed between two statuses."""
+    """The events for the conditions that changed between two statuses."""
     changes = find_changes(old, new, reasons)
     events = [Event(c.severity, c.event, c.condition.message) for c in changes if c.event]
     throttled = _throttling(old, new)
@@ -105,7 +105,7 @@ def transition_events(
 
 
 def _throttling(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Event | None:
-    """That another cap was chosen to keep a budget, and why."""
+    """The event that another cap was chosen to keep a budget, and why; None where none was."""
     before, now = old.projection, new.projection
     if before is None or now is None or before.percent is None or now.percent is None:
         return None

@@ -13,7 +13,7 @@ from greentrain.core.seen.pods import Pod, Rank
 
 
 def count_pods(attempt: AttemptStatus, pods: Mapping[Rank, Pod]) -> dict[str, ReplicaStatus]:
-    """Pods by role and state; a seat whose pod is still to be made counts as active."""
+    """Pods by role and state; a rank whose pod is still to be created counts as active."""
     counted = {}
     open_ = attempt.end_time is None and attempt.running_time is None
     for type_ in ReplicaType:
@@ -33,7 +33,7 @@ def count_pods(attempt: AttemptStatus, pods: Mapping[Rank, Pod]) -> dict[str, Re
 
 
 def find_stuck(pods: Mapping[Rank, Pod]) -> tuple[Reason, str] | None:
-    """The first pod that cannot start, with the words of what refused it."""
+    """The first pod that cannot start: its reason and the message of what refused it; None where there is none."""
     for rank in sorted(pods):
         pod = pods[rank]
         if pod.stuck is None:
@@ -46,7 +46,7 @@ def find_stuck(pods: Mapping[Rank, Pod]) -> tuple[Reason, str] | None:
 
 
 def _remedy(pod: Pod) -> str:
-    # The kubelet's words for an image, and for a template, that would run as root where that is denied.
+    # The kubelet's messages for an image, and for a template, that would run as root although runAsNonRoot is set.
     if "runAsNonRoot" in pod.waiting_message or "non-root policy" in pod.waiting_message:
         return (
             " (it would run as root; set securityContext.runAsUser in the template, "

@@ -1,4 +1,4 @@
-"""How far a job is: what its program said of itself, folded over what was known."""
+"""The progress of a job: what its program reported, added to what was known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from greentrain.core.seen.snapshot import Snapshot
 
 
 def reports(seen: Snapshot, attempt: AttemptStatus) -> tuple[Progress, ...]:
-    """Everything the attempt's program said of itself, the deciding rank's word first."""
+    """All reports of the attempt's program, the deciding rank's first."""
     pods = [p for p in (*seen.pods, *seen.last_states) if p.attempt == attempt.number]
     first = deciding_rank(attempt.replicas) if attempt.replicas else None
     pods.sort(key=lambda p: (p.rank != first, p.rank))
@@ -21,7 +21,7 @@ def reports(seen: Snapshot, attempt: AttemptStatus) -> tuple[Progress, ...]:
 def fold_progress(
     old: ProgressStatus | None, seen: Snapshot, attempt: AttemptStatus
 ) -> ProgressStatus | None:
-    """The furthest word of this attempt over what was known; a confirmed checkpoint is never forgotten."""
+    """The furthest report of this attempt, added to what was known; a confirmed checkpoint is never dropped."""
     said = reports(seen, attempt)
     if not said:
         return old
@@ -48,14 +48,14 @@ def fold_progress(
 
 
 def _confirmed(seen: Snapshot, attempt: AttemptStatus) -> list[CheckpointStatus]:
-    """Checkpoints the attempt's termination messages name; a bare exit code names none."""
+    """Checkpoints that the attempt's termination messages name; an exit code alone names none."""
     pods = (p for p in (*seen.pods, *seen.last_states) if p.attempt == attempt.number)
     saved = (p.termination.checkpoint for p in pods if p.termination is not None)
     return [CheckpointStatus(step=c.step, path=c.path, confirmed=True) for c in saved if c is not None]
 
 
 def _said(seen: Snapshot) -> list[CheckpointStatus]:
-    """The checkpoint the running program spoke of last."""
+    """The checkpoint that the running program last reported."""
     saved = seen.progress.checkpoint if seen.progress is not None else None
     return [CheckpointStatus(step=saved.step, path=saved.path)] if saved is not None else []
 
@@ -65,19 +65,20 @@ def _furthest(candidates: list[CheckpointStatus]) -> CheckpointStatus | None:
 
 
 def format_metric(value: float) -> str:
-    """A metric as a decimal string: status holds no floats (API conventions)."""
+    """A metric as a decimal string: a status contains no floats (API conventions)."""
     return f"{value:.6g}"
 
 
 def last_step(seen: Snapshot, attempt: AttemptStatus) -> int | None:
-    """The furthest global step this attempt reported."""
+    """The furthest global step that this attempt reported."""
     return max((p.step for p in reports(seen, attempt)), default=attempt.last_step)
 
 
 def fold_finished(attempt: AttemptStatus, seen: Snapshot) -> AttemptStatus:
-    """Write down who has finished, while the attempt runs: pods may be removed before it ends.
+    """Record which ranks have finished while the attempt runs: their pods may be deleted before it ends.
 
-    A program that was asked to stop, answered with 0 and had said by `/progress` that all its steps are done has finished.
+    The deciding rank has also finished if it was asked to stop, exited with 0, and had reported on `/progress` that all
+    steps are done.
     """
     pods = [p for p in (*seen.pods, *seen.last_states) if p.attempt == attempt.number]
     finished = finished_ranks(attempt, pods)

@@ -1,8 +1,7 @@
-"""Writes down what a pass saw: conditions, counts, attempts and progress, as one new status.
+"""Builds the new status of a pass: conditions, counts, attempts and progress.
 
-A status is a fold of the snapshot over the old status, so that a pass which sees nothing new gives back
-an equal one and nothing is written. Events are derived from the difference of two statuses: stored once,
-and only after the status that carries them is stored.
+A status is computed from the old status and the snapshot. So a pass that sees nothing new returns an equal one, and nothing
+is written. Events are derived from the difference of two statuses: each is stored once, and only after the new status is.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from greentrain.core.status.progress import fold_progress, fold_steps
 
 
 class Writer:
-    """Folds one pass's findings over the old status; each method sets the conditions it names."""
+    """Adds the findings of one pass to the old status; each method sets the conditions of one finding."""
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class Writer:
         return is_true(self._conditions, type_)
 
     def admit(self, spec: GreenTrainingJobSpec) -> None:
-        """The spec is sound and in force."""
+        """The spec is valid and in force."""
         self._put_in_force(spec)
         self._set(Type.ADMITTED, "True", Reason.VALID, "the spec is valid")
 
@@ -104,11 +103,11 @@ class Writer:
         self._cap = chosen_cap(spec, self._projection, self.seen.fleet)
 
     def refuse(self, reason: str, message: str) -> None:
-        """The spec, or a name it needs, is not to be had."""
+        """The spec is invalid, or the name of an object that it needs is taken."""
         self._set(Type.ADMITTED, "False", reason, message)
 
     def applies_at_next_attempt(self, attempt: AttemptStatus, spec: GreenTrainingJobSpec) -> None:
-        """The spec is sound, but the running attempt was built from an earlier one."""
+        """The spec is valid, but the running attempt was built from an earlier one."""
         self._put_in_force(spec)
         wanted = replica_counts(spec)
         changes = [
@@ -124,7 +123,7 @@ class Writer:
         )
 
     def started(self, attempt: AttemptStatus, *, again: str = "") -> None:
-        """A new attempt begins; its pods are about to be made. `again` says what a restart costs."""
+        """A new attempt begins; its pods are created next. `again`: the message with what a restart costs."""
         n = len(ranks(attempt.replicas))
         text = f"attempt {attempt.number} of {n} pods" + (f"; {again}" if again else "")
         self._set(Type.CREATED, "True", Reason.ATTEMPT_CREATED, text)
@@ -137,7 +136,7 @@ class Writer:
         self._counts = count_pods(attempt, {})
 
     def observe(self, attempt: AttemptStatus) -> None:
-        """An attempt under way: who is ready, who is stuck, whether all run."""
+        """An attempt is under way: which pods are ready, which cannot start, whether all run."""
         pods = self.seen.pods_of(attempt.number)
         seats = ranks(attempt.replicas)
         self.count_pods(attempt)
@@ -175,7 +174,7 @@ class Writer:
         self._counts = count_pods(attempt, self.seen.pods_of(attempt.number))
 
     def pods_not_ready(self, reason: str, message: str) -> None:
-        """Something keeps the pods from being made."""
+        """The pods cannot be created."""
         self._set(Type.PODS_READY, "False", reason, message)
 
     def settling(self, attempt: AttemptStatus, cause: Cause) -> None:
@@ -186,13 +185,13 @@ class Writer:
         self._set(Type.RUNNING, "False", cause.reason, text)
 
     def restarting(self, ended: AttemptStatus, message: str) -> None:
-        """An attempt ended and another is to follow."""
+        """An attempt has ended and another follows."""
         self.count_pods(ended)
         self._not_running(Reason.WAITING_FOR_OLD_PODS, "the old pods are being removed")
         self._set(Type.RESTARTING, "True", ended.reason or Reason.POD_FAILED, message)
 
     def replacing(self, replaced: ReplacedPod, message: str) -> None:
-        """A pod outside the gang failed and is made again; the gang goes on."""
+        """A pod outside the gang failed and is created again; the gang goes on."""
         self._set(Type.PODS_READY, "False", replaced.reason, message)
 
     def _not_running(self, reason: str, message: str) -> None:
@@ -200,7 +199,7 @@ class Writer:
         self._set(Type.RUNNING, "False", reason, message)
 
     def wait(self, reason: str, why: str, next_step: str = "") -> None:
-        """No attempt begins now; a job that is held for the reason is suspended when every pod is gone."""
+        """No attempt begins now; if the reason puts the job on hold, it is suspended when every pod is gone."""
         about = self._reasons.get(str(reason), UNLISTED)
         next_step = next_step or about.next_step
         if about.phase is not Phase.SUSPENDED:
@@ -223,7 +222,7 @@ class Writer:
             self._set(Type.RESTARTING, "False", reason, text)
 
     def stopping(self, reason: str, why: str) -> None:
-        """The gang is asked to stop; a job that is held for the reason is on its way to be suspended."""
+        """The gang is asked to stop; if the reason puts the job on hold, it is being suspended."""
         text = f"{why}; the pods are stopping"
         if self._reasons.get(str(reason), UNLISTED).phase is Phase.SUSPENDED:
             reason = Reason.STOPPING_PODS
@@ -231,7 +230,7 @@ class Writer:
         self._not_running(reason, text)
 
     def succeeded(self, ended: AttemptStatus) -> None:
-        """The job is done."""
+        """The job has succeeded."""
         self.count_pods(ended)
         progress = fold_progress(self._old.progress, self.seen, ended)
         words = [f"finished in attempt {ended.number}"]
@@ -307,7 +306,7 @@ class Writer:
         return fit(new.model_copy(update=shown))
 
     def _metered(self, attempt: AttemptStatus | None, energy: EnergyStatus | None, *, over: bool) -> None:
-        """Whether every GPU of the job is being read; Unknown where one is not, never a guess."""
+        """Set EnergyMetered: whether every GPU of the job is read; Unknown where one is not."""
         known = find_condition(self._conditions, Type.ENERGY_METERED)
         if over:
             if energy is None or not energy.used:
@@ -375,7 +374,7 @@ class Writer:
         return tuple(s.build_line(used[s.type]) for s in self.books.budgets)
 
     def _budgeted(self, *, over: bool) -> None:
-        """How the budgets stand."""
+        """Set BudgetExhausted from the state of the budgets."""
         books = self.books
         known = find_condition(self._conditions, Type.BUDGET_EXHAUSTED)
         if not books.budgets:
@@ -403,7 +402,7 @@ class Writer:
             self._set(Type.BUDGET_EXHAUSTED, "False", Reason.WITHIN_BUDGET, "; ".join(parts))
 
     def _capped(self, attempt: AttemptStatus | None, *, over: bool) -> PowerStatus | None:
-        """Whether the cap is in force on every GPU the job holds, as read back."""
+        """Set PowerCapped: whether the cap is in force on every GPU that is allocated to the job, as read back."""
         cap = self._cap
         if not cap:
             if find_condition(self._conditions, Type.POWER_CAPPED) is not None:
@@ -439,14 +438,14 @@ class Writer:
             text = "no checkpoint was reported yet: a restart begins at step 0"
             self._set(Type.CHECKPOINTED, "Unknown", Reason.NOT_YET, text)
         else:
-            # The step stands in status.progress: here it would make a condition change with every save.
+            # The step is in status.progress: here it would change the condition with every checkpoint.
             self._set(
                 Type.CHECKPOINTED, "True", Reason.SAVED, "a restart resumes from status.progress.checkpoint"
             )
 
 
 def _asks_for_no_gpu(attempt: AttemptStatus, pods: Mapping[Rank, Pod]) -> bool:
-    """Whether none of an attempt's pods asks for a GPU; before there are pods, by what was recorded when it began."""
+    """Whether none of an attempt's pods requests a GPU; before there are pods, by the record of its beginning."""
     return not any(p.gpus for p in pods.values()) if pods else attempt.gpus == 0
 
 
@@ -459,7 +458,7 @@ def _grow(attempt: AttemptStatus, growth: Mapping[int, int]) -> AttemptStatus:
 
 
 def _newly_active(old: GreenTrainingJobStatus, attempt: AttemptStatus | None) -> int:
-    """Seconds an attempt adds to the sum, in the pass that writes down its end."""
+    """Seconds that an attempt adds to the sum, in the pass that records its end."""
     if attempt is None or attempt.end_time is None:
         return 0
     before = next((a for a in old.attempts if a.number == attempt.number), None)
