@@ -1,4 +1,4 @@
-"""`python -m greentrain.agent`: the agent as a process; `restore` and `retire`: restoring limits without an agent, and ending all agents."""
+"""`python -m greentrain.agent`: the agent; `restore`: restore limits without an agent; `retire`: end all agents."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def run(settings: AgentSettings) -> int:
             )
             stack.push_async_callback(runner.cleanup)
         following = asyncio.create_task(view.follow(), name="follow")
-        # It never ends by itself; where it does, only another process can find out what is so.
+        # It never ends by itself; if it does, only a new process can read the present state.
         following.add_done_callback(lambda _: stop.set())
         try:
             await agent.run(stop)
@@ -110,7 +110,7 @@ async def retire_all(settings: AgentSettings, stop: asyncio.Event) -> int:
 
 
 async def restore(settings: AgentSettings, stop: asyncio.Event) -> int:
-    """Give every card the limit back it had before a cap; 1 where some card cannot be given it."""
+    """Restore the limit that every card had before a cap; 1 where that fails for some card."""
     with contextlib.closing(Journal(settings.journal)) as journal:
         if not await take(journal, stop):
             return 1
@@ -138,14 +138,14 @@ async def restore(settings: AgentSettings, stop: asyncio.Event) -> int:
 
 
 async def take(journal: Journal, stop: asyncio.Event) -> bool:
-    """Wait for the journal of this node; False where there is none to be had, or the agent was stopped first."""
+    """Wait for the journal of this node; False where it cannot be had, or the agent was stopped first."""
     while not stop.is_set():
         try:
             journal.take()
         except TakenError as error:
             logger.warning("%s", error)
         except OSError as error:
-            # Without a disk counting is still worth more than nothing: the condition JournalWritable says so. No limit is
+            # Without a disk the agent still counts, and the condition JournalWritable is False. No limit is
             # changed then.
             logger.error("the journal %s: %s", error.filename, error.strerror)
             return False
@@ -161,7 +161,7 @@ def main() -> None:
     settings = parse_settings(sys.argv[1:])
     configure_logs(settings.log_level, settings.log_format)
     gc.collect()
-    gc.freeze()  # what was imported stays: the cyclic collector need not walk it each time
+    gc.freeze()  # what was imported stays: the cyclic collector need not traverse it each time
     sys.exit(asyncio.run(run(settings)))
 
 

@@ -1,4 +1,4 @@
-"""Which pods hold which cards, from what the kubelet says of devices and the API server of pods."""
+"""Which cards are allocated to which pods, from the kubelet's list of devices and the API server's pods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from greentrain.node.cards import Card
 
 
 def find_allocations(listing: Listing, cards: Sequence[Card], pods: Iterable[NamedPod]) -> Allocations:
-    """Say for each card who holds it and how; several hold it at once only where it is shared or cut into parts."""
+    """The allocations of each card; to several pods at once only where it is shared or partitioned."""
     found = Allocations()
     known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}
     for unit, held in group_by_unit(listing.allocations, known).items():
@@ -58,7 +58,7 @@ def _share_out(found: Allocations, uuid: str, share: float, held: Sequence[GpuPo
 
 
 def _merge(holds: list[Allocated], one: Allocated) -> None:
-    """One pod may hold several parts of a card."""
+    """Several parts of a card may be allocated to one pod."""
     for i, other in enumerate(holds):
         if other.pod == one.pod:
             holds[i] = Allocated(one.pod, min(1.0, other.share + one.share), alone=False)
@@ -67,10 +67,10 @@ def _merge(holds: list[Allocated], one: Allocated) -> None:
 
 
 def _find_place(unit: Unit, cards: Sequence[Card]) -> tuple[str, float] | None:
-    """The card's UUID and what part of it this is; None where no card is meant that is known."""
+    """The card's UUID and what part of it this is; None where it is no known card."""
     match unit:
         case FullCard(uuid):
-            # Also where NVML does not list it now: a card that was lost before the agent began may come back.
+            # Also where NVML does not list it now: a card that was lost before the agent's start may come back.
             return uuid, 1.0
         case NumberedCard(minor):
             return next(((c.uuid, 1.0) for c in cards if c.minor == minor), None)

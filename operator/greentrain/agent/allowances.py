@@ -1,8 +1,8 @@
-"""Keeps the pods of one node inside their allowances while the operator is silent: lowest limit at once, then eviction.
+"""Enforces the allowances of one node's pods while the operator is silent: lowest limit at once, then eviction.
 
-What `node.standings` decides is carried out here in an order that can be reconstructed afterwards: the limit (`agent.caps`), a
-report that says why, the eviction, a report that says that too. What was read and what was done stands on the node's
-disk, so that an agent that begins anew while the API server is away goes on by it.
+What `node.allowances` decides is carried out here, in an order that can be reconstructed afterwards: the limit
+(`agent.caps`), a report of it with the reason, the eviction, a report of that too. What was read and done is on the node's
+disk, so that an agent that restarts while the API server is away continues from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 
 class BudgetView(Protocol):
-    """What the API server knows, and what is asked of it (`kube.node.NodeView`)."""
+    """What the API server shows, and what is requested of it (`kube.node.NodeView`)."""
 
     @property
     def pods(self) -> Mapping[str, NodePod]:
@@ -45,35 +45,35 @@ class BudgetView(Protocol):
 
     @property
     def pods_known(self) -> bool:
-        """Whether they are those of now."""
+        """Whether these are the pods of now."""
         ...
 
     @property
     def allowances(self) -> Mapping[str, Allowance] | None:
-        """The allowances that are given, by the pod's UID; None as long as none were read."""
+        """The given allowances, by the pod's UID; None until they were read."""
         ...
 
     @property
     def lease(self) -> tuple[str, str] | None:
-        """Namespace and name of the Lease the operator renews; None where none is named."""
+        """Namespace and name of the Lease that the operator renews; None where none was given."""
         ...
 
     @property
     def operator_renewed(self) -> float | None:
-        """When the operator was last heard, on the clock that only goes on; None where it never was."""
+        """When the last renewal was seen, on the monotonic clock; None where none was."""
         ...
 
     @property
     def unattended(self) -> Mapping[str, float]:
-        """Since when, on the same clock, the operator says that it cannot look after a job, by the job's UID."""
+        """The jobs that the operator cannot reconcile, by UID, each with the time since when, on the same clock."""
         ...
 
     async def listen(self) -> None:
-        """Look whether the operator can be heard now."""
+        """Read the Lease now, beside the watch."""
         ...
 
     async def evict(self, namespace: str, name: str, uid: str) -> None:
-        """Ask for a pod's eviction; ApiError 404 and 409: it is not there any more, 429: not now."""
+        """Request a pod's eviction; ApiError 404 and 409: the pod no longer exists, 429: not now."""
         ...
 
 
@@ -88,39 +88,39 @@ class Allowances:
         self._clock = clock
         self._view = view
         self._may_write = allowed
-        """Whether the journal is ours alone."""
+        """Whether this agent has the journal's lock."""
         self._read = False
-        """Whether what it held is known."""
+        """Whether the stored allowances were read."""
         self._states = AllowanceStates()
         self._stored: dict[str, AllowanceState] = {}
-        """What the disk holds."""
+        """What is on the disk."""
         self._evicting: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._said: dict[str, str] = {}
         self._began = clock.elapsed()
         self.throttles = 0
-        """How many it has put to their lowest limit."""
+        """How many pods it has throttled."""
         self.evictions = 0
-        """How many it has evicted."""
+        """How many pods it has evicted."""
 
     @property
     def silent(self) -> bool:
-        """Whether the operator counted as silent at the last look."""
+        """Whether the operator counted as silent at the last poll."""
         return self._states.silent
 
     @property
     def spent(self) -> int:
-        """How many pods have spent their allowance, since this agent began."""
+        """How many pods have spent their allowance since this agent started."""
         return self._states.spent
 
     @property
     def throttled(self) -> frozenset[str]:
-        """UIDs of the pods whose cards are to have their lowest limit."""
+        """UIDs of the pods whose cards get their lowest limit."""
         return self._states.throttled
 
     @property
     def silence(self) -> float:
-        """Seconds since the operator was last heard, or since this agent's start."""
+        """Seconds since the operator's last renewal was seen, or since this agent's start."""
         return self._find_renewal().find_silence(self._clock.elapsed())
 
     def _find_renewal(self) -> LastRenewal:
@@ -129,7 +129,7 @@ class Allowances:
 
     @property
     def _confirmed(self) -> Mapping[str, AllowanceState]:
-        """What an agent that is started again will know."""
+        """What a restarted agent will know."""
         return self._stored if self._may_write else self._states.pods
 
     def judge_operator(self) -> Finding:
@@ -138,7 +138,7 @@ class Allowances:
         return judge_operator(self._view.lease, silent=self.silent, renewed=renewed)
 
     def load(self) -> None:
-        """Read what was read and done before; a damaged file is put aside."""
+        """Read what was read and done before; a damaged file is moved aside."""
         if not self._may_write or self._read:
             return
         try:
@@ -173,10 +173,10 @@ class Allowances:
                     one.name,
                 )
 
-    # -- looking ------------------------------------------------------------------------------------------
+    # -- polling ------------------------------------------------------------------------------------------
 
     def look(self, account: NodeAccount, *, report_interval: float) -> Haste:
-        """Judge every pod by what the account has of it now; how soon to report what is new."""
+        """Judge every pod by what the account has of it now; returns how soon to report what is new."""
         self.load()
         view, before = self._view, self._states.pods.keys()
         sight = Sight(
@@ -196,14 +196,14 @@ class Allowances:
             self._store()
         return self._states.find_haste(self._confirmed)
 
-    # -- doing --------------------------------------------------------------------------------------------
+    # -- acting --------------------------------------------------------------------------------------------
 
     def note_reported(self, throttled: Collection[str]) -> None:
-        """A report was stored that said of these pods that they are throttled."""
+        """A report was stored in which these pods are throttled."""
         self._states.note_reported(throttled)
 
     def act_if_due(self) -> None:
-        """Listen where renewals are late, and ask for the evictions that are due; in the background: looks go on meanwhile."""
+        """Read the Lease where renewals are late, and request due evictions; in the background, while polls go on."""
         now = self._clock.elapsed()
         if _is_done(self._listening) and self._states.must_listen(now, self._find_renewal()):
             self._listening = asyncio.create_task(self._listen(), name="listen")
@@ -214,7 +214,7 @@ class Allowances:
             self._evicting = asyncio.create_task(self._evict_all(due), name="evict")
 
     async def close(self) -> None:
-        """Ask for nothing more."""
+        """Request nothing more."""
         for task in (self._listening, self._evicting):
             if task is not None:
                 task.cancel()
@@ -227,7 +227,7 @@ class Allowances:
 
     async def _evict_all(self, due: Collection[str]) -> None:
         try:
-            # After an outage of the API server the watch that brings renewals may begin later than this does.
+            # After an outage of the API server the watch for renewals may start later than this request.
             await self._view.listen()
         except _AWAY as error:
             logger.warning("whether the operator is back cannot be seen: %r; no pod is evicted yet", error)
@@ -256,7 +256,7 @@ class Allowances:
                 one.name,
             )
 
-    # -- keeping and reporting ------------------------------------------------------------------------------
+    # -- storing and reporting ------------------------------------------------------------------------------
 
     def _store(self) -> None:
         if not (self._may_write and self._read):

@@ -1,7 +1,7 @@
 """Carries out what `node.capping` decides about the caps of one node's cards: reads a card, stores the journal, sets a limit.
 
-One request after the other, in the order in which they come: what was changed on a card stands in the journal before the
-card is touched.
+One request after the other, in the order in which they come: a change of a card is in the journal before the card is
+touched.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ REASONS: dict[type[DeviceError], CapReason] = {
     OutOfRange: "OutOfRange",
     Gone: "GpuLost",
 }
-"""What an error of a card means for its cap; any other one is `GpuFailing`."""
+"""What a card's error means for its cap; any other error is `GpuFailing`."""
 
 _JOURNAL = TypeAdapter(CapJournal)
 
@@ -62,21 +62,21 @@ T = TypeVar("T")
 
 
 class Caps(NodeCaps):
-    """The caps of one node, kept on its cards and on its disk."""
+    """The caps of one node, on its cards and on its disk."""
 
     def __init__(
         self, journal: Journal, clock: Clock, *, driver: Path, dry_run: bool = False, allowed: bool = True
     ) -> None:
-        """`allowed`: whether the journal is ours alone."""
+        """`allowed`: whether this agent has the journal's lock."""
         super().__init__(dry_run=dry_run, held=allowed)
         self._journal = journal
         self._clock = clock
         self._driver = driver
         self._problem: str | None = None
-        """What was logged last of a journal that cannot be read."""
+        """The last message logged on a journal that cannot be read."""
 
     def load(self) -> bool:
-        """Read the journal; whether all that it held is known. A damaged one is put aside."""
+        """Read the journal; returns whether its content is known. A damaged one is moved aside."""
         self.begin(self._clock.elapsed())
         return self.awaits_journal and self._load()
 
@@ -119,9 +119,9 @@ class Caps(NodeCaps):
         allocations: Allocations | None,
         hindrance: Hindrance | None = None,
     ) -> bool:
-        """Look at every card that has a cap, or is to have one, and do what is due; whether anything is new.
+        """Read every card that has a cap or is to have one, and do what is due; returns whether anything is new.
 
-        `hindrance` says why no card of the node may have a cap at present.
+        `hindrance` is why no card of the node may have a cap at present.
 
         Raises:
             Unavailable: NVML is lost.
@@ -132,7 +132,7 @@ class Caps(NodeCaps):
         return await self._carry_out(gpus, self.look(sight))
 
     async def give_back(self, gpus: LimitedGpus, cards: Iterable[Card]) -> bool:
-        """Give every card the limit back it had before us; whether all have it.
+        """Restore the previous limit of every card; returns whether all have it.
 
         Raises:
             Unavailable: NVML is lost.
@@ -175,7 +175,7 @@ class Caps(NodeCaps):
         return Answer(self._clock.elapsed())
 
     def _fail(self, error: DeviceError) -> Answer:
-        """A card's own error; that NVML is lost ends the look."""
+        """A card's own error; an error of NVML itself ends the poll."""
         if isinstance(error, Unavailable):
             raise error
         failure = Hindrance(REASONS.get(type(error), "GpuFailing"), str(error))

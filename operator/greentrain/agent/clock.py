@@ -1,4 +1,4 @@
-"""The clocks an agent lives by: one that only goes on, and one that says what time people call it."""
+"""An agent's clocks: a monotonic one, and the wall clock."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where an agent reads time; tests hand in one of their own."""
+    """Where an agent reads time; tests pass their own."""
 
     def elapsed(self) -> float:
-        """Seconds since the machine's start, time in which it was suspended included."""
+        """Seconds since the machine's start, suspended time included."""
         ...
 
     def wall(self) -> float:
-        """Unix time in seconds; may be set."""
+        """Unix time in seconds; may be stepped."""
         ...
 
     def boot(self) -> str:
@@ -24,7 +24,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float, wake: asyncio.Event | None = None) -> bool:
-        """Wait, or until `wake` is set; whether it was."""
+        """Wait, or until `wake` is set; returns whether it was."""
         ...
 
 

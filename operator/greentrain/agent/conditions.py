@@ -15,7 +15,7 @@ logger = logging.getLogger("greentrain.agent")
 
 
 class Conditions:
-    """One for each type that something was found of."""
+    """One for each type with a finding."""
 
     def __init__(self, clock: Clock, reports: ReportSchedule) -> None:
         self._clock = clock
@@ -23,14 +23,14 @@ class Conditions:
         self.all: tuple[Condition, ...] = ()
 
     def set(self, found: Finding) -> None:
-        """Take in what was found."""
+        """Take in the findings."""
         old = find_condition(self.all, found.type)
         if old is not None and (old.status, old.reason, old.message) == (
             found.status,
             found.reason,
             found.message,
         ):
-            return  # nearly always; to write the time for nothing was a tenth of what a look costs (measured)
+            return  # nearly always; formatting the time for nothing was a tenth of a poll's cost (measured)
         self.all = set_condition(
             self.all,
             found.type,

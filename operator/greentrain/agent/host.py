@@ -1,4 +1,4 @@
-"""The node's processors and memory between two looks: what they used, and whose work the processors did."""
+"""The node's processors and memory between two polls: what they used, and for which pods the processors worked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Host:
         self._last: tuple[HostEnergy, CpuUse] | None = None
 
     def look(self) -> HostInterval | None:
-        """What was used since the last look; None at the first.
+        """What was used since the last poll; None at the first.
 
         Raises:
             DeviceError: the machine has no RAPL, or it may not be read.

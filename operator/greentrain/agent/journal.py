@@ -1,10 +1,9 @@
-"""What was counted and which limits were changed, on the node's disk: an agent that was killed goes on where it was.
+"""What was counted and which limits were changed, on the node's disk: a new agent continues where a killed one was.
 
-The whole account is one file, replaced in one step, so that it is always one or the other and never half of each. What is
-in it may be some seconds old at a kill; the cards' counters have gone on counting, so nothing is lost by that. The caps
-are another file, written before a card is touched (`agent.caps`).
+The whole account is one file, replaced atomically. It may be some seconds old when the agent is killed; the cards' counters
+go on counting, so nothing is lost. The caps are another file, written before a card is touched (`agent.caps`).
 
-One agent acts per node: the journal's lock is held from the start to the end, and freed by the kernel whatever ends it.
+One agent acts per node: it has the journal's lock from its start to its end. The kernel frees the lock however the agent ends.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LOCK = "lock"
 
 
 class TakenError(Exception):
-    """Another agent holds the journal of this node."""
+    """Another agent has the lock of this node's journal."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(
@@ -41,7 +40,7 @@ class Journal:
         self._lock: TextIO | None = None
 
     def take(self) -> None:
-        """Hold the folder's lock until `close`.
+        """Keep the folder's lock until `close`.
 
         Raises:
             TakenError: another agent has it.
@@ -63,7 +62,7 @@ class Journal:
             self._lock = None
 
     def load(self) -> tuple[NodeAccount, str | None]:
-        """The account as it was stored last, or an empty one; and what was the matter with a file that is put aside.
+        """The account as it was stored last, or an empty one; and what was wrong with a file that was moved aside.
 
         Raises:
             OSError: the disk cannot be read.
@@ -90,14 +89,14 @@ class Journal:
             return None
 
     def put_aside(self, name: str = FILE) -> str:
-        """Keep a damaged file under another name, which is returned."""
+        """Move a damaged file aside; returns its new name."""
         path = self._directory / name
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         return aside.name
 
     def store(self, content: bytes, name: str = FILE) -> None:
-        """Replace a stored file, the account's unless said otherwise; on the disk when this returns.
+        """Replace a stored file, by default the account's; on the disk when this returns.
 
         Raises:
             OSError: the disk is full or does not take it. The old file is as it was; where the folder alone could not be

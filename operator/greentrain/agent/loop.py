@@ -1,11 +1,10 @@
-"""The agent's life: look at cards and holders about once a second, account for it, keep it on disk, report it.
+"""The agent's main loop: about once a second it polls cards and allocations, accounts for them, stores and reports.
 
-It keeps the caps that are asked for (`agent.caps`), at once where something new is asked, and gives every card its limit
-back at its end.
+It sets requested caps (`agent.caps`), at once where a request is new, and restores every card's previous limit at its end.
 
-It needs neither the operator nor the API server to go on. What fails is named in a condition of its NodePower,
-and what depends on it waits: an account whose cards or holders cannot be seen stays where it was, and the cards' own
-counters close the gap.
+It needs neither the operator nor the API server to go on. A condition of its NodePower names what fails, and what depends on
+it waits: where cards or allocations cannot be read, the account stays where it was, and the cards' own counters close the
+gap.
 """
 
 from __future__ import annotations
@@ -51,16 +50,16 @@ from greentrain.node.schedule import GIVE_BACK_SECONDS, URGENT_SECONDS, ReadSche
 logger = logging.getLogger("greentrain.agent")
 
 LAST_REPORT_SECONDS = 12.0
-"""How long an agent that ends tries to report: with GIVE_BACK_SECONDS inside the 30 s that its pod has for ending."""
+"""How long an ending agent tries to report: with GIVE_BACK_SECONDS within its pod's grace period of 30 s."""
 
 WAKE_SECONDS = 0.1
-"""Pause between two times that news woke the loop: many pods may change at once."""
+"""Pause after an event that woke the loop before the next one does: many pods may change at once."""
 
 _AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 
 
 class Agent:
-    """One node's agent; everything it touches is handed in."""
+    """One node's agent; everything it touches is passed in."""
 
     def __init__(
         self,
@@ -80,9 +79,9 @@ class Agent:
         self.allowances = allowances
         self._chance = chance or random.Random()
         self.looked: float | None = None
-        """When cards, where there are any, and holders were last both seen, on the clock that only goes on."""
+        """When cards, where there are any, and allocations were last both known, on the monotonic clock."""
         self.beat = float("-inf")
-        """When the loop last went round, on that clock."""
+        """When the loop's last round was, on that clock."""
         self._reports = ReportSchedule(settings.report_interval)
         self._conditions = Conditions(clock, self._reports)
         self._stored = StoredAccount(
@@ -106,7 +105,7 @@ class Agent:
 
     @property
     def answers(self) -> Mapping[str, CardAnswer]:
-        """What each card answered last, by UUID."""
+        """Each card's last answer, by UUID."""
         return self._readings.answers
 
     @property
@@ -114,7 +113,7 @@ class Agent:
         """The conditions of its NodePower."""
         return self._conditions.all
 
-    # -- its life ---------------------------------------------------------------------------------------------
+    # -- main loop ---------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
         """Count until `stop` is set; store and report once more at the end."""
@@ -136,7 +135,7 @@ class Agent:
         self._view.news.set()
 
     async def _rest(self, until: float, stop: asyncio.Event) -> None:
-        """Wait for the next round; caps that are asked for meanwhile do not have to."""
+        """Wait for the next round; newly requested caps do not have to."""
         news = self._view.news
         while not stop.is_set() and await self._clock.sleep(max(0.0, until - self._clock.elapsed()), news):
             news.clear()
@@ -166,7 +165,7 @@ class Agent:
         await self._readings.close_gpus()
 
     async def _give_back(self) -> None:
-        """Every card gets back the limit it had before us."""
+        """Restore every card's previous limit."""
         until, readings = self._clock.elapsed() + GIVE_BACK_SECONDS, self._readings
         try:
             if readings.gpus is None and self.caps.changed_cards:
@@ -181,14 +180,14 @@ class Agent:
         for gpu in self.caps.changed_cards:
             logger.error("%s keeps the power limit of a cap: the journal has it for the next agent", gpu)
 
-    # -- looking ----------------------------------------------------------------------------------------------
+    # -- polling ----------------------------------------------------------------------------------------------
 
     async def look(self) -> None:
-        """One look at holders and cards, and what follows from it."""
+        """One poll of allocations and cards, and what follows from it."""
         self._stored.drop_settled(self._view.settled)
         await self._readings.list_allocations()
         readings, at, wall = await self._readings.read_cards(self.caps)
-        # Not before these: pods that are shown meanwhile must not count as others than those without a UID.
+        # Not before the allocations: a pod shown meanwhile must not count as another one than its entry without a UID.
         self._stored.note_new(name_pods(self.account, self._view.pods.values()))
         allocations = self._readings.find_allocations(self.account)
         if allocations is not None:
@@ -221,7 +220,7 @@ class Agent:
             self._stored.note_new(new)
 
     def _account_for_host(self, at: float, wall: float) -> None:
-        """Processors and memory, where the node has RAPL: shares of pods that hold GPUs and of pods of jobs."""
+        """Processors and memory, where the node has RAPL: shares of pods that have GPUs and of pods of jobs."""
         read = self._readings.read_host(at)
         if read is None:
             return
@@ -256,7 +255,7 @@ class Agent:
             self._conditions.set(judge_caps(caps, self.cards, pause))
 
     def _enforce_allowances(self) -> None:
-        """Have what is spent at its lowest limit, and report soon what is new."""
+        """Throttle pods whose allowance is spent, and report soon what is new."""
         if self.allowances is None:
             return
         haste = self.allowances.look(self.account, report_interval=self.settings.report_interval)
@@ -267,7 +266,7 @@ class Agent:
     # -- reporting --------------------------------------------------------------------------------------------
 
     def _report_and_evict(self) -> None:
-        """Report, and evict pods of which it was reported that they are to be."""
+        """Report, and evict pods that are due once this was reported."""
         self._report_if_due()
         if self.allowances is not None:
             self.allowances.act_if_due()
@@ -276,7 +275,7 @@ class Agent:
         now = self._clock.elapsed()
         if not self._reports.is_due(now) or (self._reporting is not None and not self._reporting.done()):
             return
-        # What is reported must not be forgotten: a counter may be lost together with what the journal had not yet.
+        # What is reported must be stored: a counter may be lost together with what the journal does not have yet.
         self._stored.store()
         self._reports.note_reported(now, self._chance.uniform(0.9, 1.1))
         self._reporting = asyncio.create_task(self._report(), name="report")
@@ -293,9 +292,9 @@ class Agent:
             logger.warning("NodePower was not reported: %r; again in a while", error)
 
     async def _report_last(self) -> None:
-        """Report what is so at the end; a server that is busy or away for a moment is asked again.
+        """Report the state at the end; retried where the API server is busy or away for a moment.
 
-        Programs that remove the agents read in it that no card is capped any more, and nothing reports it after them.
+        A program that removes the agents reads in it that no card is capped any more; there is no report after it.
         """
         until = self._clock.elapsed() + LAST_REPORT_SECONDS
         while True:

@@ -1,4 +1,4 @@
-"""What an agent is given to live by: its machine, with clock and devices, and what the API server shows of its node."""
+"""What an agent runs on: its machine, with clock and devices, and what the API server shows of its node."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from greentrain.quantities import PowerCap
 
 
 class Kubelet(Protocol):
-    """Who holds devices (`devices.podresources.PodResources`)."""
+    """Which devices are allocated to which pods (`devices.podresources.PodResources`)."""
 
     async def read_allocations(self) -> Listing:
-        """What pods hold now; Unavailable or Unsupported where it does not say."""
+        """The present allocations; Unavailable or Unsupported where they are not reported."""
         ...
 
 
 class View(Protocol):
-    """What the API server knows (`kube.node.NodeView`)."""
+    """What the API server shows (`kube.node.NodeView`)."""
 
     @property
     def pods(self) -> Mapping[str, NodePod]:
@@ -34,12 +34,12 @@ class View(Protocol):
 
     @property
     def pods_known(self) -> bool:
-        """Whether they are those of now."""
+        """Whether these are the pods of now."""
         ...
 
     @property
     def version(self) -> int:
-        """Another number whenever something about the pods is new."""
+        """Another number after each change of the pods."""
         ...
 
     @property
@@ -49,22 +49,22 @@ class View(Protocol):
 
     @property
     def caps(self) -> Mapping[str, PowerCap] | None:
-        """The caps that are asked for, by the pod's UID; None as long as none were read."""
+        """The requested caps, by the pod's UID; None until they were read."""
         ...
 
     @property
     def place(self) -> Place:
-        """Where the node is, as its labels say."""
+        """Where the node is, by its labels."""
         ...
 
     @property
     def paused(self) -> str | None:
-        """Why NVML must be let go, in words; None while it need not."""
+        """Why NVML must be closed; None while it need not be."""
         ...
 
     @property
     def news(self) -> asyncio.Event:
-        """Set when something came that should not wait for the next round."""
+        """Set when something came that must not wait for the next round."""
         ...
 
     async def read_status(self) -> NodePowerStatus | None:

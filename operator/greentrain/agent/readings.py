@@ -1,6 +1,6 @@
-"""What an agent reads of its machine: cards and their limits, who holds them, processors and memory.
+"""What an agent reads of its machine: cards and their limits, allocations, processors and memory.
 
-What fails is named in a condition, and the reading after it opens and asks anew, each at its time (`node.schedule`).
+A condition names what fails. Later readings open it and list the cards again, each at its time (`node.schedule`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Readings:
         """The GPUs' library, while it is open."""
         self.cards: tuple[Card, ...] = ()
         self.answers: Mapping[str, CardAnswer] = {}
-        """What each card answered last, by UUID."""
+        """Each card's last answer, by UUID."""
         self._listing: Listing | None = None
         self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...]], Allocations] | None = None
         self._host_read = 0.0
@@ -57,17 +57,17 @@ class Readings:
     # -- cards ------------------------------------------------------------------------------------------------
 
     async def read_cards(self, caps: NodeCaps) -> tuple[dict[str, CardReading], float, float]:
-        """What the cards report, and when they were asked, on the clock that only goes on and on the wall's.
+        """What the cards report, and when they were read, on the monotonic and on the wall clock.
 
-        Beside a card that hangs the others answer at once, and the round ends seconds later. Limits of cards without a cap
-        go into `caps`.
+        Where one card hangs, the others answer at once and the round ends seconds later. Limits of cards without a cap go into
+        `caps`.
         """
         await self._open_cards()
         at, wall = self._clock.elapsed(), self._clock.wall()
         return await self._read_opened(caps), at, wall
 
     async def _open_cards(self) -> None:
-        """See to it that NVML is open, and that the cards it has are known."""
+        """Make sure that NVML is open and its cards are known."""
         now, schedule = self._clock.elapsed(), self._schedule
         try:
             gpus = self.gpus
@@ -87,7 +87,7 @@ class Readings:
             await self.lose_gpus(error)
 
     async def open_again(self) -> None:
-        """Open NVML, and ask which cards there are.
+        """Open NVML, and list its cards.
 
         Raises:
             Unavailable: it cannot be used.
@@ -96,13 +96,13 @@ class Readings:
         self.cards = await self.gpus.discover()
 
     async def lose_gpus(self, error: Unavailable) -> None:
-        """NVML is lost as a whole: let it go, to be opened anew."""
+        """NVML is lost as a whole: close it, to open it again."""
         self.answers = {}
         self._conditions.set(judge_library(str(error)))
         await self.close_gpus()
 
     async def close_gpus(self) -> None:
-        """Let NVML go, where it is open."""
+        """Close NVML, where it is open."""
         gpus, self.gpus = self.gpus, None
         if gpus is not None:
             await gpus.close()
@@ -124,16 +124,16 @@ class Readings:
         return {u: a for u, a in self.answers.items() if isinstance(a, CardReading)}
 
     async def _read_limits(self, gpus: Gpus, caps: NodeCaps) -> None:
-        """What an administrator has set meanwhile; a card that does not answer keeps what it reported last."""
+        """The limits as an administrator may have set them meanwhile; a card that does not answer keeps its last ones."""
         for gpu, answer in self.answers.items():
             if isinstance(answer, CardReading) and gpu not in caps.reports:
                 with suppress(Retry, Gone, NotPermitted):
                     caps.limits[gpu] = await gpus.read_limits(gpu)
 
-    # -- holders ----------------------------------------------------------------------------------------------
+    # -- allocations ----------------------------------------------------------------------------------------------
 
     async def list_allocations(self) -> None:
-        """Ask the kubelet, where it is time to."""
+        """Poll the kubelet, where it is time to."""
         now, known = self._clock.elapsed(), self._listing is not None and self._view.pods_known
         if not self._schedule.must_list(now, version=self._view.version, known=known):
             return
@@ -147,9 +147,9 @@ class Readings:
             self._conditions.set(judge_old_kubelet(str(error)))
 
     def find_allocations(self, account: NodeAccount) -> Allocations | None:
-        """Who holds what, by what the kubelet said last; None where it has not.
+        """The allocations by the kubelet's last list; None where there is none.
 
-        Found anew where the listing, the pods or the cards are other ones, or the account stands in for the API server.
+        Computed again where the list, the pods or the cards have changed, or the account stands in for the API server.
         """
         listing, view = self._listing, self._view
         if listing is None:
@@ -161,7 +161,7 @@ class Readings:
         return self._found[1]
 
     def drop_ended(self, allocations: Allocations) -> Allocations:
-        """The holders that have processes, while the API server does not show which pods have ended."""
+        """The allocations of pods that have processes, while the API server does not show which pods have ended."""
         find_pods = self._machine.find_pods
         try:
             alive = find_pods() if find_pods is not None else ()

@@ -1,7 +1,7 @@
-"""Ends every agent of a cluster and sees that no GPU keeps a power limit of theirs; the chart's pre-delete hook.
+"""Ends every agent of a cluster and checks that no GPU keeps a power limit of a cap; the chart's pre-delete hook.
 
-An agent gives each card its earlier limit back when it is asked to end, and reports that. So the agents are ended first,
-while the operator and the reports are still there, and a card whose agent could not do it is named.
+Each agent restores its cards' previous limits when it is ended, and reports that. So the agents are ended first, while the
+operator and the reports still exist. A card whose agent could not do it is named.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 
 
 async def retire(client: Client, namespace: str, daemon_set: str, selector: str, *, patience: float) -> int:
-    """Delete the agents' DaemonSet, wait until its pods have ended, and look at what they reported last.
+    """Delete the agents' DaemonSet, wait until its pods have ended, and read their final reports.
 
-    Returns 0 where every card has its limit back; else 1, and says which has not, or of which that is not known. Requests
-    that fail in passing are made again for `patience` seconds, as long as agents have to end.
+    Returns 0 where every card has its previous limit; else 1, and prints which has not, or of which that is not known.
+    Requests that fail for a moment are retried for `patience` seconds, as long as agents have to end.
     """
     end = asyncio.get_running_loop().time() + patience
     await _insist(lambda: client.delete_daemon_set(namespace, daemon_set), end)
@@ -52,7 +52,7 @@ async def retire(client: Client, namespace: str, daemon_set: str, selector: str,
 
 
 async def _insist(request: Callable[[], Awaitable[T]], end: float) -> T | None:
-    """The answer to a request, made again where only waiting helps; None where there is no such thing (404)."""
+    """The answer to a request, retried where only waiting helps; None where there is no such object (404)."""
     loop = asyncio.get_running_loop()
     while True:
         try:
@@ -67,7 +67,7 @@ async def _insist(request: Callable[[], Awaitable[T]], end: float) -> T | None:
 
 
 async def _wait_for_end(client: Client, namespace: str, selector: str, end: float) -> list[dict[str, Any]]:
-    """The agents' pods that still run at the end of our patience."""
+    """The agents' pods that still run when `patience` is over."""
     loop = asyncio.get_running_loop()
     while True:
         pods = await _insist(lambda: client.list_selected_pods(namespace, selector), end)
@@ -78,14 +78,14 @@ async def _wait_for_end(client: Client, namespace: str, selector: str, end: floa
 
 
 def _has_ended(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod that is being deleted runs no more; a kubelet may leave its object there for a minute after that."""
+    """Whether a pod that is being deleted has stopped; a kubelet may leave its object there for a minute after that."""
     states = [one.get("state") or {} for one in (pod.get("status") or {}).get("containerStatuses") or ()]
     deleted = "deletionTimestamp" in pod["metadata"]
     return deleted and bool(states) and all("terminated" in state for state in states)
 
 
 def name_kept(node: str, status: Mapping[str, Any]) -> int:
-    """Report a node's cards that may still have the limit of a cap; how many."""
+    """Print a node's cards that may still have the limit of a cap; returns how many."""
     try:
         gpus = NodePowerStatus.model_validate(status).gpus
     except ValidationError:

@@ -1,4 +1,4 @@
-"""What an agent is set up with by its command line; the chart's values become these arguments."""
+"""An agent's settings from its command line; the chart's values become these arguments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class AgentSettings(ProgramSettings):
             "how often cards are read, at least every 1 s (default %(default)s)", _SECONDS, metavar="SECONDS"
         ),
     )
-    """Energy counters are not worth reading more often than that: they fall short then."""
+    """Energy counters are not worth reading more often: they are not updated more often."""
     read_deadline: float = 2.0
     """How long a card may take to answer."""
     report_interval: float = field(
@@ -106,7 +106,7 @@ class AgentSettings(ProgramSettings):
 
 
 def parse_settings(arguments: Sequence[str]) -> AgentSettings:
-    """Parse the command line; exits with 2 and a sentence on a wrong one."""
+    """Parse the command line; exits with 2 and a message where it is wrong."""
     return parse(
         AgentSettings,
         arguments,

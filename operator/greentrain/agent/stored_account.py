@@ -1,6 +1,6 @@
 """What a node's agent has counted, on the disk: stored before each report, so that what was reported is not taken back.
 
-Where that fails the condition JournalWritable says so, and the report is made all the same.
+Where that fails, the condition JournalWritable is False, and the report is made all the same.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StoredAccount:
         self.account = begin()
 
     def load(self) -> None:
-        """Go on with the account on the disk, or begin anew where there is none or it cannot be read."""
+        """Continue the account on the disk, or begin one where there is none or it cannot be read."""
         try:
             self.account, problem = self._journal.load()
         except OSError as failure:
@@ -54,7 +54,7 @@ class StoredAccount:
         self._conditions.set(NOT_WRITTEN_YET)
 
     def note_new(self, new: bool) -> None:
-        """Whether something is new that must not be forgotten, such as a pod's end."""
+        """Whether something is new that must not be lost, such as a pod's end."""
         self._stores.dirty = self._stores.dirty or new
 
     def store(self) -> None:
@@ -89,7 +89,7 @@ class StoredAccount:
         self.note_new(gone.new)
 
     async def inherit(self, view: View) -> None:
-        """Take over what an account before this one reported last, once.
+        """Take over the final reports of an account before this one, once.
 
         Raises:
             ApiError, aiohttp.ClientError, OSError: it could not be read.

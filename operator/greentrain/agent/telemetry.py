@@ -1,4 +1,4 @@
-"""The agent's metrics, read from its account at each scrape, and whether it is alive and of use."""
+"""The agent's metrics, read from its account at each scrape, and whether it is alive and ready."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from greentrain.energy.intervals import CardReading
 from greentrain.quantities import Milliwatts, in_joules, in_watts, typed
 
 SILENT_SECONDS = 60.0
-"""Without a look at cards and holders for so long the agent is not ready."""
+"""Without a poll of cards and allocations for so long the agent is not ready."""
 
 HUNG_SECONDS = 300.0
-"""Without its loop having gone round for so long it is not alive. Hanging NVML calls do not hold it."""
+"""Without a round of its loop for so long it is not alive. Hanging NVML calls do not block the loop."""
 
 
 class AgentTelemetry(Collector):
@@ -35,7 +35,7 @@ class AgentTelemetry(Collector):
         return generate_latest(self._registry)
 
     def unready(self) -> str | None:
-        """Why nothing is counted at present, in words; None when it is."""
+        """Why nothing is counted at present, as a message; None when it is."""
         looked = self._agent.looked
         if looked is not None and self._clock.elapsed() - looked < SILENT_SECONDS:
             return None
@@ -43,7 +43,7 @@ class AgentTelemetry(Collector):
         return "; ".join(bad) or "cards and holders have not been looked at yet"
 
     def unhealthy(self) -> str | None:
-        """Why only a restart may help, in words; None while there is no need."""
+        """Why only a restart may help, as a message; None while it is not needed."""
         silent = self._clock.elapsed() - max(self._agent.beat, self._started)
         return f"the loop has not gone round for {silent:.0f} s" if silent > HUNG_SECONDS else None
 
@@ -72,7 +72,7 @@ class AgentTelemetry(Collector):
         yield from (gpu, draw, readable)
         yield from self._collect_limits()
         yield from self._collect_allowances()
-        # A pod and the one of its name before it may both be there; a metric must not be given twice.
+        # A pod and the previous one of its name may both be there; a metric must not be given twice.
         names = ["namespace", "pod", "uid", "job", "device"]
         pods = CounterMetricFamily(
             "greentrain_pod_energy_joules",
@@ -105,7 +105,7 @@ class AgentTelemetry(Collector):
         )
 
     def _collect_limits(self) -> Iterable[Metric]:
-        """Power limits in watts: asked for, due, set and in force; and what was done about them."""
+        """Power limits in watts: requested, due, set and in force; and what was done about them."""
         caps = self._agent.caps
         labels = ["gpu", "model"]
         asked = GaugeMetricFamily(

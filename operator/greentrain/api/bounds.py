@@ -1,8 +1,8 @@
 """Values that fit their schema, whatever they were computed from.
 
-A status with one number beyond its field's range is refused by the API server as a whole, and with it what was recorded of
-a stop. Numbers that a program reports take part in computations, so a result may be beyond any range. It is brought to
-the nearest value the field can have; a text is cut.
+The API server rejects a status with one number beyond its field's range as a whole, and with it the record of a stop. Numbers
+that a program reports take part in computations, so a result may be beyond any range. It is set to the nearest value that
+the field can have; a text is cut.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 M = TypeVar("M", bound=BaseModel)
 
 MOST_INTEGER = 2**63 - 1
-"""What the API server's JSON decoder keeps as an integer (int64, https://kubernetes.io/docs/reference/using-api/api-concepts/)."""
+"""The range of an integer in the API server's JSON (int64, https://kubernetes.io/docs/reference/using-api/api-concepts/)."""
 
 
 @cache
@@ -40,7 +40,7 @@ def _read_ranges(model: type[BaseModel]) -> dict[str, tuple[int, int, int | None
 def fit(model: M) -> M:
     """The same model with every integer inside its field's range and every text no longer than it may be.
 
-    Lists are not shortened: what stands in them is part of a sum. Returns the model itself where everything fits.
+    Lists are not shortened: their entries are parts of a sum. Returns the model itself where everything fits.
     """
     changed, values = {}, vars(model)
     for name, (least, most, longest) in _read_ranges(type(model)).items():

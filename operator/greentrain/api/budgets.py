@@ -1,4 +1,4 @@
-"""How a job's budgets stand in its status: a line of each for `kubectl`, and what the operator must remember of each."""
+"""The state of a job's budgets in its status: a line of each for `kubectl`, and what the operator must remember of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greentrain.api.spec import MAX_REPLICAS, OnExhausted
 
 
 class PodAllowance(StatusModel):
-    """How much energy one pod may use before its node's agent acts by itself."""
+    """How much energy one pod may use before its node's agent acts on its own."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     joules: int = Field(ge=0, description="Energy it may have used in all.")
@@ -51,7 +51,7 @@ class PodCharge(StatusModel):
 
 
 class LineStatus(StatusModel):
-    """One budget as it was weighed last, in its own unit: joules, or micrograms of CO2 equivalent."""
+    """One budget as it was evaluated last, in its own unit: joules, or micrograms of CO2 equivalent."""
 
     limit: int = Field(ge=1, description="The budget as it is in force.")
     percent: int = Field(
@@ -81,7 +81,7 @@ class LineStatus(StatusModel):
 
 
 class ControlStatus(StatusModel):
-    """What keeps a job inside its budgets while readings are missing or the operator is silent."""
+    """What keeps a job within its budgets while readings are missing or the operator is silent."""
 
     charges: tuple[PodCharge, ...] = Field(
         (),
@@ -107,7 +107,7 @@ BudgetType = Literal["Energy", "Emissions"]
 
 
 class BudgetLine(StatusModel):
-    """How one budget stands."""
+    """The state of one budget."""
 
     type: BudgetType = Field(description="What is limited: Energy or Emissions.")
     limit: str = Field(max_length=32, description="The budget as it is in force.")

@@ -1,8 +1,8 @@
 """Condition types of a GreenTrainingJob, and how one is set.
 
-Types and reasons (`reasons.py`) are API: people `kubectl wait` on them and alert on them. Rules follow
+Types and reasons (`reasons.py`) are API: users `kubectl wait` on them and alert on them. Rules follow
 kubernetes/community `api-conventions.md`: the list is keyed by type, `Unknown` where nothing is known,
-and `lastTransitionTime` moves only when the status does.
+and `lastTransitionTime` changes only when the status does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | N
 
 
 def is_true(conditions: Iterable[Condition], type_: str) -> bool:
-    """Whether the condition stands at True; a missing one does not."""
+    """Whether the condition is True; a missing one is not."""
     found = find_condition(conditions, type_)
     return found is not None and found.status == "True"
 
@@ -58,9 +58,9 @@ def set_condition(
 ) -> tuple[Condition, ...]:
     """Return the conditions with that one set, in the order of `Type`.
 
-    An unchanged condition keeps its object, so that a pass that finds nothing new writes nothing.
+    An unchanged condition keeps its object, so that a reconcile that finds nothing new writes nothing.
     """
-    message = clean_text(message)[:MESSAGE_MAX]  # it may quote a user's words
+    message = clean_text(message)[:MESSAGE_MAX]  # it may quote a user's text
     old = find_condition(conditions, type_)
     if (
         old is not None

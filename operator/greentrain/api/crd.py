@@ -1,7 +1,7 @@
 """Generates the CustomResourceDefinitions from the pydantic models.
 
-The models' fields and their words are the schema (`api.structural` converts it); what a model cannot say stands here: the
-server's rules, the sections whose unknown fields are kept, and the columns of `kubectl get`.
+The schema is made from the models' fields and their descriptions (`api.structural` converts it). What a model cannot express
+is here: CEL rules, the sections whose unknown fields are kept, and the columns of `kubectl get`.
 
 `python -m greentrain.api.crd --write` writes `crds/` and the chart's copy; `--check` compares them.
 """
@@ -98,8 +98,8 @@ RULES: dict[str, list[dict[str, str]]] = {
         },
     ],
 }
-"""CEL rules by path. The operator checks the same again, and what a rule does not: fields that are unknown, the templates
-and the exact range of a budget."""
+"""CEL rules by path. The operator checks the same again, and what a rule cannot check: unknown fields, the templates and the
+exact range of a budget."""
 
 PRESERVED = (
     "spec",
@@ -117,11 +117,11 @@ PRESERVED = (
     "status.emissions",
     "status.projection",
 )
-"""Sections whose unknown fields the server keeps: of a spec, so that the operator can refuse them by name; of a status, which
-the server prunes as it reads it from etcd, so that one of before there was a ledger can still be read."""
+"""Sections whose unknown fields the server keeps. Of a spec: so that the operator can reject them by name. Of a status, which
+the server prunes as it reads it from etcd: so that one from before the ledger can still be read."""
 
 TEMPLATE: Schema = {
-    # No types, so that null stays a field that is not set, and what else is no number is refused by the operator in its words.
+    # No types, so that null stays an unset field, and the operator rejects any other value with its own message.
     "spec": {
         "description": "Spec of the pods (core/v1 PodSpec); the operator reads the whole of it.",
         "properties": {
@@ -295,7 +295,7 @@ def _sections(kind: str, **models: type[BaseModel]) -> Schema:
     return {
         "apiVersion": {"type": "string", "description": f"Always {names.API_VERSION}."},
         "kind": {"type": "string", "description": f"Always {kind}."},
-        # The server owns what stands in metadata and refuses even a description of it.
+        # The server owns metadata and rejects even a description of it.
         "metadata": {"type": "object"},
         **sections,
     }
@@ -347,7 +347,7 @@ def schema_hash(schema: Schema) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a CRD says of a kind beside its schema."""
+    """What a CRD contains for a kind beside its schema."""
 
     scope: Literal["Namespaced", "Cluster"]
     kind: str
@@ -440,7 +440,7 @@ def wanted_hashes() -> dict[str, str]:
 
 def render(crd: dict[str, Any]) -> str:
     """Return the committed YAML of a definition; its order is that of the models."""
-    # Imported here: only those who generate need YAML, the package itself needs pydantic alone.
+    # Imported here: only the generator needs YAML, the package itself needs only pydantic.
     import yaml
 
     class _Plain(yaml.SafeDumper):

@@ -1,4 +1,4 @@
-"""What every part of an object of ours is made of: a model that knows its fields, and one whose working memory is stored apart."""
+"""The base of every part of our objects: a model that knows its fields, and one whose working memory is stored apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from greentrain.quantities import parse_time
 
 
 class Strict(BaseModel):
-    """A part of an object that has the fields named here and no others, in the cluster's spelling (camelCase)."""
+    """A part of an object that has the fields named here and no others, spelled as in the cluster (camelCase)."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_enum_values=False
@@ -22,14 +22,14 @@ class Strict(BaseModel):
 
 
 def drop_nulls(node: Any) -> Any:
-    """A copy without the fields that are null, at any depth: to Kubernetes an explicit null is a field that is not set.
+    """A copy without the fields that are null, at any depth: to Kubernetes an explicit null is an unset field.
 
     A null in a list stays; there it is a wrong value.
     """
     root = [node]
     left: list[tuple[Any, Any]] = [
         (root, 0)
-    ]  # a list, not recursion: how deep it goes is the sender's to choose
+    ]  # a list, not recursion: the sender chooses the depth
     while left:
         parent, key = left.pop()
         value = parent[key]
@@ -52,13 +52,13 @@ def _is_time(value: str) -> str:
 
 
 Time = Annotated[str, AfterValidator(_is_time)]
-"""RFC 3339. The API server lets pass what no `datetime` holds, such as the year 0; a ledger with that cannot be read."""
+"""RFC 3339. The API server accepts what no `datetime` can represent, such as the year 0; a ledger with that cannot be read."""
 
 
 class StatusModel(Strict):
     """A part of a status; what belongs to the ledger is stored apart (`greentrain.api.stored`) and in no schema."""
 
-    # A newer operator may have written more; what an older one does not know it leaves out.
+    # A newer operator may have written more fields; an older one ignores those it does not know.
     model_config = ConfigDict(extra="ignore")
 
     LEDGER: ClassVar[frozenset[str]] = frozenset()
@@ -76,7 +76,7 @@ class StatusModel(Strict):
 
 
 def or_nothing(value: str, parse: Callable[[str], int]) -> str:
-    """A quantity in a stored status; one that was damaged by hand counts as none, until the spec is looked at again."""
+    """A quantity in a stored status; one that was damaged by hand counts as none, until the spec is read again."""
     with contextlib.suppress(ValueError):
         parse(value)
         return value

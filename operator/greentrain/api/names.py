@@ -35,16 +35,16 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 ANNOTATION_SPEC_HASH = f"{GROUP}/spec-hash"
 """On pods: the hash of the part of the spec their attempt was built from."""
 ANNOTATION_BUDGETED = f"{GROUP}/budgeted"
-"""On pods of a job that has a budget: an agent that knows no allowance for such a pod allows it nothing, once the operator
-is silent."""
+"""On pods of a job that has a budget: an agent that knows no allowance for such a pod uses an allowance of 0 while the
+operator is silent."""
 ANNOTATION_UNATTENDED = f"{GROUP}/unattended-jobs"
-"""On the operator's Lease: UIDs of the jobs that it cannot look after at present, separated by commas. For those it counts as
+"""On the operator's Lease: UIDs of the jobs that it cannot reconcile at present, separated by commas. For those it counts as
 silent."""
 LABEL_POD_SECURITY = f"{GROUP}/pod-security"
-"""On a namespace, by an administrator: `privileged` lets jobs there ask for more than Pod Security's baseline."""
+"""On a namespace, by an administrator: `privileged` lets its jobs request more than Pod Security's baseline."""
 POD_SECURITY_PRIVILEGED = "privileged"
 ANNOTATION_SCHEMA_HASH = f"{GROUP}/schema-hash"
-"""On the CRD: hash of its schema, so that an operator recognises one older than itself."""
+"""On the CRD: hash of its schema, so that an operator recognises a CRD older than itself."""
 
 DNS_LABEL_MAX = 63
 
@@ -55,7 +55,7 @@ def hostname(job: str, replica_type: str, index: int) -> str:
 
 
 def pod_name(job: str, replica_type: str, index: int, attempt: int) -> str:
-    """Pod name of a rank in one attempt, so that two attempts' pods can never be taken for each other."""
+    """Pod name of a rank in one attempt, so that the pods of two attempts cannot be confused."""
     return f"{hostname(job, replica_type, index)}-{attempt}"
 
 

@@ -1,7 +1,7 @@
-"""NodePower v1alpha1: the only road between the operator and a node's agent, one object per node that has GPUs.
+"""NodePower v1alpha1: the only connection between the operator and a node's agent, one object per node that has GPUs.
 
-`spec` is the operator's word and `status` the agent's; neither writes the other's half. The object outlives the agent,
-the operator and the Node, so that what was measured is not lost with any of them.
+The operator writes `spec` and the agent writes `status`; neither writes the other's half. The object outlives the agent, the
+operator and the Node, so that what was measured is not lost with any of them.
 
 Energy is reported in whole joules that only grow: a sum of millijoules, cut off, so that the joules of a pod's buckets add
 up to its total and the totals of a node to what its cards' counters have shown.
@@ -28,7 +28,7 @@ KEPT_BUCKETS = 384
 MAX_PODS = 1024
 MAX_GPUS = 64
 
-# An agent's token may be stolen: what it can write is bounded, far above what any node is. The operator holds each report
+# An agent's token may be stolen: what it can write is bounded, far above what any node has. The operator checks each report
 # against the same bounds (`core.seen.reports`), since one may be stored under an older schema.
 MAX_MILLIWATTS = 10_000_000
 """10 kW, which no GPU comes near."""
@@ -49,7 +49,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class _Lenient(BaseModel):
-    # The other side may be of a newer version: what this one does not know it leaves out.
+    # The other side may be of a newer version: unknown fields are ignored.
     model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
@@ -148,7 +148,7 @@ CapReason = Literal[
     "GpuFailing",
     "Paused",
 ]
-"""What has become of a cap on one GPU; the first three say that it is in force."""
+"""The state of a cap on one GPU; the first three mean that it is in force."""
 
 IN_FORCE: frozenset[CapReason] = frozenset({"Capped", "Clamped", "PriorLower"})
 
@@ -180,7 +180,7 @@ class GpuCap(_Lenient):
     )
 
     def concerns(self, uid: str) -> bool:
-        """Whether it is about this pod, by its UID."""
+        """Whether it concerns this pod, by its UID."""
         return uid == self.pod_uid or uid in self.sharing_pod_uids
 
     @property
@@ -289,7 +289,7 @@ class PodEnergy(_Lenient):
 
     @property
     def key(self) -> str:
-        """UID/segment, as `spec.settled` names it."""
+        """UID/segment, as in `spec.settled`."""
         return f"{self.uid}/{self.segment}"
 
     @property
@@ -299,7 +299,7 @@ class PodEnergy(_Lenient):
 
 
 class NodePowerDisplay(_Lenient):
-    """Words for the columns of kubectl get; no program reads them."""
+    """Texts for the columns of kubectl get; no program reads them."""
 
     draw: str = Field(
         "", max_length=32, description="Power that the GPUs draw together, as they say it themselves."
@@ -365,7 +365,7 @@ class NodePowerStatus(_Lenient):
 
 
 def resolve_cap(cap: PowerCap, limits: PowerLimits) -> int | None:
-    """What a cap asks of one card, in milliwatts; None where its default limit is not known."""
+    """A cap in milliwatts on one card; None where its default limit is not known."""
     if cap.milliwatts is not None:
         return cap.milliwatts
     if cap.percent is None or limits.default_milliwatts is None:

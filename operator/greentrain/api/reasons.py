@@ -1,7 +1,7 @@
 """Every reason that a condition of a GreenTrainingJob can have, in one table.
 
-A row says what the reason does to the phase, whether it makes an event, whether the log says that the job waits for it,
-and what a person does next. Reasons are API: people alert on them, and the column REASON shows one. `docs/reference/reasons.md` is written from this table.
+A row has what the reason does to the phase, whether it makes an event, whether the log has a line for it, and what its reader
+does next. Reasons are API: users alert on them, and the column REASON shows one. `docs/reference/reasons.md` is made from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Severity(Enum):
 
 
 class Phase(StrEnum):
-    """The words of the column STATE. Only Succeeded and Failed are final, and only those two are a contract."""
+    """The values of the column STATE. Only Succeeded and Failed are final, and only those two are a contract."""
 
     PENDING = "Pending"
     STARTING = "Starting"
@@ -40,15 +40,15 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a reason means for those who read it."""
+    """What a reason means to its reader."""
 
     severity: Severity = Severity.SILENT
     phase: Phase | None = None
-    """The phase of a job that is held or stopped for it; None where its conditions alone say it."""
+    """The phase of a job that is on hold or stopped for it; None where its conditions alone decide it."""
     waits: bool = False
     """Whether the log has a line when pods are not ready for it."""
     next_step: str = ""
-    """What a person does next, in one sentence without a full stop; empty where there is nothing to do."""
+    """What its reader does next, in one sentence without a full stop; empty where there is nothing to do."""
 
 
 _WARNED = About(Severity.WARNING)
@@ -72,7 +72,7 @@ class Reason(StrEnum):
     about: About
 
     def __new__(cls, word: str, about: About = About()) -> Reason:
-        """A reason by its word."""
+        """A reason by its name."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.about = about
@@ -284,7 +284,7 @@ class Reason(StrEnum):
 Reasons = Mapping[str, About]
 
 REASONS: Reasons = MappingProxyType({reason.value: reason.about for reason in Reason})
-"""What each reason means, by its word."""
+"""What each reason means, by its name."""
 
 UNLISTED = About()
 """What is known of a reason that the table lacks: another version wrote it."""

@@ -1,11 +1,11 @@
 """The contract between the operator and whatever runs in the `tensorflow` container.
 
-Both sides import it, so that a name, a port or an exit code cannot drift apart: the operator injects
-what stands here, the trainer reads it. Any image may be run; one that knows nothing of this contract
-still gets `TF_CONFIG` and is judged by its exit code alone.
+Both sides import it, so that a name, a port or an exit code cannot drift apart: the operator injects what is defined here, the
+trainer reads it. Any image may be run; one that does not know this contract still gets `TF_CONFIG` and is judged by its
+exit code alone.
 
-What a container can say back (`GET /progress`, its termination message) is untrusted: the models here
-bound every string, number and map, and a message that does not fit is ignored, never acted on.
+What a container reports (`GET /progress`, its termination message) is untrusted: the models here bound every string, number
+and map. A message that does not fit is ignored, never acted on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXIT_SUCCEEDED = 0
 EXIT_STOPPED = 143
 """Stopped on request after an agreed step: 128 + SIGTERM."""
 EXIT_PEER_LOST = 144
-"""Another rank vanished or froze. A consequence, never the cause an attempt is judged by."""
+"""Another rank vanished or froze. A consequence: an attempt is never judged by it."""
 
 DEFAULT_PEER_TIMEOUT_SECONDS = 10
 """Silence after which a rank counts its peer as lost (TensorFlow's own heartbeat default)."""
@@ -82,15 +82,15 @@ _LINE_ENDS = re.compile(r"\r\n?")
 
 
 def clean_text(text: str) -> str:
-    """A text that a user's program wrote, safe to show: control characters are replaced by U+FFFD, tabs and lines kept.
+    """A text that a user's program wrote, safe to show: control characters are replaced by U+FFFD, tabs and line ends kept.
 
-    A terminal obeys them: what `kubectl describe` prints could overwrite lines, hide or reverse what is there.
+    A terminal obeys them: in the output of `kubectl describe` they could overwrite lines, hide or reverse text.
     """
     return _CONTROLS.sub("\ufffd", _LINE_ENDS.sub("\n", text))
 
 
 def clean_line(text: str) -> str:
-    """The same for what is one line, such as a path."""
+    """The same for a single line, such as a path."""
     return clean_text(text).replace("\n", "\ufffd").replace("\t", "\ufffd")
 
 
@@ -111,12 +111,12 @@ class Checkpoint(_Wire):
 
 
 class Progress(_Wire):
-    """What `GET /progress` answers, on every rank; the operator reads the deciding rank's."""
+    """The answer to `GET /progress`, the same on every rank; the operator reads the deciding rank's."""
 
     step: Step
     """Global steps done."""
     start_step: Annotated[Step, Field(alias="startStep")] = 0
-    """Global step this attempt began at: 0, or that of the checkpoint it restored."""
+    """Global step at which this attempt began: 0, or that of the checkpoint it restored."""
     total_steps: Annotated[Step | None, Field(alias="totalSteps")] = None
     metrics: Annotated[dict[MetricName, MetricValue], Field(max_length=MAX_METRICS)] = {}
     """Latest value by name, such as `loss`, `accuracy` (fraction), `samples_per_second`."""
@@ -125,7 +125,7 @@ class Progress(_Wire):
 
     @property
     def all_steps_done(self) -> bool:
-        """Whether the program says that nothing is left to train; never so where it names no total."""
+        """Whether the program reports that nothing is left to train; False where it reports no total."""
         return self.total_steps is not None and self.step >= self.total_steps
 
 
@@ -133,7 +133,7 @@ class TerminationMessage(Progress):
     """What the trainer writes to /dev/termination-log as its last act."""
 
     reason: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(clean_text)]
-    """Why it ended, in words a person reads in the job's conditions."""
+    """Why it ended, as a message shown in the job's conditions."""
 
 
 def parse_progress(text: bytes | str) -> Progress | None:
@@ -147,7 +147,7 @@ def parse_progress(text: bytes | str) -> Progress | None:
 
 
 def parse_termination_message(text: str | None) -> TerminationMessage | None:
-    """Parse a container's termination message; None for a foreign program's words or none at all."""
+    """Parse a container's termination message; None where it is empty or not of this form."""
     if not text or len(text) > TERMINATION_MESSAGE_MAX_BYTES:
         return None
     try:

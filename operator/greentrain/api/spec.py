@@ -70,7 +70,7 @@ class CleanPodPolicy(StrEnum):
 
 
 class SuccessPolicy(StrEnum):
-    """Whose exit with 0 makes the job succeed."""
+    """Which exit with 0 makes the job succeed."""
 
     DEFAULT = ""
     ALL_WORKERS = "AllWorkers"
@@ -96,7 +96,7 @@ class OnExhausted(StrEnum):
 
     @property
     def fails(self) -> bool:
-        """Whether the job has failed by it."""
+        """Whether the job fails by it."""
         match self:
             case OnExhausted.WARN | OnExhausted.SUSPEND:
                 return False
@@ -114,7 +114,7 @@ class OnUnknown(StrEnum):
 
     @property
     def stops(self) -> bool:
-        """Whether the job's pods are stopped, and none begun."""
+        """Whether the job's pods are stopped, and none created."""
         match self:
             case OnUnknown.SUSPEND:
                 return True
@@ -133,7 +133,7 @@ Basis = Literal["Lifecycle", "Direct"]
 
 
 class SchedulingPolicy(Strict):
-    """What is asked of scheduling."""
+    """What is requested of scheduling."""
 
     schedule_timeout_seconds: int | None = Field(
         None,
@@ -450,7 +450,7 @@ class GreenTrainingJobSpec(Strict):
 
     @property
     def power_cap(self) -> str:
-        """`spec.power.cap`, nothing where none is asked for."""
+        """`spec.power.cap`; None where none is requested."""
         return self.power.cap or "" if self.power is not None else ""
 
 
@@ -465,13 +465,13 @@ NOT_BUILT: dict[str, str] = {
     "spec.runPolicy.schedulingPolicy.priorityClass": "gang scheduling",
     "spec.tfReplicaSpecs.PS": "parameter servers",
 }
-"""Fields of the agreed API this version refuses, with what they are for.
+"""Fields of the agreed API that this version rejects, with their purpose.
 
-A job that asks for them must not run as if it had not: it is refused by the full path until they exist.
+A job that requests them must not run as if it had not: it is rejected with the full path until they exist.
 """
 
 
 REPLACED: dict[str, str] = {
     "spec.power.policy": "it is spec.power.budgetPolicy now: write LowerCap there for Budget, or nothing for Fixed",
 }
-"""Fields that this version does not have any more, by path, with what stands in their place."""
+"""Fields that this version no longer has, by path, with what replaces them."""

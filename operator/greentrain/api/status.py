@@ -30,7 +30,7 @@ KEPT_PODS = 4 * MAX_REPLICAS
 
 
 KEPT_SETTLED = 128
-"""How many settled pods are remembered by name. A report of one that is older than 128 others was overtaken long ago."""
+"""How many settled pods are remembered by name. A report of one older than 128 others is long out of date."""
 
 
 KEPT_ATTEMPTS = 10
@@ -38,7 +38,7 @@ KEPT_ATTEMPTS = 10
 
 
 CountedAgainst = Literal["backoffLimit", "infrastructureRestartLimit"]
-"""The limits of `spec.runPolicy` failures are counted against."""
+"""The limits of `spec.runPolicy` that failures count against."""
 
 
 MAX_LEDGER = 1 << 20
@@ -86,7 +86,7 @@ class CheckpointStatus(StatusModel):
 
 
 class ProgressStatus(StatusModel):
-    """How far the program says it is."""
+    """The progress that the program reports."""
 
     LEDGER = frozenset({"confirmed_checkpoint"})
 
@@ -109,7 +109,7 @@ class ProgressStatus(StatusModel):
 
 
 class ReplacedPod(StatusModel):
-    """A pod outside the gang that failed and was made again within its attempt."""
+    """A pod outside the gang that failed and was recreated within its attempt."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     name: str = Field(max_length=253, description="Name of the pod.")
@@ -232,7 +232,7 @@ class AttemptStatus(StatusModel):
 
 
 class GpuTimeStatus(StatusModel):
-    """How long GPUs of one model were held."""
+    """For how long GPUs of one model were allocated."""
 
     model: str = Field("", max_length=96, description="Product name; empty where the GPU never reported it.")
     seconds: int = Field(0, ge=0, description="Seconds, added up over the GPUs.")
@@ -358,7 +358,7 @@ class EmissionsShare(StatusModel):
 
 
 class FixedEmissions(StatusModel):
-    """Sums that nothing changes any more, whatever a source says later."""
+    """Sums that no longer change, whatever a source publishes later."""
 
     shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
     without_joules: int = Field(0, ge=0, description="Energy for which there was no intensity.")
@@ -435,7 +435,7 @@ class EmissionsStatus(StatusModel):
 
 
 class PowerStatus(StatusModel):
-    """Power limits of the GPUs the job holds now, as their nodes' agents have read them back."""
+    """Power limits of the job's present GPUs, as their nodes' agents have read them back."""
 
     cap: str = Field(
         "", max_length=16, description="spec.power.cap as it is in force; nothing where none is."
@@ -444,7 +444,7 @@ class PowerStatus(StatusModel):
     @field_validator("cap")
     @classmethod
     def _is_cap(cls, value: str) -> str:
-        # Agents are asked by it: one that was damaged by hand counts as none, until the spec is looked at again.
+        # It is requested of agents: one that was damaged by hand counts as none, until the spec is read again.
         with contextlib.suppress(ValueError):
             parse_power_cap(value)
             return value
@@ -540,7 +540,7 @@ class ProjectionStatus(StatusModel):
 
 
 class AdmittedSections(StatusModel):
-    """Sections of the spec as they were admitted last: what holds where an edit is refused."""
+    """Sections of the spec as they were admitted last: they stay in force where an edit is rejected."""
 
     run_policy: RunPolicy = Field(RunPolicy(), description="spec.runPolicy.")
     energy: EnergySpec = Field(EnergySpec(), description="spec.energy.")
@@ -549,7 +549,7 @@ class AdmittedSections(StatusModel):
 
 
 class DisplayStatus(StatusModel):
-    """Words for the columns of kubectl get; read by no program."""
+    """Texts for the columns of kubectl get; no program reads them."""
 
     reason: str = Field(
         "",

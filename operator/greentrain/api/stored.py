@@ -1,10 +1,10 @@
-"""How a status is stored: sections that people read, and one string for the operator itself, the ledger.
+"""How a status is stored: sections for its readers, and one string for the operator itself, the ledger.
 
-Books and decision are stored by one write, so the operator's own working memory stands in the status too: what each pod used,
+Accounts and decision are stored by one write, so the operator's own working memory is in the status too: what each pod used,
 what is charged, measured and allowed, and the spec's sections as they were admitted last. It is one string of canonical JSON
-(sorted keys, no spaces), so that `kubectl describe` stays readable and no number in it can make the API server refuse the
-status. A long list in it, such as of a thousand pods, is a table: each field's name stands there once, and what is the same
-in every row too. Which fields belong to it each model says (`LEDGER`); in the operator they stand where they are used.
+(sorted keys, no spaces), so that `kubectl describe` stays readable and no number in it can make the API server reject the
+status. A long list in it, such as of a thousand pods, is a table: each field's name is there once, and so is a value that is
+the same in every row. Each model names its ledger's fields (`LEDGER`); the operator's code uses them as fields of the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from greentrain.api.tables import TableError, tabulate, untabulate
 Raw = Mapping[str, Any]
 
 VERSION = 2
-"""Of the ledger's form. The first had one section for what is now a budget's line and what keeps the job inside it."""
+"""Of the ledger's form. The first had one section for what is now a budget's line and a job's budget control."""
 
 FIRST = 1
 
@@ -34,11 +34,11 @@ COUNTERS = ("attemptCount", "failureCount", "infrastructureFailureCount")
 
 
 class LedgerError(ValueError):
-    """The ledger of a job that has run cannot be read, or is gone."""
+    """The ledger of a job that has run cannot be read, or is missing."""
 
 
 def dump_status(status: BaseModel) -> dict[str, Any]:
-    """A part of a status as it is stored: what is null or an empty string is left out, as in Kubernetes' own types."""
+    """A part of a status as it is stored: null and the empty string are left out, as in Kubernetes' own types."""
     dumped: dict[str, Any] = _without_empty(status.model_dump(mode="json", by_alias=True, exclude_none=True))
     return dumped
 
@@ -46,13 +46,13 @@ def dump_status(status: BaseModel) -> dict[str, Any]:
 def dump_job_status(status: GreenTrainingJobStatus) -> dict[str, Any]:
     """A job's status as it is stored, with its ledger.
 
-    What is as it was before anything happened is left out, and the generation of a condition that has the status's own:
-    `kubectl wait` takes that one for it.
+    Fields at their initial value are left out. So is a condition's generation where it equals the status's: `kubectl wait`
+    then uses that one.
     """
     dumped = _without_empty(
         status.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     )
-    # Counters that people and programs look for are there from the first.
+    # Counters are there from the start, because users and programs read them.
     dumped |= {name: dumped.get(name, 0) for name in COUNTERS}
     if status.energy is not None:
         dumped["energy"] = {"usedJoules": 0, **dumped.get("energy", {})}
@@ -88,14 +88,14 @@ def _take_out(model: StatusModel, dumped: dict[str, Any]) -> dict[str, Any]:
             if part := _take_out(value, dumped[key]):
                 taken[key] = part
         elif key == ATTEMPTS:
-            # Every attempt, also one of which there is nothing to keep: what is not there was lost (`join_ledger`).
+            # Every attempt, also one without anything to store: a missing one was lost (`join_ledger`).
             pairs = zip(value, dumped[key], strict=True)
             taken[key] = {str(attempt.number): _take_out(attempt, raw) for attempt, raw in pairs}
     return taken
 
 
 def join_ledger(stored: Raw) -> dict[str, Any]:
-    """A stored status with everything where the operator uses it; one of an earlier form is brought into this one.
+    """A stored status with everything at its field of the model; an earlier form is converted to this one.
 
     Raises:
         LedgerError: the ledger is no JSON object of a version that is known, or is gone although the job has run.
@@ -150,11 +150,11 @@ def _merge(people: Raw, ledger: Raw) -> dict[str, Any]:
 
 
 _IN_ATTEMPTS = {AttemptStatus.model_fields[name].alias or name for name in AttemptStatus.LEDGER}
-"""What an attempt had in place before there was a ledger."""
+"""What an attempt contained before there was a ledger."""
 
 
 def _migrate(stored: Raw) -> dict[str, Any]:
-    """A status of before there was a ledger: its fields stood in the sections, the spec in parts of them.
+    """A status from before the ledger: its fields were in the sections, the spec in parts of them.
 
     Raises:
         LedgerError: it is none of those, and the job has run: its ledger was lost.
@@ -205,13 +205,13 @@ _LINE = {
     "spentLimit": ("exhaustedLimitJoules", "exhaustedLimitMicrograms"),
     "lowered": ("lowered",),
 }
-"""Fields of a budget's line, and where they stood before."""
+"""Fields of a budget's line, and where they were before."""
 
 _CONTROL = ("charges", "lostJoules", "unreadNodes", "allowances")
 
 
 def _part_budgets(joined: dict[str, Any]) -> dict[str, Any]:
-    """A status in which a section `budget` holds all that was kept of it, with its line and the control apart."""
+    """A status whose section `budget` has all about it: its line and the budget control are moved apart."""
     parted = dict(joined)
     for name in ("energy", "emissions"):
         section = joined.get(name)
@@ -219,7 +219,7 @@ def _part_budgets(joined: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(section, Mapping) or not isinstance(before, Mapping):
             continue
         line = {key: before[old] for key, known in _LINE.items() for old in known if old in before}
-        # Without a budget of energy the section held what a budget of emissions needs.
+        # Without a budget of energy the section had what a budget of emissions needs.
         parts: dict[str, Any] = {"budget": {"percent": 0, **line} if before.get("limit") else None}
         if name == "energy":
             parts["control"] = {key: before[key] for key in _CONTROL if key in before}

@@ -1,4 +1,4 @@
-"""Converts JSON Schema as pydantic writes it to the structural schemas that a CRD may hold.
+"""Converts JSON Schema as pydantic writes it to the structural schemas that a CRD may have.
 
 A structural schema has no `$ref`, no `const` and no unions with null. The conversion knows the constructs the models use and
 raises on any other, so that a new one cannot become a silently weaker schema.
@@ -12,7 +12,7 @@ from typing import Any
 Schema = dict[str, Any]
 
 Mark = Callable[[Schema, str], None]
-"""Adds to the schema at a path what no model can say: rules, and which unknown fields are kept."""
+"""Adds to the schema at a path what no model can express: rules, and which unknown fields are kept."""
 
 _COPIED = frozenset(
     {
@@ -37,7 +37,7 @@ _DROPPED = frozenset({"title"})
 
 
 class UnknownConstructError(Exception):
-    """A model uses a JSON Schema construct the generator has no structural form for."""
+    """A model uses a JSON Schema construct for which the generator has no structural form."""
 
     def __init__(self, path: str, construct: str) -> None:
         super().__init__(
@@ -50,7 +50,7 @@ def _leave(schema: Schema, path: str) -> None:
 
 
 def structural(schema: Schema, defs: dict[str, Schema], path: str = "", mark: Mark = _leave) -> Schema:
-    """Convert one JSON Schema node to a structural one; `mark` adds what only a CRD can say of a path.
+    """Convert one JSON Schema node to a structural one; `mark` adds what only a CRD can express for a path.
 
     Raises:
         UnknownConstructError: a construct that is new here.
@@ -58,7 +58,7 @@ def structural(schema: Schema, defs: dict[str, Schema], path: str = "", mark: Ma
     node = dict(schema)
     if "$ref" in node:
         target = defs[node.pop("$ref").removeprefix("#/$defs/")]
-        # The words at the place of use say more than those of the type.
+        # The description at the place of use is more specific than the type's.
         return structural({**target, **node}, defs, path, mark)
     if "allOf" in node and len(node["allOf"]) == 1:
         only = node.pop("allOf")[0]
@@ -103,5 +103,5 @@ def structural(schema: Schema, defs: dict[str, Schema], path: str = "", mark: Ma
 
 
 def _is_plain(default: object) -> bool:
-    # An empty string says no more than its absence, and object defaults would appear in what people applied.
+    # An empty string means the same as its absence, and object defaults would appear in applied manifests.
     return default not in (None, "") and isinstance(default, bool | int | str)

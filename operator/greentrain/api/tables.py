@@ -1,8 +1,8 @@
 """Long lists of objects in little space: a job of a thousand pods has to fit into a status.
 
-A list of more than `LONGEST_LIST` objects is a table: each field's name stands once (`columns`), a value that all rows have
-stands once (`same`), and a row has the rest, null for a field that its object lacks. A longer text that stands in rows more
-than once is kept in one list (`strings`), and `~7` stands for the eighth of them. What is shorter stays as it is.
+A list of more than `LONGEST_LIST` objects is a table: each field's name is there once (`columns`), a value that all rows share
+is there once (`same`), and a row has the rest, null for a field that its object lacks. A longer text that is in rows more than
+once is kept in one list (`strings`), and `~7` refers to its eighth entry. A shorter list stays as it is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ LONGEST_LIST = 16
 """Entries of a list that is stored as it is."""
 
 SHORTEST_TEXT = 8
-"""Characters of a text that is worth a reference."""
+"""Shortest text, in characters, that is worth a reference."""
 
 MOST_ROWS = 1 << 14
 MOST_FIELDS = 64
-"""Of a table that is read: more than any of the models' lists and fields, so that a few bytes cannot become gigabytes."""
+"""The most of a table that is read: more than any of the models' lists and fields, so that a few bytes cannot become
+gigabytes."""
 
 SAME, COLUMNS, ROWS, STRINGS = "same", "columns", "rows", "strings"
 REFERENCE = "~"
@@ -143,7 +144,7 @@ def _read_row(columns: Sequence[Any], row: Sequence[Any], shared: Sequence[str])
 
 
 def _resolve(text: str, shared: Sequence[str]) -> str:
-    """The text that is meant: of `~7` the eighth that is shared, of `~~a` the text `~a`."""
+    """The text that a cell means: `~7` is the eighth shared text, `~~a` the text `~a`."""
     if not text.startswith(REFERENCE):
         return text
     rest = text.removeprefix(REFERENCE)

@@ -1,5 +1,5 @@
 """Energy × intensity over time → emissions: pure, in whole micrograms of CO2 equivalent and by exact fractions.
 
-Nothing in here reads a clock or a file: a `Lookup` answers what a kilowatt-hour emitted at a moment, and where it has no
-answer the energy is reported as energy without an intensity. Unknown is not zero.
+Nothing here reads a clock or a file. A `Lookup` answers what a kilowatt-hour emitted at a moment; where it has no answer, the
+energy is reported as energy without an intensity. Unknown is not zero.
 """

@@ -1,9 +1,8 @@
-"""The share of making a GPU that falls to the time a job held it.
+"""The share of a GPU's embodied emissions for the time it was allocated to a job.
 
 The M of the Software Carbon Intensity specification (1.1.0, "Embodied emissions"; ISO/IEC 21031:2024): the emissions of
 making the hardware, times the time it was reserved over its expected lifespan, times the share of it that was reserved.
-Reserved time counts whether the GPU worked or not; a card that stands idle for half of its life charges that half to
-no job.
+Reserved time counts whether the GPU worked or not. A card that is idle for half of its life charges that half to no job.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ class Embodied:
 
 
 def amortise(made: Micrograms, gpu_milliseconds: Milliseconds, lifetime_seconds: int) -> Micrograms:
-    """What falls to so much GPU time, of what was `made` in making one GPU that lasts `lifetime_seconds`.
+    """The share for so much GPU time of what was `made` in making one GPU that lasts `lifetime_seconds`.
 
-    GPU time is the sum over the GPUs a job held (two for a second are 2,000 ms); of a part of a GPU that part of its time.
-    Rounded once, half to even.
+    GPU time is the sum over the GPUs allocated to a job (two for a second are 2,000 ms); of a part of a GPU, that part of its
+    time. Rounded once, half to even.
 
     Raises:
         ValueError: an amount is negative, or the lifetime is not positive.

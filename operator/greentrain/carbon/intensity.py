@@ -1,7 +1,7 @@
-"""What one kilowatt-hour of the grid emitted at a moment, where that came from, and for how long it holds.
+"""What one kilowatt-hour of the grid emitted at a moment, its source, and for how long it is valid.
 
 Two numbers of the same grid differ by their *basis*: `Lifecycle` counts fuel supply, building and disposal of power
-stations too, `Direct` only what leaves their stacks. They are never mixed in one sum, so each value carries its own.
+stations too, `Direct` only what leaves their stacks. They are never mixed in one sum, so each value has its own.
 
 A value that was published before its time began is a *forecast*: it may change until it is observed.
 """
@@ -16,10 +16,10 @@ from greentrain import quantities
 from greentrain.api.spec import Basis
 
 MAX_SOURCE_LENGTH = 64
-"""Characters a source's short name may have: it stands in a job's status once per source."""
+"""Characters a source's short name may have: a job's status contains it once per source."""
 
 UNDATED = -inf
-"""`as_of` of a value of which it is not known when it was true."""
+"""`as_of` of a value whose time is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Intensity:
     source: str
     basis: Basis
     begin: float = -inf
-    """Unix seconds; -inf where it has always held."""
+    """Unix seconds; -inf where it was always valid."""
     end: float = inf
     as_of: float = UNDATED
     """Unix time the value is of: the period's beginning in a time series, 1 January after the year of an annual average."""
     step: float | None = None
     """Seconds from one value of its source to the next, in a time series; None for a value that has no next one."""
     issued: float | None = None
-    """Unix time at which the source published it; None where its format does not say."""
+    """Unix time at which the source published it; None where its format does not give it."""
 
     @property
     def is_forecast(self) -> bool:
@@ -61,7 +61,7 @@ class Intensity:
         _check_period(self.begin, self.end)
 
     def covers(self, moment: float) -> bool:
-        """Whether it holds at this Unix time."""
+        """Whether it is valid at this Unix time."""
         return self.begin <= moment < self.end
 
 
@@ -74,7 +74,7 @@ class Absent:
     """
 
     reason: str
-    """In words: the zone, the source and what would help."""
+    """A message: the zone, the source and what would help."""
     begin: float = -inf
     end: float = inf
     """Unix seconds, so that a gap in a series ends where the series goes on."""
@@ -83,12 +83,12 @@ class Absent:
         _check_period(self.begin, self.end)
 
     def covers(self, moment: float) -> bool:
-        """Whether it is said of this Unix time."""
+        """Whether the gap includes this Unix time."""
         return self.begin <= moment < self.end
 
 
 Lookup = Callable[[float], Intensity | Absent]
-"""Unix time → what held then; zone and basis are chosen already."""
+"""Unix time → what was valid then; zone and basis are chosen already."""
 
 
 def _check_period(begin: float, end: float) -> None:

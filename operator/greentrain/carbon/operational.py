@@ -1,9 +1,9 @@
 """Emissions of the energy a job used: Σ joules × PUE × intensity at that time.
 
-The energy comes in buckets of a quarter of an hour, the intensity in steps of its own, which need not fit and may have
-gaps. A bucket's joules spread evenly over its time; each part is priced with what held then, and the part for which
-nothing is known is reported as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy
-over that of its IT equipment, here in thousandths.
+The energy comes in buckets of a quarter of an hour, the intensity in steps of its own, which need not match and may have gaps.
+A bucket's joules spread evenly over its time. Each part is multiplied by the intensity valid then; a part without one is
+reported as such. 1 kWh = 3,600,000 J; power usage effectiveness (ISO/IEC 30134-2) is a facility's energy over that of its IT
+equipment, here in thousandths.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class SourceShare:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """What energy emitted, by source, and how much of it nothing is known of."""
+    """What energy emitted, by source, and for how much of it no intensity is known."""
 
     shares: tuple[SourceShare, ...] = ()
     """One for each source, in the order of their names."""
     without_joules: Joules = Joules(0)
-    """Energy without an intensity: it is in no gram."""
+    """Energy without an intensity: it is not in the emissions."""
     forecast_joules: Joules = Joules(0)
-    """Energy in the shares that was priced with forecasts: what is observed later may price it otherwise."""
+    """Energy in the shares that was priced with forecasts: values observed later may change its emissions."""
     reasons: tuple[str, ...] = ()
     """Why, in the order of the alphabet, the first few."""
 
@@ -80,7 +80,7 @@ class Priced:
 
     @property
     def reason(self) -> str:
-        """Why energy has no intensity, in words; empty where all has one."""
+        """Why energy has no intensity, as a message; empty where all has one."""
         return "; ".join(self.reasons)
 
 
@@ -100,7 +100,7 @@ def price(buckets: Iterable[Bucket], pue: Thousandths, at: Lookup) -> Priced:
     even). So the grams of an interval are, source by source, those of its parts to within 1 microgram for each split, be
     it split between buckets or within one (where that leaves both parts whole joules).
 
-    An answer that does not hold at the moment it was asked for counts as none, for the rest of the bucket.
+    An answer that is not valid at the requested moment counts as none, for the rest of the bucket.
 
     Raises:
         ValueError: the PUE is below 1.0.
@@ -151,7 +151,7 @@ class _Part:
 
 
 def _divide(bucket: Bucket, at: Lookup) -> Iterator[_Part]:
-    """The bucket's energy by what held meanwhile; the whole joules of the parts are those of the bucket."""
+    """The bucket's energy by the intensities valid meanwhile; the whole joules of the parts add up to the bucket's."""
     begin, shown = bucket.begin, Joules(0)
     length = Fraction(bucket.end) - Fraction(bucket.begin)
     reached = Fraction()
@@ -167,7 +167,7 @@ def _divide(bucket: Bucket, at: Lookup) -> Iterator[_Part]:
 
 
 def _ask(at: Lookup, moment: float, limit: float, *, last: bool) -> tuple[Intensity | Absent, float]:
-    """What held at a moment and until when; nothing until `limit` where the answer is of another time."""
+    """What was valid at a moment and until when; nothing until `limit` where the answer is of another time."""
     if last:
         return Absent(f"the source changes more than {MOST_PERIODS} times within one bucket"), limit
     value = at(moment)

@@ -1,9 +1,9 @@
-"""A job's score by the Software Carbon Intensity specification, for those who compare software and not bills.
+"""A job's score by the Software Carbon Intensity specification, to compare software.
 
 SCI = (E × I + M) per R: operational emissions plus the embodied share, per functional unit (Green Software Foundation,
 Software Carbon Intensity specification 1.1.0, published as ISO/IEC 21031:2024). It is location-based, and nothing may be
 subtracted for offsets or certificates. The specification names a training run as a functional unit; where the number of
-steps is known, one step is the other.
+steps is known, one step is a second one.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The node's devices behind typed doors: which pod holds which GPU, and what the hardware says of itself."""
+"""The node's devices behind typed ports: which GPU is allocated to which pod, and what the hardware reports."""

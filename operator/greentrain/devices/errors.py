@@ -1,7 +1,7 @@
-"""What can be wrong with a node's devices, each error named after what the caller does about it.
+"""Errors of a node's devices, each named after what the caller does about it.
 
-NVML, RAPL and cgroups fail in dozens of ways; a reader that asks each second needs to know only whether to ask again,
-to do without, to ask a person, or to open everything anew.
+NVML, RAPL and cgroups fail in dozens of ways. A reader that polls each second needs to know only whether to retry, to do
+without, to ask an administrator, or to open everything again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ class DeviceError(Exception):
     """Any of the errors below; the text is a whole sentence."""
 
 
-class Unavailable(DeviceError):  # noqa: N818 - says what to do next
-    """Nothing behind this door can be read: wait, then open it anew.
+class Unavailable(DeviceError):  # noqa: N818 - named after what to do next
+    """Nothing of this interface can be read: wait, then open it again.
 
-    `what` is the door, `why` the reason, `remedy` what an administrator does if it stays so.
+    `what` is the interface, `why` the reason, `remedy` what an administrator does if the error stays.
     """
 
     def __init__(self, what: str, why: str, remedy: str) -> None:
@@ -24,16 +24,16 @@ class Unavailable(DeviceError):  # noqa: N818 - says what to do next
         self.remedy = remedy
 
 
-class Unsupported(DeviceError):  # noqa: N818 - says what to do next
-    """The machine or device has no `feature`: do without, asking again changes nothing."""
+class Unsupported(DeviceError):  # noqa: N818 - named after what to do next
+    """The machine or device has no `feature`: do without, a retry changes nothing."""
 
     def __init__(self, feature: str) -> None:
         super().__init__(f"There is no {feature} here.")
         self.feature = feature
 
 
-class NotPermitted(DeviceError):  # noqa: N818 - says what to do next
-    """The device refuses this process; `needs` is what a person must grant it."""
+class NotPermitted(DeviceError):  # noqa: N818 - named after what to do next
+    """The device refuses this process; `needs` is what an administrator must grant it."""
 
     def __init__(self, device: str, needs: str) -> None:
         super().__init__(f"{device} refuses: {needs}.")
@@ -41,16 +41,16 @@ class NotPermitted(DeviceError):  # noqa: N818 - says what to do next
         self.needs = needs
 
 
-class OutOfRange(DeviceError):  # noqa: N818 - says what to do next
-    """The device does not take this value, now or later: `allowed` says which it takes."""
+class OutOfRange(DeviceError):  # noqa: N818 - named after what to do next
+    """The device does not accept this value, now or later: `allowed` is what it accepts."""
 
     def __init__(self, device: str, value: str, allowed: str) -> None:
         super().__init__(f"{device} does not take {value}: {allowed}.")
         self.device = device
 
 
-class Retry(DeviceError):  # noqa: N818 - says what to do next
-    """No answer this time for the reason `why`; ask again in `after_seconds`, the device counts on meanwhile."""
+class Retry(DeviceError):  # noqa: N818 - named after what to do next
+    """No answer this time for the reason `why`; retry after `after_seconds`, the device counts on meanwhile."""
 
     def __init__(self, device: str, why: str, after_seconds: float = 1.0) -> None:
         super().__init__(f"{device} gave no answer: {why}.")
@@ -60,15 +60,15 @@ class Retry(DeviceError):  # noqa: N818 - says what to do next
 
 
 class Hanging(Retry):
-    """A call to the device has not returned for `seconds`; the device is asked again once it has."""
+    """A call to the device has not returned for `seconds`; the device is read again once it has."""
 
     def __init__(self, device: str, seconds: float) -> None:
         super().__init__(device, f"a call has not returned for {seconds:.1f} s")
         self.seconds = seconds
 
 
-class Gone(DeviceError):  # noqa: N818 - says what to do next
-    """The device is no longer there or needs a reset: its work is lost until a person or a reboot brings it back."""
+class Gone(DeviceError):  # noqa: N818 - named after what to do next
+    """The device no longer exists or needs a reset: its work is lost until an administrator or a reboot brings it back."""
 
     def __init__(self, device: str, why: str) -> None:
         super().__init__(f"{device} is gone: {why}.")

@@ -1,4 +1,4 @@
-"""The port to a node's GPUs, of whatever vendor: what the agent asks of the vendor's library."""
+"""The port to a node's GPUs, of whatever vendor: what the agent requests of the vendor's library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LimitedGpus(Protocol):
         """One card's power limits as they are now.
 
         Raises:
-            DeviceError: they cannot be read; its class says what to do.
+            DeviceError: they cannot be read; its class shows what to do.
         """
         ...
 
@@ -26,7 +26,7 @@ class LimitedGpus(Protocol):
         """Set one card's power limit.
 
         Raises:
-            DeviceError: it was not set; its class says what to do.
+            DeviceError: it was not set; its class shows what to do.
         """
         ...
 
@@ -35,12 +35,12 @@ class Gpus(LimitedGpus, Protocol):
     """A node's cards."""
 
     async def discover(self) -> tuple[Card, ...]:
-        """Which cards there are; Unavailable where none can be asked for."""
+        """Which cards there are; Unavailable where they cannot be listed."""
         ...
 
     @property
     def unnamed(self) -> Mapping[int, DeviceError]:
-        """Why cards could not be named since the library was opened, by index: nothing can be read from them."""
+        """Why cards did not report their UUID since the library was opened, by index: nothing can be read from them."""
         ...
 
     async def read_all(self, *, deadline: float = ...) -> Mapping[str, CardReading | DeviceError]:
@@ -48,5 +48,5 @@ class Gpus(LimitedGpus, Protocol):
         ...
 
     async def close(self) -> None:
-        """Let the library go."""
+        """Close the library."""
         ...

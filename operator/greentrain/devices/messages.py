@@ -27,8 +27,8 @@ _SCALARS = {
 def build_messages(package: str, spec: Spec) -> dict[str, type[Any]]:
     """The message classes of one proto3 package, by name.
 
-    They live in a descriptor pool of their own: packages as plainly named as kubelet's `v1` would collide in the
-    pool that all libraries of the program share.
+    They have a descriptor pool of their own: a common package name such as the kubelet's `v1` would collide in the pool that
+    all libraries of the program share.
 
     Raises:
         ValueError: a field's type is neither a message of the spec nor a scalar known here.

@@ -1,7 +1,7 @@
-"""Asks the kubelet which pod holds which GPU; nothing else on a node knows.
+"""Asks the kubelet which GPU is allocated to which pod; no other source on a node has it.
 
-The kubelet serves PodResources on a socket of its own. It gives namespace, pod and container of every device, never the
-pod's UID, and may list pods that have ended (kubernetes#119423): `holders` puts both right from the pods the caller
+The kubelet serves PodResources on a socket of its own. It gives namespace, pod and container of every device, never the pod's
+UID, and may list pods that have ended (kubernetes#119423). `group_by_unit` corrects both, with the pods that the caller
 knows.
 
 One request is cheap (about a millisecond for 100 pods), but kubelets refuse more than 100 a second, all their
@@ -38,7 +38,7 @@ MOST_BYTES = 16 * 2**20
 """Longest answer read, as in the kubelet's own client; gRPC's 4 MiB are too few for a thousand pods with many devices."""
 
 MOST_ENTRIES = 200_000
-"""Most pods, containers, devices and claims in one answer; a node has hundreds, and the loop must go on."""
+"""Most pods, containers, devices and claims in one answer; a node has hundreds, and the event loop must not block."""
 
 DRIVER = "gpu.nvidia.com"
 """NVIDIA's driver of GPUs under Dynamic Resource Allocation."""
@@ -73,7 +73,7 @@ _MESSAGES = build_messages(
         },
         "TopologyInfo": {"nodes": (1, "repeated NUMANode")},
         "NUMANode": {"ID": (1, "int64")},
-        # Number 1 was a class's name until 1.31.
+        # Until 1.31 number 1 was a class's name.
         "DynamicResource": {
             "claim_name": (2, "string"),
             "claim_namespace": (3, "string"),
@@ -91,41 +91,41 @@ _MESSAGES = build_messages(
 
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MOST_BYTES),
-    # Else a new connection waits out the back-off that an earlier one to the same path has come to.
+    # Else a new connection waits for the back-off of an earlier one to the same path.
     ("grpc.use_local_subchannel_pool", 1),
     # Else the socket's path in percent code is sent as the host's name, which strict servers refuse.
     ("grpc.default_authority", "localhost"),
     # Else gRPC measures the connection's bandwidth at each answer, which keeps its idle threads waking for seconds: a third
-    # of its CPU time (measured with 1.85 on 2 cores, and on 2 that say they are 64: it has a thread for each, 4 to 16).
+    # of its CPU time (measured with 1.85 on 2 cores, and on 2 that report 64: it has a thread for each, 4 to 16).
     ("grpc.http2.bdp_probe", 0),
 )
 
 
 def _unavailable(path: Path, why: str) -> Unavailable:
-    """The kubelet gave no usable answer: ask again later; what was known before is not disproved."""
+    """The kubelet gave no usable answer: retry later; what was known before is not disproved."""
     remedy = "See whether the kubelet runs on this node and its folder pod-resources is mounted."
     return Unavailable(f"The kubelet's socket {path}", why, remedy)
 
 
 class MalformedError(ValueError):
-    """Bytes that are no answer of PodResources, or one of absurd size."""
+    """The bytes are not an answer of PodResources, or one of absurd size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One device that one container holds."""
+    """One device that is allocated to one container."""
 
     namespace: str
     pod: str
     container: str
     resource: str
-    """Resource name under which it was asked for: `nvidia.com/gpu`."""
+    """Resource name under which it was requested: `nvidia.com/gpu`."""
     card: CardReference
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDevice:
-    """One device that a ResourceClaim stands for, in its driver's words; empty texts where the kubelet says nothing."""
+    """One device of a ResourceClaim, as its driver names it; empty texts where the kubelet reports nothing."""
 
     driver: str
     pool: str
@@ -147,7 +147,7 @@ class ClaimedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One ResourceClaim (Dynamic Resource Allocation) that one container uses; which cards it gave is not said."""
+    """One ResourceClaim (Dynamic Resource Allocation) of one container; which cards it allocated may not be reported."""
 
     namespace: str
     pod: str
@@ -169,7 +169,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What all pods of the node hold at one moment, in an order that stays the same."""
+    """What is allocated to all pods of the node at one moment, in a stable order."""
 
     allocations: tuple[Allocation, ...]
     claims: tuple[Claim, ...]
@@ -185,16 +185,16 @@ class PodKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownPod:
-    """What the caller knows of a pod from elsewhere."""
+    """What the caller knows of a pod from another source."""
 
     uid: str
     terminal: bool
-    """Whether its phase is Succeeded or Failed: it holds nothing, whatever the kubelet lists."""
+    """Whether its phase is Succeeded or Failed: nothing is allocated to it, whatever the kubelet lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuPod:
-    """One pod that holds a card or MIG instance, or replicas of it."""
+    """One pod that a card or MIG instance, or replicas of it, are allocated to."""
 
     namespace: str
     pod: str
@@ -202,7 +202,7 @@ class GpuPod:
     """None where the pod is not known."""
     containers: tuple[str, ...]
     references: tuple[CardReference, ...]
-    """What the kubelet said, so that replicas can be distinguished."""
+    """The kubelet's names, so that replicas can be distinguished."""
 
 
 def counts_as_gpu(resource: str) -> bool:
@@ -213,10 +213,9 @@ def counts_as_gpu(resource: str) -> bool:
 def group_by_unit(
     allocations: Iterable[Allocation], pods: Mapping[PodKey, KnownPod]
 ) -> dict[Unit, tuple[GpuPod, ...]]:
-    """Who holds each card or MIG instance; pods known to have ended hold nothing, unknown pods do.
+    """The pods that each card or MIG instance is allocated to: none of those known to have ended, but unknown ones too.
 
-    More than one holder stands there where it is shared (or where the kubelet still lists a pod that has ended and is
-    not known).
+    It has more than one pod where it is shared, or where the kubelet still lists a pod that has ended and is not known.
     """
     found: dict[Unit, dict[PodKey, list[Allocation]]] = {}
     for allocation in sorted(allocations, key=_sort_key):
@@ -251,7 +250,7 @@ def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu)
     """Read the answer to List; devices of resources that do not count are left out.
 
     Raises:
-        MalformedError: it is none, or has more than MOST_ENTRIES entries.
+        MalformedError: it is not one, or has more than MOST_ENTRIES entries.
     """
     budget = _Budget()
     allocations: set[Allocation] = set()
@@ -275,7 +274,7 @@ def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu)
                     for resource in budget.take(claim.claim_resources)
                 )
                 claims.append(Claim(*where, claim.claim_name, claim.claim_namespace, claimed))
-    # The kubelet goes through maps, so its order changes from one answer to the next.
+    # The kubelet iterates over maps, so its order changes from one answer to the next.
     claims.sort(key=lambda c: (c.namespace, c.pod, c.container, c.claim_namespace, c.claim_name))
     return Listing(tuple(sorted(allocations, key=_sort_key)), tuple(claims))
 
@@ -290,7 +289,7 @@ def _decode(name: str, content: bytes) -> Any:
 
 
 class _Budget:
-    """Counts an answer's entries before they are gone through."""
+    """Counts an answer's entries before they are read."""
 
     def __init__(self) -> None:
         self._left = MOST_ENTRIES
@@ -305,9 +304,8 @@ class _Budget:
 class PodResources(AbstractAsyncContextManager["PodResources"]):
     """The kubelet's PodResources on one socket; requests go one at a time.
 
-    The connection is kept between requests and made anew whenever a request failed or another socket lies at the path,
-    as after a restart of the kubelet, so a caller need not care. Use in one event loop; close it, or use it as an async
-    context manager.
+    The connection is kept between requests. It is opened again after a failed request, or when another socket is at the path,
+    as after a restart of the kubelet. Use in one event loop; close it, or use it as an async context manager.
     """
 
     def __init__(
@@ -317,7 +315,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
         deadline_seconds: float = DEADLINE_SECONDS,
         counts: Callable[[str], bool] = counts_as_gpu,
     ) -> None:
-        """`deadline_seconds` bounds each request, `counts` chooses the resource names that stand for GPUs."""
+        """`deadline_seconds` bounds each request, `counts` chooses the resource names of GPUs."""
         self._path = path.absolute()
         self._deadline = deadline_seconds
         self._counts = counts
@@ -328,10 +326,10 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
         """The last answer: most are the same as the one before, and parsing is two fifths of this thread's work (measured)."""
 
     async def read_allocations(self) -> Listing:
-        """Which GPUs the node's containers hold, and which claims they use.
+        """Which GPUs are allocated to the node's containers, and which claims they use.
 
         Raises:
-            Unavailable: there is no kubelet, or none that answers with sense in time.
+            Unavailable: there is no kubelet, or it gives no valid answer in time.
             Unsupported: the kubelet serves no PodResources.
         """
         async with self._turn():
@@ -341,7 +339,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
             return self._parsed[1]
 
     async def close(self) -> None:
-        """End the connection; a later request would make another."""
+        """Close the connection; a later request opens another."""
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -353,7 +351,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Wait until no other request is under way; the deadline and what an answer can be are seen to."""
+        """Wait until no other request is in progress; the deadline and every kind of answer are handled."""
         try:
             async with asyncio.timeout(self._deadline), self._lock:
                 yield
@@ -380,7 +378,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
         return answer
 
     async def _connect(self) -> grpc.aio.Channel:
-        """A connection to the socket that lies at the path now."""
+        """A connection to the socket that is at the path now."""
         identity = _identify(self._path)
         channel = self._channel
         if channel is None or self._identity != identity:

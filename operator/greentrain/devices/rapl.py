@@ -1,7 +1,7 @@
-"""What the processors and the memory of a node used, and whose work the processors did.
+"""What the processors and the memory of a node used, and for which pods the processors worked.
 
-Energy comes from RAPL, which Linux shows under /sys/class/powercap for Intel and, by the same names, for AMD. It knows
-sockets, not pods; the time each pod's processes ran, from the kernel's cgroups, is what its share is taken by.
+Energy comes from RAPL, which Linux shows under /sys/class/powercap for Intel and, by the same names, for AMD. RAPL knows
+sockets, not pods. A pod's share is the time that its processes ran, from the kernel's cgroups.
 
 Both only read files, so they block for microseconds and keep no connection.
 """
@@ -50,18 +50,18 @@ _POD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class HostEnergy:
-    """Energy since this process first looked, which only grows."""
+    """Energy since this process's first reading, which only grows."""
 
     package_mj: Millijoules
-    """Of all sockets: cores, caches, memory controllers and what else is in the package."""
+    """Of all sockets: cores, caches, memory controllers and the rest of the package."""
     dram_mj: Millijoules | None
     """Of all memory, which is not part of the packages; None where RAPL does not show it."""
     errors: Mapping[str, DeviceError]
-    """Domains that could not be read this time, by the name of their folder: what they used is missing above."""
+    """Domains that could not be read this time, by the name of their folder: what they used is not included above."""
 
 
 class _Domain:
-    """One counter of RAPL's; it begins anew at 0 when it has reached its range."""
+    """One RAPL counter; it restarts at 0 when it has reached its range."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,7 +74,7 @@ class _Domain:
         self._last: Microjoules | None = None
 
     def read(self) -> None:
-        """Count on.
+        """Add what was used since the last reading.
 
         Raises:
             DeviceError: it cannot be read.
@@ -82,7 +82,7 @@ class _Domain:
         try:
             shown = Microjoules(int((self.folder / "energy_uj").read_text()))
         except FileNotFoundError:
-            # A domain that comes back may have begun anew: what lies between is not known.
+            # A domain that comes back may have been reset: what it used in between is not known.
             self._last = None
             raise Gone(self.folder.name, "its socket is off or its driver was unloaded") from None
         except PermissionError:
@@ -103,9 +103,9 @@ def _not_permitted(folder: Path) -> NotPermitted:
 class Rapl:
     """The node's RAPL counters; each object counts from its own first reading.
 
-    A counter wraps around within minutes at full power, and a whole turn leaves no trace: read again within
-    `longest_gap_seconds`, else joules are lost unseen. `core` and `uncore` are parts of their package and
-    `psys` counts the packages again, so none of these is added.
+    A counter wraps around within minutes at full power, and a whole turn leaves no trace. Read again within
+    `longest_gap_seconds`, else joules are lost without an error. `core` and `uncore` are parts of their package and `psys`
+    counts the packages again, so none of these is added.
     """
 
     def __init__(self, root: Path = POWERCAP) -> None:
@@ -146,7 +146,7 @@ class Rapl:
         )
 
     def _find_domains(self, errors: dict[str, DeviceError]) -> None:
-        """Get to know what is new since the last time: the driver may be loaded late, a socket switched on."""
+        """Find new domains: the driver may be loaded late, a socket switched on."""
         try:
             names = sorted(entry for entry in os.listdir(self._root) if _DOMAIN.fullmatch(entry))  # noqa: PTH208 - names
         except OSError:
@@ -167,7 +167,7 @@ class CpuUse:
     """Time that processors worked, in seconds that only grow; a pod's share of an interval is its part of `busy`."""
 
     busy: float
-    """Of the whole machine since it was started. Counted in clock ticks, so pods can come to a little more."""
+    """Of the whole machine since its start. Counted in clock ticks, so the pods' sum may be a little more."""
     pods: Mapping[str, float]
     """Of each pod that has a cgroup now, by UID with dashes. A static pod's is the hash kubelet gave it, not the UID of
     its mirror in the API."""
@@ -190,7 +190,7 @@ class CpuTime:
             Unsupported: cgroups with processor time are not mounted, or /proc is not.
             NotPermitted: they may not be read.
         """
-        # First the parts and then the whole, so that the parts cannot be more.
+        # First the parts and then the whole, so that the parts cannot exceed it.
         pods: dict[str, float] = {}
         hierarchy, version = self._find_hierarchy()
         for folder, uid in self._find_pods(hierarchy):
@@ -221,8 +221,8 @@ class CpuTime:
     def _find_pods(self, hierarchy: Path) -> Iterator[tuple[Path, str]]:
         """Every pod's cgroup with its UID.
 
-        Below kubelet's own cgroup there are some dozens, in the whole tree of a machine hundreds or thousands; so the
-        tree is searched again only where kubelet's cgroups are not known or not there any more.
+        Below the kubelet's own cgroup there are some dozens, in a machine's whole tree hundreds or thousands. So the tree is
+        searched again only where the kubelet's cgroups are not known or no longer exist.
         """
         if not self._roots or not all(root.exists() for root in self._roots):
             self._roots = list(_find_kubepods(hierarchy))
@@ -251,7 +251,7 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def _find_kubepods(folder: Path) -> Iterator[Path]:
-    """Kubelet's cgroups, wherever its cgroupRoot puts them; none below another, whose pods belong to the outer one."""
+    """The kubelet's cgroups, wherever its cgroupRoot puts them; none below another one, to which those pods belong."""
     for child in _list_folders(folder):
         if child.name == "kubepods" or child.name.endswith("kubepods.slice"):
             yield child

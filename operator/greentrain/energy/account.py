@@ -1,16 +1,16 @@
-"""The node's account: what every card has used and whose it was, carried from reading to reading.
+"""The node's account: what every card has used and for which pod, carried from reading to reading.
 
-A card's energy is attributed when two things are known of the same moment: its reading and its holders. Where one of
-them is not, the account waits, and the next moment at which both are known closes the gap: the counter has gone on
-counting meanwhile. So the sums hold whatever fails and restarts:
+A card's energy is attributed when its reading and its allocations are known of the same moment. Where one of them is not,
+the account waits. The next moment at which both are known closes the gap, because the counter went on counting meanwhile. So
+these sums are equal whatever fails and restarts:
 
     pods + settled pods + idle + unattributed = what the counters have shown since the first reading + what was estimated
 
-How long a pod held a card follows from its holders alone, so it goes on where the card cannot be read. What a pod draws
-now is of no use later: it is not in the journal, and an agent that begins anew learns it anew.
+The time for which a card is allocated follows from the allocations alone, so it is counted where the card cannot be read too.
+The present draw is of no use later: it is not in the journal, and a restarted agent measures it again.
 
-All energy is in whole millijoules. Times on the readings' clock are seconds since the machine's start, time in which it
-was suspended included; wall times are Unix seconds and only say to which quarter of an hour energy belongs.
+All energy is in whole millijoules. Times on the readings' clock are seconds since the machine's start, suspended time
+included. Wall times are Unix seconds, and only decide to which quarter of an hour energy belongs.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from greentrain.quantities import (
 )
 
 SHORTEST_STEP_SECONDS = 0.5
-"""Readings nearer to each other than this give no draw: beside a card that hangs a round takes the whole deadline and
-the next one follows at once, so the one's energy would count as drawn in the other's milliseconds."""
+"""Readings nearer to each other than this give no draw. Beside a card that hangs, a round takes the whole deadline and the
+next follows at once: the energy of the one would count as drawn in the other's milliseconds."""
 
 UNKNOWN_AT_REBOOT_SECONDS = 10.0
 """Of the time between the last reading before a reboot and the machine's end at most this much counts as missing: how
@@ -54,7 +54,7 @@ old the journal's last reading may be."""
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """When one look was."""
+    """When one poll was."""
 
     at: float
     """On the readings' clock."""
@@ -66,7 +66,7 @@ class _Moment:
 
 @dataclass(slots=True)
 class NodeAccount:
-    """Everything one node's agent has counted; what its journal holds."""
+    """Everything one node's agent has counted, as its journal stores it."""
 
     journal_id: str
     cards: dict[str, CardAccount] = field(default_factory=dict)
@@ -74,17 +74,17 @@ class NodeAccount:
     idle: Millijoules = Millijoules(0)
     unattributed: Millijoules = Millijoules(0)
     settled: Millijoules = Millijoules(0)
-    """What GPUs used for pods that were let go."""
+    """What GPUs used for pods that were dropped."""
     host_settled: Millijoules = Millijoules(0)
     dropped: int = 0
     host_others: Millijoules = Millijoules(0)
     """What was used of processors and memory that no listed pod had a share in."""
     inherited: dict[str, PodEnergy] = field(default_factory=dict)
-    """Last words of an account that was lost with its journal, by UID/segment, as NodePower still had them."""
+    """Final reports of an account that was lost with its journal, by UID/segment, as NodePower still had them."""
     segments: dict[str, int] = field(default_factory=dict)
-    """How often a pod was let go, for those that may come back."""
+    """How often a pod was dropped, for pods that may come back."""
     looked: Annotated[float | None, Field(exclude=True)] = field(default=None, compare=False)
-    """When the holders were last known since this agent began, on the readings' clock."""
+    """When allocations were last known since this agent started, on the readings' clock."""
 
     def advance(
         self,
@@ -97,10 +97,10 @@ class NodeAccount:
         windows: Mapping[str, Window] | None = None,
         models: Mapping[str, str] | None = None,
     ) -> None:
-        """Take in one look at the cards and at who holds them: `holders` has every card there is, read or not.
+        """Take in one poll of the cards and their allocations: `holders` has every card there is, read or not.
 
-        `models` are the cards' product names, as far as they are known. A card without a reading, and every card where the
-        holders are not known (None), stays at its last moment. Holders must be pods that were opened (`open`).
+        `models` are the cards' product names, as far as they are known. A card without a reading stays at its last moment, and
+        so does every card where allocations are not known (None). Each allocation's pod must have been opened (`open`).
         """
         if holders is None:
             return
@@ -121,7 +121,7 @@ class NodeAccount:
                     continue
             if reading is None:
                 if card.last is None and held:
-                    # Never read, but held: what it used until its first reading stays unknown.
+                    # Never read, but allocated: what it used until its first reading stays unknown.
                     card.last = LastSeen(at=at, wall=wall, boot=boot)
                     card.last.see(seen, at)
                 continue
@@ -133,14 +133,14 @@ class NodeAccount:
             card.last.see(seen, at)
             if reading.counter is not None or reading.draw is not None:
                 card.note(at)
-        # What begins or ends at one moment does so on all of a pod's cards: their doubts hang together.
+        # What begins or ends at one moment does so on all of a pod's cards: their doubts are correlated.
         for pod, doubt in doubts.items():
             self.pods[pod].doubt_squared += doubt * doubt
 
     def _go_on(self, card: CardAccount, last: LastSeen, reading: CardReading, at: float, wall: float) -> bool:
-        """The ordinary case, once a second for each card: one pod held it all the time, and its counter went on.
+        """The ordinary case, once a second for each card: allocated to one pod throughout, and its counter went on.
 
-        It comes to the same as `_attribute`, at a third of the time (measured).
+        The result equals that of `_attribute`, at a third of the time (measured).
         """
         if len(last.phases) != 1 or len(last.phases[0].holders) != 1:
             return False
@@ -162,20 +162,20 @@ class NodeAccount:
     def _count_time(
         self, card: CardAccount, holders: Holders, at: float, boot: str, windows: Mapping[str, Window]
     ) -> None:
-        """Time since the holders were known last, divided as the card's energy would be, whether it is read or not."""
+        """Divide the time since allocations were last known as the card's energy would be, whether the card is read or not."""
         last = card.held
         if last is None:
             card.held = LastAllocated(at, boot, holders)
             return
         began = last.at if boot == last.boot else 0.0
-        # Of two moments, so that what is cut off of one interval is in the next.
+        # The difference of two rounded times, so that what is cut off of one interval is in the next.
         milliseconds = Milliseconds(max(0, to_milliseconds(at) - to_milliseconds(began)))
         if boot == last.boot and holders == last.holders and (not holders or holders[0][1:] == (1.0, True)):
-            # The ordinary case: one pod, or none, held all of it all the time.
+            # The ordinary case: all of it was allocated to one pod, or to none, throughout.
             if len(holders) == 1 and milliseconds:
                 self.pods[holders[0][0]].hold(card.model, milliseconds)
         else:
-            # The pods of before a reboot are gone with the machine; when it ended is not known.
+            # A reboot ended the pods of before it; when is not known.
             before = last.holders if boot == last.boot else ()
             phases = [self._phase(Seen(began, began, before)), self._phase(Seen(at, at, holders))]
             found = find_presences(phases, windows=windows)
@@ -187,8 +187,8 @@ class NodeAccount:
     def find_draws(self, at: float) -> dict[str, float]:
         """Milliwatts of each pod over the last seconds, of all device kinds; pods of which that is not known are left out.
 
-        It is not known before two seconds of readings, nor when a card that the pod holds, or who holds what, was not
-        read for ten. An ended pod draws nothing.
+        It is not known before two seconds of readings. Nor is it where a card of the pod was not read for ten seconds, or
+        allocations were not. An ended pod draws nothing.
         """
         fresh = self.looked is not None and 0.0 <= at - self.looked <= DRAW_SECONDS
         found = {
@@ -226,7 +226,7 @@ class NodeAccount:
             interval = measure(last.reading, reading, at - min(last.at, at), idle_draw=card.idle_draw)
             phases = [self._phase(seen) for seen in last.phases]
         else:
-            # The pods of before are gone with the machine, and what it used after its last reading is not known.
+            # A reboot ended the pods of before; what the card used after its last reading is not known.
             lost = min(max(wall - last.wall - at, 0.0), UNKNOWN_AT_REBOOT_SECONDS)
             for key, *_ in last.phases[-1].holders if last.phases else ():
                 if key in self.pods:
@@ -244,7 +244,7 @@ class NodeAccount:
         for i, share in enumerate(shares):
             pod = self.pods[share.pod]
             amount = add(measured[i], estimated[i])
-            # What a pod used is dated from its containers' start, not from a last look hours before it was made.
+            # What a pod used is dated from its containers' start, not from a poll hours before it was created.
             window = windows.get(share.pod)
             begun = since if window is None or window.begin is None else wall - (at - window.begin)
             begin = min(max(since, begun), wall)
@@ -255,11 +255,11 @@ class NodeAccount:
                 lag = min(COUNTER_LAG_SECONDS / max(interval.seconds, COUNTER_LAG_SECONDS), 1.0)
                 doubts[share.pod] = doubts.get(share.pod, 0.0) + share.doubt * (1.0 + lag)
             if interval.uncertain:
-                # Samples of power are wrong to either side; a reset is wrong once.
+                # Samples of power err in either direction; a reset errs once.
                 pod.doubt_squared += (interval.uncertain * share.weight) ** 2
         free = add(measured[-1], estimated[-1])
         if found or not (last.busy and reading.busy):
-            # Beside a pod, or in the parts of a shared card that no pod holds, a card is idle.
+            # Beside a pod's time, and in the unallocated parts of a shared card, a card is idle.
             self.idle = add(self.idle, free)
         else:
             self.unattributed = add(self.unattributed, free)
@@ -297,13 +297,13 @@ class NodeAccount:
         known.absorb(pod)
 
     def close_unnamed(self, key: str, *, wall: float, name: str) -> None:
-        """A pod that ended before its UID was known gets a name of ours, so that it can be reported and settled."""
+        """Give a pod that ended before its UID was known a made-up UID, so that it can be reported and settled."""
         pod = self.pods[key]
         pod.uid = name
         pod.closed = wall
 
     def inherit(self, entries: Iterable[PodEnergy], key_of: Callable[[PodEnergy], str]) -> None:
-        """Go on reporting what an account before this one, lost with its journal, had reported; its pods begin anew."""
+        """Keep reporting what an account lost with its journal had reported; its pods start a new segment."""
         for entry in entries:
             self.inherited[entry.key] = entry.model_copy(update={"closed": True, "draw_milliwatts": 0})
             key = key_of(entry)
@@ -315,7 +315,7 @@ class NodeAccount:
                 self._miss_since(reported.timestamp(), entry, key)
 
     def _miss_since(self, reported: float, entry: PodEnergy, key: str) -> None:
-        """What a pod used between the last word of the account before and this one's first reading is missing."""
+        """What a pod used between the previous account's final report and this one's first reading is missing."""
         begun = max((c.last.wall for c in self.cards.values() if c.last is not None), default=reported)
         for k, pod in self.pods.items():
             unnamed = not pod.uid and (pod.namespace, pod.name) == (entry.namespace, entry.name)
@@ -325,7 +325,7 @@ class NodeAccount:
     def add_host(
         self, cpu: Millijoules, dram: Millijoules, shares: Mapping[str, float], *, begin: float, end: float
     ) -> None:
-        """Divide the processors' and the memory's energy by shares of CPU time; the rest is others'."""
+        """Divide the processors' and the memory's energy by shares of CPU time; the rest goes to `host_others`."""
         keys = [key for key in shares if key in self.pods]
         weights = [max(0.0, shares[key]) for key in keys]
         whole = max(1.0, sum(weights))
@@ -338,19 +338,19 @@ class NodeAccount:
         self.host_others = add(self.host_others, of_cpu[-1], of_dram[-1])
 
     def drop_overdue(self, *, wall: float) -> list[str]:
-        """Let go of what was not settled within 24 hours; the keys of the pods it concerns."""
+        """Drop what was not settled within 24 hours; returns the keys of these pods."""
         late = [k for k, p in self.pods.items() if p.closed is not None and wall - p.closed >= KEPT_SECONDS]
         self.settle(late, dropped=True)
         return late
 
     def close(self, key: str, *, wall: float) -> None:
-        """The pod holds nothing any more and has ended."""
+        """The pod has ended and has no allocations any more."""
         pod = self.pods.get(key)
         if pod is not None and pod.closed is None:
             pod.closed = wall
 
     def settle(self, keys: Sequence[str], *, dropped: bool = False) -> None:
-        """Let go of closed pods whose energy stands elsewhere, or, `dropped`, that were not settled in time."""
+        """Drop closed pods whose energy is in a job's status, or, `dropped`, that were not settled in time."""
         for key in keys:
             pod = self.pods.get(key)
             if pod is None or pod.closed is None or self.awaits(key):
@@ -365,12 +365,12 @@ class NodeAccount:
                 self.segments.pop(next(iter(self.segments)))
 
     def awaits(self, key: str) -> bool:
-        """Whether a pod holds a card, or has since the card's last reading: its energy is not all in."""
+        """Whether a card is allocated to a pod, or was since the card's last reading: its energy is not complete."""
         phases = (s for card in self.cards.values() if card.last for s in card.last.phases)
         return any(h[0] == key for seen in phases for h in seen.holders)
 
     def give_up(self, *, wall: float) -> list[str]:
-        """Stop waiting for cards that did not come back for pods that ended long ago; the keys of those pods."""
+        """Stop waiting for cards that did not come back, for pods that ended long ago; returns the keys of those pods."""
         late = [
             k
             for k, p in self.pods.items()
@@ -391,7 +391,7 @@ class NodeAccount:
 
     @classmethod
     def from_json(cls, content: bytes) -> NodeAccount:
-        """Read an account back; raises pydantic's ValidationError where it is none."""
+        """Read an account back; raises pydantic's ValidationError where it is not valid."""
         return _ACCOUNT.validate_json(content)
 
     @property
@@ -401,19 +401,19 @@ class NodeAccount:
 
 
 def _find_host_draw(pod: PodAccount, at: float) -> float:
-    """Milliwatts of processors and memory; 0 where they are not counted (any more)."""
+    """Milliwatts of processors and memory; 0 where they are not counted, or no longer."""
     if pod.host_draw is None or at - pod.host_draw[1] > DRAW_SECONDS:
         return 0.0
     return pod.host_draw[0]
 
 
 PATIENCE_SECONDS = 900.0
-"""How long an ended pod's last word waits for a card that cannot be read: until then it may still report what it used."""
+"""How long an ended pod's final report waits for a card that cannot be read: the card may still report what it used."""
 
 KEPT_SECONDS = SECONDS_PER_DAY
 """How long an ended pod is reported that is not settled."""
 
 REMEMBERED_SEGMENTS = 4096
-"""Settled pods whose return would be reported as another segment."""
+"""How many settled pods are remembered, so that a pod that returns is reported as another segment."""
 
 _ACCOUNT = TypeAdapter(NodeAccount)

@@ -1,10 +1,10 @@
-"""Whose an interval's energy is: every millijoule goes to exactly one pod, to idle, or to `unattributed`.
+"""To which pod an interval's energy belongs: every millijoule goes to exactly one pod, to idle, or to `unattributed`.
 
-Who held a card is known at the two readings that bound an interval. A pod that held it at both held it throughout: a
-kubelet gives a device to a pod for the pod's whole life. A pod seen at one end only began or ended in between; half the
-interval is its, and how wrong that may be is part of the answer. Where the interval is long (the agent was away) the
-pod's own start and end times, which the kubelet keeps in whole seconds, say more. Where only the card could not be read
-for a while, its holders were seen meanwhile: the interval then has phases.
+A card's allocations are known at the two readings that bound an interval. If it is allocated to a pod at both, it was
+throughout: a kubelet allocates a device for the pod's whole life. A pod seen at one end only began or ended in between: it gets
+half the interval, and the possible error is part of the answer. In a long interval (the agent was away) the pod's own start
+and end times are more exact; the kubelet keeps them in whole seconds. Where only the card could not be read for a while,
+its allocations were seen meanwhile: the interval then has phases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import cast
 from greentrain.quantities import Amount, Millijoules
 
 SHORT_SECONDS = 2.5
-"""Up to this length an interval's halves are taken; a pod's own times, whole seconds, would say no more."""
+"""Up to this length half the interval is taken: a pod's own times, in whole seconds, would not be more exact."""
 
 TIME_RESOLUTION_SECONDS = 1.0
 """Resolution of the times in a pod's status (metav1.Time)."""
@@ -25,14 +25,14 @@ TIME_RESOLUTION_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Allocated:
-    """One pod's hold of a card."""
+    """A card's allocation to one pod."""
 
     pod: str
     """Key of the pod in the account."""
     share: float = 1.0
-    """Its part of the card: 1, or the part of a MIG card its instances are."""
+    """Its part of the card: 1, or the part that its MIG instances have."""
     alone: bool = True
-    """False for a card that several may hold at once (time-shared, MIG): its energy is divided, not measured."""
+    """False for a card that several pods may have at once (time-shared, MIG): its energy is divided, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A time throughout which the same pods were seen to hold a card."""
+    """A time throughout which a card was seen allocated to the same pods."""
 
     begin: float
     end: float
@@ -54,13 +54,13 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What part of an interval a pod held a card, and how much of the interval is in doubt."""
+    """For what part of an interval a card was allocated to a pod, and how much of the interval is in doubt."""
 
     pod: str
     weight: float
     """Part of the card's energy in the interval, 0 to 1."""
     doubt: float = 0.0
-    """Part of the interval in doubt because it began or ended at an unknown moment in between."""
+    """Part of the interval in doubt because the allocation began or ended at an unknown moment in between."""
     guessed: float = 0.0
     """Part by which `weight` may be wrong because a long time or a shared card was divided."""
     alone: bool = True
@@ -82,7 +82,7 @@ def find_presences(phases: Sequence[Phase], *, windows: Mapping[str, Window]) ->
         for one in _find_between(before, after, windows):
             _add(found, one, (after.begin - before.end) / whole)
     if any(phase.end > phase.begin for phase in phases[1:-1]):
-        # Of a card that could not be read it is not known when it drew how much.
+        # It is not known when a card that could not be read drew how much.
         return tuple(_guess(one) for one in found.values())
     return tuple(found.values())
 
@@ -105,7 +105,7 @@ def _guess(one: Presence) -> Presence:
 
 
 def _find_between(before: Phase, after: Phase, windows: Mapping[str, Window]) -> tuple[Presence, ...]:
-    """Who held a card between two times at which its holders were seen."""
+    """To which pods a card was allocated between two times at which its allocations were seen."""
     first, last = {h.pod: h for h in before.held}, {h.pod: h for h in after.held}
     begin, end = before.end, after.begin
     length = end - begin
@@ -127,7 +127,7 @@ def _find_between(before: Phase, after: Phase, windows: Mapping[str, Window]) ->
 
 
 def _overlap(window: Window, begin: float, end: float, *, began: bool) -> tuple[float, bool]:
-    """The part of the interval a pod was there, and whether its own times say so."""
+    """The part of the interval a pod was there, and whether its own times show it."""
     moment = window.begin if began else window.end
     if moment is None:
         return 0.5, False
@@ -136,10 +136,10 @@ def _overlap(window: Window, begin: float, end: float, *, began: bool) -> tuple[
 
 
 def _divide(found: Sequence[tuple[Allocated, float, float, float]]) -> tuple[Presence, ...]:
-    """Turn times into parts of the energy where holders share a card, or seem to have held it at once."""
+    """Turn times into parts of the energy where pods share a card, or seem to have had it at once."""
     shares = sum(one.share for one, *_ in found)
     crowded = max(1.0, shares)
-    # Of a card held alone no two can have been there at once, so their times cannot add up to more than the whole.
+    # A card that is not shared was never allocated to two pods at once, so their times cannot add up to more than the whole.
     longest = max(1.0, sum(part for one, part, _, _ in found if one.alone))
 
     def weigh(one: Allocated, part: float, doubt: float, guessed: float) -> Presence:
@@ -161,7 +161,7 @@ class Portion:
     weight: float
     """Part of the energy, 0 to 1."""
     doubt: float
-    """Millijoules by which it may be wrong to either side, because of moments between two looks."""
+    """Millijoules by which it may be wrong in either direction, because of moments between two polls."""
     guessed: float
     """Millijoules by which it may be wrong because something was divided whose division was not seen."""
     alone: bool
@@ -172,8 +172,8 @@ def share_out(
 ) -> tuple[Portion, ...]:
     """From parts of the time to parts of the energy, `total` in `seconds`.
 
-    Where one pod held the card for a part of the time and none the rest, the rest drew what the idle card draws
-    (`idle_draw` milliwatts, where that is known). So the pod's part is known but for the idle draw of the time in doubt.
+    Where the card was allocated to one pod for a part of the time and to none for the rest, the rest drew what the idle card
+    draws (`idle_draw` milliwatts, where that is known). So only the idle draw of the time in doubt is unknown.
     """
     if idle_draw is not None and len(found) == 1 and found[0].alone and total > 0:
         (one,) = found
@@ -184,9 +184,9 @@ def share_out(
 
 
 def split(amount: Amount, weights: Sequence[float]) -> list[Amount]:
-    """Divide an amount by weights that add up to 1 at most, to its unit; the last entry is what no pod gets.
+    """Divide an amount by weights that add up to 1 at most, exactly; the last entry is what no pod gets.
 
-    What rounding leaves over goes to no pod's part, or to the heaviest where the weights are the whole.
+    A rounding remainder goes to the last entry, or to the heaviest where the weights are the whole.
     """
     parts = [int(amount * weight) for weight in weights]
     rest = amount - sum(parts)

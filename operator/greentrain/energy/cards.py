@@ -1,6 +1,6 @@
-"""One card of a node's account: its last reading, who was seen to hold it since, and what it draws.
+"""One card of a node's account: its last reading, its allocations since, and what it draws.
 
-Millijoules, milliwatts, and times on the readings' clock; the journal holds these objects as they are.
+Millijoules, milliwatts, and times on the readings' clock; the journal stores these objects as they are.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from greentrain.energy.intervals import CardReading
 from greentrain.quantities import Millijoules, Milliwatts, add
 
 DRAW_SECONDS = 10.0
-"""Over how long a draw is averaged, and how old its last reading may be: longer than a look takes beside a card that hangs
-(2 s) and than processors are looked at apart (5 s), short enough to see a job's steps begin and end."""
+"""Over how long a draw is averaged, and how old its last reading may be. Longer than a poll beside a card that hangs (2 s) and
+than the time between two readings of processors (5 s); short enough to see a job's steps begin and end."""
 
 SHORTEST_DRAW_SECONDS = 2.0
 """Over less than this a counter that is renewed ten times a second gives a draw to 5 % at best."""
 
 Holders = tuple[tuple[str, float, bool], ...]
-"""Pod, share and whether alone, of each holder of a card."""
+"""Pod, share and whether alone, of each allocation of a card."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """A time throughout which the same pods were seen to hold a card."""
+    """A time throughout which a card was seen allocated to the same pods."""
 
     begin: float
     end: float
@@ -35,7 +35,7 @@ class Seen:
 
 @dataclass(slots=True)
 class LastAllocated:
-    """The last moment at which a card's holders were known, whether it could be read or not."""
+    """The last moment at which a card's allocations were known, whether it could be read or not."""
 
     at: float
     boot: str
@@ -44,7 +44,7 @@ class LastAllocated:
 
 @dataclass(slots=True)
 class LastSeen:
-    """The last moment at which a card's reading and its holders were both known, and its holders seen since."""
+    """The last moment at which a card's reading and its allocations were both known, and its allocations since."""
 
     at: float
     wall: float
@@ -60,7 +60,7 @@ class LastSeen:
         return CardReading(self.counter, self.draw, self.busy)
 
     def see(self, holders: Holders, at: float) -> None:
-        """Who holds the card at a later moment, whether it can be read or not."""
+        """Take in the card's allocations at a later moment, whether it can be read or not."""
         if self.phases and self.phases[-1].holders == holders:
             self.phases[-1].end = max(at, self.phases[-1].end)
         else:
@@ -76,14 +76,14 @@ class CardAccount:
     estimated: Millijoules = Millijoules(0)
     missing_seconds: float = 0.0
     idle_draw: float | None = None
-    """Milliwatts it draws when no pod holds it and nothing runs on it, as learnt."""
+    """Milliwatts it draws when it is allocated to no pod and nothing runs on it, as learnt."""
     model: str = ""
     """Product name, as it was read last; empty where it never was."""
     held: LastAllocated | None = None
     recent: Annotated[list[tuple[float, Millijoules]], Field(exclude=True)] = field(
         default_factory=list, compare=False
     )
-    """Times and what was used by then, of the last readings between which the same pods held it."""
+    """Times and what was used by then, of the last readings with the same allocations."""
 
     @property
     def used(self) -> Millijoules:
@@ -104,7 +104,7 @@ class CardAccount:
             del recent[0]
 
     def find_draw(self, at: float) -> float | None:
-        """Milliwatts over the last seconds; None where too little was read of late."""
+        """Milliwatts over the last seconds; None where too little was read lately."""
         if not self.recent or at - self.recent[-1][0] > DRAW_SECONDS:
             return None
         (begin, before), (end, after) = self.recent[0], self.recent[-1]

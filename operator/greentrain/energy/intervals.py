@@ -1,9 +1,8 @@
 """What a card used between two readings, and how well that is known.
 
-NVML's total energy counter (millijoules since the driver was loaded, Volta and later) is the source; between two
-readings of it nothing can be lost, however far apart they are. A counter that goes back was started anew with its
-driver. Where there is no counter, power readings are added up, and where there is neither, the time is missing: unknown
-is not zero.
+The source is NVML's total energy counter (millijoules since the driver was loaded, Volta and later). Between two readings
+of it nothing is lost, however far apart they are. A counter that goes back was reset with its driver. Where there is no
+counter, power readings are added up. Where there is neither, the time is missing: unknown is not zero.
 """
 
 from __future__ import annotations
@@ -13,28 +12,28 @@ from dataclasses import dataclass
 from greentrain.quantities import Millijoules, Milliwatts, add, subtract
 
 COUNTER_LAG_SECONDS = 0.1
-"""How old the counter's value may be. An assumption: NVIDIA does not publish how often it is renewed."""
+"""How old the counter's value may be. An assumption: NVIDIA does not publish how often it is updated."""
 
 LONGEST_STEP_SECONDS = 2.5
-"""Readings further apart than this are not two of a row."""
+"""Readings further apart than this are not consecutive."""
 
 LATEST_SECONDS = 2.0
-"""How much later than it was taken a reading may be dated: beside a card that hangs a round lasts until its deadline."""
+"""How much later than it was taken a reading may be dated: beside a card that hangs, a round lasts until its deadline."""
 
 LONGEST_INTEGRATION_SECONDS = 5.0
-"""Power readings further apart than this say nothing about the time between them."""
+"""Power readings further apart than this give nothing for the time between them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CardReading:
-    """What one look at a card showed; None for what it does not show."""
+    """One reading of a card; None for what it does not report."""
 
     counter: Millijoules | None = None
     """Since the driver was loaded."""
     draw: Milliwatts | None = None
-    """Averaged by the card over whatever its generation does."""
+    """Averaged by the card, over a time that depends on its generation."""
     busy: bool = False
-    """Whether the card was working: processes hold it, or its utilization is above a few percent."""
+    """Whether the card was working: processes use it, or its utilization is above a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,11 @@ class Interval:
 
     seconds: float
     measured: Millijoules
-    """What its counter went on by."""
+    """By how much its counter grew."""
     estimated: Millijoules = Millijoules(0)
     """Added up from power, beside what was measured."""
     missing_seconds: float = 0.0
-    """Seconds of which nothing is known."""
+    """Seconds for which nothing is known."""
     uncertain: Millijoules = Millijoules(0)
     """By how much the estimate may be wrong."""
 
@@ -62,8 +61,8 @@ def measure(
 ) -> Interval:
     """Energy between two readings of the same boot, `seconds` apart.
 
-    A counter that began anew between two looks may have overtaken its old value by now. It is found out where it went
-    on by less than half of what the card draws when it is idle (`idle_draw`, milliwatts) in the time there was at least.
+    A counter that was reset between two polls may have overtaken its old value by now. That is detected where it grew by less
+    than half of the card's idle draw (`idle_draw`, milliwatts) in the least time there was.
     """
     if after.counter is not None and before.counter is not None:
         used = subtract(after.counter, before.counter)
@@ -84,14 +83,14 @@ def measure_since_start(after: CardReading, seconds: float) -> Interval:
 
 
 def _after_reset(before: CardReading, after: CardReading, seconds: float) -> Interval:
-    """The counter began anew in between: what it shows is measured, what it showed no more is estimated or missing."""
+    """The counter was reset in between: what it shows is measured, what it no longer shows is estimated or missing."""
     measured = after.counter or Millijoules(0)
     draws = [d for d in (before.draw, after.draw) if d is not None]
     if not draws or seconds > LONGEST_INTEGRATION_SECONDS:
         return Interval(seconds, measured, missing_seconds=seconds)
     whole = round(sum(draws) / len(draws) * seconds)
     lost = Millijoules(max(0, whole - measured))
-    # A reload takes its time, in which the card draws less than it did; all of it may be too much.
+    # A reload takes time, in which the card draws less than it did; all of the estimate may be too much.
     more = round(max(draws) * seconds) - measured - lost
     return Interval(seconds, measured, lost, uncertain=Millijoules(max(lost, more)))
 

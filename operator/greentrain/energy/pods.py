@@ -1,6 +1,6 @@
 """One pod of a node's account: its part of all cards, processors and memory, by quarter of an hour.
 
-Millijoules, and wall times in Unix seconds; the journal holds these objects as they are.
+Millijoules, and wall times in Unix seconds; the journal stores these objects as they are.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class PodAccount:
     job: str | None = None
     job_uid: str | None = None
     owner_known: bool = False
-    """Whether the API server has said which job's pod it is."""
+    """Whether the API server has shown which job's pod it is."""
     segment: int = 0
     gpu: Millijoules = Millijoules(0)
     cpu: Millijoules = Millijoules(0)
     dram: Millijoules = Millijoules(0)
     estimated: Millijoules = Millijoules(0)
     doubt_squared: float = 0.0
-    """Sum of squares of doubts that do not hang together, in square millijoules."""
+    """Sum of squares of uncorrelated doubts, in square millijoules."""
     guessed: float = 0.0
-    """Sum of doubts that may all lie on one side, in millijoules."""
+    """Sum of doubts that may all err in one direction, in millijoules."""
     missing_seconds: float = 0.0
     first: float | None = None
     last: float | None = None
     closed: float | None = None
-    """Wall time at which it was found to hold nothing any more."""
+    """Wall time at which it was found to have no allocations any more."""
     buckets: dict[int, Millijoules] = field(default_factory=dict)
     """By the Unix time at which a quarter of an hour begins."""
     earlier: Millijoules = Millijoules(0)
@@ -58,7 +58,7 @@ class PodAccount:
     """Of `buckets`, what processors and memory used."""
     earlier_host: Millijoules = Millijoules(0)
     held: dict[str, Milliseconds] = field(default_factory=dict)
-    """How long it held cards, by their model; of a card that is shared, its share of them."""
+    """For how long cards were allocated to it, by their model; of a shared card, its share of them."""
     host_draw: Annotated[tuple[float, float] | None, Field(exclude=True)] = field(default=None, compare=False)
     """Milliwatts of processors and memory, and when they were found, on the readings' clock."""
 
@@ -95,7 +95,7 @@ class PodAccount:
             self.hold(model, milliseconds)
 
     def hold(self, model: str, milliseconds: Milliseconds) -> None:
-        """Take in time for which it held a card."""
+        """Take in time for which a card was allocated to it."""
         self.held[model] = add(self.held.get(model, Milliseconds(0)), milliseconds)
 
     def add(self, amount: Millijoules, *, begin: float, end: float, estimated: Millijoules) -> None:
@@ -126,7 +126,7 @@ class PodAccount:
 
 
 def by_quarter(amount: Millijoules, *, begin: float, end: float) -> list[tuple[int, Millijoules]]:
-    """An amount used evenly between two Unix times, by the quarter of an hour (UTC) it falls into; to the unit."""
+    """An amount used evenly between two Unix times, by the quarter of an hour (UTC) it falls into; adds up exactly."""
     first, last = int(begin // BUCKET_SECONDS), int(end // BUCKET_SECONDS)
     if last <= first or end <= begin:
         return [(last * BUCKET_SECONDS, amount)]

@@ -1,6 +1,6 @@
-"""Which pods hold which cards at one moment, as values: what an account is divided by and whose caps a card gets.
+"""Which GPUs are allocated to which pods at one moment, as values. Energy is attributed and caps are chosen by it.
 
-`agent.holders` finds it from what the kubelet and the API server say.
+`agent.allocations` finds it from what the kubelet and the API server report.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from greentrain.energy.attribution import Allocated
 
 
 class AllocatedPod(Protocol):
-    """A pod that holds a card or a part of one."""
+    """A pod that a card or a part of one is allocated to."""
 
     @property
     def namespace(self) -> str:
@@ -32,7 +32,7 @@ class AllocatedPod(Protocol):
 
 
 class NamedPod(Protocol):
-    """A pod as far as it takes to find it by its name."""
+    """A pod, with what is needed to find it by its name."""
 
     @property
     def namespace(self) -> str:
@@ -60,14 +60,14 @@ Named = TypeVar("Named", bound=NamedPod)
 
 @dataclass(slots=True)
 class Allocations:
-    """Who holds what at one moment."""
+    """Which cards are allocated to which pods at one moment."""
 
     cards: dict[str, list[Allocated]] = field(default_factory=dict)
-    """Holders by the card's UUID."""
+    """The allocations of each card, by its UUID."""
     pods: dict[str, AllocatedPod] = field(default_factory=dict)
-    """The holders by the key they have in the account."""
+    """The pods that have allocations, by their key in the account."""
     problems: list[str] = field(default_factory=list)
-    """What the kubelet listed and cannot be counted, in words."""
+    """Messages on what the kubelet listed and the agent cannot count."""
 
 
 def pod_key(namespace: str, name: str, uid: str | None) -> str:
@@ -86,11 +86,11 @@ def by_name(pods: Iterable[Named]) -> dict[tuple[str, str], Named]:
 
 
 def drop_ended(allocations: Allocations, alive: Collection[str]) -> Allocations:
-    """The holders that have processes, `alive` being the UIDs of the pods that have a cgroup.
+    """The allocations of pods that have processes; `alive` are the UIDs of the pods that have a cgroup.
 
-    Some kubelets list a pod as a holder until its object is removed (kubernetes/kubernetes#119423), and while the API server
-    is away nothing else says that it has ended. Where no pod at all has a cgroup, not even the agent's own, they cannot be
-    seen here, and every holder counts. So does one without a UID.
+    Some kubelets list an ended pod's devices until its object is removed (kubernetes/kubernetes#119423). While the API server
+    is away, nothing else shows that the pod has ended. Where no pod has a cgroup, not even the agent's own, cgroups cannot be
+    seen here, and every pod counts. So does a pod without a UID.
     """
     if not alive:
         return allocations

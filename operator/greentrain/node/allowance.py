@@ -1,11 +1,11 @@
-"""What a node's agent does about a pod whose allowance of energy is spent, so that a budget holds without the operator.
+"""What a node's agent does about a pod whose energy allowance is spent: so a budget is enforced without the operator too.
 
-The operator gives each pod of a job with a budget an allowance on each node, and acts before it is spent. Only where it
-is silent does the agent act in its place: the pod's cards go to their lowest limit at once, and the pod is evicted. What
-was begun so is undone by the operator alone, with a higher allowance.
+The operator gives each pod of a job with a budget an allowance on each node, and acts before it is spent. The agent acts
+only while the operator is silent: it sets the pod's cards to their lowest limit at once, then evicts the pod. Only the
+operator undoes this, with a higher allowance.
 
-Silence is a lease that is not renewed, by the agent's own clock: two machines' clocks may differ, and only at the first
-sight of a lease is there nothing else to go by.
+The operator is silent when its Lease is not renewed. The agent measures this with its own clock, because the clocks of two
+machines may differ. Only the first Lease that it sees is judged by the time written in it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from greentrain.api.spec import Scope
 from greentrain.quantities import Joules, Millijoules, add, from_joules, subtract
 
 START_GRACE_SECONDS = 5.0
-"""After its own start, how long an agent waits for a first sight of the lease before the operator counts as silent: a list
-takes well below a second where the API server answers, and where it does not a spent allowance is not to wait."""
+"""After its start, how long an agent waits until it has seen the Lease, before the operator counts as silent. A list takes well
+below a second where the API server answers; where it does not, a spent allowance must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ UNUSED = Used()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How it stands with a pod."""
+    """What an agent has done about a pod's allowance."""
 
     action: BudgetAction = "None"
     evict: bool = False
@@ -72,12 +72,12 @@ class Verdict:
 
 
 def find_silence(renewed: float | None, *, begun: float, now: float) -> float:
-    """Seconds since the operator was last heard; since the agent's start where it never was."""
+    """Seconds since the operator's last renewal was seen; since the agent's start where none was."""
     return max(0.0, now - (begun if renewed is None else renewed))
 
 
 def is_silent(renewed: float | None, *, begun: float, now: float) -> bool:
-    """Whether the operator counts as silent; all times on one clock, `heard` is None where it never was."""
+    """Whether the operator counts as silent. All times are of one clock; `renewed` is None where no renewal was seen."""
     patience = START_GRACE_SECONDS if renewed is None else OPERATOR_SILENT_SECONDS
     return find_silence(renewed, begun=begun, now=now) >= patience
 
@@ -85,7 +85,7 @@ def is_silent(renewed: float | None, *, begun: float, now: float) -> bool:
 def find_allowance(given: Allowance | None, used: Used, *, budgeted: bool) -> Allowance | None:
     """The allowance in force: the given one; 0 J for a pod with a budget that has none; None for a pod without a budget.
 
-    Where only GPUs count, the operator gives no allowance to a pod without a GPU, so a pod without any GPU energy is not limited.
+    Where only GPUs count, a pod without a GPU gets no allowance, so a pod without any GPU energy is not limited.
     """
     return NOTHING if given is None and budgeted and used.gpu > 0 else given
 
@@ -115,9 +115,9 @@ def decide_action(
 
     `silence`: for how many seconds nothing has confirmed that the allowance is valid.
 
-    While the operator renews its Lease, nothing new is done: it knows that the allowance is spent and decides. What was done stays,
-    because the operator may have come back only just now; it undoes it with a higher allowance. An allowance that counted as spent
-    only because of the silence is valid again with the next renewal.
+    While the operator renews its Lease, nothing new is done: it knows that the allowance is spent and decides. What was done
+    stays, because the operator may have come back only just now; it undoes it with a higher allowance. An allowance that
+    counted as spent only because of the silence is valid again with the next renewal.
     """
     spent = is_spent(used, allowance)
     over = is_over(allowance, silence)

@@ -1,8 +1,8 @@
-"""How it stands with the allowances of one node's pods, look by look; `agent.allowances` does what follows from it.
+"""The state of the allowances of one node's pods, poll by poll; `agent.allowances` carries out what follows from it.
 
-A look takes in what the API server shows, what the node's account has counted, and whether the operator is heard, and judges
-every pod by it (`node.allowance`). It reads no clock and stores nothing: times are arguments, on the clock that only goes on,
-and what is to be kept over the agent's end is `Standings.pods`.
+A poll takes what the API server shows, what the node's account has counted, and whether the operator is silent. It judges
+every pod by this (`node.allowance`). It reads no clock and stores nothing: times are arguments, on the monotonic clock.
+What must outlive the agent is `AllowanceStates.pods`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from greentrain.node.allowance import (
 from greentrain.quantities import Joules, Millijoules
 
 EVICT_RETRY_SECONDS = 5.0
-"""How long after an eviction was refused or failed it is asked for again: a PodDisruptionBudget may take minutes to allow
-it, and meanwhile the pod's cards are at their lowest limit."""
+"""After how long a refused or failed eviction is requested again. A PodDisruptionBudget may take minutes to allow it;
+meanwhile the pod's cards are at their lowest limit."""
 
 LATE_SECONDS = 15.0
-"""After so long without a renewal the lease is looked at past the watch: it is late by half, and a watch whose connection
-died unnoticed is given up only after 90 s. An operator that lives must not be taken for silent for that."""
+"""After so long without a renewal the agent reads the Lease directly, beside the watch. A renewal is then late by half, and a
+watch whose connection broke unnoticed ends only after 90 s. A working operator must not count as silent for that."""
 
 LISTEN_SECONDS = 10.0
-"""How often it is looked at then, as often as it is renewed."""
+"""How often the agent then reads it: as often as it is renewed."""
 
 DRAW_SECONDS = 5.0
-"""Over how long a pod's draw is averaged: processors and memory are looked at this often."""
+"""The time over which a pod's draw is averaged: processors and memory are read this often."""
 
 Haste = Literal["None", "Near", "Now"]
-"""How soon the operator should hear of it: in time; soon, since a pod nears its allowance; at once."""
+"""How soon to report to the operator: with the next report; soon, since a pod nears its allowance; at once."""
 
 
 class KnownPod(Protocol):
@@ -62,7 +62,7 @@ class KnownPod(Protocol):
 
     @property
     def budgeted(self) -> bool:
-        """Whether its job has a budget, as its annotation says."""
+        """Whether its job has a budget, by its annotation."""
         ...
 
     @property
@@ -73,14 +73,14 @@ class KnownPod(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What the node's account has of one pod."""
+    """What the node's account has counted of one pod."""
 
     namespace: str
     name: str
     used: Used = UNUSED
-    """In all: by its own count and by the final readings of an account before it."""
+    """In all: its own count, and the final readings of an account before it."""
     open: bool = True
-    """Whether it may use more here: it has not ended on this node."""
+    """Whether it may use more on this node: it has not ended here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +88,26 @@ class LastRenewal:
     """What is known of the operator."""
 
     begun: float
-    """When this agent began."""
+    """When this agent started."""
     last: float | None = None
-    """When the operator was last heard; None where it never was."""
+    """When the operator's last renewal was seen; None where none was."""
     lease: bool = True
-    """Whether a Lease is named by which it can be heard."""
+    """Whether the agent was given a Lease to watch."""
     unattended: Mapping[str, float] = field(default_factory=dict)
-    """Since when it says that it cannot look after a job, by the job's UID."""
+    """The jobs that the operator cannot reconcile, by UID, each with the time since when."""
 
     def is_silent(self, now: float) -> bool:
         """Whether the operator counts as silent."""
         return is_silent(self.last, begun=self.begun, now=now)
 
     def find_silence(self, now: float) -> float:
-        """Seconds since it was last heard, or since this agent's start."""
+        """Seconds since the last renewal was seen, or since this agent's start."""
         return find_silence(self.last, begun=self.begun, now=now)
 
     def find_unconfirmed(self, now: float) -> float:
-        """Seconds for which nothing has confirmed that allowances are valid; 0 where no Lease is followed.
+        """Seconds for which nothing has confirmed that allowances are valid; 0 where no Lease is watched.
 
-        Infinite for an agent that has restarted and has seen no renewal yet: it cannot know how long the silence has lasted.
+        Infinite for an agent that has restarted and has not seen a renewal yet: it cannot know how long the silence has lasted.
         """
         if not self.lease:
             return 0.0
@@ -116,17 +116,17 @@ class LastRenewal:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What one look may know."""
+    """What one poll may know."""
 
     now: float
     counted: Mapping[str, Counted]
     """By the pod's UID."""
     given: Mapping[str, Allowance] | None
-    """The allowances that are given, by the pod's UID; None as long as none were read."""
+    """The given allowances, by the pod's UID; None until they were read."""
     pods: Mapping[str, KnownPod]
     """The node's pods, by UID."""
     pods_known: bool
-    """Whether they are those of now."""
+    """Whether these are the pods of now."""
     operator: LastRenewal
     report_seconds: float
     """How often the agent reports."""
@@ -134,46 +134,46 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class AllowanceState:
-    """How it stands with one pod; what the disk holds of it."""
+    """The state of one pod's allowance; stored on the disk."""
 
     namespace: str
     name: str
     allowance: Allowance | None = None
-    """As it was read last."""
+    """The allowance that was read last."""
     budgeted: bool = False
     action: BudgetAction = "None"
     earlier: Used = UNUSED
-    """What it used on this node and is not in the account any more, because it was settled and the pod went on."""
+    """What it used on this node and the account no longer has: it was settled, and the pod went on."""
 
     def in_force(self, used: Used) -> Allowance | None:
-        """The allowance it is held to when it has used so much."""
+        """The allowance that is enforced when it has used so much."""
         return find_allowance(self.allowance, used, budgeted=self.budgeted)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that has changed with a pod, worth a line in the log."""
+    """A change of a pod's state that is logged."""
 
     uid: str
     kind: Literal["Spent", "Throttled", "Lifted"]
-    """Its allowance is spent, and the operator decides; it gets its lowest limit; it may have its limits again."""
+    """Its allowance is spent, and the operator decides; it gets its lowest limit; its previous limits are restored."""
     state: AllowanceState
     used: Used
 
 
 @dataclass(slots=True)
 class _Watched:
-    """What an agent remembers of a pod as long as it lives itself."""
+    """What an agent knows of a pod until the agent ends."""
 
     counted: Used = UNUSED
-    """What the account had of it at the last look."""
+    """What the account had counted of it at the last poll."""
     mark: tuple[float, Millijoules] | None = None
-    """When its draw was looked at last, and what it had used by then."""
+    """When its draw was computed last, and what it had used by then."""
     draw: float = 0.0
     """Milliwatts."""
     spent: bool = False
     reported: bool = False
-    """Whether a report was stored that says that it is throttled."""
+    """Whether a report was stored in which it is throttled."""
     next_try: float = field(default=float("-inf"))
 
 
@@ -184,16 +184,16 @@ class AllowanceStates:
         self.pods: dict[str, AllowanceState] = {}
         """By UID."""
         self.silent = False
-        """Whether the operator counted as silent at the last look."""
+        """Whether the operator counted as silent at the last poll."""
         self.spent = 0
-        """How many pods have spent their allowance, since this agent began."""
+        """How many pods have spent their allowance since this agent started."""
         self._watched: dict[str, _Watched] = {}
         self._wanted: frozenset[str] = frozenset()
-        """UIDs of the pods whose eviction is to be asked for."""
+        """UIDs of the pods whose eviction is to be requested."""
         self._near = False
         self._next_listen = float("-inf")
         self._reports: dict[str, tuple[Joules | None, BudgetAction]] = {}
-        """What a report says of each pod, as it was at the last look."""
+        """What a report contains of each pod, by the last poll."""
 
     @property
     def throttled(self) -> frozenset[str]:
@@ -201,12 +201,12 @@ class AllowanceStates:
         return frozenset(uid for uid, one in self.pods.items() if one.action != "None")
 
     def take_stored(self, kept: Mapping[str, AllowanceState]) -> None:
-        """Take in what the disk held; what was learnt before it could be read is newer."""
+        """Take in what was stored; what was learnt before it could be read is newer."""
         self.pods = {**kept, **self.pods}
         for uid in self.pods:
             self._watched.setdefault(uid, _Watched())
 
-    # -- looking ------------------------------------------------------------------------------------------
+    # -- polling ------------------------------------------------------------------------------------------
 
     def look(self, sight: Sight) -> tuple[Change, ...]:
         """Judge every pod by what is known now."""
@@ -256,7 +256,7 @@ class AllowanceStates:
         return tuple(changes)
 
     def find_haste(self, stored: Mapping[str, AllowanceState]) -> Haste:
-        """How soon to report what the last look found, `stored` being what the disk holds now; asked once a look."""
+        """How soon to report what the last poll found; `stored` is what is on the disk now. Called once a poll."""
         reports = {uid: self._report_of(uid, stored) for uid in self.pods}
         changed, self._reports = reports != self._reports, reports
         if changed:
@@ -265,7 +265,7 @@ class AllowanceStates:
         return "Near" if self._near or unheard else "None"
 
     def _take_up(self, sight: Sight) -> dict[str, AllowanceState]:
-        """What is known of every pod that has an allowance or a budget, with what the API server has shown since."""
+        """The state of every pod that has an allowance or a budget, with what the API server has shown since."""
         given, pods = sight.given, sight.pods
         found = dict(self.pods)
         for uid in (given or {}).keys() | pods.keys() | self.pods.keys():
@@ -295,7 +295,7 @@ class AllowanceStates:
         return found
 
     def _count(self, uid: str, counted: Used) -> Used:
-        """All that a pod has used on this node; what left the account since the last look is kept here."""
+        """All that a pod has used on this node; what left the account since the last poll is added here."""
         watched, one = self._watched[uid], self.pods[uid]
         lost = watched.counted.less(counted)
         if lost != UNUSED:
@@ -306,7 +306,7 @@ class AllowanceStates:
     # -- evictions ----------------------------------------------------------------------------------------
 
     def must_listen(self, now: float, operator: LastRenewal) -> bool:
-        """Whether to look at the operator's lease past the watch; where so, not again for a while."""
+        """Whether to read the operator's Lease beside the watch; if so, not again for `LISTEN_SECONDS`."""
         late = bool(self.pods) and operator.find_silence(now) >= LATE_SECONDS
         if not late or now < self._next_listen:
             return False
@@ -314,7 +314,7 @@ class AllowanceStates:
         return True
 
     def take_due(self, now: float) -> tuple[str, ...]:
-        """The pods whose eviction is to be asked for now; each again only after `EVICT_RETRY_SECONDS`."""
+        """The pods whose eviction to request now; each again only after `EVICT_RETRY_SECONDS`."""
         due = tuple(
             uid for uid in self._wanted if self._watched[uid].reported and now >= self._watched[uid].next_try
         )
@@ -323,12 +323,12 @@ class AllowanceStates:
         return due
 
     def may_evict(self, uid: str, pod: KnownPod | None, operator: LastRenewal, now: float) -> bool:
-        """Whether a pod that was due is still to be evicted, after another look at the operator's lease."""
+        """Whether a due pod is still to be evicted, after the operator's Lease was read again."""
         silent = operator.is_silent(now) or find_unattended(pod, operator) is not None
         return silent and uid in self.pods and is_evictable(pod)
 
     def note_reported(self, throttled: Collection[str]) -> None:
-        """A report was stored that said of these pods that they are throttled."""
+        """A report was stored in which these pods are throttled."""
         for uid in throttled:
             if uid in self._watched:
                 self._watched[uid].reported = True
@@ -345,8 +345,8 @@ class AllowanceStates:
     ) -> tuple[PodEnergy, ...]:
         """A report's entries with each pod's allowance and what was done about it.
 
-        Of the allowance only what the disk holds is reported: the operator counts on it that an agent that is started again
-        goes by no higher one.
+        Only an allowance that is on the disk is reported: the operator relies on it that a restarted agent enforces no
+        higher one.
         """
         found = []
         for entry in entries:
@@ -365,12 +365,12 @@ class AllowanceStates:
 
 
 def find_unattended(pod: KnownPod | None, operator: LastRenewal) -> float | None:
-    """Since when the operator says that it cannot look after the pod's job; None where it does not say so."""
+    """Since when the operator cannot reconcile the pod's job, by its Lease; None where the Lease does not name the job."""
     return None if pod is None or pod.job_uid is None else operator.unattended.get(pod.job_uid)
 
 
 def is_evictable(pod: KnownPod | None) -> bool:
-    """Whether a pod may be evicted: only one that belongs to a job of ours, and runs."""
+    """Whether a pod may be evicted: only one that a GreenTrainingJob controls, and that runs."""
     return pod is not None and pod.job_uid is not None and not pod.terminal
 
 

@@ -1,12 +1,12 @@
-"""The caps of one node's cards, look by look: what is read, stored and set, in which order, and what is reported of it.
+"""The caps of one node's cards, poll by poll: what is read, stored and set, in which order, and what is reported of it.
 
-Each look is a sequence of requests: the shell (`agent.caps`) carries one out, answers, and gets the next. So the order that
-an agent may be killed in is decided here: **what is about to be done to a card is on the disk before the card is touched**.
-`node.caps` decides about one card. No clock is read and nothing is stored here: times come with the answers, on the clock
-that only goes on, and what is to be kept over the agent's end is a `CapJournal`.
+Each poll is a sequence of requests: the shell (`agent.caps`) carries one out, answers, and gets the next. So the order of
+steps is decided here, and the agent may be killed at any of them: **a change to a card is on the disk before it is made**.
+`node.caps` decides about one card. No clock is read and nothing is stored here: times come with the answers, on the
+monotonic clock. What must outlive the agent is a `CapJournal`.
 
-While the kubelet does not say who holds what, caps stay as they are for a while, since silence disproves nothing; then they
-are given back, since nothing would show a pod's end.
+While the kubelet does not report allocations, caps stay for a while, since silence disproves nothing. Then the previous
+limits are restored, since nothing would show a pod's end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from greentrain.node.cards import Card, CurrentLimits
 from greentrain.quantities import Milliwatts, PowerCap, format_power, typed
 
 START_SECONDS = 1.0
-"""After a start, how long the kubelet has to say who holds what before caps found on cards are given back."""
+"""After a start, how long the kubelet has to report allocations before the previous limits of capped cards are restored."""
 
 SILENT_SECONDS = 60.0
 """The same for a kubelet that has fallen silent; it restarts within seconds."""
@@ -32,26 +32,26 @@ REFUSED_SECONDS = 10.0
 """How long a card that refused a limit is left alone."""
 
 LOWEST = PowerCap(milliwatts=Milliwatts(1))
-"""Asks for the lowest limit each card can have."""
+"""Requests the lowest limit each card can have."""
 
 ROUNDS = 3
-"""Steps and looks at one card in one go: to set a limit and to see that it is set takes two."""
+"""Rounds for one card in one poll: to set a limit and to see that it is set takes two."""
 
 ENDING = Hindrance("Paused", "the node's agent ends")
 
 REFUSALS: frozenset[CapReason] = frozenset({"NotPermitted", "Unsupported", "OutOfRange"})
-"""What a card says itself, so that its limit is known to be as it was; to ask again each second would change nothing."""
+"""The card's own errors: its limit is as it was, and to request it again each second would change nothing."""
 
 
 @dataclass
 class CapJournal:
-    """What the disk holds: cards whose limit we have changed, by UUID, and what was asked last, by the pod's UID."""
+    """What is on the disk: cards whose limit we have changed, by UUID, and the last requests, by the pod's UID."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     asked: dict[str, PowerCap] = field(default_factory=dict)
 
 
-# -- what the shell is asked to do ----------------------------------------------------------------------------
+# -- requests to the shell ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class WriteLimit:
 
 @dataclass(frozen=True, slots=True)
 class StoreJournal:
-    """Have the disk hold this and nothing else."""
+    """Store this on the disk in place of what is there."""
 
     content: CapJournal
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Say what happened to a card's limit; needs no answer."""
+    """Report what happened to a card's limit; needs no answer."""
 
     uuid: str
     note: Note
@@ -86,7 +86,7 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Say what is wrong; needs no answer."""
+    """Log a warning; needs no answer."""
 
     text: str
 
@@ -99,29 +99,29 @@ class Answer:
     """What came of a request."""
 
     at: float
-    """When, on the clock that only goes on."""
+    """When, on the monotonic clock."""
     session: str = ""
     """Run of the machine and load of the driver."""
     limits: CurrentLimits | None = None
     """Of `ReadLimits`, where it succeeded."""
     failure: Hindrance | None = None
-    """Why it was not done; where a card gave no reason of its own, `GpuFailing`."""
+    """Why it was not done; `GpuFailing` where the card gave no reason."""
 
 
 T = TypeVar("T")
 
 Look = Generator[Request, Answer, T]
-"""Requests one after the other, and what came of all of them."""
+"""Requests one after the other; returns the result of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapSight:
-    """What one look may know."""
+    """What one poll may know."""
 
     now: float
     cards: tuple[Card, ...]
     allocations: Allocations | None
-    """None where the kubelet does not say."""
+    """None where the kubelet does not report it."""
     hindrance: Hindrance | None = None
     """Why no card of the node may have a cap at present."""
 
@@ -130,33 +130,33 @@ class NodeCaps:
     """The caps of one node."""
 
     def __init__(self, *, dry_run: bool = False, held: bool = True) -> None:
-        """`held`: whether the journal is ours alone; without one no limit is changed."""
+        """`held`: whether this agent has the journal's lock; without it no limit is changed."""
         self.dry_run = dry_run
         self._held = held
         self._known = False
-        """Whether what the journal held is known."""
+        """Whether the journal was read."""
         self._kept = CapJournal()
         self._unwritten = False
-        """Whether the disk holds less than is known: what it lacks is never a card that we have changed."""
+        """Whether the disk has less than is known: what it lacks is never a card that we have changed."""
         self._asks: dict[str, Ask] = {}
         self._hindrances: dict[str, Hindrance] = {}
-        """Why a card cannot have what is asked for it, by who held it last."""
+        """Why a card cannot have the requested cap, as of the last known allocations."""
         self._allocations_until = float("-inf")
         self._begun = False
-        """Whether it is known who holds what, or that this is not to be waited for any longer."""
+        """Whether allocations are known, or are not waited for any longer."""
         self._asks_read = False
-        """Whether the operator's asks were read, which count for more than the disk's."""
+        """Whether the operator's requests were read, which override those on the disk."""
         self._throttled: frozenset[str] = frozenset()
         self._refusals: dict[str, tuple[float, Hindrance]] = {}
         self._said: dict[str, str] = {}
         self.reports: dict[str, GpuCap] = {}
-        """What has become of each card's cap, by UUID."""
+        """The state of each card's cap, by UUID."""
         self.limits: dict[str, CurrentLimits] = {}
-        """Limits of cards that are looked after, as they were read last."""
+        """Limits of cards that have a cap or a request, as they were read last."""
         self.foreign_changes: Counter[str] = Counter()
         """How often another program changed the limit of a capped card, by UUID."""
         self.restores: Counter[str] = Counter()
-        """How often a card was given back the limit it had before, by UUID."""
+        """How often a card's previous limit was restored, by UUID."""
         self.disk: str | None = None
         """Why the journal of caps cannot be written; None while it can."""
 
@@ -167,17 +167,17 @@ class NodeCaps:
 
     @property
     def priors(self) -> dict[str, Milliwatts]:
-        """The limits that cards had before us, of those that we have changed."""
+        """The previous limits of the cards whose limit we have changed."""
         return {uuid: entry.prior for uuid, entry in self._kept.entries.items() if entry.changed}
 
     @property
     def asked(self) -> Mapping[str, PowerCap]:
-        """What is asked for, by the pod's UID."""
+        """The requested caps, by the pod's UID."""
         return self._kept.asked
 
     @property
     def throttled(self) -> frozenset[str]:
-        """UIDs of the pods whose cards are to have their lowest limit, whatever is asked for."""
+        """UIDs of the pods whose cards get their lowest limit, whatever is requested."""
         return self._throttled
 
     @property
@@ -187,28 +187,28 @@ class NodeCaps:
 
     @property
     def awaits_journal(self) -> bool:
-        """Whether there is a journal that was not read so far."""
+        """Whether there is a journal that has not been read yet."""
         return self._held and not self._known
 
     def doubts_allocations(self, *, pods_known: bool) -> bool:
-        """Whether it must be seen that a listed holder has processes: the API server does not show which pods have ended."""
+        """Whether to check that listed pods have processes: the API server does not show which pods have ended."""
         return not pods_known and bool(self.asked or self.throttled)
 
-    # -- what it is given -------------------------------------------------------------------------------------
+    # -- inputs -------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """An agent begins."""
+        """An agent starts."""
         self._allocations_until = now + START_SECONDS
 
     def take_stored(self, kept: CapJournal) -> None:
-        """Take in what the disk held, nothing where it held nothing; asks that were read from the operator are newer."""
+        """Take in the stored journal, which may be empty; requests that were read from the operator are newer."""
         if self._asks_read:
             kept.asked = self._kept.asked
         self._kept = kept
         self._known = True
 
     def take_up(self, asked: Mapping[str, PowerCap] | None) -> None:
-        """What the operator asks for; None while that is not known, then what it asked last holds."""
+        """What the operator requests; None while that is not known: then its last requests stay valid."""
         if asked is None:
             return
         self._asks_read = True
@@ -217,13 +217,13 @@ class NodeCaps:
             self._unwritten = True
 
     def throttle(self, pods: Iterable[str]) -> None:
-        """Have the cards of these pods, by UID, at their lowest limit, and those of no others (`node.standings`)."""
+        """Have the cards of these pods, by UID, at their lowest limit, and those of no others (`node.allowances`)."""
         self._throttled = frozenset(pods)
 
-    # -- looks ------------------------------------------------------------------------------------------------
+    # -- polls ------------------------------------------------------------------------------------------------
 
     def look(self, sight: CapSight) -> Look[bool]:
-        """Look at every card that has a cap, or is to have one, and do what is due; whether anything is new."""
+        """Read every card that has a cap or is to have one, and do what is due; returns whether anything is new."""
         if sight.allocations is not None:
             self._allocations_until = sight.now + SILENT_SECONDS
             self._take_allocations(sight.cards, sight.allocations)
@@ -240,7 +240,7 @@ class NodeCaps:
                 continue
             why = sight.hindrance or self._find_hindrance(card.uuid, sight.now)
             yield from self._look_after(card, ask, why)
-        # Cards that the driver does not list any more have no cap to report.
+        # A card that the driver no longer lists has no cap to report.
         for uuid in self.reports.keys() - {card.uuid for card in sight.cards}:
             self._forget(uuid)
         if self._unwritten:
@@ -248,9 +248,9 @@ class NodeCaps:
         return before != self._sum_up()
 
     def release(self, cards: Iterable[Card]) -> Look[bool]:
-        """Give every card the limit back it had before us; whether all have it.
+        """Restore the previous limit of every card; returns whether all have it.
 
-        What is asked goes on being asked, of the next agent: a conflict about a card is not forgotten by it.
+        The requests stay for the next agent, so that it knows of a conflict about a card.
         """
         for card in cards:
             if card.uuid in self._kept.entries:
@@ -259,7 +259,7 @@ class NodeCaps:
         return not self.changed_cards
 
     def lose_sight(self, cards: Iterable[Card], allocations: Allocations | None, pause: str | None) -> bool:
-        """No card can be asked, so nothing is known of any; whether that is news. `pause` says why, where that is known."""
+        """No card can be read, so nothing is known of any; returns whether that is new. `pause` is the reason, if known."""
         if allocations is not None:
             self._take_allocations(cards, allocations)
         reason: CapReason = "GpuFailing" if pause is None else "Paused"
@@ -299,7 +299,7 @@ class NodeCaps:
             )
             entry = self._kept.entries.get(uuid)
             if self.dry_run and entry is not None:
-                # What an agent before this one has set is given back: that is no trial.
+                # The limit that an agent before this one set is restored, in a dry run too.
                 hindrance = Hindrance("DryRun", "a dry run: its limit is as it was before")
             verdict = decide_card(
                 limits, entry, ask, session=answer.session, now=answer.at, hindrance=hindrance
@@ -314,9 +314,9 @@ class NodeCaps:
                 return
 
     def _take(self, uuid: str, ask: Ask | None, verdict: Verdict) -> Look[bool]:
-        """Take the steps one after the other; whether all were taken.
+        """Take the steps one after the other; returns whether all were taken.
 
-        To give a card back takes no journal: a disk that is full must not keep a cap in place.
+        A previous limit is restored without the journal too: a full disk must not keep a cap in place.
         """
         giving_back = verdict.target is None
         note = verdict.note
@@ -346,7 +346,7 @@ class NodeCaps:
     # -- the journal ------------------------------------------------------------------------------------------
 
     def _write_down(self, uuid: str, entry: Entry | None, *, anyway: bool) -> Look[bool]:
-        """Have the disk hold this of a card; an entry that could not be written is as it was, unless `anyway`."""
+        """Store this entry of a card; the entry stays as it was where that fails, unless `anyway`."""
         entries = {u: e for u, e in self._kept.entries.items() if u != uuid}
         if entry is not None:
             entries[uuid] = entry
@@ -408,7 +408,7 @@ class NodeCaps:
         )
 
     def _report_failure(self, uuid: str, ask: Ask | None, failure: Hindrance | None) -> Look[None]:
-        """A card's limits could not be read: whatever it said, nothing is known of them."""
+        """A card's limits could not be read: nothing is known of them, whatever was reported before."""
         text = failure.message if failure is not None else f"{uuid} gave no answer."
         lost = failure is not None and failure.reason == "GpuLost"
         known = self.reports.get(uuid)
@@ -441,7 +441,7 @@ class NodeCaps:
 def find_asks(
     cards: Iterable[Card], allocations: Allocations, caps: Mapping[str, PowerCap]
 ) -> tuple[dict[str, Ask], dict[str, Hindrance]]:
-    """What is asked for each card by the pod that holds it, and why a card cannot have it; `caps` by the pod's UID."""
+    """The cap that each card's pod requests, and why a card cannot have it; `caps` by the pod's UID."""
     asks: dict[str, Ask] = {}
     hindrances: dict[str, Hindrance] = {}
     for card in cards:
@@ -455,7 +455,7 @@ def find_asks(
                 found.append((resolve_cap(cap, card.limits) or 0, Ask(holder.uid, cap)))
         if not found:
             continue
-        # Of two that are listed for a moment while a card changes hands the lower holds.
+        # Two pods may be listed for a moment while a card's allocation changes: then the lower cap applies.
         first = min(found, key=lambda f: f[0])[1]
         others = tuple(sorted(ask.pod for _, ask in found if ask.pod != first.pod))
         asks[card.uuid] = replace(first, sharing=others)

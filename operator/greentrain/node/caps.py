@@ -1,12 +1,12 @@
-"""What is to be done about one card's power limit, so that a cap is kept and never outlives its pod.
+"""What to do about one card's power limit, so that a cap is kept and never outlives its pod.
 
-A card has a limit that was there before us, its *prior*, which an administrator may have chosen; while a pod that asks
-for a cap holds the card, the limit is the lower of the two. Whatever ends the cap, the prior comes back, unless another
-program has changed the limit meanwhile: then theirs stays. What was changed stands in a journal on the node's disk before
-the card is touched, so that an agent that was killed at any point knows afterwards what it may undo.
+A card has a *previous limit* from before us, which an administrator may have chosen. While the card is allocated to a pod
+that requests a cap, its limit is the lower of the two. When the cap ends, the previous limit is restored, unless another
+program has changed the limit meanwhile: then that limit stays. Each change is in a journal on the node's disk before the
+card is touched, so that an agent that was killed at any point knows afterwards what it may undo.
 
-Decided from what is read, never from what was meant to be done: deciding again after each step is how a step is seen to
-have worked. `node.capping` takes the steps.
+Decisions follow from what is read, never from what was planned: to decide again after each step shows whether the step has
+worked. `node.capping` takes the steps.
 """
 
 from __future__ import annotations
@@ -18,59 +18,59 @@ from greentrain.api.nodepower import CapReason, PowerLimits, resolve_cap
 from greentrain.quantities import Milliwatts, PowerCap, format_power, in_minutes, typed
 
 SAME_MILLIWATTS = Milliwatts(1000)
-"""Limits nearer to each other than this are the same one: drivers may round to whole watts."""
+"""Limits nearer to each other than this are equal: drivers may round to whole watts."""
 
 CONTEST_SECONDS = 300.0
 CONTEST_CHANGES = 3
-"""So many changes by another program in so short a time are a conflict: the agent stops writing."""
+"""So many changes by another program in this time are a conflict: the agent stops writing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A cap and the pod it is asked for."""
+    """A cap and the pod that requests it."""
 
     pod: str
-    """UID of the pod that holds the card."""
+    """UID of the pod that the card is allocated to."""
     cap: PowerCap
     sharing: tuple[str, ...] = ()
-    """UIDs of other pods that ask for a cap of the same card."""
+    """UIDs of other pods that request a cap of the same card."""
 
     @property
     def key(self) -> str:
-        """Another one where anything about it is different."""
+        """Differs where anything about the request differs."""
         return f"{self.pod}:{self.cap}"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal says of one card whose limit we have changed, or are about to; times in seconds."""
+    """The journal's entry of one card whose limit we have changed, or are about to; times in seconds."""
 
     session: str
-    """Run of the machine and load of the driver it belongs to: in another one limits are at their defaults again."""
+    """Run of the machine and load of the driver that it belongs to: in another one limits are at their defaults again."""
     prior: Milliwatts
     written: Milliwatts | None = None
-    """What we set and read back; None where the card still has its prior."""
+    """What we set and read back; None where the card still has its previous limit."""
     pending: Milliwatts | None = None
     """What we are about to set."""
     changes: tuple[float, ...] = ()
-    """When another program changed the limit lately, on the clock that only goes on."""
+    """When another program changed the limit lately, on the monotonic clock."""
     contested: str = ""
-    """The ask that was given up because another program kept changing the limit."""
+    """The request that was given up because another program kept changing the limit."""
 
     @property
     def changed(self) -> bool:
-        """Whether the card's limit is one of ours, or may be."""
+        """Whether we set the card's limit, or may have."""
         return self.written is not None or self.pending is not None
 
     @property
     def present_limit(self) -> Milliwatts:
-        """The limit the card has where no other program has touched it and nothing is pending."""
+        """The limit the card has if no other program has touched it and nothing is pending."""
         return self.prior if self.written is None else self.written
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """A step: have the journal say this of the card before the next step; None: nothing."""
+    """A step: store this entry of the card before the next step; None: remove it."""
 
     entry: Entry | None
 
@@ -95,7 +95,7 @@ class Hindrance:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that happened to a card and is reported once."""
+    """A change to a card, reported once."""
 
     kind: Literal["Foreign", "Contested", "Restored", "Left"]
     milliwatts: Milliwatts
@@ -103,7 +103,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to be done, in this order, and how the cap stands before it."""
+    """What to do, in this order, and the state of the cap before it."""
 
     steps: tuple[Step, ...] = ()
     asked: Milliwatts | None = None
@@ -114,10 +114,9 @@ class Verdict:
 
 
 def find_target(asked: Milliwatts, prior: Milliwatts, limits: PowerLimits) -> Milliwatts:
-    """The limit that is due: what is asked, within the card's range, and never above what was there before.
+    """The limit that is due: the requested one, within the card's range, and never above the previous limit.
 
-    Hardly below what was there before is that itself: else it could not be seen whether it was given back, the driver's
-    rounding included.
+    Just below the previous limit it is the previous limit: else the driver's rounding would hide whether it was restored.
     """
     target = min(max(asked, Milliwatts(limits.min_milliwatts or 0)), prior)
     return prior if prior - target < 2 * SAME_MILLIWATTS else target
@@ -132,12 +131,12 @@ def decide_card(
     now: float,
     hindrance: Hindrance | None = None,
 ) -> Verdict:
-    """What to do about a card that reads these limits at `now`, where the journal says `entry` of it.
+    """What to do about a card that reads these limits at `now` and has this `entry` in the journal.
 
-    A hindrance ends a cap as the pod's end does, and says why.
+    A hindrance ends a cap as the pod's end does, and gives the reason.
     """
     if entry is not None and entry.session != session:
-        # A reboot or a new driver has put every limit back to its default: nothing there is ours.
+        # A reboot or a new driver has put every limit back to its default: we have set none of them.
         fresh = decide_card(limits, None, ask, session=session, now=now, hindrance=hindrance)
         kept = bool(fresh.steps) and isinstance(fresh.steps[0], Keep)
         return fresh if kept else replace(fresh, steps=(Keep(None), *fresh.steps))
@@ -158,7 +157,7 @@ def decide_card(
 
 
 def rehearse(verdict: Verdict, current: Milliwatts | None) -> Verdict:
-    """What a dry run makes of it: it takes no step and says which it would take."""
+    """The same in a dry run: it takes no step and reports which it would take."""
     meant = next((s.milliwatts for s in verdict.steps if isinstance(s, SetLimit)), None)
     still = replace(verdict, steps=(), note=None)
     if meant is None:
@@ -173,7 +172,7 @@ def _same(one: Milliwatts | None, other: Milliwatts) -> bool:
 
 
 def _release(entry: Entry | None, current: Milliwatts) -> Verdict:
-    """Give the card back."""
+    """Restore the previous limit."""
     if entry is None:
         return Verdict()
     if _same(entry.prior, current):
@@ -181,7 +180,7 @@ def _release(entry: Entry | None, current: Milliwatts) -> Verdict:
         return Verdict((Keep(None),), note=note)
     if entry.contested or not (_same(entry.present_limit, current) or _same(entry.pending, current)):
         return Verdict((Keep(None),), note=Note("Left", current))
-    # In the journal before it is done, lest an agent killed in between takes it for another program's change.
+    # In the journal before it is done: else an agent killed in between takes it for another program's change.
     giving = replace(entry, written=current, pending=entry.prior)
     keep = (Keep(giving),) if giving != entry else ()
     return Verdict((*keep, SetLimit(entry.prior)))
@@ -211,7 +210,7 @@ def _cap(
     if entry is not None and entry.contested == ask.key:
         return Verdict(asked=asked, reason="Contested", message=_conflict(current))
     if entry is not None and entry.contested:
-        entry = None  # it is asked for anew
+        entry = None  # it is requested again
     elif entry is not None:
         entry, note = _look(entry, current, ask, now)
         if entry.contested:
@@ -228,7 +227,7 @@ def _cap(
 
 
 def _look(entry: Entry, current: Milliwatts, ask: Ask, now: float) -> tuple[Entry, Note | None]:
-    """The entry after what is read of the card: a step that has worked, or another program's change."""
+    """The entry after the card was read: a step has worked, or another program has changed the limit."""
     if _same(entry.pending, current):
         # Read back, the driver's rounding included.
         return replace(entry, written=current, pending=None), None
@@ -257,7 +256,7 @@ def _judge(
     target: Milliwatts,
     cap: PowerCap,
 ) -> tuple[CapReason, str]:
-    """How the cap stands: whether the limit in force, as read back, is not above the one that is due."""
+    """The state of the cap: whether the limit in force, as read back, is not above the one that is due."""
     enforced = typed(Milliwatts, limits.enforced_milliwatts)
     enforced = current if enforced is None else enforced
     if enforced >= target + SAME_MILLIWATTS:

@@ -1,4 +1,4 @@
-"""GPUs as the node agent knows them, in no vendor's words: what the port `devices.gpus` gives and takes."""
+"""GPUs as the node agent knows them, independent of the vendor: what the port `devices.gpus` gives and takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from greentrain.quantities import Milliwatts
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A part of a card that is used like a card of its own, such as an NVIDIA MIG device: it has no energy or limit of its own."""
+    """A part of a card that is used like a card, such as an NVIDIA MIG device; it has no energy counter or limit of its own."""
 
     uuid: str
     """As its driver gives it: `MIG-…`."""
@@ -40,7 +40,7 @@ class Card:
     """One whole card."""
 
     uuid: str
-    """As its driver gives it: `GPU-…`; the only name that stays through reboots and the loss of other cards."""
+    """As its driver gives it: `GPU-…`; only this name survives reboots and the loss of other cards."""
     index: int
     """The driver's number for it in this session: for messages, never to find it again."""
     minor: int | None
@@ -66,9 +66,9 @@ class Unread:
 
 
 CardAnswer = CardReading | Unread
-"""What a card answered when it was asked for its counters."""
+"""A card's answer to a request for its counters."""
 
 
 def known_limit(milliwatts: Milliwatts | None) -> Milliwatts | None:
-    """A power limit as a card reported it; one that no card can have is as good as none, and NodePower does not take it."""
+    """A power limit as a card reported it; a limit that no card can have counts as none, and NodePower does not accept it."""
     return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts

@@ -1,4 +1,4 @@
-"""What the conditions of a NodePower say of its node and its agent: one finding for each type, from what was read."""
+"""The conditions of a NodePower on its node and its agent: one finding for each type, from what was read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
 
 
 def judge_pause(pause: str) -> Finding:
-    """Of the GPUs, while their driver's library is to be let go."""
+    """Of the GPUs, while their driver's library is to be closed."""
     return Finding("DevicesReadable", "False", "Paused", f"{pause} {LATER}")
 
 
@@ -34,7 +34,7 @@ def judge_library(problem: str) -> Finding:
 
 
 def judge_cards(answers: Mapping[str, CardAnswer], unnamed: Mapping[int, str]) -> Finding:
-    """Of the GPUs, by what each answered, and why others could not even be named, by index."""
+    """Of the GPUs, by each one's answer, and by index why others have not even a name."""
     failed = {u: a for u, a in answers.items() if isinstance(a, Unread)}
     if failed:
         first, why = next(iter(failed.items()))
@@ -51,13 +51,13 @@ def judge_cards(answers: Mapping[str, CardAnswer], unnamed: Mapping[int, str]) -
 
 
 def judge_silent_kubelet(problem: str) -> Finding:
-    """Of the holders, where the kubelet does not answer."""
+    """Of the allocations, where the kubelet does not answer."""
     text = f"{problem} Energy is counted on and divided when it answers again."
     return Finding("HoldersKnown", "Unknown", "KubeletSilent", text)
 
 
 def judge_old_kubelet(problem: str) -> Finding:
-    """Of the holders, where the kubelet cannot say who holds what."""
+    """Of the allocations, where the kubelet cannot report them."""
     text = (
         f"{problem} Energy is counted and cannot be divided: the kubelet must be 1.15 or newer and serve it."
     )
@@ -65,7 +65,7 @@ def judge_old_kubelet(problem: str) -> Finding:
 
 
 def judge_allocations(problems: Sequence[str]) -> Finding:
-    """Of the holders, by what was listed and is not understood."""
+    """Of the allocations, by what was listed and is not understood."""
     if problems:
         return Finding("HoldersKnown", "False", "DeviceNotUnderstood", "; ".join(problems[:3]))
     return Finding("HoldersKnown", "True", "Listed", "the kubelet says which pod holds which GPU")
@@ -92,7 +92,7 @@ NOT_WRITTEN_YET = Finding("JournalWritable", "Unknown", "NotYet", "nothing was w
 
 
 def judge_caps(caps: NodeCaps, cards: Iterable[Card], pause: str | None) -> Finding:
-    """Of power limits: whether they are set where jobs ask for them. `pause` is why the driver is to be let go."""
+    """Of power limits: whether they are set where jobs request them. `pause` is why the driver is to be closed."""
     off = next((c.uuid for c in cards if c.persistence is False), None)
     if pause is not None:
         text = f"{pause} Until then limits are as they were before."
@@ -116,7 +116,7 @@ def judge_caps(caps: NodeCaps, cards: Iterable[Card], pause: str | None) -> Find
 
 
 def judge_operator(lease: tuple[str, str] | None, *, silent: bool, renewed: bool) -> Finding:
-    """Of the operator: whether the Lease of this namespace and name was renewed of late, or ever."""
+    """Of the operator: whether the Lease of this namespace and name was renewed lately, or ever."""
     if lease is None:
         text = "no --operator-lease is given: the operator counts as silent, and a spent allowance is acted on at once"
         return Finding("OperatorHeard", "False", "NoLease", text)

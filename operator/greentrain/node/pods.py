@@ -1,7 +1,7 @@
-"""The pods of a node in its account: when one is opened, named, closed and let go, by what kubelet and API server show.
+"""The pods of a node in its account: when one is opened, named, closed and dropped, by what kubelet and API server show.
 
-An ended pod is reported until the operator has settled it, so that its energy is in a job's status before it is in no
-report any more. Each function says whether the account has something new that must be stored before it is reported.
+An ended pod is reported until the operator has settled it. So its energy is in the job's status before it leaves the report.
+Each function returns whether the account has something new that must be stored before it is reported.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class OwnedPod(NamedPod, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """A pod of the account, as long as the API server does not show it."""
+    """A pod of the account while the API server does not show it."""
 
     namespace: str
     name: str
@@ -60,13 +60,13 @@ class Dropped:
 
     new: bool
     given_up: tuple[str, ...] = ()
-    """Keys of pods whose last reading will not come any more: part of their energy is missing."""
+    """Keys of pods whose last reading is not waited for any longer: part of their energy is missing."""
     overdue: tuple[str, ...] = ()
-    """Keys of pods that no operator settled in time."""
+    """Keys of pods that the operator did not settle in time."""
 
 
 def find_known(account: NodeAccount, pods: Collection[NamedPod], *, known: bool) -> list[NamedPod]:
-    """The node's pods; while the API server does not show them (`known`), those of the account too, so that each keeps its UID."""
+    """The node's pods; while the API server does not show them (`known`), the account's too, so that each keeps its UID."""
     found = list(pods)
     if not known:
         named = by_name(pods)
@@ -90,7 +90,7 @@ def find_windows(pods: Iterable[OwnedPod], *, offset: float) -> dict[str, Window
 
 
 def open_pods(account: NodeAccount, allocations: Allocations, pods: Mapping[str, OwnedPod]) -> bool:
-    """Begin to count for every pod that holds a card; `pods` by UID."""
+    """Begin to count for every pod that a card is allocated to; `pods` by UID."""
     new = False
     for key, holder in allocations.pods.items():
         new = new or key not in account.pods or account.pods[key].closed is not None
@@ -102,7 +102,7 @@ def open_pods(account: NodeAccount, allocations: Allocations, pods: Mapping[str,
 
 
 def open_without_gpu(account: NodeAccount, pods: Iterable[OwnedPod]) -> None:
-    """Begin to count for every pod of a job that runs, though it holds no card: it has a share of the processors."""
+    """Begin to count for every running pod of a job without a card too: it has a share of the processors."""
     for known in pods:
         key = pod_key(known.namespace, known.name, known.uid)
         if known.job_uid is not None and not known.terminal and key not in account.pods:
@@ -137,7 +137,7 @@ def close_pods(
     wall: float,
     name_unseen: Callable[[], str],
 ) -> bool:
-    """Close every pod that holds nothing and that the API server shows as ended, or no more; `pods` are those of now, by UID.
+    """Close every pod without allocations that the API server shows as ended or no longer shows; `pods` by UID, as of now.
 
     `name_unseen` gives a UID for a pod that was never shown.
     """
@@ -157,9 +157,9 @@ def close_pods(
 
 
 def drop_settled(account: NodeAccount, settled: Collection[str], *, wall: float) -> Dropped:
-    """Drop what the operator has settled, as UID/segment, and what has waited for too long."""
+    """Drop what the operator has settled, as UID/segment, and what was not settled in time."""
     if not account.inherited and all(p.closed is None for p in account.pods.values()):
-        return Dropped(new=False)  # nothing has ended, so there is nothing to let go
+        return Dropped(new=False)  # nothing has ended, so there is nothing to drop
     keys = set(settled)
     known = keys & account.inherited.keys()
     for key in known:
@@ -173,7 +173,7 @@ def drop_settled(account: NodeAccount, settled: Collection[str], *, wall: float)
 
 
 def inherit(account: NodeAccount, before: NodePowerStatus | None) -> int:
-    """Take over what an account of another journal reported last; how many pods' last words that are."""
+    """Take over what an account of another journal reported last; returns how many pods' final reports that are."""
     if before is None or before.journal_id == account.journal_id or not before.pods:
         return 0
     account.inherit(before.pods, lambda e: pod_key(e.namespace, e.name, e.uid))
@@ -181,7 +181,7 @@ def inherit(account: NodeAccount, before: NodePowerStatus | None) -> int:
 
 
 def sum_up(account: NodeAccount) -> dict[str, Counted]:
-    """What the account has of each pod, by UID: its own count and the final readings of an account before it."""
+    """What the account has of each pod, by UID: its own count, and the final readings of an account before it."""
     found: dict[str, Counted] = {}
     for entry in account.inherited.values():
         if entry.uid:

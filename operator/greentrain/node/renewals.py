@@ -1,6 +1,6 @@
-"""How a node's agent hears the operator: by the renewals of its Lease, and by the jobs that are named in them.
+"""How a node's agent knows that the operator works: by the renewals of its Lease, and by the jobs that are named in it.
 
-A renewal is heard when it is seen, as client-go's leader election does: clocks of two machines may differ.
+A renewal counts from when it is seen, as in client-go's leader election: the clocks of two machines may differ.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from datetime import datetime
 
 
 class Renewals:
-    """What was seen of the Lease; times are seconds on the clock that only goes on."""
+    """What was seen of the Lease; times are seconds on the monotonic clock."""
 
     def __init__(self) -> None:
         self.renewed: float | None = None
-        """When the operator was last heard; None where it never was."""
+        """When the last renewal was seen; None where none was."""
         self.unattended: dict[str, float] = {}
-        """Since when it says that it cannot look after a job, by the job's UID."""
+        """The jobs that the operator cannot reconcile, by UID, each with the time since when."""
         self._renew_time: str | None = None
-        """When it renewed its lease last, as it says itself."""
+        """The Lease's renewTime."""
 
     def take(
         self, renew_time: str | None, at: datetime | None, named: Iterable[str], *, now: float, wall: float
     ) -> bool:
-        """Take in the Lease as it is; whether it names other jobs than before.
+        """Take in the Lease as it is; returns whether it names other jobs than before.
 
-        `renewed` is its renewTime as it is written, `at` the same as a time, `wall` the node's Unix time. How long the first
-        that is seen has been there is not known, so its age by the wall clock counts: an agent that begins anew does not take a
-        dead operator for a living one.
+        `renewed` is its renewTime as it is written, `at` the same as a time, `wall` the node's Unix time. The first Lease
+        that is seen counts by its age on the wall clock, because it may be old: a restarted agent must not take a dead
+        operator for a working one.
         """
         before = self.unattended
         self.unattended = {uid: before.get(uid, now) for uid in named if uid}

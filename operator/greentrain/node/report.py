@@ -1,4 +1,4 @@
-"""What an agent reports of its node: every pod it has counted, every card, and what is wrong."""
+"""What an agent reports of its node: every pod it has counted, every card, and every problem."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNKNOWN = "<unknown>"
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What is known of a node at the moment of a report, beside what was counted."""
+    """What is known of a node at the time of a report, beside what was counted."""
 
     wall: float
     """Unix time."""
@@ -47,13 +47,13 @@ class NodeState:
     conditions: tuple[Condition, ...]
     cards: tuple[Card, ...]
     answers: Mapping[str, CardAnswer]
-    """What each card answered when it was asked last, by UUID."""
+    """Each card's last answer, by UUID."""
 
 
 def choose_pods(account: NodeAccount, *, at: float) -> tuple[PodEnergy, ...]:
-    """The pods of a report at `at`, on the readings' clock: all, those that have ended among them, as far as there is room.
+    """The pods of a report at `at`, on the readings' clock: all, ended ones too, as far as there is room.
 
-    Those that live come first; ended ones that do not fit are reported when others have been settled.
+    Running pods come first; ended ones that do not fit are reported when others have been settled.
     """
     pods = report_pods(account, at=at)
     if len(pods) > MAX_PODS:
@@ -90,7 +90,7 @@ def build_status(
 
 
 def _display_draw(state: NodeState) -> str:
-    """What the cards draw together; unknown where one of them does not say."""
+    """What the cards draw together; unknown where one of them does not report it."""
     answers = [state.answers.get(card.uuid) for card in state.cards]
     draws = [a.draw for a in answers if isinstance(a, CardReading) and a.draw is not None]
     return format_power(to_whole_watts(add_up(draws))) if draws and len(draws) == len(answers) else UNKNOWN

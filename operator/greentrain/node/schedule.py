@@ -1,6 +1,6 @@
-"""When a node's agent does what it does not do each second: whom it asks, what it stores, what it reports.
+"""When a node's agent does what it does not do each second: what it reads, stores and reports.
 
-Every time is an argument, in seconds on the clock that only goes on.
+Every time is an argument, in seconds on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -8,32 +8,32 @@ from __future__ import annotations
 from greentrain.node.allowances import Haste
 
 DISCOVER_SECONDS = 60.0
-"""How often cards are asked for what seldom changes: which there are, how they are cut, their limits."""
+"""How often to read what seldom changes: which cards there are, their partitions, their limits."""
 
 REOPEN_SECONDS = 10.0
-"""How long to wait before NVML is opened anew, and how soon a card that cannot even be named is looked for again."""
+"""How long to wait before NVML is opened again, and how soon to list again where a card has not even a name."""
 
 LIST_OFTEN_SECONDS = 5.0
-"""How long the kubelet is asked each second after something about a pod was new."""
+"""How long the kubelet is polled each second after a change of a pod."""
 
 LIST_SECONDS = 5.0
-"""How often it is asked at least: a watch may be late."""
+"""How often it is polled at least: a watch may be late."""
 
 HOST_SECONDS = 5.0
-"""How often processors and memory are looked at: their counters wrap around within minutes at the earliest."""
+"""How often processors and memory are read: their counters wrap around within minutes at the earliest."""
 
 HOST_RETRY_SECONDS = 300.0
-"""How often to look whether a node has got RAPL."""
+"""How often to check whether a node has RAPL now."""
 
 URGENT_SECONDS = 1.0
 """How soon a pod's end is reported, and at most how often."""
 
 NEAR_SECONDS = 5.0
-"""At most how often is reported while a pod nears its allowance: the operator, which reacts in this time, is to act before
-the allowance is spent; more often would show it little, for watts change slowly."""
+"""The shortest time between reports while a pod nears its allowance. The operator reacts in this time, and is to act before the
+allowance is spent; more reports would show it little, since watts change slowly."""
 
 GIVE_BACK_SECONDS = 10.0
-"""How long to try to give cards their limits back before NVML is let go; the journal knows those that are left."""
+"""How long to try to restore the cards' previous limits before NVML is closed; the journal has those that are left."""
 
 _NEVER = float("-inf")
 
@@ -52,7 +52,7 @@ class ReportSchedule:
         return now >= self._next
 
     def note_reported(self, now: float, factor: float) -> None:
-        """One is made now; the next one after `factor` times the interval, so that nodes do not report in step."""
+        """One is made now; the next follows after `factor` times the interval, so that nodes do not report in step."""
         self._reported = now
         self._next = now + self._interval * factor
 
@@ -61,13 +61,13 @@ class ReportSchedule:
         self._next = min(self._next, self._reported + seconds)
 
     def hurry_for(self, haste: Haste) -> None:
-        """Report as soon as what happened to allowances asks for."""
+        """Report as soon as the changes of allowances require."""
         if haste != "None":
             self.hurry(URGENT_SECONDS if haste == "Now" else NEAR_SECONDS)
 
 
 class ReadSchedule:
-    """When devices are asked, opened and let go."""
+    """When devices are read, opened and closed."""
 
     def __init__(self, *, limits_interval: float) -> None:
         """`limits_interval`: seconds from one reading of the limits of cards without a cap to the next."""
@@ -82,10 +82,10 @@ class ReadSchedule:
         self._paused_at: float | None = None
 
     def must_list(self, now: float, *, version: int, known: bool) -> bool:
-        """Whether the kubelet is to be asked who holds what: each second around whatever happens to a pod, else seldom.
+        """Whether to request allocations from the kubelet: each second around any change of a pod, else seldom.
 
-        Devices change hands when a pod is bound, starts, ends or goes, and the watch on the node's pods shows each: another
-        `version` of them. Asking is half of what an agent costs (measured). `known`: whether pods and holders are known.
+        Allocations change when a pod is bound, starts, ends or is removed. The watch on the node's pods shows each of these: it
+        has another `version` then. This request is half of an agent's cost (measured). `known`: pods and allocations are known.
         """
         if self._version != version:
             self._version = version
@@ -97,33 +97,33 @@ class ReadSchedule:
         self._listed = now
 
     def may_open(self, now: float) -> bool:
-        """Whether NVML may be opened now; where it may, not again for a while."""
+        """Whether to open NVML now; if so, not again for a while."""
         if now < self._next_open:
             return False
         self._next_open = now + REOPEN_SECONDS
         return True
 
     def note_opened(self, now: float) -> None:
-        """NVML was opened: which cards there are is asked anew."""
+        """NVML was opened: the cards are to be listed again."""
         self._next_discovery = now
 
     def must_discover(self, now: float) -> bool:
-        """Whether to ask which cards there are."""
+        """Whether to list the cards."""
         return now >= self._next_discovery
 
     def note_discovered(self, now: float, *, all_named: bool) -> None:
-        """That was asked; a card that could not even be named is looked for again soon."""
+        """They were listed; where a card has not even a name, they are listed again soon."""
         self._next_discovery = now + (DISCOVER_SECONDS if all_named else REOPEN_SECONDS)
 
     def must_read_limits(self, now: float) -> bool:
-        """Whether to read the limits of cards without a cap; where so, not again for a while."""
+        """Whether to read the limits of cards without a cap; if so, not again for a while."""
         if now < self._next_limits:
             return False
         self._next_limits = now + self._limits_interval
         return True
 
     def must_read_host(self, now: float) -> bool:
-        """Whether to read processors and memory; where so, not again for a while."""
+        """Whether to read processors and memory; if so, not again for a while."""
         if now < self._next_host:
             return False
         self._next_host = now + HOST_SECONDS
@@ -134,7 +134,7 @@ class ReadSchedule:
         self._next_host = now + HOST_RETRY_SECONDS
 
     def must_close(self, now: float, *, paused: bool, changed: bool) -> bool:
-        """Whether the driver's library is to be let go: while `paused`, as soon as no card's limit is ours (`changed`) or late."""
+        """Whether to close the driver's library: while `paused`, once we have restored each limit (none `changed`), or late."""
         if not paused:
             self._paused_at = None
             return False
@@ -151,12 +151,12 @@ class StoreSchedule:
         self._interval = interval
         self._next = _NEVER
         self.dirty = False
-        """Whether something is new that must not be forgotten."""
+        """Whether something is new that must not be lost."""
 
     def is_due(self, now: float) -> bool:
         """Whether to store now."""
         return self.dirty or now >= self._next
 
     def note_tried(self, now: float) -> None:
-        """It was tried to store now."""
+        """An attempt to store was made now."""
         self._next = now + self._interval

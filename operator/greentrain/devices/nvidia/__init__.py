@@ -1,1 +1,1 @@
-"""NVIDIA's GPUs: the only user of NVML, the kernel driver's load, and what device plugins call a card."""
+"""NVIDIA's GPUs: the only user of NVML, the kernel driver's load, and the names that device plugins give a card."""

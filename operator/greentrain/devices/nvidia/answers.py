@@ -1,6 +1,6 @@
-"""What NVML's answers mean for the caller: which end by themselves, which are a card's, which say that NVML is lost.
+"""What NVML's return codes mean for the caller: which pass by themselves, which are a card's, which mean that NVML is lost.
 
-The words are those of NVML's reference (docs.nvidia.com/deploy/nvml-api, nvmlReturn_t).
+The texts follow NVML's reference (docs.nvidia.com/deploy/nvml-api, nvmlReturn_t).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ ABSENT = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_
 STALE = frozenset(
     {pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_GPU_NOT_FOUND}
 )
-"""The card is not where it was, or its handle is of before."""
+"""The card is not where it was, or its handle is out of date."""
 LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED})
-"""The card needs a person: a reset, or a reboot of its node."""
+"""The card needs an administrator: a reset, or a reboot of its node."""
 
 _NO_DRIVER = (
     "Install NVIDIA's driver on this node, and run the agent's pod with the nvidia runtime class and"
@@ -28,7 +28,7 @@ UNUSABLE: dict[int, tuple[str, str]] = {
         "the driver is not loaded",
         "Load it (modprobe nvidia, or wait for the driver's pod), and see dmesg if it does not load.",
     ),
-    # A library once loaded stays with its program, so opening anew may not be enough.
+    # A loaded library stays with its program, so opening it again may not be enough.
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
         "the loaded driver is of another version than libnvidia-ml.so.1",
         "After an update of the driver restart the agent's pod; if that does not help, reboot the node.",
@@ -69,7 +69,7 @@ def translate(error: pynvml.NVMLError, device: str) -> DeviceError:
 
 
 def closed() -> Unavailable:
-    """The error for a request after the end."""
+    """The error for a request after `close`."""
     return Unavailable("NVML", "it was closed", "It is initialised when opened anew.")
 
 

@@ -1,6 +1,6 @@
-"""The questions to one card: each a few calls to NVML, made on a thread, one after the other.
+"""The requests to one card: each is a few calls to NVML, made on a thread, one after the other.
 
-Cards are known by UUID. NVML's indices hold only from one initialisation to the next.
+Cards are known by UUID. NVML's indices are valid only from one initialisation to the next.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ class Slot:
         self.card: Card | None = None
         self.handle: Any = None
         self.gone: Gone | None = None
-        """Set while it is lost: it is left alone until the next discovery, for each look-up of a lost card makes the
-        driver try to start it."""
+        """Set while it is lost. It is not called until the next discovery, because each look-up of a lost card makes the driver
+        try to start it."""
         self.failure: DeviceError | None = None
         """Why the last discovery failed."""
         self.absent: set[Callable[[Any], object]] = set()
-        """What it was found not to support."""
+        """What it turned out not to support."""
         self.unknown = 0
         """How many times in a row it has answered UNKNOWN."""
         self.since: float | None = None
-        """Since when a call has been under way, in time.monotonic()."""
+        """Since when a call has been in progress, in time.monotonic()."""
         self.seconds = 0.0
         """How long it took the last time."""
 
     @property
     def name(self) -> str:
-        """The card for messages."""
+        """The card's name in messages."""
         return f"The GPU with index {self.index}" if self.card is None else self.card.uuid
 
     def hang(self) -> Hanging | None:
-        """The error for a card whose last call has not returned; None where no call is under way."""
+        """The error for a card whose last call has not returned; None where no call is in progress."""
         since = self.since
         return None if since is None else Hanging(self.name, time.monotonic() - since)
 
@@ -62,8 +62,8 @@ class Slot:
 def _find(slot: Slot) -> Any:
     """The card's handle.
 
-    Looking up by UUID makes NVML go through, and start, the other cards as well, and would hang with them; so first
-    see whether the index still leads to it.
+    A look-up by UUID makes NVML read, and start, the other cards as well, and would hang with them. So first check whether
+    the index still leads to the card.
     """
     if slot.handle is None:
         card = slot.card
@@ -81,7 +81,7 @@ def _find(slot: Slot) -> Any:
 
 
 def _ask_optional(slot: Slot, function: Callable[[Any], _T], absent: frozenset[int] = ABSENT) -> _T | None:
-    """What a function answers of the card, None where that is not supported, which is remembered."""
+    """A function's answer about the card; None where it is not supported, which is remembered."""
     if function in slot.absent:
         return None
     handle = _find(slot)
@@ -98,7 +98,7 @@ _BUSY_ABSENT = ABSENT | {pynvml.NVML_ERROR_NO_PERMISSION}
 
 
 def read(slot: Slot) -> CardReading:
-    """What the card has used and draws now, as far as it says so."""
+    """What the card has used and draws now, as far as it reports it."""
     counter: Millijoules | None = _ask_optional(slot, pynvml.nvmlDeviceGetTotalEnergyConsumption)
     draw: Milliwatts | None = _ask_optional(slot, pynvml.nvmlDeviceGetPowerUsage)
     if draw is not None and not 0 <= draw <= MOST_MILLIWATTS:
@@ -109,7 +109,7 @@ def read(slot: Slot) -> CardReading:
 def _is_busy(slot: Slot) -> bool:
     """Whether the card works; a card that shows neither utilization nor processes counts as idle.
 
-    Utilization is not shown in MIG mode, and processes there to root alone. Being refused either must not cost the
+    Utilization is not shown in MIG mode, and processes are then shown to root alone. A refusal of either must not cost the
     card's energy, hence no error.
     """
     rates = _ask_optional(slot, pynvml.nvmlDeviceGetUtilizationRates, _BUSY_ABSENT)
@@ -138,7 +138,7 @@ def _is_binding(slot: Slot) -> bool | None:
 
 
 def set_limit(slot: Slot, milliwatts: Milliwatts) -> OutOfRange | None:
-    """Set the card's power limit; OutOfRange where it takes other limits than this."""
+    """Set the card's power limit; OutOfRange where it does not accept this one."""
     try:
         pynvml.nvmlDeviceSetPowerManagementLimit(_find(slot), milliwatts)
     except pynvml.NVMLError as error:
@@ -164,7 +164,7 @@ def _read_limits(slot: Slot) -> PowerLimits:
 
 
 def _read_limits_if_possible(slot: Slot, uuid: str) -> PowerLimits:
-    """The card's limits; where its calls for them fail, those of before: its energy is read all the same."""
+    """The card's limits; where these calls fail, the previous ones: its energy is read all the same."""
     try:
         return _read_limits(slot)
     except pynvml.NVMLError as error:
@@ -176,7 +176,7 @@ def _read_limits_if_possible(slot: Slot, uuid: str) -> PowerLimits:
 
 def describe(slot: Slot) -> Card:
     """Everything about a card but its readings; from then on the slot knows its handle."""
-    # What was not supported may be by now: it was switched on, or the answer was a passing one.
+    # What was not supported may be by now: it was switched on, or the answer was temporary.
     slot.absent.clear()
     handle = pynvml.nvmlDeviceGetHandleByIndex(slot.index)
     uuid: str = pynvml.nvmlDeviceGetUUID(handle)
@@ -199,7 +199,7 @@ def describe(slot: Slot) -> Card:
 def _read_instances(handle: Any) -> tuple[Partition, ...]:
     """The card's MIG devices.
 
-    As many MIG devices fit on a card as it has compute slices, for the smallest takes one (NVIDIA's MIG user guide:
+    A card has room for as many MIG devices as it has compute slices, since the smallest takes one (NVIDIA's MIG user guide:
     7 on A100 and H100, 4 on A30).
     """
     total: int = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)
@@ -218,7 +218,7 @@ def _read_instances(handle: Any) -> tuple[Partition, ...]:
                 )
             )
         except pynvml.NVMLError as error:
-            # A place without an instance, or one that was destroyed between two calls.
+            # A slot without an instance, or one that was destroyed between two calls.
             if error.value not in STALE:
                 raise
     return tuple(found)

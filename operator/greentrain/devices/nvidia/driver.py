@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 MODULE = Path("/sys/module/nvidia")
-"""There while the driver is loaded."""
+"""Exists while the driver is loaded."""
 
 
 def read_load(module: Path = MODULE) -> str:
-    """A name of the present load of the driver, another one after each reload; nothing where none is loaded.
+    """A name of the present load of the driver, another one after each reload; empty where none is loaded.
 
-    sysfs numbers its inodes one after the other and gives a folder that is made anew a new number (kernfs, which hands
-    them out cyclically). Times would not do: they are those of the inode in memory, which may be dropped and read again.
+    sysfs numbers its inodes one after the other and gives a recreated folder a new number (kernfs allocates them cyclically).
+    Times do not work: they belong to the inode in memory, which may be dropped and read again.
     """
     try:
         return str(module.stat().st_ino)

@@ -1,8 +1,8 @@
 """Reads NVIDIA GPUs through NVML; this folder is the only user of pynvml, so that nothing else can hang in a driver.
 
-An NVML call can take seconds or never return, on a card that is failing. So calls run on threads (`threads`), each a
-question to one card (`calls`) whose answer is a value or an error with its remedy (`answers`). A card whose call has not
-returned is not asked anything else, so no more threads can be lost than there are cards.
+An NVML call can take seconds or never return on a failing card. So calls run on threads (`threads`), each a request to one
+card (`calls`) whose answer is a value or an error with its remedy (`answers`). A card whose call has not returned gets no
+other call, so no more threads can be lost than there are cards.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from greentrain.node.cards import Card, CurrentLimits
 from greentrain.quantities import Milliwatts
 
 SLOW_SECONDS = 0.05
-"""A card that took longer than this is asked on a thread of its own the next time."""
+"""A card that took longer than this gets a thread of its own the next time."""
 
 UNKNOWN_ROUNDS = 3
-"""After so many rounds in which every card answered UNKNOWN, NVML itself is taken for broken."""
+"""After so many rounds in which every card answered UNKNOWN, NVML itself counts as broken."""
 
 OPEN_SECONDS = 60.0
 """How long initialising may take: without persistence mode the driver starts every card first."""
@@ -41,10 +41,10 @@ _T = TypeVar("_T")
 
 
 class Gpus(AbstractAsyncContextManager["Gpus"]):
-    """The node's GPUs from `open` to `close`; requests go one at a time, waiting counts towards their deadline.
+    """The node's GPUs from `open` to `close`; requests run one at a time, and waiting counts towards their deadline.
 
-    `Unavailable` from any method means that NVML as a whole is lost: this object is closed then, open another one after
-    a while. Every other error is one card's alone and ends by itself: read on each second.
+    `Unavailable` from any method means that NVML as a whole is lost: this object is then closed, open another one after
+    a while. Every other error is one card's alone and passes by itself: read on each second.
     """
 
     def __init__(self, session: Session) -> None:
@@ -56,7 +56,7 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
 
     @classmethod
     async def open(cls, *, deadline: float = OPEN_SECONDS) -> Gpus:
-        """Initialise NVML and get to know its cards; takes at most about `deadline` seconds.
+        """Initialise NVML and list its cards; takes at most about `deadline` seconds.
 
         Raises:
             Unavailable: there is no NVML or no driver, or they do not fit or do not answer; open again later.
@@ -77,7 +77,7 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
             except TimeoutError:
                 await gpus.close(deadline=0)
                 raise silent(deadline) from None
-            # A card that hangs here does not hold up the others: it is asked again with the next discovery.
+            # A card that hangs here does not block the others: it is read again with the next discovery.
             left = until - asyncio.get_running_loop().time()
             await gpus.discover(deadline=min(left, DISCOVER_SECONDS))
         except BaseException:
@@ -86,7 +86,7 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         return gpus
 
     async def close(self, *, deadline: float = CLOSE_SECONDS) -> None:
-        """Shut NVML down; where a call hangs, that is done when it returns, and this waits at most `deadline` seconds."""
+        """Shut NVML down; where a call hangs, that is done when it returns. Waits at most `deadline` seconds."""
         if not self._closed:
             self._closed = True
             await self._session.end(deadline)
@@ -102,9 +102,9 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         return {s.index: s.failure for s in self._slots if s.card is None and s.failure is not None}
 
     async def discover(self, *, deadline: float = DISCOVER_SECONDS) -> tuple[Card, ...]:
-        """Every card that could be named since NVML was opened, by index; lost ones as they were known last.
+        """Every card that has reported its UUID since NVML was opened, by index; lost ones as they were known last.
 
-        Asks anew for everything, the lost ones too: about a dozen calls a card, so do it each minute, not each second.
+        Reads everything again, the lost ones too: about a dozen calls a card, so do it each minute, not each second.
 
         Raises:
             Unavailable: NVML is lost, or does not answer within `deadline` seconds.
@@ -139,8 +139,8 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
     async def read_all(self, deadline: float = READ_SECONDS) -> dict[str, CardReading | DeviceError]:
         """A reading of every card discovered, by UUID, or why there is none; takes at most about `deadline` seconds.
 
-        Cards are asked all at once or nearly so. What comes after the deadline is dropped, for it has no certain
-        time; the counter holds what the card used meanwhile.
+        Cards are read all at once or nearly so. What comes after the deadline is dropped, because its time is uncertain; the
+        counter still contains what the card used meanwhile.
 
         Raises:
             Unavailable: NVML is lost.
@@ -169,12 +169,12 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         return await self._ask_one(uuid, read_current_limits, deadline)
 
     async def set_limit(self, uuid: str, milliwatts: Milliwatts, *, deadline: float = READ_SECONDS) -> None:
-        """Set one card's power limit; whether it holds, and for how long, only reading it again shows.
+        """Set one card's power limit; whether it stays, only reading it again shows.
 
         Raises:
-            NotPermitted: NVML lets root alone do so.
+            NotPermitted: NVML allows this to root alone.
             Unsupported: the card has no limit that can be set.
-            OutOfRange: it takes other limits than this.
+            OutOfRange: the card does not accept this limit.
             Retry: no answer this time, so it may have been set or not; `Hanging` where a call has not returned.
             Gone: the card is lost, needs a reset, or was never discovered.
             Unavailable: NVML is lost.
@@ -197,10 +197,10 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
 
     @contextlib.asynccontextmanager
     async def _turn(self, deadline: float) -> AsyncIterator[float]:
-        """Wait until no other request is under way; gives the event loop's time until which this one may last.
+        """Wait until no other request is in progress; returns the event loop's time until which this one may last.
 
         Raises:
-            Retry: the others took all the time there was.
+            Retry: the others took all of the time.
             Unavailable: this object is closed.
         """
         until = asyncio.get_running_loop().time() + deadline
@@ -222,7 +222,7 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         """The answers of cards, or why there is none, in the order they were given.
 
         Raises:
-            Unavailable: an answer says that NVML is lost.
+            Unavailable: an answer means that NVML is lost.
         """
         asked = [slot for slot in slots if slot.hang() is None]
         # The slow ones first, each of which keeps one of the threads.
@@ -238,7 +238,7 @@ class Gpus(AbstractAsyncContextManager["Gpus"]):
         return {slot: answers[slot] for slot in slots}
 
     async def _gather(self, round_: Round[_T], threads: int, until: float) -> dict[Slot, _T | DeviceError]:
-        """What a round brings by the time `until`; after a quarter of it each card left gets a thread of its own."""
+        """A round's answers by the time `until`; after a quarter of it each remaining card gets a thread of its own."""
         begun = asyncio.get_running_loop().time()
         try:
             for end in (begun + (until - begun) / 4, until):

@@ -1,4 +1,4 @@
-"""Reads what device plugins call a GPU, because kubelet passes those texts on and nothing else.
+"""Reads the names that device plugins give a GPU, because the kubelet passes on those texts and nothing else.
 
 | text | from | meaning |
 | `GPU-…` | NVIDIA's device plugin | a card by its NVML UUID |
@@ -7,7 +7,7 @@
 | `nvidia0`, `nvidia0/gi1` | GKE's device plugin | a card by the number of /dev/nvidia0, its GPU instance 1 |
 | `nvidia0/vgpu3`, `nvidia0/gi1/vgpu3` | the same, shared | one replica of those |
 
-Printing a reference gives back the text it was read from.
+A printed reference equals the text it was read from.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MigInstance:
 
     @property
     def parent(self) -> str | None:
-        """UUID of its card, where the old form of the text says it; else only NVML knows."""
+        """UUID of its card, where the old form of the text has it; else only NVML knows it."""
         name, slash, _ = self.uuid.removeprefix("MIG-").partition("/")
         return name if slash else None
 
@@ -68,7 +68,7 @@ class NumberedMigInstance:
 
 @dataclass(frozen=True, slots=True)
 class UnknownDevice:
-    """A text of no known form, kept to be shown to a person."""
+    """A text of no known form, kept to be shown in a message."""
 
     text: str
 
@@ -78,7 +78,7 @@ class UnknownDevice:
 
 @dataclass(frozen=True, slots=True)
 class SharedReplica:
-    """One of the places of a card or MIG instance that several containers use at a time."""
+    """One of the replicas of a card or MIG instance that several containers use at a time."""
 
     of: FullCard | NumberedCard | MigInstance | NumberedMigInstance
     replica: int
@@ -89,7 +89,7 @@ class SharedReplica:
 
 
 Unit = FullCard | NumberedCard | MigInstance | NumberedMigInstance | UnknownDevice
-"""What one container holds alone, or shares with others."""
+"""What is allocated to one container alone, or shared with others."""
 
 CardReference = Unit | SharedReplica
 
@@ -107,7 +107,7 @@ _BY_NUMBER = re.compile(
 
 
 def parse_device(text: str) -> CardReference:
-    """What a device plugin's text stands for; UnknownDevice where it has none of the known forms."""
+    """What a device plugin's text refers to; UnknownDevice where it has none of the known forms."""
     of: FullCard | NumberedCard | MigInstance | NumberedMigInstance
     if found := _BY_UUID.fullmatch(text):
         of = FullCard(found["card"]) if found["card"] else MigInstance(found["mig"])

@@ -1,7 +1,7 @@
-"""The threads that NVML is called on, so that a call which never returns holds up nothing but its own card.
+"""The threads that NVML is called on, so that a call which never returns blocks nothing but its own card.
 
-One thread asks all cards in turn while they answer at once, which costs a single hop from the event loop and back; when it
-does not come to an end, each card left gets a thread of its own.
+One thread reads all cards in turn while they answer at once, which costs a single switch from the event loop and back. When
+it does not finish, each remaining card gets a thread of its own.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _T = TypeVar("_T")
 class Session:
     """One initialisation of NVML and the threads that use it.
 
-    Threads are daemons of our own: concurrent.futures would wait at exit for those that hang. NVML is shut down by
-    whichever thread is the last to be done, since a shutdown beside a hanging call might hang as well.
+    Threads are our own daemon threads: concurrent.futures would wait at exit for those that hang. The last thread that
+    finishes shuts NVML down, since a shutdown beside a hanging call might hang as well.
     """
 
     unended: set[Session] = set()  # noqa: RUF012 - of all sessions together
-    """Sessions that are over but for calls that hang; while there is one, NVML cannot be initialised anew."""
+    """Sessions that have ended but for calls that hang; while there is one, NVML cannot be initialised again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class Session:
             return
 
     async def call(self, function: Callable[[], _T], until: float) -> _T:
-        """What a function answers that concerns no single card.
+        """A function's answer that concerns no single card.
 
         Raises:
             TimeoutError: it did not return by the time `until` of the event loop.
@@ -106,7 +106,7 @@ class Session:
         self._initialised = True
 
     async def end(self, seconds: float) -> bool:
-        """Shut NVML down as soon as no call is under way; whether that came about within so many seconds."""
+        """Shut NVML down as soon as no call is in progress; returns whether that happened within so many seconds."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         self._when_ended = lambda: send(loop, ended.set)
@@ -126,7 +126,7 @@ class Session:
 
     def _shut_down(self) -> None:
         if self._initialised:
-            # It may have been lost meanwhile; there is nothing to be done about it at the end.
+            # It may have been lost meanwhile; nothing can be done about it at the end.
             with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
         self.unended.discard(self)
@@ -140,9 +140,9 @@ def send(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *argu
 
 
 class Round(Generic[_T]):
-    """One question to many cards, taken from a common pile by however many threads work on it.
+    """One request to many cards, taken from a common queue by all threads that work on it.
 
-    Whether NVML itself is broken is judged by `readings` alone: they come at a steady rate, and ask what every card has.
+    Only `readings` decides whether NVML itself is broken: they come at a steady rate, and request what every card has.
     """
 
     def __init__(self, slots: Sequence[Slot], ask: Callable[[Slot], _T], *, readings: bool) -> None:
@@ -156,7 +156,7 @@ class Round(Generic[_T]):
         self._loop = asyncio.get_running_loop()
 
     def work(self) -> None:
-        """Ask one card after the other until the pile is empty; runs on a thread."""
+        """Read one card after the other until the queue is empty; runs on a thread."""
         while True:
             try:
                 slot = self.waiting.popleft()
@@ -173,7 +173,7 @@ class Round(Generic[_T]):
             finally:
                 slot.seconds = time.monotonic() - begun
                 slot.since = None
-            # After `since`, so that a reader of the answer does not take the card for one that hangs.
+            # After `since`, so that for a reader of the answer the card does not count as hanging.
             self.answers[slot] = answer
             if len(self.answers) == self._count:
                 send(self._loop, self.done.set)
@@ -187,7 +187,7 @@ class Round(Generic[_T]):
             except pynvml.NVMLError as error:
                 if error.value not in STALE or slot.handle is None:
                     raise
-                # The handle may be what is wrong: once more with a new one.
+                # The handle may be wrong: retry with a new one.
                 slot.handle = None
                 answer = self._ask(slot)
         except pynvml.NVMLError as error:
