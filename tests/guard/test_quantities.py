@@ -57,10 +57,6 @@ NAMED = re.compile(f"(?:^|_)({'|'.join(sorted(TYPES, key=len, reverse=True))})$"
 EDGE = re.compile(r"(in|from|parse|to_whole)_")
 """Functions that are named by the plain number they give, or by what they are given."""
 
-UNTYPED_ROOMS = {
-    "api": "the numbers of objects that the API server stores; those who read them give them their unit",
-}
-
 UNTYPED = {
     ("quantities.py", "to_joules_above", "millijoules"): "an error, which is no whole number",
     ("quantities.py", "from_grams", "grams"): "the tables of GPUs have whole grams",
@@ -133,19 +129,12 @@ def find_all_untyped() -> set[tuple[str, str, str]]:
     return {(name, *found) for name, text in texts.items() for found in find_untyped(text)}
 
 
-def room_of(module: str) -> str | None:
-    return next((room for room in UNTYPED_ROOMS if module.startswith(f"{room}/")), None)
-
-
 def test_what_is_named_by_a_unit_has_its_type() -> None:
-    found = {one for one in find_all_untyped() if room_of(one[0]) is None}
-    assert sorted(found - UNTYPED.keys()) == []
+    assert sorted(find_all_untyped() - UNTYPED.keys()) == []
 
 
 def test_what_is_named_here_still_has_no_type() -> None:
-    found = find_all_untyped()
-    assert sorted(UNTYPED.keys() - found) == []
-    assert {room_of(module) for module, *_ in found} - {None} == UNTYPED_ROOMS.keys()
+    assert sorted(UNTYPED.keys() - find_all_untyped()) == []
 
 
 def test_no_number_is_given_the_type_of_another_unit_than_it_is_named_by() -> None:

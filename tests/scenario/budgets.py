@@ -374,7 +374,7 @@ class World(Cluster):
         last = new.attempts[-1] if new.attempts else None
         if last is None:
             return
-        bound = last.overshoot_bound_joules
+        bound: int | None = last.overshoot_bound_joules
         if self.traits.emissions:
             known = last.overshoot_bound_micrograms
             bound = None if known is None else known // MICROGRAMS_OF_A_JOULE

@@ -225,7 +225,7 @@ def check_sums(before: EnergyStatus | None, status: GreenTrainingJobStatus) -> N
     if budget is None or control is None or not status.admitted.energy.is_enforced or not control.allowances:
         return
     held = {a.uid for a in control.allowances}
-    elsewhere = sum(p.counted(energy.scope) for p in energy.pods if p.uid not in held)
+    elsewhere: int = sum(p.counted(energy.scope) for p in energy.pods if p.uid not in held)
     elsewhere += energy.folded.counted(energy.scope) if energy.folded is not None else 0
     total = sum(a.granted_joules for a in control.allowances)
     total_before = (

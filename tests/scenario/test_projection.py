@@ -17,7 +17,7 @@ import pytest
 from greentrain.api.nodepower import lowest_percent
 from greentrain.core.power.measures import LEAST_WINDOWS, Sample, Track, observe
 from greentrain.core.power.projection import Choice, build_ladder, choose_cap
-from greentrain.quantities import Joules, Milliseconds
+from greentrain.quantities import Joules, Milliseconds, Milliwatts
 from tests.support.lives import Suite
 
 DEFAULT_WATTS = 300.0
@@ -161,7 +161,7 @@ def make_job(seed: int, *, budget: float | None = None, **fixed: object) -> Job:
     )
     hours = chance.uniform(2, 5)
     steps = int(hours * 3600 / work.seconds)
-    lowest = lowest_percent(chance.choice([100_000, 125_000, 150_000]), 300_000)
+    lowest = lowest_percent(Milliwatts(chance.choice([100_000, 125_000, 150_000])), Milliwatts(300_000))
     job = Job(
         work=work,
         steps=steps,

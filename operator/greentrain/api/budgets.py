@@ -8,15 +8,16 @@ from pydantic import Field
 
 from greentrain.api.models import StatusModel, Time
 from greentrain.api.spec import MAX_REPLICAS, OnExhausted
+from greentrain.quantities import Joules, Milliwatts
 
 
 class PodAllowance(StatusModel):
     """How much energy one pod may use before its node's agent acts on its own."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
-    joules: int = Field(ge=0, description="Energy it may have used in all.")
-    granted_joules: int = Field(
-        0,
+    joules: Joules = Field(ge=0, description="Energy it may have used in all.")
+    granted_joules: Joules = Field(
+        Joules(0),
         ge=0,
         description="The allowance that its agent may still enforce: an earlier, higher one until it has reported that it "
         "has read this one.",
@@ -33,7 +34,7 @@ class PodCharge(StatusModel):
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     node: str = Field("", max_length=253, description="Node it runs on.")
-    limit_milliwatts: int = Field(ge=0, description="Power limits of its GPUs together.")
+    limit_milliwatts: Milliwatts = Field(ge=0, description="Power limits of its GPUs together.")
     since: Time = Field(
         max_length=32,
         json_schema_extra={"format": "date-time"},
@@ -45,8 +46,8 @@ class PodCharge(StatusModel):
         json_schema_extra={"format": "date-time"},
         description="When it ended, where its final report is missing.",
     )
-    joules: int = Field(
-        0, ge=0, description="What is charged for it now; nothing while its node reports in time."
+    joules: Joules = Field(
+        Joules(0), ge=0, description="What is charged for it now; nothing while its node reports in time."
     )
 
 
@@ -88,8 +89,8 @@ class ControlStatus(StatusModel):
         max_length=4 * MAX_REPLICAS,
         description="Pods whose final report is not in, and what is charged for them.",
     )
-    lost_joules: int = Field(
-        0, ge=0, description="Charged for pods whose final report was lost; it is never settled."
+    lost_joules: Joules = Field(
+        Joules(0), ge=0, description="Charged for pods whose final report was lost; it is never settled."
     )
     unread_nodes: tuple[str, ...] = Field(
         (),

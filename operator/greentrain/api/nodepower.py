@@ -42,8 +42,8 @@ MAX_SECONDS = 10**10
 MAX_COUNT = 10**6
 
 Uid = Annotated[str, Field(max_length=64)]
-Joules = Annotated[int, Field(ge=0, le=MAX_JOULES)]
-Milliwatts = Annotated[int, Field(ge=0, le=MAX_MILLIWATTS)]
+Joules = Annotated[quantities.Joules, Field(ge=0, le=MAX_JOULES)]
+Milliwatts = Annotated[quantities.Milliwatts, Field(ge=0, le=MAX_MILLIWATTS)]
 Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
@@ -70,11 +70,11 @@ class PodAsk(_Lenient):
     uid: str = Field(max_length=64, description="UID of the pod.")
     namespace: str = Field("", max_length=63, description="Namespace of the pod.")
     name: str = Field("", max_length=253, description="Name of the pod.")
-    cap_milliwatts: int | None = Field(None, ge=1, description="Limit of each of its GPUs.")
+    cap_milliwatts: quantities.Milliwatts | None = Field(None, ge=1, description="Limit of each of its GPUs.")
     cap_percent: int | None = Field(
         None, ge=1, le=100, description="The same as a share of each GPU's default limit."
     )
-    allowance_joules: int | None = Field(
+    allowance_joules: quantities.Joules | None = Field(
         None,
         ge=0,
         description="Energy the pod may have used in all on this node; when it is spent and the operator is silent, the agent "
@@ -208,7 +208,9 @@ class GpuStatus(_Lenient):
     cap: GpuCap | None = Field(
         None, description="What has become of the cap its pod asks for; none where none does."
     )
-    joules: Joules = Field(0, description="Energy since the agent first saw it, of every user.")
+    joules: Joules = Field(
+        quantities.Joules(0), description="Energy since the agent first saw it, of every user."
+    )
 
 
 class EnergyBuckets(_Lenient):
@@ -220,13 +222,15 @@ class EnergyBuckets(_Lenient):
         max_length=KEPT_BUCKETS,
         description="Joules of each quarter of an hour from `start` on, of all devices.",
     )
-    earlier_joules: Joules = Field(0, description="Joules of all quarters before `start`.")
+    earlier_joules: Joules = Field(quantities.Joules(0), description="Joules of all quarters before `start`.")
     host_joules: tuple[Joules, ...] = Field(
         (),
         max_length=KEPT_BUCKETS,
         description="Of `joules`, those of processors and memory; nothing where there are none.",
     )
-    earlier_host_joules: Joules = Field(0, description="Of `earlierJoules`, those of processors and memory.")
+    earlier_host_joules: Joules = Field(
+        quantities.Joules(0), description="Of `earlierJoules`, those of processors and memory."
+    )
 
 
 class GpuTime(_Lenient):
@@ -253,21 +257,29 @@ class PodEnergy(_Lenient):
         False,
         description="Whether the API server has confirmed whose pod it is; where not, its name alone can say so.",
     )
-    gpu_joules: Joules = Field(0, description="Energy of the GPUs that were allocated to it.")
-    cpu_joules: Joules = Field(0, description="Its share of the processors' energy (RAPL package domains).")
-    dram_joules: Joules = Field(0, description="Its share of the memory's energy (RAPL dram domains).")
+    gpu_joules: Joules = Field(
+        quantities.Joules(0), description="Energy of the GPUs that were allocated to it."
+    )
+    cpu_joules: Joules = Field(
+        quantities.Joules(0), description="Its share of the processors' energy (RAPL package domains)."
+    )
+    dram_joules: Joules = Field(
+        quantities.Joules(0), description="Its share of the memory's energy (RAPL dram domains)."
+    )
     estimated_joules: Joules = Field(
-        0,
+        quantities.Joules(0),
         description="How much of all this is an estimate: added-up power, shared cards, shares of CPU time.",
     )
-    error_joules: Joules = Field(0, description="Error bound of all this at 95 % confidence.")
+    error_joules: Joules = Field(
+        quantities.Joules(0), description="Error bound of all this at 95 % confidence."
+    )
     missing_seconds: Seconds = Field(
         0,
         description="Seconds with an allocated GPU of which nothing is known, neither measured nor estimated.",
     )
     first_reading: str | None = _time("First reading it has a part in.")
     last_reading: str | None = _time("Last reading it has a part in.")
-    draw_milliwatts: int | None = Field(
+    draw_milliwatts: quantities.Milliwatts | None = Field(
         None,
         ge=0,
         le=MAX_DRAW_MILLIWATTS,
@@ -276,7 +288,7 @@ class PodEnergy(_Lenient):
     gpu_time: tuple[GpuTime, ...] = Field(
         (), max_length=MAX_GPUS, description="How long GPUs were allocated to it, by model."
     )
-    allowance_joules: int | None = Field(
+    allowance_joules: quantities.Joules | None = Field(
         None, ge=0, description="The allowance the agent goes by; none where it knows of none."
     )
     budget_action: BudgetAction = Field(
@@ -293,9 +305,9 @@ class PodEnergy(_Lenient):
         return f"{self.uid}/{self.segment}"
 
     @property
-    def joules(self) -> int:
+    def joules(self) -> quantities.Joules:
         """Energy of all device kinds."""
-        return self.gpu_joules + self.cpu_joules + self.dram_joules
+        return quantities.add(self.gpu_joules, self.cpu_joules, self.dram_joules)
 
 
 class NodePowerDisplay(_Lenient):
@@ -347,14 +359,17 @@ class NodePowerStatus(_Lenient):
         (), max_length=MAX_PODS, description="Pods that use energy, or have and are not settled yet."
     )
     idle_joules: Joules = Field(
-        0, description="Energy of GPUs that were allocated to no pod and did nothing."
+        quantities.Joules(0), description="Energy of GPUs that were allocated to no pod and did nothing."
     )
     unattributed_joules: Joules = Field(
-        0, description="Energy of GPUs that worked although they were allocated to no pod."
+        quantities.Joules(0), description="Energy of GPUs that worked although they were allocated to no pod."
     )
-    settled_joules: Joules = Field(0, description="GPU energy of pods that are not listed any more.")
+    settled_joules: Joules = Field(
+        quantities.Joules(0), description="GPU energy of pods that are not listed any more."
+    )
     other_host_joules: Joules = Field(
-        0, description="Energy of processors and memory that none of the listed pods had a share in."
+        quantities.Joules(0),
+        description="Energy of processors and memory that none of the listed pods had a share in.",
     )
     dropped_pods: Count = Field(
         0,
@@ -373,6 +388,6 @@ def resolve_cap(cap: PowerCap, limits: PowerLimits) -> int | None:
     return limits.default_milliwatts * cap.percent // 100
 
 
-def lowest_percent(min_milliwatts: int, default_milliwatts: int) -> int:
+def lowest_percent(min_milliwatts: Milliwatts, default_milliwatts: Milliwatts) -> int:
     """The lowest limit of a card as a share of its default limit, rounded up to a whole percent, at most 100."""
     return min(100, -(-min_milliwatts * 100 // default_milliwatts))

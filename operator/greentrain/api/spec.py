@@ -15,7 +15,14 @@ from typing import Annotated, Any, Literal, assert_never
 from pydantic import Field, field_validator, model_validator
 
 from greentrain.api.models import FreeForm, Strict, drop_nulls
-from greentrain.quantities import parse_emissions, parse_energy, parse_power_cap, parse_pue
+from greentrain.quantities import (
+    Joules,
+    Micrograms,
+    parse_emissions,
+    parse_energy,
+    parse_power_cap,
+    parse_pue,
+)
 
 MAX_REPLICAS = 1024
 """Upper bound of one replica type; keeps TF_CONFIG (about 60 bytes a rank) below a pod's size limits."""
@@ -344,7 +351,7 @@ class EnergySpec(Strict):
         return value
 
     @property
-    def budget_joules(self) -> int | None:
+    def budget_joules(self) -> Joules | None:
         """The budget in joules; None where there is none."""
         return None if self.budget is None else parse_energy(self.budget)
 
@@ -404,7 +411,7 @@ class EmissionsSpec(Strict):
         return value
 
     @property
-    def budget_micrograms(self) -> int | None:
+    def budget_micrograms(self) -> Micrograms | None:
         """The budget in micrograms; None where there is none."""
         return None if self.budget is None else parse_emissions(self.budget)
 

@@ -19,7 +19,17 @@ from greentrain.api.spec import (
     Scope,
     SuccessPolicy,
 )
-from greentrain.quantities import parse_power_cap, parse_pue
+from greentrain.quantities import (
+    Intensity,
+    Joules,
+    Micrograms,
+    Milliseconds,
+    Milliwatts,
+    Thousandths,
+    add,
+    parse_power_cap,
+    parse_pue,
+)
 
 KEPT_REPLACED = 10
 """How many replaced pods an attempt lists; the counts of the status count them all."""
@@ -188,11 +198,11 @@ class AttemptStatus(StatusModel):
         max_length=KEPT_REPLACED,
         description="Pods outside the gang that were made again, last ones last.",
     )
-    energy_joules: int | None = Field(
+    energy_joules: Joules | None = Field(
         None, ge=0, description="Energy its pods have used; none where nothing was measured."
     )
     gpus: int = Field(0, ge=0, description="GPUs its pods ask for.")
-    gpu_limit_milliwatts: int | None = Field(
+    gpu_limit_milliwatts: Milliwatts | None = Field(
         None,
         ge=0,
         description="The highest power limit one of them can have: before they were on nodes, the highest that two nodes of the "
@@ -201,7 +211,7 @@ class AttemptStatus(StatusModel):
     report_seconds: int | None = Field(
         None, ge=1, description="The longest interval between reports of its nodes, found in the same way."
     )
-    pue_thousandths: int | None = Field(
+    pue_thousandths: Thousandths | None = Field(
         None, ge=1000, description="Power usage effectiveness its emissions are counted with, in thousandths."
     )
     stop_seconds: int | None = Field(
@@ -216,14 +226,14 @@ class AttemptStatus(StatusModel):
         description="How long it could go on after its budget was spent, whatever fails: the same, and the time until agents "
         "act when the operator has failed.",
     )
-    overshoot_bound_joules: int | None = Field(
+    overshoot_bound_joules: Joules | None = Field(
         None,
         ge=0,
         description="By how much it could exceed its budget: the limits of all its GPUs over that time. Said before it "
         "started, and raised where its pods came to nodes with higher limits or longer intervals; none where no node has "
         "reported.",
     )
-    overshoot_bound_micrograms: int | None = Field(
+    overshoot_bound_micrograms: Micrograms | None = Field(
         None,
         ge=0,
         description="The same of a budget of emissions: that energy at the highest intensity that was seen or is known for the "
@@ -248,14 +258,14 @@ class PodEnergyStatus(StatusModel):
     node: str = Field("", max_length=253, description="Node it ran on.")
     name: str = Field("", max_length=253, description="Name of the pod.")
     attempt: int = Field(0, ge=0, description="Attempt it belonged to; 0 where that is not known.")
-    gpu_joules: int = Field(0, ge=0, description="Energy of the GPUs that were allocated to it.")
-    cpu_joules: int = Field(0, ge=0, description="Its share of the processors' energy.")
-    dram_joules: int = Field(0, ge=0, description="Its share of the memory's energy.")
-    estimated_joules: int = Field(0, ge=0, description="How much of it is an estimate.")
-    error_joules: int = Field(0, ge=0, description="Its error bound at 95 % confidence.")
+    gpu_joules: Joules = Field(Joules(0), ge=0, description="Energy of the GPUs that were allocated to it.")
+    cpu_joules: Joules = Field(Joules(0), ge=0, description="Its share of the processors' energy.")
+    dram_joules: Joules = Field(Joules(0), ge=0, description="Its share of the memory's energy.")
+    estimated_joules: Joules = Field(Joules(0), ge=0, description="How much of it is an estimate.")
+    error_joules: Joules = Field(Joules(0), ge=0, description="Its error bound at 95 % confidence.")
     missing_seconds: int = Field(0, ge=0, description="Seconds of which nothing is known.")
-    priced_joules: int = Field(
-        0, ge=0, description="How much of its energy is in the emissions' fixed sums already."
+    priced_joules: Joules = Field(
+        Joules(0), ge=0, description="How much of its energy is in the emissions' fixed sums already."
     )
     priced_until: Time | None = Field(
         None,
@@ -274,11 +284,11 @@ class PodEnergyStatus(StatusModel):
         return f"{self.uid}/{self.segment}"
 
     @property
-    def joules(self) -> int:
+    def joules(self) -> Joules:
         """Energy of all device kinds."""
-        return self.gpu_joules + self.cpu_joules + self.dram_joules
+        return add(self.gpu_joules, self.cpu_joules, self.dram_joules)
 
-    def counted(self, scope: Scope) -> int:
+    def counted(self, scope: Scope) -> Joules:
         """Joules within a scope."""
         return self.gpu_joules if scope == "GPU" else self.joules
 
@@ -293,14 +303,20 @@ class EnergyStatus(StatusModel):
     control: ControlStatus | None = Field(
         None, description="What keeps its budgets, of energy or of emissions; none without one."
     )
-    draw_milliwatts: int | None = Field(
+    draw_milliwatts: Milliwatts | None = Field(
         None, ge=0, description="Power its pods draw together; none where it is not known."
     )
     used: str = Field("", max_length=32, description="Energy used within `scope`, with its unit.")
-    used_joules: int = Field(0, ge=0, description="Energy used within `scope`, exactly what was counted.")
-    gpu_joules: int = Field(0, ge=0, description="Energy of GPUs.")
-    cpu_joules: int = Field(0, ge=0, description="Energy of processors (RAPL); used where scope is Node.")
-    dram_joules: int = Field(0, ge=0, description="Energy of memory (RAPL); used where scope is Node.")
+    used_joules: Joules = Field(
+        Joules(0), ge=0, description="Energy used within `scope`, exactly what was counted."
+    )
+    gpu_joules: Joules = Field(Joules(0), ge=0, description="Energy of GPUs.")
+    cpu_joules: Joules = Field(
+        Joules(0), ge=0, description="Energy of processors (RAPL); used where scope is Node."
+    )
+    dram_joules: Joules = Field(
+        Joules(0), ge=0, description="Energy of memory (RAPL); used where scope is Node."
+    )
     measured_percent: int = Field(
         0, ge=0, le=100, description="Share that counters measured for this job alone, in whole percent."
     )
@@ -313,7 +329,7 @@ class EnergyStatus(StatusModel):
     missing_seconds: int = Field(
         0, ge=0, description="Pod-seconds with a GPU of which nothing is known; they are in no sum."
     )
-    error_joules: int = Field(0, ge=0, description="Error bound of usedJoules at 95 % confidence.")
+    error_joules: Joules = Field(Joules(0), ge=0, description="Error bound of usedJoules at 95 % confidence.")
     lost_pods: int = Field(
         0,
         ge=0,
@@ -346,9 +362,9 @@ class EmissionsShare(StatusModel):
     """Energy that was priced with the values of one source."""
 
     source: str = Field(max_length=64, description="Name of the source.")
-    joules: int = Field(0, ge=0, description="Energy of the devices; PUE is not in it.")
+    joules: Joules = Field(Joules(0), ge=0, description="Energy of the devices; PUE is not in it.")
     percent: int = Field(0, ge=0, le=100, description="Its share of the energy, in whole percent.")
-    micrograms: int = Field(0, ge=0, description="Emissions, PUE included.")
+    micrograms: Micrograms = Field(Micrograms(0), ge=0, description="Emissions, PUE included.")
     as_of: Time | None = Field(
         None,
         max_length=32,
@@ -361,12 +377,16 @@ class FixedEmissions(StatusModel):
     """Sums that no longer change, whatever a source publishes later."""
 
     shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
-    without_joules: int = Field(0, ge=0, description="Energy for which there was no intensity.")
-    embodied_micrograms: int = Field(
-        0, ge=0, description="Embodied share of pods that are settled and not listed any more."
+    without_joules: Joules = Field(Joules(0), ge=0, description="Energy for which there was no intensity.")
+    embodied_micrograms: Micrograms = Field(
+        Micrograms(0), ge=0, description="Embodied share of pods that are settled and not listed any more."
     )
-    embodied_low_micrograms: int = Field(0, ge=0, description="The same by the lowest known figures.")
-    embodied_high_micrograms: int = Field(0, ge=0, description="The same by the highest known figures.")
+    embodied_low_micrograms: Micrograms = Field(
+        Micrograms(0), ge=0, description="The same by the lowest known figures."
+    )
+    embodied_high_micrograms: Micrograms = Field(
+        Micrograms(0), ge=0, description="The same by the highest known figures."
+    )
     embodied_unknown_seconds: int = Field(
         0, ge=0, description="Their time on GPUs of which no figure is known."
     )
@@ -385,19 +405,23 @@ class EmissionsStatus(StatusModel):
         return or_nothing(value, parse_pue)
 
     total: str = Field("", max_length=32, description="Operational and embodied emissions, with the unit.")
-    total_micrograms: int = Field(0, ge=0, description="The same, in micrograms of CO2 equivalent.")
-    operational_micrograms: int = Field(
-        0, ge=0, description="Energy × PUE × intensity at that time; energy without intensity is not in it."
+    total_micrograms: Micrograms = Field(
+        Micrograms(0), ge=0, description="The same, in micrograms of CO2 equivalent."
     )
-    embodied_micrograms: int | None = Field(
+    operational_micrograms: Micrograms = Field(
+        Micrograms(0),
+        ge=0,
+        description="Energy × PUE × intensity at that time; energy without intensity is not in it.",
+    )
+    embodied_micrograms: Micrograms | None = Field(
         None,
         ge=0,
         description="Share of making its GPUs, by time; none where it does not count or nothing is known.",
     )
-    embodied_low_micrograms: int | None = Field(
+    embodied_low_micrograms: Micrograms | None = Field(
         None, ge=0, description="The same by the lowest known figures."
     )
-    embodied_high_micrograms: int | None = Field(
+    embodied_high_micrograms: Micrograms | None = Field(
         None, ge=0, description="The same by the highest known figures."
     )
     embodied_unknown_seconds: int = Field(
@@ -412,16 +436,16 @@ class EmissionsStatus(StatusModel):
         "", max_length=8, description="Power usage effectiveness; nothing where no overhead counts."
     )
     shares: tuple[EmissionsShare, ...] = Field((), max_length=64, description="By source.")
-    without_joules: int = Field(0, ge=0, description="Energy for which there is no intensity.")
+    without_joules: Joules = Field(Joules(0), ge=0, description="Energy for which there is no intensity.")
     without_percent: int = Field(0, ge=0, le=100, description="Its share of the energy, in whole percent.")
     without_reason: str = Field("", max_length=1024, description="Why there is none, in one sentence.")
     intensity: str = Field("", max_length=32, description="Intensity now, with its unit.")
-    intensity_milligrams_per_kilowatt_hour: int | None = Field(
+    intensity_milligrams_per_kilowatt_hour: Intensity | None = Field(
         None, ge=0, description="The highest of its nodes' intensities now; none where there is none."
     )
     source: str = Field("", max_length=64, description="Where that comes from.")
-    highest_milligrams_per_kilowatt_hour: int = Field(
-        0, ge=0, description="The highest intensity seen since the job began."
+    highest_milligrams_per_kilowatt_hour: Intensity = Field(
+        Intensity(0), ge=0, description="The highest intensity seen since the job began."
     )
     micrograms_per_run: int | None = Field(
         None,
@@ -450,11 +474,13 @@ class PowerStatus(StatusModel):
             return value
         return ""
 
-    asked_milliwatts: int | None = Field(
+    asked_milliwatts: Milliwatts | None = Field(
         None, ge=0, description="What that asks of a GPU; the most, where GPUs differ."
     )
-    set_milliwatts: int | None = Field(None, ge=0, description="Limit that is set; the highest of its GPUs.")
-    enforced_milliwatts: int | None = Field(
+    set_milliwatts: Milliwatts | None = Field(
+        None, ge=0, description="Limit that is set; the highest of its GPUs."
+    )
+    enforced_milliwatts: Milliwatts | None = Field(
         None, ge=0, description="Limit in force, as read back; the highest of its GPUs."
     )
     gpus: int = Field(0, ge=0, description="GPUs its running pods ask for.")
@@ -475,8 +501,8 @@ class CapMeasureStatus(StatusModel):
 
     percent: int = Field(ge=1, le=100, description="The cap, of the GPUs' default limit; 100: none.")
     steps: int = Field(0, ge=0, description="Steps that were measured.")
-    joules: int = Field(0, ge=0, description="Energy they used.")
-    milliseconds: int = Field(0, ge=0, description="Time they took.")
+    joules: Joules = Field(Joules(0), ge=0, description="Energy they used.")
+    milliseconds: Milliseconds = Field(Milliseconds(0), ge=0, description="Time they took.")
     windows: int = Field(0, ge=0, description="Windows they were measured in.")
     spread: int = Field(
         0, ge=0, description="How much the windows differ; a sum of squares, see docs/tasks/budgets.md."
@@ -490,7 +516,7 @@ class SampleStatus(StatusModel):
 
     attempt: int = Field(ge=0, description="Attempt it was seen in.")
     step: int = Field(ge=0, description="Steps done.")
-    joules: int = Field(ge=0, description="Energy used.")
+    joules: Joules = Field(ge=0, description="Energy used.")
     moment: int = Field(ge=0, description="Unix time in milliseconds.")
     percent: int = Field(ge=1, le=100, description="The cap that was asked for; 100: none.")
     complete: bool = Field(True, description="Whether it was in force on all of its GPUs.")
@@ -504,10 +530,12 @@ class ProjectionStatus(StatusModel):
     energy: str = Field(
         "", max_length=32, description="Energy at the end, with its unit; empty where it is not known."
     )
-    energy_joules: int | None = Field(None, ge=0, description="The same in joules, with what is used.")
-    uncertainty_joules: int | None = Field(None, ge=0, description="Error bound of that at 95 % confidence.")
+    energy_joules: Joules | None = Field(None, ge=0, description="The same in joules, with what is used.")
+    uncertainty_joules: Joules | None = Field(
+        None, ge=0, description="Error bound of that at 95 % confidence."
+    )
     emissions: str = Field("", max_length=32, description="Emissions at the end, with the unit.")
-    emissions_micrograms: int | None = Field(
+    emissions_micrograms: Micrograms | None = Field(
         None, ge=0, description="The same at the present intensity, with what was emitted."
     )
     completion_time: Time | None = Field(

@@ -19,6 +19,7 @@ from greentrain.api.status import DisplayStatus, GreenTrainingJobStatus, Progres
 from greentrain.api.stored import dump_job_status
 from greentrain.core.seen.snapshot import Snapshot, parse_status
 from greentrain.core.status.essence import reduce_to_least
+from greentrain.quantities import Joules
 from tests.unit.core.test_throttle import OnCleanGrid, Throttled
 
 CRD = Path(__file__).parents[3] / "crds" / "greentrain.dev_greentrainingjobs.yaml"
@@ -129,12 +130,12 @@ def test_steps_without_end_do_not_make_a_number_that_the_server_refuses() -> Non
     [
         (ProjectionStatus(energy_joules=5), ProjectionStatus(energy_joules=5)),
         (
-            ProjectionStatus.model_construct(energy_joules=2**63, percent=200),
-            ProjectionStatus.model_construct(energy_joules=MOST_INTEGER, percent=100),
+            ProjectionStatus.model_construct(energy_joules=Joules(2**63), percent=200),
+            ProjectionStatus.model_construct(energy_joules=Joules(MOST_INTEGER), percent=100),
         ),
         (
-            ProjectionStatus.model_construct(energy_joules=-1),
-            ProjectionStatus.model_construct(energy_joules=0),
+            ProjectionStatus.model_construct(energy_joules=Joules(-1)),
+            ProjectionStatus.model_construct(energy_joules=Joules(0)),
         ),
         (
             DisplayStatus.model_construct(budget="1" * 17),

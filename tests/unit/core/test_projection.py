@@ -24,7 +24,7 @@ from greentrain.core.power.measures import (
     student,
 )
 from greentrain.core.power.projection import RUNG_PERCENT, Choice, build_ladder, choose_cap, project
-from greentrain.quantities import Joules, Milliseconds
+from greentrain.quantities import Joules, Milliseconds, Milliwatts
 
 LADDER = (100, 90, 80, 70, 60, 50, 40)
 
@@ -364,7 +364,7 @@ def test_a_ladder_goes_down_from_the_ceiling_and_not_below_the_lowest(ceiling: i
     ],
 )
 def test_a_cards_lowest_limit_as_a_percent_is_not_below_it(least: int, default: int, percent: int) -> None:
-    assert lowest_percent(least, default) == percent
+    assert lowest_percent(Milliwatts(least), Milliwatts(default)) == percent
 
 
 FAST = (1000, 1000, 1010, 1050, 1120, 1250, 1600)

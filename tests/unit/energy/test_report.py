@@ -13,7 +13,7 @@ from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS, MAX_DRAW_MILL
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.pods import PodAccount
 from greentrain.energy.report import report_pod
-from greentrain.quantities import Millijoules, Milliseconds
+from greentrain.quantities import Millijoules, Milliseconds, add
 
 START = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -69,7 +69,7 @@ def test_each_part_is_within_its_whole_and_they_add_up(used: list[tuple[int, int
     assert sum(parts) == told.cpu_joules + told.dram_joules
     exact, told_so_far = pod.earlier_host, parts[0]
     for start, part in zip(sorted_quarters(pod), parts[1:], strict=False):
-        exact, told_so_far = Millijoules(exact + pod.host_buckets.get(start, 0)), told_so_far + part
+        exact, told_so_far = Millijoules(exact + pod.host_buckets.get(start, 0)), add(told_so_far, part)
         assert abs(told_so_far * 1000 - exact) < 2000, "and no part is dated to another quarter"
 
 

@@ -44,6 +44,7 @@ from greentrain.quantities import (
     format_unix_time,
     from_grams,
     parse_time,
+    subtract,
     to_milliseconds,
 )
 
@@ -328,7 +329,7 @@ def _price_odd(odd: int, entry: PodEnergy, scope: Scope, pue: Thousandths, at: L
         return Priced()
     earlier = entry.buckets.earlier_joules
     if scope == "GPU":
-        earlier -= entry.buckets.earlier_host_joules
+        earlier = subtract(earlier, entry.buckets.earlier_host_joules)
     old = min(odd, max(0, earlier)) if earlier else 0
     without = Priced(
         without_joules=Joules(old),
