@@ -1,4 +1,7 @@
-"""What is requested from nodes for a job's pods: their caps and allowances, in `NodePower.spec`."""
+"""What is requested from nodes for a job's pods: their caps and allowances, in `NodePower.spec`.
+
+All of it comes from jobs' *stored* statuses. So a refused spec changes nothing, and an operator that restarts knows it.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from greentrain.quantities import Joules, PowerCap, parse_power_cap
 NO_CAP = PowerCap()
 
 UNLIMITED_JOULES = Joules(1 << 53)
-"""The allowance of a pod that was created under a budget which its job has no more. Without an allowance its agent would allow
-it nothing while the operator is silent. It is more than any pod can use, and exact in JSON."""
+"""The allowance of a pod that was created under a budget which its job no longer has. Without an allowance its agent would
+allow it nothing while the operator is silent. More than a country uses in a day, and exact in JSON."""
 
 
 @dataclass(frozen=True, slots=True)

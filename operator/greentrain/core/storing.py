@@ -15,7 +15,7 @@ from greentrain.core.seen.snapshot import Job, Snapshot
 from greentrain.core.status.essence import find_write_delay, reduce_to_least
 
 LEAST_SECONDS = 60.0
-"""How long, in seconds, only the least of a status is stored after the whole was refused, before the whole is tried again."""
+"""How many seconds after a refusal only the smallest part of a status is stored, before the whole is tried again."""
 
 FIRST_STORE_DELAY_SECONDS = 1.0
 LONGEST_STORE_DELAY_SECONDS = 30.0
@@ -92,7 +92,7 @@ class Storing:
     refusals: int = 0
     """How many refusals in a row."""
     refused_of: tuple[str, int] | None = None
-    """UID and generation of the job that was refused."""
+    """UID and generation of the job that this state is about."""
     unstored: Unstored | None = None
 
     def take_up(self, job: Job) -> None:

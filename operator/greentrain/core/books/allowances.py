@@ -178,9 +178,8 @@ def _valid_seconds(
 ) -> int:
     """For how many seconds allowances of a budget of emissions are valid without the operator.
 
-    `keep` gives the micrograms that are reserved for so many seconds. At most as long as the grid's intensity is read ahead,
-    and only as long as the embodied emissions of that time take at most a quarter of what is left. Never shorter than
-    before: agents may not have read a shorter time yet.
+    `keep` gives the micrograms that are reserved for so many seconds. The longest of `VALID_SECONDS` whose reserve is at most
+    a quarter of what is left, else the shortest. Never shorter than before: agents may not have read a shorter time yet.
     """
     left = _micrograms_left(emissions)
     found = max(s for s in VALID_SECONDS if s == VALID_SECONDS[0] or keep(s) * KEPT_PART <= left)

@@ -5,8 +5,8 @@ the same in any order and any number of times. Once the stored status has an end
 drop it (`NodePower.spec.settled`). Once the agent has, the entry becomes part of one sum. Its name is kept, so that an old
 report of it is not counted again. Each step reads the previous one as it is stored.
 
-What an entry adds is computed once. For a job on a thousand nodes, a pass joins only the entries that were reported since
-the last pass, and adds up whole numbers (`core.seen.nodes.Kept`).
+What an entry adds is computed once. For a job on a thousand nodes, a pass joins only the entries reported since the last
+one, and adds up whole numbers (`core.seen.nodes.Kept`).
 """
 
 from __future__ import annotations

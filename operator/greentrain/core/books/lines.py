@@ -38,7 +38,7 @@ class Line:
 
     type: BudgetType
     path: str
-    """The field of the spec it is set by."""
+    """The field of the spec that sets it."""
     text: str
     """The limit as written in the spec."""
     limit: int
@@ -72,7 +72,7 @@ class BudgetState:
     reserved: int = 0
     """What is reserved for a stop."""
     spent_limit: int | None = None
-    """The job goes on only with a limit above this one; None after a mere charge, which the missing readings will settle."""
+    """The job goes on only with a limit above this one. A mere charge does not set it: missing readings will settle that."""
 
     @property
     def type(self) -> BudgetType:
@@ -81,7 +81,7 @@ class BudgetState:
 
     @property
     def path(self) -> str:
-        """The field of the spec it is set by."""
+        """The field of the spec that sets it."""
         return self.line.path
 
     @property
@@ -233,8 +233,8 @@ def find_emissions_line(
 ) -> Line | None:
     """The budget of emissions, in micrograms; None where there is none, or nothing to count it with.
 
-    What is charged for missing readings (`charged_joules`), and energy without an intensity, count at the highest intensity
-    until a stop would have taken effect, or at the highest one seen before if that is higher.
+    What is charged for missing readings (`charged_joules`) counts at a high intensity, and so does energy without one. It is
+    the highest until a stop would have taken effect, or the highest seen before if that is higher.
     """
     spec, carbon, attempt = account.spec.emissions, account.intensities, account.attempt
     limit = spec.budget_micrograms

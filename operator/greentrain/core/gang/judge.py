@@ -25,15 +25,15 @@ SETTLE = timedelta(seconds=30)
 """How long the other ranks have to end after the first failure: three times the default peer timeout."""
 
 SETTLE_SILENT = timedelta(seconds=75)
-"""How long it is instead where a rank neither ends nor shows a reason. Kubernetes marks the pods of a node that is gone after
-up to 55 seconds (a grace period of 50, checked every 5), and the exits of the other ranks may come first."""
+"""How long they have instead where a rank neither ends nor shows a reason. Kubernetes marks the pods of a node that is gone
+after up to 55 seconds: a grace period of 50, checked every 5. The exits of the other ranks may come first."""
 
 LAST_RANKS = timedelta(seconds=2)
 """How long success waits for the other ranks' exits, which usually follow within a second: so one status has them all."""
 
 STOP_ROOM = timedelta(seconds=1)
-"""A program ended by itself only if it ended so long before a stop was requested. Kubernetes reports both times in whole
-seconds, one of them by the node's clock."""
+"""A program has ended by itself only if it ended more than this before a stop was requested. Kubernetes reports both times in
+whole seconds, one of them by the node's clock."""
 
 FINISH_GRACE = timedelta(seconds=5)
 """How long the other ranks may run on after the job's success, before they are deleted."""

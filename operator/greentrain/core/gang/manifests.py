@@ -226,9 +226,7 @@ def build_pod(
         },
         "spec": pod_spec,
     }
-    pod_spec["restartPolicy"] = (
-        "Never"  # the gang restarts as a whole, so the kubelet must not restart one pod
-    )
+    pod_spec["restartPolicy"] = "Never"  # the gang restarts as a whole, so the kubelet must not restart one
     pod_spec["hostname"] = names.hostname(job.name, rank.type.value, rank.index)
     pod_spec["subdomain"] = names.service_name(job.name)
     if spec.checkpoint is not None:

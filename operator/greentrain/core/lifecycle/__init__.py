@@ -1,1 +1,1 @@
-"""One pass over one job: what is begun, stopped, ended and removed."""
+"""One pass over one job: what is started, stopped, ended and deleted."""

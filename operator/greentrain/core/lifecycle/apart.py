@@ -71,7 +71,7 @@ def _find_due(this: Pass, attempt: AttemptStatus, rank: Rank) -> datetime | None
 
 
 def _replace(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus, pod: Pod) -> Decision:
-    """Count a pod outside the gang that failed, before it is deleted; or fail the job as its policy says."""
+    """Count a pod outside the gang that failed, before it is deleted; or fail the job by its policy."""
     writer = this.writer
     cause = cause_of(pod)
     limit = find_limit(cause.counts_against, spec.run_policy)

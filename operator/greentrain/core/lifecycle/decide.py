@@ -1,8 +1,8 @@
 """One pass over one job: from a snapshot to what must be created, deleted, recorded and reported.
 
-Level-triggered: every decision follows from the snapshot, and deciding twice changes nothing. What a deleted pod cannot
-show any more (that it had started, how it ended) is recorded in the attempt (`runningTime`, `finishedRanks`, `replaced`)
-before any decision depends on it. `docs/reference/lifecycle.md` describes a pass.
+Level-triggered: every decision follows from the snapshot, and deciding twice changes nothing. A deleted pod cannot show any
+more that it had started, or how it ended. So the attempt records this (`runningTime`, `finishedRanks`, `replaced`) before
+any decision depends on it. `docs/reference/lifecycle.md` describes a pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a job ends: with success or without, and what is removed afterwards."""
+"""How a job ends: with success or without, and what is deleted afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from greentrain.core.status.writer import Writer
 
 
 def end_broken(this: Pass, spec: GreenTrainingJobSpec, attempt: AttemptStatus, cause: Cause) -> Decision:
-    """The attempt is over: restart the gang whole, or fail the job."""
+    """The attempt is over: restart the gang as a whole, or fail the job."""
     limit = find_limit(cause.counts_against, spec.run_policy)
     count = this.writer.count_failure(cause)
     ended = end_attempt(

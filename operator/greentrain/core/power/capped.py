@@ -1,7 +1,6 @@
 """Whether a job's power cap is in force, judged from the reports of its nodes' agents.
 
-The cap is that of the job's *stored* status. So a refused spec does not change it, an operator that restarts knows it, and
-what is requested from agents follows from the status at any time.
+The cap comes from the caller: the one chosen in this pass, or that of the stored status where the spec was refused.
 """
 
 from __future__ import annotations

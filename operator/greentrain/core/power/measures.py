@@ -182,7 +182,7 @@ def observe(
 ) -> Track:
     """Add one sample; where reports come more often, the settle time and the windows may be shorter.
 
-    A window begins once a step was done at the cap in force and the settle time is over, so no measure contains a job's
+    A window begins once a step was done at the cap in force and the settle time is over. So no measure contains a job's
     start or a change of cap. It ends when steps and joules have grown for long enough. Anything that interrupts the
     samples (another attempt, a step that goes back, another cap, a long silence) ends the window without counting it.
     """

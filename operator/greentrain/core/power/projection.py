@@ -6,8 +6,8 @@ down one rung of a ladder at a time, and each rung is measured before the next o
 finish only after all allowed caps were measured.
 
 A measurement is a sum over windows between two samples of the same attempt at the same cap. How much the windows differ
-gives the error of the sum. A projection counts as outside the budget only if it is outside by more than its error. All
-amounts are whole numbers, so that a job's status can contain them.
+gives the error of the sum. A projection counts as inside or outside the budget only by more than its error. All amounts are
+whole numbers, so that a job's status can contain them.
 """
 
 from __future__ import annotations

@@ -321,9 +321,9 @@ def _stopped_by_node(status: Raw, created: datetime | None) -> tuple[bool, datet
 def _unreachable(status: Raw) -> bool:
     """Whether the node controller, not the kubelet, has set a pod to not ready.
 
-    When a node has not reported for its grace period (`--node-monitor-grace-period`, 50 s) the
-    controller sets the condition Ready of its pods to False and leaves ContainersReady as the kubelet wrote it. The
-    kubelet itself sets the two differently only for a readiness gate, with a reason of its own.
+    That happens when a node has not reported for its grace period (`--node-monitor-grace-period`, 50 s). The controller then
+    sets the condition Ready of its pods to False, and leaves ContainersReady as the kubelet wrote it. The kubelet itself sets
+    the two differently only for a readiness gate, with a reason of its own.
     """
     conditions = {c.get("type"): c for c in status.get("conditions") or ()}
     ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})

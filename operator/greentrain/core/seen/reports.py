@@ -22,7 +22,7 @@ SHOWN = 80
 """Characters of a value that are shown."""
 
 LISTS = ("conditions", "gpus", "pods")
-"""Lists of independent entries: an entry that is wrong is left out alone."""
+"""Lists of independent entries: only an entry that is wrong is left out."""
 
 ROUNDS = 4
 """How often wrong parts are left out before the whole report is ignored: leaving out cannot make more wrong."""

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from greentrain import quantities
 
 CLOCK_WRONG = timedelta(hours=1)
-"""By how much a node's clock may be wrong. A reading of a pod, or a time in its status, that is further ahead of the operator's
-clock, or further before the pod's creation, cannot be true."""
+"""By how much a node's clock may be wrong. This limits a pod's readings and the times in its status. A time that is further
+ahead of the operator's clock, or further before the pod's creation, cannot be true."""
 
 
 def parse_time(text: str | None) -> datetime | None:

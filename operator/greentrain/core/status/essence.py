@@ -89,7 +89,7 @@ def _projection_essence(projection: ProjectionStatus | None) -> ProjectionStatus
 
 
 def _without_binding(power: PowerStatus | None) -> PowerStatus | None:
-    """Whether a limit slows a GPU down changes with its load."""
+    """The power status without how many GPUs their limits slow down, which changes with the load."""
     return None if power is None else power.model_copy(update={"gpus_binding": 0})
 
 
