@@ -27,9 +27,7 @@ def drop_nulls(node: Any) -> Any:
     A null in a list stays; there it is a wrong value.
     """
     root = [node]
-    left: list[tuple[Any, Any]] = [
-        (root, 0)
-    ]  # a list, not recursion: the sender chooses the depth
+    left: list[tuple[Any, Any]] = [(root, 0)]  # a list, not recursion: the sender chooses the depth
     while left:
         parent, key = left.pop()
         value = parent[key]
