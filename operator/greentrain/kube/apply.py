@@ -58,7 +58,7 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
             return Outcome(changed, (obstacle,))
         changed = True
     # Each pod is built when its turn has come, and dropped when it is sent. If the server refuses one for its content, it would
-        # refuse each: a thousand answers of half a megabyte, again and again. So of many pods the first one goes ahead.
+    # refuse each: a thousand answers of half a megabyte, again and again. So of many pods the first one goes ahead.
     pods = iter(decision.pods)
     ahead = 1 if len(decision.pods) > AT_ONCE else None
     outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in itertools.islice(pods, ahead))

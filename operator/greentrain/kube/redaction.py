@@ -49,9 +49,9 @@ _OURS = frozenset(e.value for e in Env)
 def find_secrets(node: Any) -> frozenset[str]:
     """Values of environment variables and options anywhere below a spec, a template or a pod manifest.
 
-    Those are literal `env[].value`s, the value of `--option=value`, the argument after an option, and arguments that are scripts.
-    Left out are plain digits (steps, ports, sizes). So are paths and plain names, unless the variable's name suggests a
-    secret: to hide these in a program's last lines would only hide the fault.
+    Those are literal `env[].value`s, the value of `--option=value`, the argument after an option, and arguments that are
+    scripts. Left out are plain digits (steps, ports, sizes). So are paths and plain names, unless the variable's name suggests
+    a secret: to hide these in a program's last lines would only hide the fault.
     """
     return frozenset(
         value

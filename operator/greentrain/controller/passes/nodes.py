@@ -48,7 +48,7 @@ class NodePasses:
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
         self._terms: dict[Key, Terms] = {}
-        """By job, the node entries of its last stored status; where a job is missing here, all of its nodes get a pass."""
+        """By job, the terms of its last stored status; where a job is missing here, all of its nodes get a pass."""
 
     def add_all(self) -> None:
         """Run a pass over every node."""
@@ -61,7 +61,7 @@ class NodePasses:
         self._queue.add(node)
 
     def add_nodes_of(self, key: Key, status: GreenTrainingJobStatus) -> None:
-        """A job's status was stored: agents may drop entries that are final now, and the requests for its pods may have changed."""
+        """A job's status was stored: agents may drop entries that are final now, and requests for its pods may have changed."""
         job = self._cache.parsed_job(key)
         if job is None:
             return
