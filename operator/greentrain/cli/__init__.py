@@ -1,1 +1,1 @@
-"""The command line: what a person runs on their own machine, without a cluster and without the operator's packages."""
+"""The command line: what users run on their own machine, without a cluster and without the operator's packages."""

@@ -1,8 +1,8 @@
 """Turns a TFJob into the GreenTrainingJob that does what the TFJob did.
 
-Each step changes the manifest in place where the two differ and says what it changed, unless no user could notice.
-Where greentrain's default differs from TFJob's and nothing was written, TFJob's is written out. What cannot be carried
-over is left standing: the operator's own admission, asked at the end, refuses it by its path.
+Each step changes the manifest in place where the two differ and reports the change, unless no user could notice. Where
+greentrain's default differs from TFJob's and nothing was written, TFJob's is written out. What cannot be converted is left in
+place: the operator's own admission, which runs at the end, rejects it by its path.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ REMEDIES = {
     "spec.runPolicy.schedulingPolicy.minAvailable": "the ranks wait for each other before they train, not before they are scheduled",
     "spec.runPolicy.managedBy": "no other controller takes GreenTrainingJobs over",
 }
-"""What to do instead, added to admission's words for fields a TFJob may have."""
+"""What to do instead, added to admission's messages for fields a TFJob may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What became of one TFJob, whose tree was changed in place."""
+    """The result for one TFJob, whose tree was changed in place."""
 
     differences: tuple[Difference, ...]
     problems: tuple[Problem, ...]
-    """Why the operator would refuse the result; none when it can run."""
+    """Why the operator would reject the result; none when it can run."""
 
 
 def is_tfjob(tree: Any) -> bool:
@@ -101,7 +101,7 @@ def _drop_what_the_server_set(tree: CommentedMap) -> None:
 
 
 def _drop_nulls(node: object) -> None:
-    """To Kubernetes a field that is null is not set, wherever it stands. A null in a list stays: there it is a mistake."""
+    """To Kubernetes a null field is unset, at any place. A null in a list stays: there it is a mistake."""
     if isinstance(node, CommentedMap):
         for key in [k for k, v in node.items() if v is None]:
             remove_key(node, key)
@@ -136,7 +136,7 @@ def _move_run_policy(spec: CommentedMap, version: str) -> Iterator[Difference]:
 
 
 def _run_policy(spec: CommentedMap) -> CommentedMap | None:
-    """The run policy, made where there is none; None where something else stands in its place."""
+    """The run policy, created where there is none; None where another type is in its place."""
     if "runPolicy" not in spec:
         insert_first(spec, "runPolicy", CommentedMap())
     policy = spec["runPolicy"]
@@ -144,7 +144,7 @@ def _run_policy(spec: CommentedMap) -> CommentedMap | None:
 
 
 def _name_roles(spec: CommentedMap) -> Iterator[Difference]:
-    """Canonical spelling; TFJob takes any case. A role without replicas has no pods and goes."""
+    """Canonical spelling; TFJob takes any case. A role without replicas has no pods and is removed."""
     found = spec.get("tfReplicaSpecs")
     if not isinstance(found, CommentedMap):
         return
@@ -166,7 +166,7 @@ _OVERRIDDEN = {
 
 
 def _clear_pod(role: Role, spec: CommentedMap) -> Iterator[Difference]:
-    """What greentrain sets itself, and refuses to find."""
+    """What greentrain sets itself, and does not accept in a manifest."""
     pod = role.pod
     for key, why in _OVERRIDDEN.items():
         if isinstance(pod, CommentedMap) and key in pod:
@@ -214,7 +214,7 @@ def _set_port(role: Role) -> Iterator[Difference]:
 
 
 def _allow_root(role: Role) -> Iterator[Difference]:
-    """Write TFJob's default, root allowed, where neither the pod nor all its containers say who runs."""
+    """Write TFJob's default, root allowed, where neither the pod nor all its containers set a user."""
     pod = role.pod
     if not isinstance(pod, CommentedMap):
         return
@@ -293,7 +293,7 @@ def merge_roles(differences: list[Difference]) -> tuple[Difference, ...]:
 
 
 def find_problems(job: dict[str, Any]) -> tuple[Problem, ...]:
-    """Why greentrain's operator would refuse a job, in its own admission's words."""
+    """Why greentrain's operator would reject a job, as its own admission's messages."""
     meta = mapping(job.get("metadata"))
     # The server completes a generateName with five characters.
     name = str(meta.get("name") or (f"{meta['generateName']}xxxxx" if meta.get("generateName") else ""))
@@ -310,7 +310,7 @@ def find_problems(job: dict[str, Any]) -> tuple[Problem, ...]:
             spec=mapping(job.get("spec")),
             status=GreenTrainingJobStatus(),
         ),
-        privileged=True,  # for its namespace to say: reported as a difference
+        privileged=True,  # its namespace decides: reported as a difference
     )
     if not isinstance(verdict, Refused):
         return ()
@@ -324,7 +324,7 @@ _LISTS = ("command", "args", "env", "ports", "volumeMounts")
 
 
 def check_shapes(spec: dict[str, Any]) -> Iterator[Problem]:
-    """Lists of a template that are none, and names in them that are no text: a server would refuse the pods."""
+    """Lists of a template that are not lists, and names in them that are not strings: a server would refuse the pods."""
     for role in tfjob.roles(spec):
         found: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [(role.pod_path, role.pod, ("volumes",))]
         found += [(p, c, _LISTS) for p, c in role.containers("containers", "initContainers")]

@@ -1,7 +1,7 @@
-"""What a converted job does differently from the TFJob it was, one check for each deliberate difference.
+"""What a converted job does differently from its TFJob, one check for each deliberate difference.
 
-A check looks at the job as converted and yields only what this manifest meets; `docs/tasks/tfjob.md` has the whole list and
-the reasons. What the conversion itself changes is said where it is changed, in `convert`.
+A check reads the converted job and yields only what this manifest meets; `docs/tasks/tfjob.md` has the whole list and the
+reasons. Changes that the conversion itself makes are reported where they are made, in `convert`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Converted:
 
     @property
     def name(self) -> str:
-        """The job's name; empty where the server makes one."""
+        """The job's name; empty where the server generates one."""
         return str(mapping(self.job.get("metadata")).get("name") or "")
 
 
@@ -108,7 +108,7 @@ def check_limits(seen: Converted) -> Iterator[Difference]:
 
 
 def check_success(seen: Converted) -> Iterator[Difference]:
-    """Who decides that the job has succeeded."""
+    """What decides that the job has succeeded."""
     chief = next((r.name for r in seen.roles if r.name in ("Chief", "Master")), None)
     if seen.spec.get("successPolicy") == "AllWorkers" and chief is not None:
         yield Difference(
@@ -128,7 +128,7 @@ def check_success(seen: Converted) -> Iterator[Difference]:
 
 
 def check_cluster(seen: Converted) -> Iterator[Difference]:
-    """What TF_CONFIG says."""
+    """The content of TF_CONFIG."""
     if seen.spec.get("enableDynamicWorker") is True:
         yield Difference(
             "spec.enableDynamicWorker",
@@ -163,7 +163,7 @@ def check_network(seen: Converted) -> Iterator[Difference]:
 
 
 def check_security(seen: Converted) -> Iterator[Difference]:
-    """Pods run restricted, and without a token, unless the template says otherwise."""
+    """Pods run restricted, and without a token, unless the template sets otherwise."""
     for role in seen.roles:
         pod = role.pod
         if not (
@@ -189,7 +189,7 @@ def check_security(seen: Converted) -> Iterator[Difference]:
 
 
 def check_pod_security(seen: Converted) -> Iterator[Difference]:
-    """What pods may not ask for, unless the namespace's administrator lets them."""
+    """What pods may not request, unless the namespace's administrator allows it."""
     for role in seen.roles:
         for found in find_privileges(role.template, f"{role.path}.template"):
             yield Difference(found.path, f"{found.message}; TFJob made such pods everywhere")
@@ -249,4 +249,4 @@ CHECKS: tuple[Check, ...] = (
     check_template_metadata,
     check_references,
 )
-"""Independent of each other's order; each carries its own preconditions."""
+"""Independent of each other's order; each checks its own preconditions."""

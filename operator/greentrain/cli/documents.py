@@ -1,8 +1,8 @@
 """Reads and writes manifest files so that whatever is not converted stays as its author wrote it.
 
-Kubernetes' own YAML packages throw comments and quoting away. A file is cut into its documents at the `---` lines;
-a document that is not converted is handed on byte for byte, and a converted one keeps its comments, key order, quotes and
-indentation through ruamel.yaml's round trip. JSON is read as well, and written as JSON.
+Kubernetes' own YAML packages drop comments and quoting. A file is cut into its documents at the `---` lines. A document that is
+not converted is passed on byte for byte; a converted one keeps its comments, key order, quotes and indentation through
+ruamel.yaml's round trip. JSON is read as well, and written as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ruamel.yaml.scalarstring import FoldedScalarString, LiteralScalarString
 from ruamel.yaml.tokens import CommentToken
 
 Plain = Any
-"""What JSON can say: mappings with string keys, lists, strings, numbers, booleans and None."""
+"""The values of JSON: mappings with string keys, lists, strings, numbers, booleans and None."""
 
 MAX_NODES = 1_000_000
 """Most nodes one document may unfold to: aliases of aliases grow without bound ("a billion laughs")."""
@@ -38,17 +38,17 @@ _FIRST_ITEM = re.compile(
 
 
 class UnreadableError(Exception):
-    """A text that holds no manifests; the message is a sentence for the person who named it."""
+    """A text without manifests; the message is a sentence for the user who gave the file."""
 
 
 @dataclass(slots=True)
 class Document:
-    """One document of a file: its text as written, and what it says."""
+    """One document of a file: its text as written, and its content."""
 
     text: str
-    """With its `---` line, as it stood in the file."""
+    """With its `---` line, as in the file."""
     tree: Any
-    """Maps and lists of the round trip, to be changed in place; None where the document says nothing."""
+    """Maps and lists of the round trip, to be changed in place; None where the document is empty."""
     changed: bool = False
     """Whether the tree is written instead of the text."""
 
@@ -99,7 +99,7 @@ def _read(part: str, *, line: int) -> Any:
         try:
             return _to_tree(json.loads(body))
         except (ValueError, RecursionError):
-            pass  # YAML's own flow style begins like that too
+            pass  # YAML's own flow style begins in the same way
     try:
         tree = _build_yaml(part).load(body)
     except MarkedYAMLError as error:
@@ -151,7 +151,7 @@ def _unfold(node: Any, above: tuple[int, ...]) -> Iterator[None]:
 
 
 def to_plain(node: Any) -> Plain:
-    """What a document says, without comments, anchors and styles."""
+    """A document's content, without comments, anchors and styles."""
     if isinstance(node, dict):
         return {str(k): to_plain(v) for k, v in node.items()}
     if isinstance(node, list):
@@ -235,7 +235,7 @@ def _expand(node: Any, known: dict[int, Any]) -> Any:
     if isinstance(node, CommentedMap) and node.merge:
         own = dict(node.non_merged_items())
         merged = {k: v for k, v in node.items() if k not in own}
-        # Copies: a value that stands in two places would be written with an anchor that its author did not give it.
+        # Copies: a value in two places would be written with an anchor that its author did not give it.
         known[id(node)] = out = CommentedMap((k, _expand(copy.deepcopy(v), known)) for k, v in merged.items())
         for key, value in own.items():
             out[key] = _expand(value, known)
@@ -329,7 +329,7 @@ def _comments_after(tree: Any, key: str | int) -> CommentToken | None:
     text = token.value if isinstance(token, CommentToken) else ""
     if not isinstance(value, LiteralScalarString | FoldedScalarString):
         text = text.partition("\n")[2]  # behind a block scalar every line is one of its own
-    # Behind a flow style's line without a comment they stand at the end of the list around it.
+    # Behind a flow style's line without a comment they are at the end of the list around it.
     inner = tree[key]
     while isinstance(inner, CommentedMap | CommentedSeq) and inner:
         text += "".join(f"{' ' * c.start_mark.column}{c.value}" for c in inner.ca.end)
@@ -354,5 +354,5 @@ def _append_comment(tree: Any, key: str | int, kept: CommentToken) -> None:
 
 
 def path_name(path: str) -> str:
-    """A file's name as messages give it."""
+    """A file's name in messages."""
     return "standard input" if path == "-" else str(PurePath(path))

@@ -1,4 +1,4 @@
-"""Converts whole files: every TFJob in them, the other documents beside it, and what is reported of both."""
+"""Converts whole files: every TFJob in them, the other documents beside it, and the messages on both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from greentrain.cli.references import Difference, find_host_names, find_labels
 from greentrain.cli.tfjob import mapping
 
 Line = tuple[str, ...]
-"""Parts of one sentence for a person: the file, the document, the path, what there is to say."""
+"""Parts of one sentence for the user: the file, the document, the path, the message."""
 
 LISTS = ("List", "TFJobList")
 """What `kubectl get -o yaml` prints for several objects."""
@@ -23,7 +23,7 @@ LISTS = ("List", "TFJobList")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, by the name messages give it."""
+    """One file, by its name in messages."""
 
     name: str
     documents: list[Document]
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(slots=True)
 class Outcome:
-    """What to print, what to say, and whether the operator would refuse any of it."""
+    """What to print, the messages, and whether the operator would reject any of it."""
 
     text: str = ""
     lines: list[Line] = field(default_factory=list)
@@ -107,7 +107,7 @@ def _convert_document(
 
 
 def _look_beside(tree: dict[str, Any], jobs: Sequence[str]) -> Iterator[Difference]:
-    """What another object says about these jobs' ranks."""
+    """What another object has about these jobs' ranks."""
     if tree.get("kind") == "Service" and (name := mapping(tree.get("metadata")).get("name")) in jobs:
         yield Difference(
             "metadata.name",

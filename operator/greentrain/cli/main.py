@@ -1,7 +1,7 @@
 """The `greentrain` command: its arguments, files and exit codes.
 
-Standard output carries manifests and nothing else, so that it can be piped into `kubectl apply -f -`; whatever is said
-to a person goes to standard error, one sentence a line.
+Standard output contains manifests and nothing else, so that it can be piped into `kubectl apply -f -`. Messages go to
+standard error, one sentence a line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TextIO
 
 CONVERTED = 0
 CANNOT_RUN = 1
-"""Something was converted that the operator would refuse; argparse's own code for wrong usage is 2."""
+"""Something was converted that the operator would reject; argparse's own code for wrong usage is 2."""
 UNREADABLE = 2
 
 _ABOUT = """\
@@ -46,7 +46,7 @@ examples:
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Where the command reads and writes; tests give their own."""
+    """Where the command reads and writes; tests pass their own."""
 
     stdin: Callable[[], bytes]
     stdout: TextIO
@@ -108,7 +108,7 @@ def convert_files(files: Sequence[str], output: str | None, streams: Streams) ->
     """Convert files one after another; all are read before anything is written.
 
     Raises:
-        CommandError: a file cannot be read, is no YAML, or the output cannot be written.
+        CommandError: a file cannot be read, is not YAML, or the output cannot be written.
     """
     try:
         from greentrain.cli.documents import UnreadableError, path_name, read_documents
@@ -131,10 +131,10 @@ def convert_files(files: Sequence[str], output: str | None, streams: Streams) ->
 
 
 def replay_file(file: str, streams: Streams) -> int:
-    """Print what a pass decides by a stored snapshot.
+    """Print the decision of a pass by a stored snapshot.
 
     Raises:
-        CommandError: the file cannot be read, or is no snapshot of this version.
+        CommandError: the file cannot be read, or is not a snapshot of this version.
     """
     from greentrain.cli.replay import replay
 
@@ -176,7 +176,7 @@ def run() -> None:
     try:
         code = main(sys.argv[1:], streams)
     except BrokenPipeError:
-        # The reader of the output has gone, as `head` does; the interpreter would complain once more at its exit.
+        # The reader of the output has exited, as `head` does; the interpreter would report it again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + 13
     sys.exit(code)

@@ -1,8 +1,8 @@
-"""Finds what text says about a TFJob's ranks: their literal host names, and the labels of their pods.
+"""Finds text that refers to a TFJob's ranks: their literal host names, and the labels of their pods.
 
-TFJob makes a Service for every replica, so `digits-worker-0.team.svc` is a name there. greentrain's ranks share one
-headless Service, named like the job, and are called `digits-worker-0.digits.team.svc`. A script, a configuration file
-or a selector that holds the old words goes on meaning the old thing, without an error of its own.
+TFJob makes a Service for every replica, so `digits-worker-0.team.svc` is a name there. greentrain's ranks share one headless
+Service, named like the job, and are called `digits-worker-0.digits.team.svc`. A script, a configuration file or a selector
+with the old names keeps the old meaning, without an error of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from greentrain.cli.tfjob import GROUP, POD_LABELS, ROLES, SHARED_POD_LABELS
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One place where the same words mean something else: what differs, and what to do."""
+    """One place where the same text has another meaning: what differs, and what to do."""
 
     path: str
     message: str
@@ -33,7 +33,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
 def join(path: str, key: str) -> str:
-    """The path of a map's entry, quoted where the key is no plain word."""
+    """The path of a map's entry, quoted where the key has other characters than a plain name."""
     if _PLAIN_KEY.fullmatch(key):
         return f"{path}.{key}" if path else key
     return f"{path}['{key}']"
@@ -80,7 +80,7 @@ def new_host_name(host: str, domain: str, job: str) -> str | None:
     """The rank's name under the job's own Service; None for one that has it already, or is a file's."""
     parts = domain.split(".")[1:]
     service = names.service_name(job)
-    # A namespace may be called like the job: then `svc` follows it at once.
+    # A namespace may have the job's name: then `svc` follows it at once.
     if parts[:1] == [service] and parts[1:2] != ["svc"]:
         return None
     if len(parts) == 1 and parts[0] in _FILE_ENDINGS:
@@ -121,7 +121,7 @@ def _values_of(expression: dict[str, Any]) -> list[Any]:
 
 
 def _means_tfjob(key: str, values: Sequence[Any], jobs: Sequence[str]) -> bool:
-    """Whether a label others use as well is meant as TFJob's, by its value."""
+    """Whether a label that other programs use as well is meant as TFJob's, by its value."""
     if key == "job-name":
         return any(v in jobs for v in values)
     if key == "group-name":

@@ -9,10 +9,10 @@ from greentrain.core.seen.stored import load_snapshot
 
 
 def replay(content: bytes) -> str:
-    """What a pass does by this snapshot, as JSON: what it creates and deletes, when it looks again, and the status.
+    """A pass's decision by this snapshot, as JSON: what it creates and deletes, when the next pass is due, and the status.
 
     Raises:
-        ValueError: it is no snapshot of this version.
+        ValueError: it is not a snapshot of this version.
     """
     stored = load_snapshot(content)
     job = stored.seen.job

@@ -1,8 +1,8 @@
-"""What kubeflow.org's TFJob is: its names, its defaults, and how to walk one, whatever is wrong with it.
+"""kubeflow.org's TFJob: its names, its defaults, and how to traverse one, whatever its errors.
 
 Facts are the training operator's (kubeflow/training-operator, now kubeflow/trainer, branch release-1.9):
 pkg/apis/kubeflow.org/v1/{common_types,tensorflow_types,tensorflow_defaults,tensorflow_validation}.go and
-pkg/controller.v1/{common,tensorflow}; where tf-operator, its predecessor, differed, it is said.
+pkg/controller.v1/{common,tensorflow}; differences of tf-operator, its predecessor, are noted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUN_POLICY_FIELDS = (
 """Fields of `spec.runPolicy`; tf-operator had them directly under `spec`."""
 
 OWN_MANAGERS = (f"{GROUP}/training-operator",)
-"""`runPolicy.managedBy` where it asks for nothing else than TFJob's own controller."""
+"""`runPolicy.managedBy` where it requests only TFJob's own controller."""
 
 POD_LABELS = {
     "training.kubeflow.org/job-name": names.LABEL_JOB,
@@ -49,7 +49,7 @@ POD_LABELS = {
     "tf-replica-type": names.LABEL_REPLICA_TYPE,
     "tf-replica-index": names.LABEL_REPLICA_INDEX,
 }
-"""Labels TFJob's controllers put on pods and nothing else does, with greentrain's instead."""
+"""Labels that only TFJob's controllers put on pods, with greentrain's instead."""
 
 SHARED_POD_LABELS = {
     "job-name": names.LABEL_JOB,
@@ -58,7 +58,7 @@ SHARED_POD_LABELS = {
     "job-role": names.LABEL_REPLICA_TYPE,
     "group-name": names.LABEL_MANAGED_BY,
 }
-"""Labels of tf-operator 1.x that others use as well (batch/v1 Job sets job-name): a selector's value decides."""
+"""Labels of tf-operator 1.x that other programs use as well (batch/v1 Job sets job-name): a selector's value decides."""
 
 SERVER_METADATA = (
     "uid",
@@ -79,7 +79,7 @@ def canonical_role(key: object) -> str | None:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """The value if it is a mapping, else an empty one: what is wrong with it admission will say."""
+    """The value if it is a mapping, else an empty one: admission reports what is wrong with it."""
     return value if isinstance(value, dict) else {}
 
 
@@ -113,7 +113,7 @@ class Role:
 
     @property
     def restarts(self) -> bool:
-        """Whether a program's failure is tried again."""
+        """Whether a program's failure is retried."""
         return self.restart_policy in ("OnFailure", "Always", "ExitCode")
 
     @property

@@ -21,8 +21,8 @@ OLD_SERVER_EXIT = 3
 COLLECT_AFTER = (10_000, 10, 10)
 """Thresholds of Python's cyclic collector, whose first is 700 by default (gc.set_threshold).
 
-The caches hold hundreds of small dicts per job. With the defaults the collector walks them again and again: a third
-of the CPU time while 300 jobs were made, in pauses of up to 0.25 s (measured). Reference counts free nearly everything.
+The caches contain hundreds of small dicts per job. With the defaults the collector traverses them again and again: a third
+of the CPU time while 300 jobs were created, in pauses of up to 0.25 s (measured). Reference counts free nearly everything.
 """
 
 
@@ -40,11 +40,11 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Parse the command line and run; the exit code."""
+    """Parse the command line and run; returns the exit code."""
     settings = parse_settings(sys.argv[1:])
     configure_logs(settings.log_level, settings.log_format)
     gc.collect()
-    gc.freeze()  # what was imported stays: it need not be walked
+    gc.freeze()  # what was imported stays: it need not be traversed
     gc.set_threshold(*COLLECT_AFTER)
     try:
         asyncio.run(run(settings))

@@ -1,8 +1,8 @@
 """The operator's one clock: it counts on from the time of its start, whatever happens to the machine's clock.
 
-Deadlines, back-offs and settle windows compare times that the operator itself wrote. A wall clock that is stepped
-back by an hour would hold every restart for an hour, one stepped forward would end deadlines too early. So the wall
-clock is read once, and from then on elapsed time is added, which no step touches.
+Deadlines, back-offs and settle windows compare times that the operator itself wrote. A wall clock that is stepped back by an
+hour would delay every restart by an hour; one stepped forward would end deadlines too early. So the wall clock is read once,
+and from then on elapsed time is added, which no step changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_clock() -> datetime:
 
 
 def read_elapsed() -> float:
-    """Seconds since boot, time in which the machine was suspended included: CLOCK_BOOTTIME (clock_gettime(2))."""
+    """Seconds since boot, suspended time included: CLOCK_BOOTTIME (clock_gettime(2))."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -1,4 +1,4 @@
-"""What emissions are counted with: the sources of the operator's settings, read again as their files change."""
+"""The sources of carbon intensity of the operator's settings, read again when their files change."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from greentrain.grid.source import Source
 logger = logging.getLogger("greentrain.controller")
 
 REFRESH_SECONDS = 30.0
-"""How often files are looked at; the kubelet takes about a minute to bring a changed ConfigMap."""
+"""How often files are read; the kubelet takes about a minute to bring a changed ConfigMap."""
 
 WANTED_SECONDS = 3600.0
-"""How long sources are asked for a zone after a pass asked for it last: a job's passes are minutes apart at most."""
+"""How long a zone is requested of sources after a pass requested it last: a job's passes are minutes apart at most."""
 
 
 class Emissions:
@@ -35,18 +35,18 @@ class Emissions:
         sources: Iterable[Source] | None = None,
         elapsed: Callable[[], float] = read_elapsed,
     ) -> None:
-        """As the settings say, or with these sources; `counted` is given how many problems they have."""
+        """By the settings, or with these sources; `counted` is given how many problems they have."""
         self._settings = settings
         self._sources = Sources(settings, sources)
         self._elapsed = elapsed
         self._asked: dict[str, float] = {}
-        """When a pass asked for a zone last."""
+        """When a pass last requested a zone."""
         self._figures = EmbodiedTable(settings.embodied.models)
         self._counted = counted
         self._problems: tuple[str, ...] = ()
         self.source: CarbonSource | None = None
-        """What is known now; None before the first `refresh`. It is exchanged whole, so that a pass may keep the one it began
-        with."""
+        """What is known now; None before the first `refresh`. It is replaced as a whole, so that a pass may keep the one it
+        began with."""
 
     async def refresh(self) -> None:
         """Read what has changed; each problem is logged when it is new."""
@@ -73,7 +73,7 @@ class Emissions:
         self._counted(len(problems))
 
     def _noting(self, grid: Grid) -> Callable[[str, Basis, float], Intensity | Absent]:
-        """What the grid answers; which zones it is asked for is noted."""
+        """The grid's answers; notes which zones are requested."""
 
         def at(zone: str, basis: Basis, moment: float) -> Intensity | Absent:
             self._asked[zone] = self._elapsed()

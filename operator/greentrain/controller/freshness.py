@@ -1,9 +1,9 @@
-"""Finds out whether the watches bring what the server has.
+"""Finds out whether the watches deliver what the server has.
 
-A watch can go silent without ending: a proxy that forgot the connection, a half-dead server, a fault in the watching
-library (kopf#1276 is about one). Passes still converge, because every list mends the cache, but late. The evidence is
-a change that a list shows and the watch does not bring. A change that is merely under way comes within seconds, so
-the verdict waits; and none is given while the server cannot be read, because then nothing can be expected of a watch.
+A watch can go silent without ending: a proxy that lost the connection, a half-dead server, a fault in the watching library
+(kopf#1276 is about one). Passes still converge, because every list corrects the cache, but late. The evidence is a change
+that a list shows and the watch does not deliver. A change in transit arrives within seconds, so the verdict waits. None is
+given while the server cannot be read, because then no event can be expected of a watch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 REOPENINGS = 3
-"""Stale verdicts in a row, each answered by opening the watches again, before a restart of the process is asked for."""
+"""Stale verdicts in a row, each answered by opening the watches again, before a restart of the process is requested."""
 
 
 class Stream(NamedTuple):
@@ -29,16 +29,16 @@ class Stream(NamedTuple):
 @dataclass(slots=True)
 class _Evidence:
     awaited: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """By UID of an object: the resourceVersion of a change the watch owes, and since when it is known."""
+    """By UID of an object: the resourceVersion of a change that the watch owes, and since when that is known."""
     verdicts: int = 0
     judged: float = float("-inf")
-    """When the last verdict fell."""
+    """When the last verdict was given."""
     since: float | None = None
     """When the first change of the present row of verdicts was found."""
 
 
 class Freshness:
-    """What each watch owes; times are seconds of any clock that does not go back."""
+    """What each watch owes; times are seconds of any monotonic clock."""
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
@@ -47,7 +47,7 @@ class Freshness:
         """Whether the server could be read last time. While it cannot, no verdict counts."""
 
     def missed(self, stream: Stream, uid: str, version: int, *, now: float) -> None:
-        """A list showed a change that the watch has not brought."""
+        """A list showed a change that the watch has not delivered."""
         known = self._streams.setdefault(stream, _Evidence())
         known.awaited.setdefault(uid, (version, now))
         if known.since is None:
@@ -56,8 +56,8 @@ class Freshness:
     def brought(self, stream: Stream, uid: str, version: int, *, listed: bool = False) -> None:
         """An event came: by the watch, or by the list (`listed`) with which a watch begins.
 
-        Versions only grow in a stream, so whatever is older than this one will not come any more: it was lost in a
-        gap between two watches, not to a stale one.
+        Versions only grow in a stream, so an older change will not come any more: it was lost in a gap between two watches,
+        not to a stale one.
         """
         known = self._streams.get(stream)
         if known is None:
@@ -74,7 +74,7 @@ class Freshness:
         self._owe_nothing()
 
     def readable(self, *, now: float) -> None:
-        """The server was read. A verdict that nothing has confirmed for ten graces is forgotten."""
+        """The server was read. A verdict that is not confirmed within ten graces is dropped."""
         self.is_readable = True
         for stream, known in list(self._streams.items()):
             if not known.awaited and now - known.judged > 10 * self._grace:
@@ -88,11 +88,11 @@ class Freshness:
 
     @property
     def suspicious(self) -> bool:
-        """Whether a watch owes something, or has before it was opened again."""
+        """Whether a watch owes a change, or did before it was opened again."""
         return bool(self._streams)
 
     def overdue(self, *, now: float) -> tuple[Stream, ...]:
-        """Watches that owe a change for longer than the grace; ask right after the server was read."""
+        """Watches that owe a change for longer than the grace; call right after the server was read."""
         return tuple(
             stream
             for stream, known in self._streams.items()
@@ -100,7 +100,7 @@ class Freshness:
         )
 
     def reopened(self, stale: tuple[Stream, ...] = (), *, now: float) -> None:
-        """All watches were opened again, because these were stale: what was owed is not any more."""
+        """All watches were opened again, because these were stale: they owe nothing now."""
         for stream in stale:
             self._streams[stream].verdicts += 1
             self._streams[stream].judged = now
@@ -108,11 +108,11 @@ class Freshness:
 
     @property
     def verdicts(self) -> int:
-        """The longest row of stale verdicts any watch has."""
+        """The most stale verdicts in a row of any watch."""
         return max((known.verdicts for known in self._streams.values()), default=0)
 
     def problem(self, *, now: float) -> str | None:
-        """Why only a restart is left to try, in words; None while things are well or may mend."""
+        """Why only a restart is left, as a message; None while the watches are well or may recover."""
         for stream, known in self._streams.items():
             if known.verdicts >= REOPENINGS:
                 silent = now - (known.since if known.since is not None else now)

@@ -1,8 +1,8 @@
-"""Says that the operator is alive: it renews a Lease, and agents that see no renewals enforce budgets by themselves.
+"""Shows that the operator is alive: it renews a Lease, and agents that see no renewals enforce budgets by themselves.
 
-A Lease costs the API server little and is made for this. It is no lock: one operator runs at a time, and the one that runs
-takes it over. What is said is that passes run: an operator that hangs does not renew. Jobs whose own passes fail, or do not
-end, are named in an annotation of each renewal: for those the operator counts as silent, and for no other.
+A Lease costs the API server little and is made for this. It is no lock: one operator runs at a time, and it takes the Lease
+over. A renewal means that passes run: an operator that hangs does not renew. Jobs whose own passes fail, or do not end, are
+named in an annotation of each renewal: for those the operator counts as silent, and for no other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from greentrain.kube.client import ApiError
 logger = logging.getLogger("greentrain.controller")
 
 MOST_UNATTENDED = 500
-"""Most jobs that a renewal names, 18 KB of their UIDs; an operator that fails at more of them is not to be counted on."""
+"""Most jobs that a renewal names, 18 KB of their UIDs; an operator that fails with more of them does not renew."""
 
 DURATION_SECONDS = 30
-"""What the lease says of itself to those who look at it: how long a renewal holds."""
+"""The Lease's own `leaseDurationSeconds`, for other readers: how long a renewal is valid."""
 
 _PASSING = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
 
@@ -34,19 +34,19 @@ class Leases(Protocol):
     """The API server's Leases (`kube.client.Client`)."""
 
     async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
-        """A Lease; ApiError 404 where there is none."""
+        """A Lease; ApiError 404 where it does not exist."""
         ...
 
     async def create_lease(
         self, namespace: str, name: str, spec: Mapping[str, Any], annotations: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Make one; ApiError 409 where there is one."""
+        """Create one; ApiError 409 where it exists."""
         ...
 
     async def renew_lease(
         self, lease: Mapping[str, Any], spec: Mapping[str, Any], annotations: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Store its spec and annotations, if it is still as it was read; else ApiError 409."""
+        """Store its spec and annotations, if it is unchanged since it was read; else ApiError 409."""
         ...
 
 
@@ -63,9 +63,9 @@ class Heartbeat:
         unhealthy: Callable[[], str | None],
         unattended: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`lease` is namespace and name; `unhealthy` says why the operator is not to be counted on, else None.
+        """`lease` is namespace and name; `unhealthy` gives why the operator must not renew, else None.
 
-        `unattended` gives the UIDs of the jobs that it cannot look after.
+        `unattended` gives the UIDs of the jobs that it cannot reconcile.
         """
         self._leases = leases
         self._namespace, self._name = lease
@@ -75,10 +75,10 @@ class Heartbeat:
         self._unattended = unattended
         self._last: dict[str, Any] | None = None
         self._reported: str | None = None
-        """What is said to be the matter; None while renewals go well."""
+        """The last error; None while renewals succeed."""
 
     async def beat(self) -> bool:
-        """Renew the lease once, where the operator is well; whether it was renewed. What fails is logged when it begins."""
+        """Renew the lease once, where the operator is well; returns whether it was. A failure is logged when it begins."""
         problem = self._unhealthy()
         unattended = sorted(set(self._unattended()))
         if problem is None and len(unattended) > MOST_UNATTENDED:
@@ -105,7 +105,7 @@ class Heartbeat:
         return problem is None
 
     async def work(self) -> None:
-        """Renew it again and again until cancelled."""
+        """Renew it repeatedly until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
@@ -119,7 +119,7 @@ class Heartbeat:
             except ApiError as error:
                 if error.status not in (404, 409):
                     raise
-                # Another has deleted or written it: looked at anew now, not in ten seconds.
+                # Another has deleted or written it: read it again now, not in ten seconds.
             else:
                 return
         try:
@@ -140,7 +140,7 @@ class Heartbeat:
         )
 
     def _build_spec(self, before: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec as client-go's leader election keeps it."""
+        """The spec in the form of client-go's leader election."""
         now = format_micro_time(self._clock())
         spec = {
             **before,

@@ -1,4 +1,4 @@
-"""What the operator's log says of a job: a line for each decision its status shows, and no other."""
+"""The operator's log of a job: a line for each decision that its status shows, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from greentrain.core.status.events import WAITING, find_changes
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """What a status says that the one before did not: one log line."""
+    """What a status shows that the previous one did not: one log line."""
 
     decision: str
     reason: str
@@ -27,7 +27,7 @@ def find_log_lines(
     """The decisions a new status shows, from the conditions that changed."""
     for change in find_changes(old, new, reasons):
         if change.decision:
-            # What a job waits for is its user's to mend, and its event says so.
+            # What a job waits for is its user's to fix, and its event names it.
             bad = change.severity is Severity.WARNING and change.decision != WAITING
             level = logging.WARNING if bad else logging.INFO
             yield LogLine(change.decision, change.condition.reason, change.condition.message, level)

@@ -1,7 +1,7 @@
 """Registers with Kopf: events only, so that no finalizer, annotation or progress record is left on an object.
 
-The reasons are measured: `on.create` and its kin annotate, daemons add finalizers, an index is
-super-linear at start-up, and merge patches without a resourceVersion lose what others wrote.
+The reasons are measured: `on.create` and its kin annotate, daemons add finalizers, an index is super-linear at start-up, and
+merge patches without a resourceVersion lose what others wrote.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Seen = Callable[[str, str | None, dict[str, Any]], Awaitable[None]]
 
 
 SHORT_SECONDS = 1.0
-"""A watch opened again so soon after its last opening has hardly been one."""
+"""A watch opened again so soon after its last opening has broken at once."""
 
 SHORT_WATCHES = 4
-"""So many of them in a row are let pass."""
+"""So many of them in a row are tolerated."""
 
 LONGEST_PAUSE_SECONDS = 10.0
 
@@ -43,14 +43,14 @@ LISTED = (names.PLURAL, names.NODE_POWER_PLURAL, "pods", "services")
 """What Kopf lists, by the last part of its path."""
 
 SHORT_LINE = 64 * 1024
-"""Bytes up to which a line of a watch is passed on as it came; of a longer one the object is made smaller before."""
+"""Bytes up to which a line of a watch is passed on unchanged; a longer one's object is reduced first."""
 
 
 class Sessions:
     """The HTTP sessions of one Kopf: the operator's own connection, and a pause before a watch that always breaks.
 
-    Kopf opens a watch that ended again at once. Behind a proxy that breaks each stream that was thousands of
-    requests a minute.
+    Kopf opens a watch that ended again at once. Behind a proxy that breaks each stream that was thousands of requests a
+    minute.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -62,7 +62,7 @@ class Sessions:
         """By path of a list."""
 
     async def log_in(self) -> kopf.AiohttpSession:
-        """The connection as it is now. Unchanged, it is the same object: Kopf must see that a refusal stands."""
+        """The present connection. Unchanged, it is the same object: Kopf must see that a refusal persists."""
         connection = await read_connection(self._settings.kubeconfig, self._settings.context)
         if self._known is None or self._known[0] != connection:
             session = self.connect(connection)
@@ -98,7 +98,7 @@ class Sessions:
     async def _read_page(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """A list whole, as Kopf asks for it, or where that is too long by pages: Kopf goes on by the token it is given."""
+        """A whole list, as Kopf requests it, or where that is too long by pages: Kopf continues by the token it is given."""
         if request.url.name not in LISTED or request.url.query.get("watch") == "true":
             return await send(request)
         path = request.url.path
@@ -161,7 +161,7 @@ class _Response(aiohttp.ClientResponse):
         loads: Callable[[str], Any] = decode,
         content_type: str | None = "application/json",
     ) -> Any:
-        """As aiohttp does, by a decoder for any depth; of the objects of a list what is needed of them."""
+        """As aiohttp does, with a decoder for any depth; of a list's objects only the needed parts."""
         found = await super().json(encoding=encoding, loads=loads, content_type=content_type)
         if isinstance(found, dict) and isinstance(found.get("items"), list):
             kind = str(found.get("kind")).removesuffix("List")
@@ -190,7 +190,7 @@ class _ShallowLines:
 
 
 def _slim_event(event: Any) -> Any:
-    """An event of a watch with what is needed of its object."""
+    """An event of a watch with the needed parts of its object."""
     if isinstance(event, dict) and isinstance(event.get("object"), dict):
         body = event["object"]
         return {**event, "object": slim(str(body.get("kind")), body)}
@@ -229,7 +229,7 @@ def _plain(body: kopf.Body) -> dict[str, Any]:
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Kopf compares an object with its last handled state for `on.update`; we have none and do not pay for it.
+    """Kopf compares an object with its last handled state for `on.update`; we have no such handler and avoid the cost.
 
     Measured: building these copies was half of the operator's CPU time while it created pods.
     """
@@ -278,11 +278,11 @@ class _NoProgress(kopf.ProgressStorage):
 
 
 LONGEST_BACKOFF_SECONDS = 10.0
-"""A watch that could not be opened is tried again at least this often: a server that is back is noticed by then."""
+"""A watch that could not be opened is retried at least this often, so that a server that is back is noticed by then."""
 
 
 class _Backoffs(Iterable[float]):
-    """Kopf's waits between tries of one request: 0.5 s, doubling, with jitter, and without an end.
+    """Kopf's waits between retries of one request: 0.5 s, doubling, with jitter, and without an end.
 
     Kopf's own list ends after 54 s, and with it the watch and Kopf as a whole. A server may be away for longer.
     """
@@ -293,9 +293,9 @@ class _Backoffs(Iterable[float]):
 
 
 def build_kopf_settings(*, inactivity: float = WATCH_SILENCE_SECONDS) -> kopf.OperatorSettings:
-    """Kopf as a bringer of events: no posting, no peering, no scanning rights, server-side selectors.
+    """Kopf as a source of events: no posting, no peering, no scanning rights, server-side selectors.
 
-    A watch that brings nothing, not even a bookmark, for `inactivity` seconds is opened again from where it was, without
+    A watch that delivers nothing, not even a bookmark, for `inactivity` seconds is opened again from where it was, without
     a new list and without a warning: an API server sends bookmarks about once a minute, but need not.
     """
     settings = kopf.OperatorSettings()

@@ -1,8 +1,7 @@
-"""Puts the operator together: caches primed by one list, then watches, a queue and its workers.
+"""Assembles the operator: caches filled by one list, then watches, a queue and its workers.
 
-The first pass over a job must never see half a view (a missing pod would be created twice), so the caches
-are filled by lists before a worker starts, and compared with fresh lists ever after. The same lists show
-whether the watches are fresh.
+The first pass over a job must never see half of its objects (a missing pod would be created twice). So the caches are filled
+by lists before a worker starts, and compared with fresh lists from then on. The same lists show whether the watches are fresh.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ UNREADABLE_CHECKS = 2
 START_RETRY_SECONDS = 5.0
 RESYNC_RETRY_SECONDS = 10.0
 FIRST_RESYNCS_SECONDS = (3.0, 15.0)
-"""After the watches were opened: what is deleted between the list and the first watch, no event says."""
+"""After the watches were opened: no event reports a deletion between the list and the first watch."""
 
 FINISH_SECONDS = 5.0
-"""How long passes under way may still take once the operator is asked to stop; the pod has 15 s."""
+"""How long passes in progress may still take after the operator is asked to stop; the pod has 15 s."""
 
 TLS_CLOSE_SECONDS = 0.1
 
@@ -71,7 +70,7 @@ class Operator:
         self._claim_signals = claim_signals
         self.telemetry = Telemetry(CollectorRegistry())
         self.ready = asyncio.Event()
-        """Set once the caches are primed and passes run."""
+        """Set once the caches are filled and passes run."""
         steady = SteadyClock()
         self._clock = clock or steady
         self._cache = Cache()
@@ -90,11 +89,11 @@ class Operator:
         self.telemetry.export_nodes(self._node_powers.refused)
 
     def unready(self) -> str | None:
-        """Why the operator is not ready, in words; None when it is."""
+        """Why the operator is not ready, as a message; None when it is."""
         return self._unready
 
     def unhealthy(self) -> str | None:
-        """Why only a restart of the process may help, in words; None while there is no need.
+        """Why only a restart of the process may help, as a message; None while it is not needed.
 
         An API server that is away is no reason: a restart would not bring it back.
         """
@@ -111,14 +110,14 @@ class Operator:
         return ("/".join(found[0]), found[1]) if found is not None else ("", 0.0)
 
     def _measures(self) -> Iterator[JobMeasures]:
-        """What metrics say of each job, as its status is stored."""
+        """The metrics of each job, from its stored status."""
         for key in self._cache.jobs():
             job = self._cache.parsed_job(key)
             if job is not None:
                 yield measure_job(job.namespace, job.name, job.status)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run until `stop` is set; raises what ended a part of it, and OldServerError where nothing can be begun."""
+        """Run until `stop` is set; raises what ended a part of it, and OldServerError where nothing can be started."""
         async with contextlib.AsyncExitStack() as stack:
             if self.settings.http_port:
                 runner = await serve(
@@ -155,7 +154,7 @@ class Operator:
     def _begin_parts(
         self, client: Client, emissions: Emissions, nodes: NodePasses, passes: Passes
     ) -> list[asyncio.Task[None]]:
-        """Begin everything that runs as long as the operator does."""
+        """Start everything that runs as long as the operator does."""
         watches = self._watches = Watches(
             self.settings,
             self._seen,
@@ -201,7 +200,7 @@ class Operator:
                 raise RuntimeError(f"{part.get_name()} ended by itself") from cause
 
     async def _start(self, client: Client) -> None:
-        """Wait for the CRD to be the one this operator was built with, and fill the caches.
+        """Wait until the CRD is the one this operator was built with, and fill the caches.
 
         Raises:
             OldServerError: the API server is too old.
@@ -235,7 +234,7 @@ class Operator:
         logger.info("primed with %d jobs", len(self._cache.jobs()))
 
     async def _compare(self, client: Client, kind: str) -> set[Key]:
-        """Compare the cache with a fresh list; the jobs something is new for."""
+        """Compare the cache with a fresh list; returns the jobs with news."""
         calls = {"Job": client.list_jobs, "Pod": client.list_pods, "Service": client.list_services}
         bodies: list[dict[str, Any]] = []
         version = 0
@@ -251,9 +250,9 @@ class Operator:
         return {one.key for one in missed}
 
     async def _compare_node_powers(self, client: Client) -> set[Key]:
-        """Compare what is known of nodes with a fresh list; the jobs something is new for.
+        """Compare what is known of nodes with a fresh list; returns the jobs with news.
 
-        A stale watch on them is not looked for: agents write every half minute, and their silence shows by itself.
+        A stale watch on nodes is not detected: agents report every half minute, and their silence shows by itself.
         """
         changed = self._node_powers.resync(*await client.list_node_powers())
         if self._nodes is not None:
@@ -282,7 +281,7 @@ class Operator:
                 delay = min(delay, early.pop(0))
 
     async def _resync_once(self, client: Client, watches: Watches) -> float:
-        """Mend the caches, judge the watches; how long to wait until the next time, in seconds."""
+        """Correct the caches, judge the watches; returns the seconds until the next time."""
         loop = asyncio.get_running_loop()
         interval = self.settings.resync_interval
         for kind in ("Service", "Pod", "Job"):
@@ -358,7 +357,7 @@ class Operator:
 
 
 async def _check_server(client: Client) -> None:
-    """Refuse a server that is too old; one whose version cannot be read is taken for new enough.
+    """Reject a server that is too old; one whose version cannot be read counts as new enough.
 
     Raises:
         OldServerError: it is too old.
@@ -431,5 +430,5 @@ async def running(
         ready.cancel()
         stop.set()
         await task
-        # aiohttp closes TLS connections in the background; a loop that ends before would leave them open.
+        # aiohttp closes TLS connections in the background; a loop that ends before that would leave them open.
         await asyncio.sleep(TLS_CLOSE_SECONDS)

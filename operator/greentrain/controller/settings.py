@@ -1,4 +1,4 @@
-"""What the operator process is set up with by its command line; the chart's values become these arguments."""
+"""The operator's settings from its command line; the chart's values become these arguments."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Settings(ProgramSettings):
 
 
 def parse_settings(arguments: Sequence[str]) -> Settings:
-    """Parse the command line; exits with 2 and a sentence on a wrong one."""
+    """Parse the command line; exits with 2 and a message where it is wrong."""
     return parse(
         Settings, arguments, program="python -m greentrain.controller", description="The greentrain operator."
     )

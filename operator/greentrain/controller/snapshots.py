@@ -12,9 +12,9 @@ from greentrain.core.seen.stored import dump_snapshot
 
 
 def keep_snapshot(directory: Path, seen: Snapshot, *, now: datetime) -> None:
-    """Write NAMESPACE.NAME.json into the directory, in place of what the pass before left there.
+    """Write NAMESPACE.NAME.json into the directory, in place of the previous pass's file.
 
-    The owner alone can read it: a spec may hold passwords.
+    Only the owner can read it: a spec may contain passwords.
 
     Raises:
         OSError: it could not be written.
@@ -30,7 +30,7 @@ def keep_snapshot(directory: Path, seen: Snapshot, *, now: datetime) -> None:
 
 
 def forget_snapshot(directory: Path, namespace: str, name: str) -> None:
-    """Remove what was kept of a job that is seen to be gone; of one deleted while the operator was away its file stays."""
+    """Remove the file of a job that was deleted; the file of one deleted while the operator was away stays."""
     with contextlib.suppress(OSError):
         _find_path(directory, namespace, name).unlink()
 

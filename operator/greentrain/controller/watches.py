@@ -1,12 +1,12 @@
 """Keeps Kopf running: opens the watches, and opens them again when they ended or were found stale.
 
-Kopf gives up as a whole on what it does not expect: an error event other than 410 in a watch, an answer that is not
-JSON, a 409 where it lists. A new Kopf in the same process lists everything afresh and loses nothing; passes go on
-meanwhile. Only when that does not help either is the process asked to restart (`problem`).
+Kopf ends as a whole on what it does not expect: an error event other than 410 in a watch, an answer that is not JSON, a 409
+on a list. A new Kopf in the same process lists everything again and loses nothing; passes go on meanwhile. Only when that
+does not help either, a restart of the process is requested (`problem`).
 
 `kopf.operator` is not used. At its end it cancels every task of the event loop that began after it, requests of passes
-among them, and it answers signals by itself. `kopf.spawn_tasks` gives the same tasks, which we then end ourselves,
-and with them whatever else Kopf's code has begun: a scan of the API that failed in one part leaves the others behind.
+among them, and it handles signals by itself. `kopf.spawn_tasks` gives the same tasks. We end these ourselves, with all other
+tasks that Kopf's code has begun: a scan of the API that failed in one part leaves the others running.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from greentrain.telemetry.metrics import Telemetry
 logger = logging.getLogger("greentrain.controller")
 
 ENDED_TOO_OFTEN = 10
-"""Watches that end by themselves so often in a row, with the waits between them more than a minute, are not mended
-by opening them again."""
+"""Watches that end by themselves so often in a row, with more than a minute of waits between them, are not repaired by opening
+them again."""
 
 SOUND_SECONDS = 60.0
 """Watches that lasted this long were sound."""
@@ -40,7 +40,7 @@ _KOPF = Path(kopf.__file__).parent
 
 
 class Watches:
-    """Kopf, as often as it takes."""
+    """Kopf, started as often as needed."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Watches:
         self._ended = 0
         self._last_end = ""
         self.open = False
-        """Whether Kopf runs. While it does not, nothing is expected of a watch."""
+        """Whether Kopf runs. While it does not, no event is expected of a watch."""
 
     def reopen(self) -> None:
         """Close all watches and open them again."""
         self._reopen.set()
 
     def problem(self) -> str | None:
-        """Why only a restart is left to try; None while the watches are open or may yet be."""
+        """Why only a restart is left; None while the watches are open or may recover."""
         if self._ended < ENDED_TOO_OFTEN:
             return None
         return f"the watches ended by themselves {self._ended} times in a row, last with {self._last_end}"
@@ -93,7 +93,7 @@ class Watches:
             await asyncio.sleep(wait)
 
     async def _watch(self) -> str | None:
-        """Run one Kopf to its end: None where that was asked for, else what ended it."""
+        """Run one Kopf to its end: None where that was requested, else what ended it."""
         closing = asyncio.Event()
         sessions = Sessions(self._settings)
         before = asyncio.all_tasks()
@@ -131,7 +131,7 @@ class Watches:
 
 
 async def _end(before: set[asyncio.Task[Any]]) -> None:
-    """Cancel Kopf's tasks but those that were there before; its last one waits for the others and disconnects."""
+    """Cancel Kopf's tasks but those that existed before; its last one waits for the others and disconnects."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + CLOSE_SECONDS
     while left := {t for t in asyncio.all_tasks() - before if _is_kopfs(t)}:
@@ -140,13 +140,13 @@ async def _end(before: set[asyncio.Task[Any]]) -> None:
             logger.error("Kopf did not end within %.0f s: %s", CLOSE_SECONDS, ", ".join(names))
             return
         for task in left:
-            # A watch takes its pause for the reason of its end: ended with it, it would swallow its own cancellation.
+            # A watch that is cancelled with its pause would take this for the pause's end, and ignore its own cancellation.
             if not task.get_name().startswith("pause-waiter"):
                 task.cancel()
         done, _ = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
         for task in done:
             if not task.cancelled():
-                task.exception()  # looked at, or the loop would complain; the first one was logged
+                task.exception()  # retrieved, or the loop would warn; the first one was logged
 
 
 def _is_kopfs(task: asyncio.Task[Any]) -> bool:

@@ -1,10 +1,9 @@
-"""A keyed work queue: each key is worked on by one worker at a time, and never forgotten.
+"""A keyed work queue: each key is worked on by one worker at a time, and never lost.
 
-The semantics are those of client-go's workqueue: adding a waiting key does nothing, adding one that is
-being worked on has it come again afterwards, failures back off per key. What client-go lacks: a key can be
-held back, because a server that said Retry-After means it, whatever events come in meanwhile; and what comes often
-and is not urgent (`add_soon`) is taken together, so that a job on a thousand nodes, each of which reports every 30 s,
-is worked on every other second and not 34 times in one.
+The semantics are those of client-go's workqueue: adding a waiting key does nothing, adding one that is worked on has it come
+again afterwards, failures back off per key. client-go lacks two things. A key can be deferred, whatever events come in
+meanwhile, because a server that sent Retry-After means it. And frequent events that are not urgent (`add_soon`) are taken
+together: a job on a thousand nodes, each of which reports every 30 s, is worked on every other second, not 34 times in one.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ K = TypeVar("K", bound=Hashable)
 FIRST_DELAY_SECONDS = 0.05
 LONGEST_DELAY_SECONDS = 60.0
 JITTER = 0.25
-"""Share of a delay added by chance, so that jobs an outage stopped together do not come back together."""
+"""Random share added to a delay, so that jobs that an outage stopped together do not come back together."""
 
 
 class WorkQueue(Generic[K]):
@@ -40,13 +39,13 @@ class WorkQueue(Generic[K]):
         self._taken: dict[K, float] = {}
         """When a worker last took each key."""
         self._soon: dict[K, tuple[asyncio.TimerHandle, float]] = {}
-        """Keys that wait for more of their kind, and since when."""
+        """Keys of `add_soon` that wait to be taken together, and since when."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, key: K) -> None:
-        """Have the key worked on as soon as a worker is free, or when its hold ends."""
+        """Have the key worked on as soon as a worker is free, or when its deferral ends."""
         deferred = self._deferred.get(key)
         if deferred is not None:
             left = deferred - asyncio.get_running_loop().time()
@@ -62,11 +61,11 @@ class WorkQueue(Generic[K]):
             self._ready.put_nowait(key)
 
     def add_soon(self, key: K, seconds: float) -> None:
-        """Have the key worked on, but not within so many seconds of the last time; whatever comes meanwhile is taken with it.
+        """Have the key worked on, but not within so many seconds of the last time; events meanwhile are taken with it.
 
-        So a key that was quiet comes at once. `add` does not wait: what it brings takes along what waits here. The wait is part
-        of a budget's overshoot bound (`core.books.overshoot.REPORTS_WAIT_SECONDS`): a report for which a job is stopped may
-        have to wait for it.
+        So a quiet key comes at once. `add` does not wait, and takes along the waiting events. The wait is part of a budget's
+        overshoot bound (`core.books.overshoot.REPORTS_WAIT_SECONDS`): a report for which a job is stopped may have to wait for
+        it.
         """
         now = asyncio.get_running_loop().time()
         due = self._taken.get(key, -inf) + seconds
@@ -113,7 +112,7 @@ class WorkQueue(Generic[K]):
             waiting[0].cancel()
 
     def done(self, key: K) -> None:
-        """The key was worked on, whatever came of it."""
+        """The key was worked on, with whatever result."""
         self._working.discard(key)
         self._due.pop(key, None)
         if key in self._again:
@@ -121,9 +120,9 @@ class WorkQueue(Generic[K]):
             self.add(key)
 
     def retry(self, key: K, *, not_before: float | None = None) -> float:
-        """Have a key that failed come again, later each time; the delay in seconds.
+        """Have a failed key come again, later each time; returns the delay in seconds.
 
-        With `not_before` (seconds) the key is held: nothing makes it come earlier.
+        With `not_before` (seconds) the key is deferred: nothing makes it come earlier.
         """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
@@ -144,11 +143,11 @@ class WorkQueue(Generic[K]):
         return self._failures.get(key, 0)
 
     def succeeded(self, key: K) -> None:
-        """Forget a key's failures."""
+        """Reset a key's failures."""
         self._failures.pop(key, None)
 
     def forget(self, key: K) -> None:
-        """Forget everything about a key that is no more."""
+        """Drop everything about a key that no longer exists."""
         self.succeeded(key)
         self._deferred.pop(key, None)
         self._taken.pop(key, None)

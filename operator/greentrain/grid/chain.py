@@ -1,7 +1,7 @@
-"""Several sources as one: the first that has a value of the asked basis for the asked moment answers.
+"""Several sources as one: the first that has a value of the requested basis for the requested moment answers.
 
-So a grid operator's file can stand before the table that ships, and an hour that is missing in the file is accounted with
-the year's average instead of not at all; each source's share of the energy is reported, so that this can be seen.
+So a grid operator's file can precede the table that ships. An hour missing in the file is then accounted with the year's
+average instead of not at all. Each source's share of the energy is reported, so that this can be seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from greentrain.grid.sources.fixed import Fixed
 from greentrain.grid.sources.table import NEAR, Table, suggest
 
 MAX_REASON_LENGTH = 600
-"""Characters of a reason that sums up what several sources said."""
+"""Characters of a reason that sums up the reasons of several sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Chain:
     name: str = "sources"
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
-        """The first value; it ends where an earlier source may have one again. Else what each of them said."""
+        """The first value; it ends where an earlier source may have one again. Else each source's reason."""
         begin, end, said = -inf, inf, list[str]()
         for part in self.parts:
             found = part.at(zone, basis, moment)
@@ -60,23 +60,23 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What the sources of the operator's settings know, and which grid zone a node stands in; frozen."""
+    """The values of the sources of the operator's settings, and each node's grid zone; frozen."""
 
     settings: EmissionsSettings
     values: Chain
     labels: Table
-    """Names zones."""
+    """Has the names of zones."""
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
-        """What held in this zone at this Unix time, from the first source that knows."""
+        """The intensity of this zone at this Unix time, from the first source that has one."""
         return self.values.at(zone, basis, moment)
 
     def zone_of(self, region: str, zone: str) -> str | None:
         """The grid zone of a node by its labels topology.kubernetes.io/region and /zone ('' where it has none).
 
-        In this order: what the settings map the zone label to, what they map the region label to, the settings' own zone,
-        and only then a label that is itself the name of a known zone. Labels come last because a region called CA may be
-        California and not Canada. None where nothing says.
+        In this order: what the settings map the zone label to, what they map the region label to, the settings' own zone, and
+        only then a label that is itself the name of a known zone. Labels come last because a region called CA may be
+        California and not Canada. None where none of these applies.
         """
         mapped = self.settings.zones
         for label in (zone, region):
@@ -97,7 +97,7 @@ class Grid:
         return suggest(zone, {z: self.label(z) or z for z in known})[:NEAR]
 
     def label(self, zone: str) -> str | None:
-        """A zone's name in plain words, where the table that ships has it."""
+        """A zone's plain name, where the table that ships has it."""
         return self.labels.label(zone)
 
     def find_unknown_zones(self) -> tuple[str, ...]:
@@ -117,18 +117,18 @@ class Grid:
 
 
 class Sources:
-    """The sources of the operator's settings. Of files nothing is known before the first `refresh`."""
+    """The sources of the operator's settings. Nothing is known of files before the first `refresh`."""
 
     def __init__(self, settings: EmissionsSettings, sources: Iterable[Source] | None = None) -> None:
-        """As the settings say, or with these sources in place of theirs; nothing is read from disk yet."""
+        """By the settings, or with these sources in place of theirs; nothing is read from disk yet."""
         self._settings = settings
         self._table = Table()
         self._sources = [self._build(s) for s in settings.sources] if sources is None else [*sources]
 
     async def refresh(self, wanted: Collection[str] = ()) -> tuple[Grid, tuple[str, ...]]:
-        """What is known now, and all that is wrong, zones in the settings included.
+        """What is known now, and all problems, zones in the settings included.
 
-        `wanted` are the zones that jobs ask for; the settings' own are always wanted.
+        `wanted` are the zones that jobs need; the settings' own are always wanted.
         """
         own = self._settings.zone
         zones = {*wanted, *self._settings.zones.values(), *(() if own is None else (own,))}

@@ -1,11 +1,11 @@
 """Emissions of making a GPU, by the name NVML gives the card.
 
-Few figures are published, and each draws its boundary elsewhere; `data/embodied.csv` has those that could be read, with
-their sources, and a site can set its own. A GPU that neither knows has unknown embodied emissions, not none.
+Few figures are published, and each has another boundary. `data/embodied.csv` has those that could be read, with their sources,
+and a site can set its own. A GPU that neither contains has unknown embodied emissions, not none.
 
-Names are matched by words: a row stands for the cards whose name has all of the row's words (`H100 HBM3` for `NVIDIA H100
-80GB HBM3`, and not for `NVIDIA H100 PCIe`), and the row with the most words wins. So form and memory, which decide much of
-the figure, can be distinguished where sources do so, and a card that is merely similar gets no figure.
+Names are matched by words: a row matches the cards whose name has all of the row's words (`H100 HBM3` matches `NVIDIA H100
+80GB HBM3`, and not `NVIDIA H100 PCIe`), and the row with the most words wins. So form and memory, which decide much of the
+figure, can be distinguished where sources do so, and a card that is merely similar gets no figure.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from greentrain.grid.sources.table import read_packaged
 from greentrain.quantities import Micrograms, in_whole_grams
 
 BRANDS = frozenset({"NVIDIA", "TESLA"})
-"""Words that newer drivers have dropped or put before the same card's name."""
+"""Parts of names that newer drivers have dropped or put before the same card's name."""
 
 PARTS = frozenset({"MIG", "GRID", "VGPU"})
-"""Words of a part of a card: its figure is not the whole card's."""
+"""Marks of a part of a card: its figure is not the whole card's."""
 
 OWN_FIGURE = "settings"
 
@@ -32,7 +32,7 @@ class EmbodiedTable:
     """Figures per GPU model: a site's own, by model, before those that ship."""
 
     def __init__(self, own: Mapping[str, Micrograms] | None = None) -> None:
-        """With what the settings say."""
+        """With the settings' own figures."""
         self._own = {_words(model): _as_figure(micrograms) for model, micrograms in (own or {}).items()}
 
     def find(self, model: str) -> Embodied | None:

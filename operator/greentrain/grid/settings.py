@@ -1,8 +1,7 @@
-"""The operator's settings for emissions: where it runs, what a kilowatt-hour costs there, what making a GPU cost.
+"""The operator's settings for emissions: its location, the emissions of a kilowatt-hour there, and those of making a GPU.
 
-They are a JSON file, which the chart renders from its values. Every field is optional: with none, jobs that name a zone
-are accounted with the table that ships. What is wrong is said all at once, each with its path, its value and what would
-be right.
+They are a JSON file, which the chart renders from its values. Every field is optional: with none, jobs that name a zone are
+accounted with the table that ships. All errors are reported at once, each with its path, its value and what would be right.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def _read_name(value: object) -> str:
 
 
 def _read_model(value: object) -> str:
-    """A GPU's product name; one without a digit would be a brand and stand for all of its cards."""
+    """A GPU's product name; one without a digit would be a brand and match all of its cards."""
     text = _quoted(value, MODEL_FORM)
     if len(text) > MAX_MODEL_LENGTH or re.search("[0-9]", text) is None:
         raise ValueError(f"write {MODEL_FORM}")
@@ -168,13 +167,13 @@ class EmbodiedSettings(_Strict):
 
 
 class EmissionsSettings(_Strict):
-    """What holds for jobs that do not say otherwise, and the sources in the order in which they are asked."""
+    """Defaults for jobs that do not set these, and the sources in the order in which they are asked."""
 
     zone: Zone | None = None
     zones: Mapping[str, Zone] = Field(default_factory=dict)
     """Grid zone by the value of a node's label topology.kubernetes.io/zone or /region."""
     pue: Pue | None = None
-    """Thousandths; None where the settings do not say: no overhead of the site is counted then."""
+    """Thousandths; None where the settings do not have it: no overhead of the site is counted then."""
     basis: Basis = "Lifecycle"
     include_embodied: bool = True
     embodied: EmbodiedSettings = EmbodiedSettings()
@@ -224,7 +223,7 @@ def parse_settings(content: bytes, name: str) -> EmissionsSettings:
     except RepeatedKeyError as error:
         raise SettingsError((f"{name} {error}",)) from None
     except (ValueError, RecursionError):
-        # Not UTF-8, nested too deeply, or a number of thousands of digits.
+        # Not UTF-8, nested too deeply, or a number with thousands of digits.
         raise SettingsError((f"{name} is no JSON in UTF-8",)) from None
     if not isinstance(document, dict):
         raise SettingsError((f'{name} is no object: write {{"zone": "DE"}}',))
@@ -256,7 +255,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 
 def _is_tag(location: tuple[int | str, ...], at: int) -> bool:
-    """Whether this part of a path is one that pydantic puts there and that no file has: a source's type, or the mark of a key."""
+    """Whether pydantic adds this part of a path and no file has it: a source's type, or the mark of a key."""
     return location[at] == "[key]" or (at == 2 and location[0] == "sources" and location[2] in _SOURCES)
 
 

@@ -1,4 +1,4 @@
-"""The port every source of carbon intensity is behind, and how zones are named."""
+"""The port of every source of carbon intensity, and how zones are named."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ZONE_FORM = (
 
 
 class Values(Protocol):
-    """Carbon intensity by zone, basis and time, as a source knew it at one moment: frozen, and asked without waiting.
+    """Carbon intensity by zone, basis and time, as a source had it at one moment: frozen, and read without waiting.
 
-    Each value says its basis, its period, the step of its series, when it was issued, and so whether it is a forecast.
+    Each value has its basis, its period, the step of its series, when it was issued, and so whether it is a forecast.
     """
 
     @property
     def name(self) -> str:
-        """What the source is called in settings, messages and statuses; at most 64 characters."""
+        """The source's name in settings, messages and statuses; at most 64 characters."""
         ...
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:
-        """What held in this zone at this Unix time, or why nothing is known.
+        """The intensity of this zone at this Unix time, or why none is known.
 
         A source whose values are of the other basis is `Absent`.
         """
@@ -43,21 +43,22 @@ class Values(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What a source knows now."""
+    """The present values."""
 
     values: Values
     problems: tuple[str, ...] = ()
-    """What is wrong now, one sentence each."""
+    """The present problems, one sentence each."""
 
 
 class Source(Protocol):
     """Where carbon intensities come from."""
 
     async def refresh(self, wanted: Collection[str]) -> Refreshed:
-        """Look again for what has changed.
+        """Read what has changed.
 
-        `wanted` are the zones that jobs ask for: a source that fetches zone by zone fetches no others. One that has all
-        its zones at hand may give them all. What became bad keeps its last good values. Values that were given out before stay as they were.
+        `wanted` are the zones that jobs need: a source that fetches zone by zone fetches no others. One that has all its zones
+        at hand may give them all. Where new data is bad, the last good values stay. Values that were given out before do not
+        change.
         """
         ...
 

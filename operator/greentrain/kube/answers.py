@@ -1,4 +1,4 @@
-"""How answers of the API server are read: no more of them than is wanted, and lists in pages that fit their objects."""
+"""How answers of the API server are read: no more of them than is needed, and lists in pages that fit their objects."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FIRST_PAGE = 16
 """Objects in the first answer, when it is not known how large they are."""
 
 LIST_BYTES = 1024 * 1024
-"""An answer to a list is read up to so many bytes. One that is longer is asked for again with a quarter of the objects, down
-to one: a tenant may have any number of jobs of 1.5 MiB, and what is read of a text takes up to twenty times its length."""
+"""An answer to a list is read up to so many bytes. A longer one is requested again with a quarter of the objects, down to one:
+a tenant may have any number of jobs of 1.5 MiB, and a text's parsed form takes up to twenty times its length."""
 
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 
 
 class Pages:
-    """How many objects a list is asked for at once: so many that an answer has about half of `LIST_BYTES`."""
+    """How many objects a list requests at once: so many that an answer has about half of `LIST_BYTES`."""
 
     def __init__(self, most: int = LIST_PAGE) -> None:
         self._most = most
@@ -55,14 +55,14 @@ async def read_at_most(response: aiohttp.ClientResponse, most: int | None) -> by
                 response.close()
                 return None
     except BaseException:
-        # As `read` does: else the connection of an answer that was cut off stays open until it is found as garbage.
+        # As `read` does: else the connection of an answer that was cut off stays open until it is garbage-collected.
         response.close()
         raise
     return b"".join(parts)
 
 
 async def read_until_end(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What a stream brings until it ends, breaks or is silent for too long."""
+    """What a stream delivers until it ends, breaks or is silent for too long."""
     chunks = response.content.iter_any()
     while True:
         try:

@@ -1,6 +1,6 @@
-"""Applies a decision: objects first seen as ours or a stranger's, status guarded by resourceVersion, events last.
+"""Applies a decision: each object is checked for its owner first, the status is guarded by resourceVersion, events come last.
 
-Everything here may be done twice. A pod that exists already answers 409, and then it matters whose it is.
+Everything here may be done twice. A pod that exists already answers 409, and then its owner decides.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ CONTENT_REASONS = frozenset({"Invalid", "BadRequest", "RequestEntityTooLarge"})
 
 
 AT_ONCE = 8
-"""So many pods are posted at once: a small gang does not wait for its first pod's answer."""
+"""So many pods are created at once: a small gang does not wait for its first pod's answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of applying a decision's creations and deletions."""
+    """The result of a decision's creations and deletions."""
 
     changed: bool
-    """Whether anything in the cluster is different now."""
+    """Whether anything in the cluster has changed."""
     obstacles: tuple[Obstacle, ...] = ()
     created: tuple[str, ...] = ()
-    """Names of the pods that are there now."""
+    """Names of the pods that exist now."""
 
 
 async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decision) -> Outcome:
@@ -57,8 +57,8 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
         if obstacle is not None:
             return Outcome(changed, (obstacle,))
         changed = True
-    # Each pod is built when its turn has come, and gone when it is posted. What the server refuses of one for what is in it, it
-    # would refuse of each: a thousand answers of half a megabyte, again and again. So of many the first one goes ahead.
+    # Each pod is built when its turn has come, and dropped when it is sent. If the server refuses one for its content, it would
+    # refuse each: a thousand answers of half a megabyte, again and again. So of many pods the first one goes ahead.
     pods = iter(decision.pods)
     ahead = 1 if len(decision.pods) > AT_ONCE else None
     outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in itertools.islice(pods, ahead))
@@ -70,10 +70,10 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
 
 
 async def run_all(requests: Iterable[Awaitable[T]]) -> list[T]:
-    """Every request's outcome, so many at once as there are connections; raises the first error once all have ended.
+    """Every request's outcome, as many at once as there are connections; raises the first error once all have ended.
 
-    The next request is asked for when one has ended. One left under way could land after the next pass has done the same
-    and undone it: a pod made twice.
+    The next request starts when one has ended. One left in progress could arrive after the next pass has done and undone the
+    same: a pod created twice.
     """
     waiting = iter(enumerate(requests))
     outcomes: dict[int, T] = {}
@@ -101,9 +101,9 @@ async def _delete_job(client: Client, cache: Cache, job: Job) -> None:
     except ApiError as error:
         if error.status not in (404, 409):
             raise
-        body = {}  # this very job is no more; the client has looked
+        body = {}  # this very job no longer exists; the client has checked
     if body.get("kind") == names.KIND and body["metadata"].get("finalizers"):
-        cache.put("Job", body)  # a finalizer that is not ours keeps it a while
+        cache.put("Job", body)  # another program's finalizer keeps it a while
     else:
         cache.drop("Job", {"metadata": {"namespace": job.namespace, "name": job.name, "uid": job.uid}})
 
@@ -116,14 +116,14 @@ async def _delete(client: Client, cache: Cache, job: Job, deletion: Deletion) ->
     except ApiError as error:
         if error.status not in (404, 409):
             raise
-        # Gone, or a successor of the same name took its place: in both cases this UID is no more.
+        # Gone, or a successor of the same name took its place: in both cases this UID no longer exists.
         cache.drop("Pod", _ghost(job, deletion))
         return True
     meta = body.get("metadata") or {}
     if body.get("kind") == "Pod" and (meta.get("deletionGracePeriodSeconds") or meta.get("finalizers")):
         cache.put("Pod", body)
     elif body.get("kind") == "Pod":
-        # Never bound, or ended: removed at once. A watch that is only being opened would not show it.
+        # Never bound, or ended: removed at once. A watch that is just being opened would not show it.
         cache.drop("Pod", body)
     return True
 

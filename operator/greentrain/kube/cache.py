@@ -34,24 +34,24 @@ class Key(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """A change a fresh list shows and no watch has brought yet."""
+    """A change that a fresh list shows and no watch has delivered yet."""
 
     key: Key
     """The job it concerns."""
     uid: str
     version: int
-    """resourceVersion the change has, or had at the latest where the object is gone."""
+    """resourceVersion of the change, or its upper bound where the object was deleted."""
 
 
 class _ReadOnce(Generic[Found]):
-    """What was read from each object's body, kept as long as that body is the one that is known."""
+    """What was read from each object's body, kept until the body changes."""
 
     def __init__(self, read: Callable[[Body], Found]) -> None:
         self._read = read
         self._known: dict[str, tuple[Body, Found]] = {}
 
     def get(self, body: Body) -> Found:
-        """What the body says."""
+        """What was read from the body."""
         uid = body["metadata"]["uid"]
         known = self._known.get(uid)
         if known is None or known[0] is not body:
@@ -59,7 +59,7 @@ class _ReadOnce(Generic[Found]):
         return known[1]
 
     def forget(self, uid: str) -> None:
-        """The object is known no more."""
+        """The object no longer exists."""
         self._known.pop(uid, None)
 
 
@@ -70,20 +70,20 @@ class Cache:
         self._objects: dict[str, dict[Key, dict[str, Body]]] = {"Job": {}, "Pod": {}, "Service": {}}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._last_states: dict[Key, dict[str, Body]] = {}
-        """The last that was seen of pods that are gone, by job and by their names: one for each rank of an attempt."""
+        """The last state of deleted pods, by job and by their names: one for each rank of an attempt."""
         self._found: dict[Key, tuple[tuple[str, int], Any]] = {}
         self._parsed: dict[Key, tuple[Body, Job]] = {}
         """Each job as it was read from the body beside it."""
         self._on_node: dict[str, dict[str, Key]] = {}
-        """UIDs of the pods bound to a node, and whose they are."""
+        """UIDs of the pods bound to a node, and the job each belongs to."""
         self._gone: OrderedDict[str, tuple[Key, str | None, Binding]] = OrderedDict()
-        """Pods that are gone, by UID: their job, its UID, and where they were."""
+        """Deleted pods, by UID: their job, its UID, and their node."""
         self._gone_of: dict[Key, set[str]] = {}
         self._pods = _ReadOnce(parse_pod)
         self._bindings = _ReadOnce(binding_of)
 
     def put(self, kind: str, body: Body) -> Key | None:
-        """Take in an object; the key of the job it concerns, or None if it says nothing new."""
+        """Take in an object; returns the key of the job it concerns, or None if it is not new."""
         key, uid = job_key(kind, body), body["metadata"]["uid"]
         if key is None or uid in self._deleted:
             return None
@@ -92,7 +92,7 @@ class Cache:
         if old is not None and version_of(old) >= version_of(body):
             return None
         if kind == "Job":
-            known.clear()  # a job of the same name that was deleted and made again
+            known.clear()  # a job of the same name that was deleted and created again
         body = slim(kind, body)
         if kind == "Pod":
             group = pod_group(body)
@@ -103,7 +103,7 @@ class Cache:
         return key
 
     def drop(self, kind: str, body: Body) -> Key | None:
-        """Forget a deleted object; the key of the job it concerned."""
+        """Drop a deleted object; returns the key of the job it concerned."""
         key, uid = job_key(kind, body), body["metadata"]["uid"]
         self._deleted[uid] = None
         while len(self._deleted) > REMEMBERED_DELETIONS:
@@ -120,12 +120,12 @@ class Cache:
         if kind == "Pod":
             self._pods.forget(uid)
             self._bindings.forget(uid)
-            # How it ended and what it said is still wanted by the next pass.
+            # The next pass still needs its end and its termination message.
             self._keep_words(key, _share(slim_pod(body), last_seen) if "status" in body else last_seen)
             self._remember(key, uid, body if node_of(body) else last_seen or body)
         if not known:
             self._objects[kind].pop(key, None)
-        if kind == "Job" and not known:  # else what is kept is of a newer job of that name
+        if kind == "Job" and not known:  # else the stored one is of a newer job of that name
             self.forget_last_states(key)
             self._found.pop(key, None)
             self._parsed.pop(key, None)
@@ -134,7 +134,7 @@ class Cache:
         return key
 
     def _keep_words(self, key: Key, said: Body | None) -> None:
-        """Keep the last that was seen of a pod that is gone, as long as its job is there."""
+        """Keep the last state of a deleted pod, as long as its job exists."""
         if said is None or controller_uid(said) not in self._objects["Job"].get(key, {}):
             return
         words = self._last_states.setdefault(key, {})
@@ -145,7 +145,7 @@ class Cache:
                 self._pods.forget(before["metadata"]["uid"])
 
     def _remember(self, key: Key, uid: str, body: Body) -> None:
-        """Keep where a pod was that is gone: its node may report of it later."""
+        """Keep the node of a deleted pod: it may report of the pod later."""
         if not node_of(body):
             return
         self._gone[uid] = (key, controller_uid(body), binding_of(body))
@@ -158,7 +158,7 @@ class Cache:
                 del self._gone_of[of]
 
     def resync(self, kind: str, bodies: Iterable[Body], version: int) -> list[Missed]:
-        """Compare with a list made at that resourceVersion; what it shows that the cache did not know."""
+        """Compare with a list made at that resourceVersion; returns what it shows that the cache did not have."""
         missed = []
         listed = set()
         for body in bodies:
@@ -179,7 +179,7 @@ class Cache:
         return next(iter(self._objects["Job"].get(key, {}).values()), None)
 
     def parsed_job(self, key: Key) -> Job | None:
-        """The job of that name, read once for each version of it, however many pods and nodes ask for it."""
+        """The job of that name, read once for each version of it, however many pods and nodes need it."""
         body = self.job(key)
         if body is None:
             return None
@@ -207,14 +207,14 @@ class Cache:
         return self._read_pods(self.owned("Pod", key, uid))
 
     def parsed_last_states(self, key: Key, uid: str) -> tuple[Pod, ...]:
-        """The last that was seen of pods of this job that are gone."""
+        """The last states of deleted pods of this job."""
         return self._read_pods(self.last_states(key, uid))
 
     def _read_pods(self, bodies: Iterable[Body]) -> tuple[Pod, ...]:
         return tuple(pod for pod in map(self._pods.get, bodies) if pod is not None)
 
     def bindings(self, key: Key, uid: str) -> dict[str, Binding]:
-        """Where the pods of this very job are, or were, by their UIDs."""
+        """The present or last node of this very job's pods, by their UIDs."""
         gone = ((pod, self._gone[pod]) for pod in self._gone_of.get(key, ()))
         found = {pod: binding for pod, (_, owner, binding) in gone if owner == uid}
         return found | {b["metadata"]["uid"]: self._bindings.get(b) for b in self.owned("Pod", key, uid)}
@@ -228,13 +228,13 @@ class Cache:
         return [(key, self._objects["Pod"][key][uid]) for uid, key in self._on_node.get(node, {}).items()]
 
     def last_states(self, key: Key, uid: str) -> list[Body]:
-        """The last that was seen of pods of this job that are gone."""
+        """The last states of deleted pods of this job."""
         return [b for b in self._last_states.get(key, {}).values() if controller_uid(b) == uid]
 
     def once_per_generation(
         self, key: Key, uid: str, generation: int, spec: Body, find: Callable[[Body], Found]
     ) -> Found:
-        """What `find` says of a spec, asked once for each generation of a job: walking a template costs 5 ms."""
+        """The result of `find` for a spec, computed once for each generation of a job: traversing a template costs 5 ms."""
         mark = (uid, generation)
         known = self._found.get(key)
         if known is None or known[0] != mark:
@@ -243,20 +243,20 @@ class Cache:
         return found
 
     def forget_last_states(self, key: Key) -> None:
-        """Drop the remains of pods whose attempt has been written down."""
+        """Drop the last states of pods whose attempt has been recorded."""
         for body in self._last_states.pop(key, {}).values():
             self._pods.forget(body["metadata"]["uid"])
 
 
 def slim(kind: str, body: Body) -> dict[str, Any]:
-    """What the operator needs of an object that is listed, watched or answered: users may put much more into it."""
+    """The parts of an object that the operator needs: users may put much more into it."""
     if kind == "Pod":
         return slim_pod(body)
     return slim_job(body) if kind in ("Job", names.KIND) else dict(body)
 
 
 def slim_job(body: Body) -> dict[str, Any]:
-    """A job without managed fields; of one that is too deep or too large only why, and what is still asked of it.
+    """A job without managed fields; of one that is too deep or too large only the reason, and what users still request of it.
 
     A megabyte of empty lists takes thirty in memory, and a tenant may have any number of such jobs.
     """
@@ -282,7 +282,7 @@ _KEPT_OF_METADATA = frozenset(
 
 
 def slim_pod(body: Body) -> dict[str, Any]:
-    """What decisions and redaction need of a pod: of a job of a thousand ranks each holds the addresses of all, 50 KiB."""
+    """What decisions and redaction need of a pod: in a job of a thousand ranks each contains the addresses of all, 50 KiB."""
     meta, spec = body["metadata"], body.get("spec") or {}
     slim = {k: spec[k] for k in ("nodeName", "terminationGracePeriodSeconds") if k in spec}
     for kind in _CONTAINERS:
@@ -296,15 +296,15 @@ def slim_pod(body: Body) -> dict[str, Any]:
 
 
 class Slim:
-    """Objects of one list, one after the other, and no more of them than is needed."""
+    """Objects of one list, one after the other, with only the needed parts."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._first: dict[tuple[str | None, ...], Body] = {}
-        """Of pods that are alike the first."""
+        """The first of each group of equal pods."""
 
     def __call__(self, body: Body) -> dict[str, Any]:
-        """What is needed of an object."""
+        """The needed parts of an object."""
         found = slim(self._kind, body)
         if self._kind != "Pod":
             return found
@@ -315,7 +315,7 @@ class Slim:
 
 
 def _share(pod: dict[str, Any], like: Body | None) -> dict[str, Any]:
-    """The pod with the containers of one that is alike: a thousand pods hold one template's variables once."""
+    """The pod with the containers of an equal one: a thousand pods then have one copy of their template's variables."""
     spec, shared = pod["spec"], (like or {}).get("spec") or {}
     same = {kind: shared[kind] for kind in _CONTAINERS if kind in shared and shared[kind] == spec.get(kind)}
     return {**pod, "spec": {**spec, **same}}
@@ -345,12 +345,12 @@ def job_key(kind: str, body: Body) -> Key | None:
 
 
 def node_of(body: Body) -> str:
-    """The node a pod is bound to; nothing for one that is not, and for other objects."""
+    """The node a pod is bound to; empty for an unbound pod, and for other objects."""
     return str((body.get("spec") or {}).get("nodeName") or "")
 
 
 def binding_of(body: Body) -> Binding:
-    """The node a pod is bound to and when it was made."""
+    """The node a pod is bound to and when the pod was created."""
     meta = body["metadata"]
     return Binding(node_of(body), parse_time(meta.get("creationTimestamp")), meta["name"])
 

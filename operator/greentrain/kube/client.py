@@ -1,8 +1,8 @@
 """The few calls the operator makes, as plain JSON over the official async client.
 
-Its connection, authentication and TLS are used; its generated classes are bypassed on purpose. Importing
-`CoreV1Api` alone costs 100 MiB of memory, decoding a pod into the typed models costs more than the request,
-and both drop fields a newer server sends.
+It uses the client's connection, authentication and TLS. Its generated classes are bypassed on purpose: importing `CoreV1Api`
+alone costs 100 MiB of memory, decoding a pod into the typed models costs more than the request, and both drop fields that a
+newer server sends.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from greentrain.kube.redaction import find_secrets, redact_beginning
 Body = Mapping[str, Any]
 
 REQUEST_SECONDS = 30.0
-"""Longest a request may take, waiting for a free connection included: the API server answers within 60 s or never,
-and passes would rather ask again."""
+"""Longest a request may take, waiting for a free connection included: the API server answers within 60 s or never, and a pass
+retries sooner."""
 
 CONNECT_SECONDS = 5.0
 
@@ -43,22 +43,22 @@ may be dead. It need not be: an API server sends bookmarks about once a minute (
 cache), but need not, and one that was restarted sends none of a kind of which nothing has changed since."""
 
 LIST_RESTARTS = 3
-"""How often a list is begun again whose continue token the server has forgotten (410, after 5 minutes or at once when
-etcd was compacted)."""
+"""How often a list is started again whose continue token has expired on the server (410, after 5 minutes or at once when etcd
+was compacted)."""
 
 NOT_JSON = "NotJSON"
-"""Reason of an answer that says it is a success and cannot be read."""
+"""Reason of an answer with a success code that cannot be read."""
 
 
 WORDS_MAX = 4096
-"""Characters of a refusal that are kept: of a pod with thousands of faults the API server says half a megabyte."""
+"""Characters of a refusal that are kept: for a pod with thousands of faults the API server writes half a megabyte."""
 
 
 class ApiError(Exception):
     """The API server refused a request.
 
-    `status` is the HTTP status, `reason` the server's word for it (`Conflict`, `NotFound`, `Invalid`, …),
-    `retry_after` the seconds the server asks to wait before the next try, where it says so.
+    `status` is the HTTP status, `reason` the server's (`Conflict`, `NotFound`, `Invalid`, …), `retry_after` the seconds that
+    the server asks to wait before the next try, where it gives them.
     """
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
@@ -70,7 +70,7 @@ class ApiError(Exception):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may well succeed later: throttled, outrun by a writer, or the server is in trouble.
+        """Whether the same request may succeed later: throttled, overtaken by another writer, or the server is in trouble.
 
         A quota that two creations meet at the same moment answers 409 Conflict to one of them.
         """
@@ -80,7 +80,7 @@ class ApiError(Exception):
 
     @property
     def refuses_content(self) -> bool:
-        """Whether it was what we sent that was refused, and will be each time: not valid, or too large.
+        """Whether the content was refused, and will be each time: not valid, or too large.
 
         etcd's refusal of an object beyond its limit (1.5 MiB by default) comes as a 500: "etcdserver: request is too large".
         """
@@ -88,7 +88,7 @@ class ApiError(Exception):
 
 
 class LongAnswerError(Exception):
-    """An answer is longer than is read of it."""
+    """An answer is longer than the limit."""
 
 
 _JOBS = f"/apis/{names.GROUP}/{names.VERSION}"
@@ -171,7 +171,7 @@ class Client(AbstractAsyncContextManager["Client"]):
                 read_retry_after(response.getheader("Retry-After"), found),
             )
         if answer is None:
-            # Something between us and the server answered, or the answer was cut off.
+            # A proxy before the server answered, or the answer was cut off.
             raise ApiError(
                 502, NOT_JSON, f"{method} {path} was answered with {len(raw)} bytes that are not JSON"
             )
@@ -180,7 +180,7 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def _list(
         self, path: str, query: Mapping[str, str], kind: str = ""
     ) -> tuple[list[dict[str, Any]], int]:
-        """All objects, of jobs and pods what is needed of them, and the resourceVersion they were listed at."""
+        """All objects, of jobs and pods the needed parts, and the resourceVersion they were listed at."""
         for _ in range(LIST_RESTARTS):
             try:
                 return await self._pages(path, query, kind)
@@ -218,11 +218,11 @@ class Client(AbstractAsyncContextManager["Client"]):
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Event types and objects of a list from a resourceVersion on, bookmarks included, until it ends.
 
-        It ends when the server ends it, when its connection breaks, and after `silence` seconds without a byte. Each is
-        allowed: nothing is lost, and the next watch goes on from the last resourceVersion.
+        It ends when the server ends it, when its connection breaks, and after `silence` seconds without a byte. None of these
+        is an error: nothing is lost, and the next watch continues from the last resourceVersion.
 
         Raises:
-            ApiError: the server refused it, or ended it with an error: 410 asks for a fresh list.
+            ApiError: the server refused it, or ended it with an error: 410 requires a fresh list.
             TimeoutError, aiohttp.ClientError, OSError: it could not be opened.
         """
         verb, url, headers, _, __ = await self._api.param_serialize(
@@ -258,7 +258,7 @@ class Client(AbstractAsyncContextManager["Client"]):
             response.close()
 
     async def read_version(self) -> dict[str, Any]:
-        """What the server says of its version; every account may ask, by the role system:public-info-viewer."""
+        """The server's version; every account may read it, by the role system:public-info-viewer."""
         return await self._request("GET", "/version")
 
     async def read_namespace(self, name: str) -> dict[str, Any]:
@@ -274,7 +274,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         return await self._request("GET", f"{NODE_POWERS}/{node}")
 
     async def create_node_power(self, node: str) -> dict[str, Any]:
-        """Make a node's NodePower, empty."""
+        """Create a node's NodePower, empty."""
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.NODE_POWER_KIND,
@@ -300,19 +300,19 @@ class Client(AbstractAsyncContextManager["Client"]):
         return await self._list(f"{_JOBS}{_within(namespace)}/{names.PLURAL}", {}, names.KIND)
 
     async def list_pods(self, namespace: str | None) -> tuple[list[dict[str, Any]], int]:
-        """All pods of ours in a namespace, or in all."""
+        """All pods of our jobs in a namespace, or in all."""
         return await self._list(f"/api/v1{_within(namespace)}/pods", {"labelSelector": _OURS}, "Pod")
 
     async def list_services(self, namespace: str | None) -> tuple[list[dict[str, Any]], int]:
-        """All Services of ours in a namespace, or in all."""
+        """All Services of our jobs in a namespace, or in all."""
         return await self._list(f"/api/v1{_within(namespace)}/services", {"labelSelector": _OURS})
 
     async def list_node_powers(self) -> tuple[list[dict[str, Any]], int]:
-        """All NodePowers; they are the cluster's, not a namespace's."""
+        """All NodePowers; they are cluster-scoped."""
         return await self._list(NODE_POWERS, {})
 
     async def ask_agent(self, node: str, resource_version: str, spec: Body) -> dict[str, Any]:
-        """Store what is asked of a node's agent, if its NodePower is still at that resourceVersion; else 409."""
+        """Store the requests to a node's agent, if its NodePower is still at that resourceVersion; else 409."""
         return await self._request(
             "PATCH",
             f"{NODE_POWERS}/{node}",
@@ -331,7 +331,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         await self._request("DELETE", f"{NODE_POWERS}/{node}", options)
 
     async def delete_daemon_set(self, namespace: str, name: str) -> None:
-        """Ask for a DaemonSet's deletion; it and its pods go together."""
+        """Request a DaemonSet's deletion; its pods are deleted with it."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
         await self._request("DELETE", f"/apis/apps/v1{_within(namespace)}/daemonsets/{name}", options)
 
@@ -347,13 +347,13 @@ class Client(AbstractAsyncContextManager["Client"]):
         return items
 
     async def find_job(self, namespace: str, name: str) -> dict[str, Any] | None:
-        """One job as it is now; None where there is none. A list of one: reading by name would need one right more."""
+        """One job as it is now; None where it does not exist. A list of one: to read it by name would need one more right."""
         path = f"{_JOBS}{_within(namespace)}/{names.PLURAL}"
         items, _ = await self._list(path, {"fieldSelector": f"metadata.name={name}"}, names.KIND)
         return items[0] if items else None
 
     async def create(self, kind: str, body: Body) -> dict[str, Any]:
-        """Create a Pod or Service; an unknown field is refused."""
+        """Create a Pod or Service; an unknown field is rejected."""
         path = f"/api/v1{_within(body['metadata']['namespace'])}/{_PATHS[kind]}"
         query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}
         return await self._request("POST", path, body, query=query)
@@ -365,11 +365,11 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def delete_pod(
         self, namespace: str, name: str, uid: str, *, grace_seconds: int | None = None
     ) -> dict[str, Any]:
-        """Ask for a pod's deletion with its own grace period; a successor of the same name is safe.
+        """Request a pod's deletion with its own grace period; a successor of the same name is safe.
 
         Of a pod that is being deleted the grace period is cut short to `grace_seconds`; without these nothing changes.
 
-        404 and 409 mean that no pod of that UID is there any more.
+        404 and 409 mean that no pod of that UID exists any more.
         """
         options: dict[str, Any] = {
             "apiVersion": "v1",
@@ -388,10 +388,10 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def evict_pod(
         self, namespace: str, name: str, uid: str, *, grace_seconds: int | None = None
     ) -> None:
-        """Ask for a pod's eviction with its own grace period; a successor of the same name is safe.
+        """Request a pod's eviction with its own grace period; a successor of the same name is safe.
 
         Of a pod that is being deleted the grace period is cut short to `grace_seconds`; without these nothing changes.
-        404 and 409 mean that no pod of that UID is there any more; 429 that a PodDisruptionBudget does not allow it now.
+        404 and 409 mean that no pod of that UID exists any more; 429 that a PodDisruptionBudget does not allow it now.
         """
         options: dict[str, Any] = {"preconditions": {"uid": uid}}
         if grace_seconds is not None:
@@ -407,7 +407,7 @@ class Client(AbstractAsyncContextManager["Client"]):
             await self._request("POST", f"{pods}/{name}/eviction", body)
         except ApiError as error:
             if error.status == 409:
-                # By a list: to read a pod by its name would need one right more.
+                # By a list: to read a pod by its name would need one more right.
                 found, _ = await self._list(pods, {"fieldSelector": f"metadata.name={name}"})
                 _refuse_if_same(found[0] if found else None, uid, error)
             raise
@@ -419,7 +419,7 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def create_lease(
         self, namespace: str, name: str, spec: Body, annotations: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Make a Lease; 409 where there is one."""
+        """Create a Lease; 409 where it exists."""
         body = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -435,7 +435,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         )
 
     async def renew_lease(self, lease: Body, spec: Body, annotations: Mapping[str, str]) -> dict[str, Any]:
-        """Store a Lease's spec and annotations, if it is still as it was read; else 409."""
+        """Store a Lease's spec and annotations, if it is unchanged since it was read; else 409."""
         meta = {**lease["metadata"], "annotations": dict(annotations)}
         path = f"{lease_path(meta['namespace'])}/{meta['name']}"
         query = {"fieldManager": names.FIELD_MANAGER}
@@ -444,7 +444,7 @@ class Client(AbstractAsyncContextManager["Client"]):
     async def delete_job(self, namespace: str, name: str, uid: str) -> dict[str, Any]:
         """Delete a job with all it owns; a successor of the same name is safe.
 
-        404 and 409 mean that no job of that UID is there any more.
+        404 and 409 mean that no job of that UID exists any more.
         """
         options = {
             "apiVersion": "v1",
@@ -493,7 +493,7 @@ class Client(AbstractAsyncContextManager["Client"]):
         await self._request("POST", f"/api/v1{_within(namespace)}/events", body)
 
     async def read_schema_hash(self, crd: str) -> str | None:
-        """The schema hash annotated on an installed CRD; None where there is none."""
+        """The schema hash in an installed CRD's annotation; None where there is none."""
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd}"
         body = await self._request("GET", path)
         found = (body["metadata"].get("annotations") or {}).get(names.ANNOTATION_SCHEMA_HASH)
@@ -501,7 +501,7 @@ class Client(AbstractAsyncContextManager["Client"]):
 
 
 def lease_path(namespace: str) -> str:
-    """Where the Leases of a namespace are."""
+    """The path of a namespace's Leases."""
     return _LEASES.format(_within(namespace))
 
 
@@ -514,7 +514,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SEC
 
 
 def _refuse_if_same(body: Body | None, uid: str, error: ApiError) -> None:
-    """Distinguish what one 409 may mean: another object has taken the name, or two writers met at this one."""
+    """Distinguish the meanings of a 409: another object has taken the name, or two writers met at this one."""
     if body is not None and body["metadata"]["uid"] == uid:
         raise ApiError(503, error.reason, error.message, error.retry_after)
 
@@ -530,7 +530,7 @@ async def connect(
     page: int = LIST_PAGE,
     silence: float = WATCH_SILENCE_SECONDS,
 ) -> Client:
-    """Connect as the pod's service account, or by a kubeconfig where one is named.
+    """Connect as the pod's service account, or by a kubeconfig where one is given.
 
     Lists come in pages; a watch that brings nothing for `silence` seconds ends.
     """

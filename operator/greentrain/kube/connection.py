@@ -1,4 +1,4 @@
-"""How the API server is reached: by the pod's service account, or by a kubeconfig where one is named."""
+"""How the API server is reached: by the pod's service account, or by a kubeconfig where one is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kubernetes.aio import client, config
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """How the API server is reached, for those who bring their own HTTP client."""
+    """How the API server is reached, for other HTTP clients."""
 
     server: str
     ca_path: str | None
@@ -21,7 +21,7 @@ class Connection:
 
 
 async def read_configuration(kubeconfig: str | None, context: str | None) -> client.Configuration:
-    """The pod's service account, or a kubeconfig where one is named."""
+    """The pod's service account, or a kubeconfig where one is given."""
     configuration = client.Configuration()
     if kubeconfig is None:
         config.load_incluster_config(client_configuration=configuration)
@@ -33,7 +33,7 @@ async def read_configuration(kubeconfig: str | None, context: str | None) -> cli
 
 
 async def read_connection(kubeconfig: str | None, context: str | None) -> Connection:
-    """The same connection in plain values, read afresh: service account tokens rotate."""
+    """The same connection in plain values, read again: service account tokens rotate."""
     configuration = await read_configuration(kubeconfig, context)
     header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
     return Connection(

@@ -1,7 +1,7 @@
-"""Reads JSON of any depth: what users may nest without bound must not end the program that reads it.
+"""Reads JSON of any depth: unbounded nesting by a user must not end the program that reads it.
 
 The API server stores up to 10,000 levels of lists where a schema keeps unknown fields, as in a pod template. Python's own
-decoder raises RecursionError at fewer than a thousand, and so does most that walks through what it made.
+decoder raises RecursionError at fewer than a thousand, and so does most code that traverses the result.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from pydantic_core import from_json
 
 KEPT_LEVELS = 128
-"""Levels of maps and lists that are kept where a text is deeper than the decoder reads (pydantic-core: 201). In the place
-of each map or list below stands null. Admission refuses by path what is deeper than 64 in a template (`core.limits`),
-and a template in a list of jobs begins at the seventh, so that what is left of such a one is refused all the same."""
+"""Levels of maps and lists that are kept where a text is deeper than the decoder reads (pydantic-core: 201). Each map or list
+below is replaced by null. Admission rejects by path what is deeper than 64 in a template (`core.limits`). A template in a
+list of jobs begins at the seventh level, so that the rest of such a one is rejected all the same."""
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
 
@@ -34,7 +34,7 @@ def decode(text: bytes | str) -> Any:
     try:
         return from_json(shallow)
     except ValueError:
-        return json.loads(shallow)  # halves of surrogate pairs, which it lets pass
+        return json.loads(shallow)  # halves of surrogate pairs, which it accepts
 
 
 def is_shallow(text: bytes) -> bool:
@@ -75,7 +75,7 @@ def flatten(text: bytes) -> bytes:
 
 
 async def whole_lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The lines of a stream without their ends; what follows the last end is dropped, as the watch was cut off in it."""
+    """The lines of a stream without their ends; text after the last end is dropped, since the watch was cut off in it."""
     parts: list[bytes] = []  # joined once: a line that comes in many chunks is not copied with each
     async for chunk in chunks:
         *ended, rest = chunk.split(b"\n")

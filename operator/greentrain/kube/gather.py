@@ -1,4 +1,4 @@
-"""Reads the world into one snapshot: caches for what is watched, a request only for the program's own word."""
+"""Reads the world into one snapshot: caches for what is watched, a request only for the program's progress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gather(
     progress: Progress | None = None,
     obstacles: tuple[Obstacle, ...] = (),
 ) -> Snapshot | None:
-    """Everything known of one job; None where there is no such job."""
+    """Everything known of one job; None where it does not exist."""
     job, body = cache.parsed_job(key), cache.job(key)
     if job is None or body is None:
         return None
@@ -46,7 +46,7 @@ def gather(
 
 
 async def gather_progress(session: aiohttp.ClientSession, seen: Snapshot) -> Progress | None:
-    """Ask the rank that saves checkpoints how far it is; None where it does not run or does not answer."""
+    """Request the progress of the rank that saves checkpoints; None where it does not run or does not answer."""
     attempt = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     pod = _deciding_pod(seen, attempt)
     if pod is None or pod.state is not PodState.RUNNING or not pod.ip:

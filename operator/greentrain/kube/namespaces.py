@@ -1,7 +1,7 @@
-"""Whether an administrator's label lets the jobs of a namespace ask for more than Pod Security's baseline.
+"""Whether an administrator's label lets the jobs of a namespace request more than Pod Security's baseline.
 
-Read only for a job that does ask, and remembered for seconds: hardly a cluster has such jobs, and a watch on all
-namespaces would be one right more.
+Read only for a job that does so, and cached for seconds: few clusters have such jobs, and a watch on all namespaces would be
+one more right.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from greentrain.kube.client import ApiError, Client
 logger = logging.getLogger("greentrain.controller")
 
 READ_SECONDS = 5.0
-"""Longest an answer is waited for: the same pass keeps the job's budget."""
+"""Longest wait for an answer: the same pass enforces the job's budget."""
 
 REMEMBERED_SECONDS = 5.0
-"""How long an answer is used again; a label that is set or removed counts after that."""
+"""How long an answer is cached; a label that is set or removed counts after that."""
 
 
 class Namespaces:
-    """What the labels of namespaces were when they were read last."""
+    """The labels of namespaces, as they were read last."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -32,7 +32,7 @@ class Namespaces:
         self._unread: set[str] = set()
 
     async def is_privileged(self, name: str) -> bool:
-        """Whether the namespace has the label; what was known last, else no, where it cannot be read now."""
+        """Whether the namespace has the label; where it cannot be read now, the last known answer, else no."""
         now = asyncio.get_running_loop().time()
         asked, known = self._known.get(name, (float("-inf"), False))
         if now - asked < REMEMBERED_SECONDS:

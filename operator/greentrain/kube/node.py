@@ -1,7 +1,7 @@
-"""What a node's agent knows from the API server: its node, the pods on it, and what the operator asks and whether it is there.
+"""What a node's agent reads from the API server: its node, the pods on it, the operator's requests, and its Lease.
 
-All are followed by a list and a watch, again and again. While the server is away the last picture stands, and says
-that it is old: an agent counts on without it.
+All are followed by a list and a watch, again and again. While the server is away the last state stays, marked as old: an
+agent counts on without the server.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
 
 SHORT_WATCHES = 3
-"""So many watches in a row that end within `RETRY_SECONDS` and bring nothing are an error: nothing would ever come."""
+"""So many watches in a row that end within `RETRY_SECONDS` without an event are an error: no event would ever come."""
 
 _AWAY = (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
@@ -56,7 +56,7 @@ class NodePod:
     name: str
     uid: str
     terminal: bool
-    """Whether its phase is Succeeded or Failed: it holds nothing, whatever the kubelet lists."""
+    """Whether its phase is Succeeded or Failed: nothing is allocated to it, whatever the kubelet lists."""
     job: str | None = None
     job_uid: str | None = None
     began: float | None = None
@@ -64,14 +64,14 @@ class NodePod:
     ended: float | None = None
     """Unix time at which its last container ended; None while one runs."""
     budgeted: bool = False
-    """Whether it belongs to a job that has a budget, as its annotation says."""
+    """Whether it belongs to a job that has a budget, by its annotation."""
     cut_grace: int | None = None
-    """Seconds of its own grace period, where its deletion was asked for with a longer one."""
+    """Seconds of its own grace period, where its deletion was requested with a longer one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node's power comes from, as its labels say; empty where they do not."""
+    """Where a node's power comes from, by its labels; empty where they do not give it."""
 
     region: str = ""
     zone: str = ""
@@ -112,7 +112,7 @@ def parse_node_pod(body: Body) -> NodePod:
 
 
 def find_pause(node: Body) -> str | None:
-    """Why NVML must be let go on this node, in words; None while it need not.
+    """Why NVML must be closed on this node, as a message; None while it need not be.
 
     NVIDIA's GPU operator asks each client of the driver off a node before it replaces the driver: it sets the node's
     labels `nvidia.com/gpu.deploy.*` to values that begin with `paused` (k8s-driver-manager).
@@ -131,7 +131,7 @@ def find_place(node: Body) -> Place:
 
 
 def parse_asks(spec: Body) -> tuple[PodAsk, ...]:
-    """What is asked for each pod; an entry that cannot be read asks for nothing."""
+    """The requests for each pod; an entry that cannot be read requests nothing."""
     found = []
     for entry in spec.get("pods") or ():
         try:
@@ -145,12 +145,12 @@ def parse_asks(spec: Body) -> tuple[PodAsk, ...]:
 
 
 def find_caps(asks: Iterable[PodAsk]) -> dict[str, PowerCap]:
-    """The power caps that are asked for, by the pod's UID."""
+    """The requested power caps, by the pod's UID."""
     return {a.uid: a.cap for a in asks if a.cap_milliwatts is not None or a.cap_percent is not None}
 
 
 def find_allowances(asks: Iterable[PodAsk]) -> dict[str, Allowance]:
-    """The allowances of energy that are given, by the pod's UID."""
+    """The given energy allowances, by the pod's UID."""
     return {
         a.uid: Allowance(Joules(a.allowance_joules), a.allowance_scope, a.allowance_seconds)
         for a in asks
@@ -159,7 +159,7 @@ def find_allowances(asks: Iterable[PodAsk]) -> dict[str, Allowance]:
 
 
 def parse_last_report(status: Body) -> NodePowerStatus:
-    """Read what an agent reported; of what an agent of another version wrote, at least whose it is and every pod."""
+    """Read an agent's report; of one that another version wrote, at least its owner and every pod."""
     try:
         return NodePowerStatus.model_validate(status)
     except ValidationError as error:
@@ -178,7 +178,7 @@ def parse_last_report(status: Body) -> NodePowerStatus:
 
 
 def one_by_one(take: Callable[[Body], None]) -> Callable[[Body], None]:
-    """The same, but that an object that cannot be read is logged and left out, and the others are taken in."""
+    """The same, but an object that cannot be read is logged and left out, and the others are taken in."""
 
     def guarded(body: Body) -> None:
         try:
@@ -205,7 +205,7 @@ class NodeView:
         wall: Callable[[], float] = time.time,
         retry: float = RETRY_SECONDS,
     ) -> None:
-        """`lease` is namespace and name of the one the operator renews, `elapsed` the clock that only goes on.
+        """`lease` is namespace and name of the one the operator renews, `elapsed` the monotonic clock.
 
         `retry` is the first wait in seconds after an error; it doubles from one to the next.
         """
@@ -225,7 +225,7 @@ class NodeView:
         self._paused: str | None = None
         self._place = Place()
         self.news = asyncio.Event()
-        """Set when something came that should not wait for the next round: another cap, a pod that may have one."""
+        """Set when something came that must not wait for the next round: another cap, a pod that may have one."""
 
     @property
     def pods(self) -> Mapping[str, NodePod]:
@@ -234,12 +234,12 @@ class NodeView:
 
     @property
     def pods_known(self) -> bool:
-        """Whether these are the pods of a list or watch that is still good."""
+        """Whether these are the pods of a list or watch that is still valid."""
         return self._pods_known
 
     @property
     def version(self) -> int:
-        """Another number whenever something about the pods is new."""
+        """Another number after each change of the pods."""
         return self._version
 
     @property
@@ -249,55 +249,55 @@ class NodeView:
 
     @property
     def caps(self) -> Mapping[str, PowerCap] | None:
-        """The power caps that are asked for, by the pod's UID; None as long as it was not read."""
+        """The requested power caps, by the pod's UID; None until they were read."""
         return self._caps
 
     @property
     def allowances(self) -> Mapping[str, Allowance] | None:
-        """The allowances of energy, by the pod's UID; None as long as it was not read."""
+        """The energy allowances, by the pod's UID; None until they were read."""
         return self._allowances
 
     @property
     def lease(self) -> tuple[str, str] | None:
-        """Namespace and name of the Lease the operator renews; None where none is named, and it cannot be heard."""
+        """Namespace and name of the Lease that the operator renews; None where none was given: no renewal can then be seen."""
         return self._lease
 
     @property
     def operator_renewed(self) -> float | None:
-        """When the operator was last heard, on the clock that only goes on; None where it never was."""
+        """When the last renewal was seen, on the monotonic clock; None where none was."""
         return self._renewals.renewed
 
     @property
     def unattended(self) -> Mapping[str, float]:
-        """Since when, on the clock that only goes on, the operator says that it cannot look after a job, by the job's UID."""
+        """The jobs that the operator cannot reconcile, by UID, each with the time since when, on the monotonic clock."""
         return self._renewals.unattended
 
     @property
     def place(self) -> Place:
-        """Where the node is; nowhere until that was read."""
+        """Where the node is; empty until that was read."""
         return self._place
 
     @property
     def paused(self) -> str | None:
-        """Why NVML must be let go, in words; None while it need not, or that was not read."""
+        """Why NVML must be closed, as a message; None while it need not be, or that was not read."""
         return self._paused
 
     async def listen(self) -> None:
-        """Look at the operator's Lease now; what a watch delivers may be late after an outage."""
+        """Read the operator's Lease now; a watch may deliver it late after an outage."""
         if self._lease is not None:
             bodies, _ = await self._client.list_any(*self._lease_query(self._lease))
             for body in bodies:
                 self._put_lease(body)
 
     async def evict(self, namespace: str, name: str, uid: str) -> None:
-        """Ask for a pod's eviction; 404 and 409: it is not there any more, 429: not now."""
+        """Request a pod's eviction; 404 and 409: it no longer exists, 429: not now."""
         pod = self._pods.get(uid)
         await self._client.evict_pod(
             namespace, name, uid, grace_seconds=None if pod is None else pod.cut_grace
         )
 
     async def read_status(self) -> NodePowerStatus | None:
-        """What an agent of this node reported last; None where there is no NodePower."""
+        """The last report of this node's agent; None where there is no NodePower."""
         try:
             body = await self._client.read_node_power(self._node)
         except ApiError as error:
@@ -307,7 +307,7 @@ class NodeView:
         return parse_last_report(body.get("status") or {})
 
     async def report(self, status: NodePowerStatus) -> None:
-        """Store the agent's half; the object is made where there is none."""
+        """Store the agent's half; the object is created where it does not exist."""
         content = dump_status(status)
         try:
             await self._client.report_node_power(self._node, content)
@@ -318,7 +318,7 @@ class NodeView:
             await self._client.report_node_power(self._node, content)
 
     async def follow(self) -> None:
-        """Keep the picture fresh until cancelled."""
+        """Keep the state up to date until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(
                 self._follow(
@@ -392,10 +392,10 @@ class NodeView:
         drop: Callable[[Body], None],
         listed: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
-        """List once, then watch for ever. A watch may end or say nothing: the next one goes on from where it was.
+        """List once, then watch without end. A watch may end or be silent: the next one continues from where it was.
 
-        Only an error makes the picture old, asks for a new list and waits, longer each time. A 410 asks for a new list
-        alone: the server has forgotten the version, which says nothing against what is known.
+        Only an error makes the state old, requires a new list and waits, longer each time. A 410 requires a new list alone:
+        the version has expired on the server, and what is known may still be right.
         """
         put, drop = one_by_one(put), one_by_one(drop)
         delay = self._retry
@@ -427,12 +427,12 @@ class NodeView:
                 if short >= SHORT_WATCHES:
                     short = 0
                     raise ApiError(502, "WatchEnds", f"{SHORT_WATCHES} watches in a row ended at once")
-                # A server that ends watches at once is not to be asked again and again.
+                # A server that ends watches at once must not get one request after the other.
                 await asyncio.sleep(self._retry * random.uniform(0.75, 1.25))
             except _AWAY as error:
                 version = None
                 refused = error if isinstance(error, ApiError) else None
-                # Of a version that was listed just now a 410 is an error like others.
+                # For a version that was listed just now, a 410 is an error like others.
                 if (
                     refused is not None
                     and refused.status == 410

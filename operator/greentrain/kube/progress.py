@@ -1,7 +1,6 @@
-"""Asks a training container how far it is.
+"""Requests the progress of a training container.
 
-Whatever runs there is a user's: the answer is bounded in time and size, parsed strictly, and used for
-showing progress only.
+A user's program answers: the answer is bounded in time and size, parsed strictly, and used only to show progress.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ TIMEOUT_SECONDS = 2
 async def read_progress(
     session: aiohttp.ClientSession, address: str, port: int = PROGRESS_PORT
 ) -> Progress | None:
-    """Read `GET /progress` of a pod; None where nothing sensible answers in time."""
+    """Read `GET /progress` of a pod; None where there is no valid answer in time."""
     host = f"[{address}]" if ":" in address else address
     try:
         async with session.get(

@@ -1,10 +1,10 @@
 """What nodes' agents have reported, as the watch on NodePowers has shown it, and which jobs it concerns.
 
-An agent's word counts for pods on its own node alone: those that the operator knows to be there, or to have been there, by the
-pods it has seen or by what a job's stored status says of them. Whatever else a node reports of a job is left out here, once.
+An agent's report counts only for pods on its own node: those that the operator knows to be, or to have been, there by the pods
+it has seen or by a job's stored status. Whatever else a node reports of a job is left out here, once.
 
-Each version of a NodePower is read once, and what it says of a job is put together once: of a job on a thousand nodes a pass
-looks at the reports that are new. What is kept for that follows from the objects and the stored statuses alone.
+Each version of a NodePower is read once, and its part of a job is assembled once: for a job on a thousand nodes a pass reads
+only the new reports. What is kept for that follows from the objects and the stored statuses alone.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class NodePower:
     received: datetime
     """When its agent's half last changed, by the operator's clock."""
     seen: datetime
-    """When it was observed, by that clock: of a report that was there before the operator, by the node's clock."""
+    """When it was observed, by that clock; for a report from before the operator's start, by the node's clock."""
     entries: Mapping[Key, tuple[PodEnergy, ...]] = field(default_factory=dict)
     """What it reports of pods, by the job of that name."""
     fleet: Fleet | None = None
     """What it reports of its GPUs; None where it has none."""
     doubts: tuple[str, ...] = ()
-    """What of its report is not believed, and why."""
+    """What of its report is not accepted, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Assembled:
-    """What a node reports of a job, and what that was concluded from."""
+    """A node's report on a job, and the inputs it was assembled from."""
 
     known: NodePower
     uid: str
@@ -77,12 +77,12 @@ class NodePowers:
         self._deleted: set[str] = set()
         self._typical: Fleet | None = None
         self._foreign: dict[tuple[str, Key], int] = {}
-        """By node and job: how many entries were not believed of it."""
+        """By node and job: how many of its entries were not accepted."""
         self._assembled: dict[tuple[str, Key], _Assembled] = {}
-        """By node and job: what was put together of it last."""
+        """By node and job: what was assembled last."""
 
     def put(self, body: Body) -> set[Key] | None:
-        """Take in an object; the jobs it reports of, now or before, or None if it says nothing new."""
+        """Take in an object; returns the jobs it reports on, now or before, or None if it is not new."""
         meta = body["metadata"]
         name, uid = meta["name"], meta["uid"]
         old = self._known.get(name)
@@ -97,7 +97,7 @@ class NodePowers:
             return None
         believed = read_report(body.get("status"), now=self._clock())
         status = believed.status
-        if status is None:  # as if it had not come: the node is silent
+        if status is None:  # as if there were no report: the node is silent
             status = old.status if old is not None and old.uid == uid else NodePowerStatus()
         elif old is not None:
             status = _keep_same(old.status, status)
@@ -142,7 +142,7 @@ class NodePowers:
         return now | before
 
     def _forget(self, name: str) -> set[Key]:
-        """Take a node out of the lists of the jobs it reported of; those jobs."""
+        """Remove a node from the lists of the jobs it reported on; returns those jobs."""
         old = self._known.get(name)
         keys = set(old.entries) if old is not None else set()
         for key in keys:
@@ -152,7 +152,7 @@ class NodePowers:
         return keys
 
     def drop(self, body: Body) -> set[Key]:
-        """Forget a deleted object; the jobs it reported of."""
+        """Drop a deleted object; returns the jobs it reported on."""
         meta = body["metadata"]
         self._deleted.add(meta["uid"])
         old = self._known.get(meta["name"])
@@ -167,7 +167,7 @@ class NodePowers:
         return keys
 
     def resync(self, bodies: Iterable[Body], version: int) -> set[Key]:
-        """Compare with a list made at that resourceVersion; the jobs something is new for."""
+        """Compare with a list made at that resourceVersion; returns the jobs with news."""
         listed, changed = set(), set()
         for body in bodies:
             listed.add(body["metadata"]["name"])
@@ -178,7 +178,7 @@ class NodePowers:
         return changed
 
     def names(self) -> list[str]:
-        """The names of all NodePowers: those of their nodes."""
+        """The names of all NodePowers, which are those of their nodes."""
         return list(self._known)
 
     def node_power(self, name: str) -> NodePower | None:
@@ -186,9 +186,9 @@ class NodePowers:
         return self._known.get(name)
 
     def fleet(self, nodes: Collection[str] = ()) -> Fleet:
-        """The figures for a job whose pods are on these nodes, "" standing for none.
+        """The figures for a job whose pods are on these nodes; "" means no node yet.
 
-        As long as one of them is on none, or on one that reports no GPUs, it may be any node of the cluster.
+        As long as a pod is on none, or on one that reports no GPUs, it may be any node of the cluster.
         """
         found = [self._known[n].fleet if n in self._known else None for n in dict.fromkeys(nodes)]
         there = [figures for figures in found if figures is not None]
@@ -199,7 +199,7 @@ class NodePowers:
         return join([*there, self._typical])
 
     def _take_figures(self, old: Fleet | None, new: Fleet | None) -> None:
-        """Have what is typical found again, where a node says something else than when it was last heard."""
+        """Have the typical figures computed again where a node's figures have changed since its last report."""
         typical = self._typical
         if typical is None or old == new:
             return
@@ -214,7 +214,7 @@ class NodePowers:
             self._typical = replace(typical, reported_at=new.reported_at)
 
     def refused(self) -> dict[str, int]:
-        """By node: how much of what its agent reports is not believed, now."""
+        """By node: how much of its agent's present report is not accepted."""
         counts = {name: len(known.doubts) for name, known in self._known.items()}
         for (name, _), foreign in self._foreign.items():
             counts[name] = counts.get(name, 0) + foreign
@@ -226,13 +226,13 @@ class NodePowers:
         key: Key,
         entries: Iterable[tuple[PodEnergy, Binding | None]],
     ) -> tuple[PodEnergy, ...]:
-        """The entries of pods that are, or were, on this node, as old as their pods at most."""
+        """The entries of pods that are, or were, on this node; none older than its pod."""
         found, foreign = [], {}
         for entry, binding in entries:
             if binding is None:
                 foreign[entry.key] = "the operator has not seen that pod on any node"
             elif binding.node != node:
-                # A pod that is not bound yet is one whose next event is on its way.
+                # A pod that is not bound yet: its next event has not arrived.
                 if binding.node:
                     foreign[entry.key] = f"the pod is on node {binding.node}"
             elif (false := find_false_date(entry, binding)) is not None:
@@ -263,10 +263,10 @@ class NodePowers:
         energy: EnergyStatus | None,
         bindings: Mapping[str, Binding],
     ) -> tuple[NodeReport, ...]:
-        """What is reported of a job, and by nodes that reported of it before, which say something by their silence too.
+        """The reports on a job, also of nodes that reported on it before: their silence matters too.
 
-        `bindings` says of the job's pods, by UID, where the API server has shown them; where it has not, the stored status
-        (`energy`) says it.
+        `bindings` has the job's pods, by UID, where the API server has shown them; where it has not, the stored status
+        (`energy`) has them.
         """
         bindings = {**_find_stored(energy, created, bindings), **bindings}
         named = {b.name: b for b in bindings.values()}
@@ -278,7 +278,7 @@ class NodePowers:
             known = self._known.get(name)
             if known is None:
                 continue
-            # Of a pod that ended before the API server had shown its UID the agent knows the name alone.
+            # Of a pod that ended before the API server had shown its UID the agent knows only the name.
             there = tuple(
                 bindings.get(e.uid) or (None if e.owner_known else named.get(e.name))
                 for e in known.entries.get(key, ())
@@ -296,7 +296,7 @@ class NodePowers:
         created: datetime | None,
         bindings: tuple[Binding | None, ...],
     ) -> NodeReport:
-        """What one node reports of a job; `bindings` says where the pods are, entry by entry."""
+        """One node's report on a job; `bindings` is where the pods are, entry by entry."""
         before = self._assembled.get((known.name, key))
         if (
             before is not None
@@ -327,7 +327,7 @@ class NodePowers:
 def _find_stored(
     energy: EnergyStatus | None, created: datetime | None, shown: Mapping[str, Binding]
 ) -> dict[str, Binding]:
-    """Where a job's pods were, as its stored status says, of those that the API server has not `shown`."""
+    """Where a job's pods were by its stored status, for those that the API server has not `shown`."""
     if energy is None:
         return {}
     charges = energy.control.charges if energy.control is not None else ()
@@ -338,7 +338,7 @@ def _find_stored(
 
 
 def _keep_same(old: NodePowerStatus, new: NodePowerStatus) -> NodePowerStatus:
-    """The new status with the old one's entries where they say the same: what followed from them is not concluded again."""
+    """The new status with the old one's entries where they are equal, so that nothing is computed from them again."""
     if old == new:
         return old
     before = {entry.key: entry for entry in old.pods}
@@ -347,7 +347,7 @@ def _keep_same(old: NodePowerStatus, new: NodePowerStatus) -> NodePowerStatus:
 
 
 def _group(status: NodePowerStatus) -> dict[Key, tuple[PodEnergy, ...]]:
-    """What a node reports of pods, by the job of that name."""
+    """A node's entries of pods, by the job of that name."""
     found: dict[Key, list[PodEnergy]] = {}
     for entry in status.pods:
         key = find_key(entry)
@@ -357,7 +357,7 @@ def _group(status: NodePowerStatus) -> dict[Key, tuple[PodEnergy, ...]]:
 
 
 def find_key(entry: PodEnergy) -> Key | None:
-    """The job an entry is of, None where it is of none; by the pod's name where its agent knows of no owner."""
+    """The job an entry belongs to, None where it is none's; by the pod's name where its agent knows of no owner."""
     if entry.owner_known:
         return Key(entry.namespace, entry.job) if entry.job and entry.job_uid else None
     parts = entry.name.rsplit("-", 3)  # JOB-ROLE-INDEX-ATTEMPT
@@ -365,7 +365,7 @@ def find_key(entry: PodEnergy) -> Key | None:
 
 
 def is_of_job(entry: PodEnergy, key: Key, uid: str, created: datetime | None) -> bool:
-    """Whether an entry is of this very job, and not of one of the same name before it."""
+    """Whether an entry belongs to this very job, and not to one of the same name before it."""
     if entry.owner_known:
         return entry.job_uid == uid and find_key(entry) == key
     first = parse_time(entry.first_reading)

@@ -1,8 +1,8 @@
-"""Keeps what users put into a pod template's environment and options out of what the operator says.
+"""Keeps values from a pod template's environment and options out of what the operator writes.
 
-Logs, events and status are read by more people than the template is. Field names, numbers and words of greentrain's
-own schema are quoted in messages, because they mend a manifest; values of environment variables and of options are
-not, whatever quotes them: the API server repeats values it refuses, and a program may print its environment as it dies.
+Logs, events and status have more readers than the template. Messages quote field names, numbers and values of greentrain's own
+schema, because these help to correct a manifest. They do not contain values of environment variables and of options,
+whatever quotes them: the API server repeats values it refuses, and a program may print its environment as it dies.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from greentrain.api import names
 from greentrain.api.runtime import Env
 
 SHORTEST = 6
-"""Characters. Shorter values are words like `INFO` or `true`; hiding them would only garble messages."""
+"""Characters. Shorter values are often common, like `INFO` or `true`; hiding them would only garble messages."""
 
 UNMISTAKABLE = 8
-"""Characters from which on a value is hidden inside other words as well."""
+"""Characters from which on a value is hidden inside longer strings too."""
 
 HIDDEN = "<hidden>"
 
@@ -28,7 +28,7 @@ _SECRET_NAME = re.compile(
     r"token|secret|passw|passphrase|pwd|key|credential|private|cookie|session|signature|auth|dsn",
     re.IGNORECASE,
 )
-"""Names of variables and options whose values are hidden whatever they look like."""
+"""Names of variables and options whose values are always hidden."""
 
 _HARMLESS = re.compile(
     r"""
@@ -37,21 +37,21 @@ _HARMLESS = re.compile(
     """,
     re.VERBOSE,
 )
-"""Values that mend a program when they are quoted: a file that is not there, a module that cannot be imported.
+"""Values that help to correct a program when they are quoted: a missing file, a module that cannot be imported.
 
 Only the first slash can end the part before it: where any could, a value of n slashes took n² steps.
 """
 
 _OURS = frozenset(e.value for e in Env)
-"""Variables that we set ourselves: names of jobs and namespaces, and words that are in every message."""
+"""Variables that we set ourselves: names of jobs and namespaces, and texts that are in every message."""
 
 
 def find_secrets(node: Any) -> frozenset[str]:
     """Values of environment variables and options anywhere below a spec, a template or a pod manifest.
 
-    Those are literal `env[].value`s, the value of `--option=value`, the word after an option, and words of commands
-    that are scripts. Left out are plain digits (steps, ports, sizes), and, unless the name speaks of a secret, paths
-    and plain words: hidden in a program's last lines they would only hide what is wrong.
+    Those are literal `env[].value`s, the value of `--option=value`, the argument after an option, and arguments that are
+    scripts. Left out are plain digits (steps, ports, sizes). So are paths and plain names, unless the variable's name suggests
+    a secret: to hide these in a program's last lines would only hide the fault.
     """
     return frozenset(
         value
@@ -63,22 +63,22 @@ def find_secrets(node: Any) -> frozenset[str]:
 
 
 def find_pod_secrets(pods: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """The values that pods were made with; of those of one role and attempt, which are alike, one is looked at.
+    """The values that pods were created with; pods of one role and attempt are alike, so one of them is read.
 
-    A pod holds what its program may print, also where the job was edited since, or the operator began anew.
+    A pod has what its program may print, also where the job was edited since, or the operator restarted.
     """
     alike = {pod_group(pod): pod for pod in pods}
     return frozenset().union(*(find_secrets(pod.get("spec")) for pod in alike.values()))
 
 
 def pod_group(pod: Mapping[str, Any]) -> tuple[str, str]:
-    """Role and attempt of a pod: those of the same are made from one template."""
+    """Role and attempt of a pod: pods that share both are created from one template."""
     labels = pod["metadata"].get("labels") or {}
     return str(labels.get(names.LABEL_REPLICA_TYPE)), str(labels.get(names.LABEL_ATTEMPT))
 
 
 def _values(node: Any) -> Iterator[tuple[str, str]]:
-    """Names and values; the name is empty where there is none. How deep they lie does not matter."""
+    """Names and values, at any depth; the name is empty where there is none."""
     waiting = [node]
     while waiting:
         at = waiting.pop()
@@ -96,7 +96,7 @@ def _values(node: Any) -> Iterator[tuple[str, str]]:
 
 def _environment(variables: Any) -> Iterator[tuple[str, str]]:
     if isinstance(variables, str):
-        yield "", variables  # not a list: wrong, and still not to be repeated
+        yield "", variables  # not a list: wrong, and still not to be quoted
     for variable in variables if isinstance(variables, list | tuple) else ():
         named = isinstance(variable, Mapping)
         value = variable.get("value") if named else variable
@@ -126,13 +126,13 @@ def _options(words: Any) -> Iterator[tuple[str, str]]:
 
 
 MANY = 32
-"""Secrets from which on a text is first asked which beginnings it holds: most are then known not to be in it."""
+"""From so many secrets on, the text's substrings are collected first: most secrets are then known not to be in it."""
 
 
 def redact(text: str, secrets: frozenset[str]) -> str:
     """The text with each of these values hidden, longest first; also as JSON and Go quote them.
 
-    Takes time in proportion to the text for each value it may hold, and hardly any for the others.
+    Takes time in proportion to the text for each value it may contain, and hardly any for the others.
     """
     beginnings: set[str] | None = None
     if len(secrets) > MANY:
@@ -164,7 +164,7 @@ def redact_beginning(text: str, secrets: frozenset[str], most: int) -> str:
 
 @lru_cache(maxsize=16)
 def _spell(secrets: frozenset[str]) -> tuple[tuple[str, bool], ...]:
-    """How each value may be written, longest value first, and whether it is hidden inside other words as well."""
+    """How each value may be written, longest value first, and whether it is hidden inside longer strings too."""
     found = []
     for secret in sorted(secrets, key=len, reverse=True):
         quoted = (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])

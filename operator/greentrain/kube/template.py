@@ -1,8 +1,8 @@
 """Finds fields in a pod template that no Kubernetes API this operator knows would read.
 
-The CRD keeps unknown fields of a template, so the server creates a job with a misspelt `resuorces:`, and would refuse
-only its pods. This says it of the job, by the full path, before a pod is made. The client's generated models know every
-field of PodTemplateSpec; walking a template along them costs no schema file of our own.
+The CRD keeps unknown fields of a template, so the server creates a job with a misspelt `resuorces:`, and would refuse only its
+pods. Here the job is rejected, by the full path, before a pod is created. The client's generated models have every field of
+PodTemplateSpec, so no schema file of our own is needed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _find(spec: Mapping[str, Any]) -> Iterator[TemplateProblem]:
 
 
 class _Walk:
-    """One look at a spec."""
+    """One traversal of a spec."""
 
     def __init__(self) -> None:
         self._suggested = 0
@@ -63,7 +63,7 @@ class _Walk:
 
     def __call__(self, value: Any, type_name: str, path: str) -> Iterator[TemplateProblem]:
         if value is None:
-            return  # a field that is not set
+            return  # an unset field
         if found := _LIST.match(type_name):
             if not isinstance(value, list):
                 yield TemplateProblem(path, f"{_shown(value)} is not a list; write one")
@@ -96,7 +96,7 @@ class _Walk:
 
 
 def _shown(value: object) -> str:
-    """What stands there, by its kind: the values of a template are its owner's, and may be secrets."""
+    """The kind of a value: the values of a template are its owner's, and may be secrets."""
     kinds = {
         str: "a text",
         bool: "true or false",

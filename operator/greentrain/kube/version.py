@@ -1,4 +1,4 @@
-"""The oldest Kubernetes this operator runs on, and how an API server says which one it is (`GET /version`)."""
+"""The oldest Kubernetes this operator runs on, and how an API server reports its version (`GET /version`)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class ServerVersion:
     major: int
     minor: int
     text: str = field(default="", compare=False)
-    """The version in the server's own words, such as `v1.34.4-eks-1a2b3c`; empty where it has none."""
+    """The version as the server writes it, such as `v1.34.4-eks-1a2b3c`; empty where it has none."""
 
     def __str__(self) -> str:
         return self.text or f"{self.major}.{self.minor}"
 
 
 OLDEST = ServerVersion(1, 32)
-"""The chart's `kubeVersion` says the same to Helm."""
+"""Equals the chart's `kubeVersion` for Helm."""
 
 
 class OldServerError(Exception):
-    """The API server is older than this operator supports; the text says which it is and what to do."""
+    """The API server is older than this operator supports; the text has its version and the next step."""
 
 
 def read_server_version(answer: Mapping[str, Any]) -> ServerVersion | None:
-    """The version in the answer to `GET /version`: by `major` and `minor`, else by `gitVersion`; None where neither says it.
+    """The version in the answer to `GET /version`: by `major` and `minor`, else by `gitVersion`; None where neither has it.
 
-    A server that was built without a version calls itself v0.0.0; that is none.
+    A server that was built without a version reports v0.0.0; that counts as none.
     """
     text = answer.get("gitVersion")
     text = text if isinstance(text, str) else ""

@@ -1,1 +1,1 @@
-"""What the operator and the agent show of themselves: metrics, health and log lines."""
+"""What the operator and the agent report of themselves: metrics, health and log lines."""

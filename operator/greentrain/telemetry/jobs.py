@@ -1,6 +1,6 @@
 """Metrics of each job: the figures of its stored status, read at each scrape.
 
-Nothing is kept between scrapes, so the series of a job that is gone end with it.
+Nothing is kept between scrapes, so the series of a deleted job end with it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class JobCollector(Collector):
         self._measures = measures
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The families without their values: no job is looked at before the first scrape."""
+        """The families without their values: no job is read before the first scrape."""
         return self._families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

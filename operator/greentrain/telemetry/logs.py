@@ -1,8 +1,8 @@
-"""Log lines: one JSON object each, with who it is about and what was decided, and nothing of what users hide.
+"""Log lines: one JSON object each, with its subject and the decision, without the values that are hidden.
 
-`time` (RFC 3339, UTC), `level`, `logger` and `message` are on every line. A line about a job has `namespace` and
-`job`, one about a decision also `attempt`, `decision` and `reason`; the agent's have `pod` or `gpu`.
-docs/tasks/operations.md lists the words.
+`time` (RFC 3339, UTC), `level`, `logger` and `message` are on every line. A line about a job has `namespace` and `job`, one
+about a decision also `attempt`, `decision` and `reason`; the agent's have `pod` or `gpu`. docs/tasks/operations.md lists the
+values.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FIELDS = ("namespace", "job", "pod", "gpu", "attempt", "decision", "reason")
 """What a record may carry beside its message, in this order."""
 
 _KOPFS_OWN = ("k8s_skip", "k8s_ref", "settings")
-"""Attributes Kopf hangs on its records: references to objects and its whole configuration."""
+"""Attributes that Kopf adds to its records: references to objects and its whole configuration."""
 
 
 def choose_format(wanted: LogFormat | None, stream: TextIO) -> LogFormat:
-    """The format asked for; without one, text for a person at a terminal and JSON for everything else."""
+    """The requested format; without one, text at a terminal and JSON for everything else."""
     return wanted or ("text" if stream.isatty() else "json")
 
 
@@ -47,7 +47,7 @@ class _JsonFormatter(JsonFormatter):
 
 
 def build_json_formatter() -> logging.Formatter:
-    """One JSON object a line; a traceback stands in `error`."""
+    """One JSON object a line; a traceback is in `error`."""
     return _JsonFormatter(
         ["asctime", "levelname", "name", "message"],
         rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "exc_info": "error"},
@@ -56,7 +56,7 @@ def build_json_formatter() -> logging.Formatter:
 
 
 class TextFormatter(logging.Formatter):
-    """The same for a person: fields behind the message."""
+    """The same for a terminal: fields behind the message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -78,12 +78,12 @@ def format_moment(seconds: float) -> str:
 
 
 class KopfFilter(logging.Filter):
-    """Lets Kopf's warnings through without the objects it prints in them: a pod's environment is in there."""
+    """Passes Kopf's warnings on without the objects it prints in them: they contain a pod's environment."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Shorten a record of Kopf's in place; every record passes.
 
-        asyncio's are Kopf's too: it complains of tasks Kopf left behind. Ours are all waited for.
+        asyncio's are Kopf's too: it warns of tasks that Kopf left behind. Ours are all waited for.
         """
         if record.name.partition(".")[0] not in ("kopf", "asyncio"):
             return True
@@ -92,7 +92,7 @@ class KopfFilter(logging.Filter):
             text = f"{text} ({record.exc_info[0].__name__})"
             record.exc_info = record.exc_text = None
         if "will retry" in text:
-            # What is tried again is not an error yet.
+            # What is retried is not an error yet.
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         record.msg, record.args = text.partition("{")[0].rstrip(" ,:("), None
         return True

@@ -1,4 +1,4 @@
-"""The operator's own metrics, on a registry that is handed in: two operators in one process do not meet."""
+"""The operator's own metrics, on a registry that is passed in: two operators in one process do not share it."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class Telemetry:
         )
 
     def export_jobs(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
-        """Export what this gives of each job at each scrape."""
+        """Export this function's figures of each job at each scrape."""
         self._registry.register(JobCollector(measures))
 
     def export_nodes(self, refused: Callable[[], Mapping[str, int]]) -> None:
-        """Report of each node what this gives at each scrape."""
+        """Export this function's report of each node at each scrape."""
         self._registry.register(NodeCollector(refused))
 
     def render(self) -> bytes:

@@ -1,4 +1,4 @@
-"""Metrics of each node's reports, read at each scrape: the series of a node that is gone end with it."""
+"""Metrics of each node's reports, read at each scrape: the series of a deleted node end with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NodeCollector(Collector):
         self._refused = refused
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The family without its values: no node is looked at before the first scrape."""
+        """The family without its values: no node is read before the first scrape."""
         return (self._family(),)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

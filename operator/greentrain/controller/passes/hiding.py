@@ -1,4 +1,4 @@
-"""What must not stand in a job's messages: values of its containers' environment, which the API server and programs quote."""
+"""Values that must not be in a job's messages: its containers' environment, which the API server and programs quote."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ REPLACED_MESSAGE_MAX = 1024
 """Longest message of a replaced pod, in characters: the schema's bound."""
 
 KEPT_SECRETS = 4
-"""Sets of secrets of a job that are kept: those of its spec and its pods as they are, and as they were before three edits."""
+"""Sets of secrets of a job that are kept: those of its present spec and pods, and those before its last three edits."""
 
 
 def secrets_of(job: Job, pods: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """The values of a job's spec, and of the pods that may still say something, that are kept out of messages."""
+    """The values of a job's spec, and of pods that may still be reported on, that are kept out of messages."""
     return (find_secrets(job.spec) | find_pod_secrets(pods)) - {job.name, job.namespace}
 
 
 def remember(before: tuple[frozenset[str], ...], found: frozenset[str]) -> tuple[frozenset[str], ...]:
-    """The different sets of secrets that were found last, `KEPT_SECRETS` of them: more would be kept for ever."""
+    """The last different sets of secrets that were found, `KEPT_SECRETS` of them: else they would grow without end."""
     return (*(known for known in before if known != found), found)[-KEPT_SECRETS:]
 
 
 def without_secrets(status: GreenTrainingJobStatus, secrets: frozenset[str]) -> GreenTrainingJobStatus:
-    """The status with these values hidden in its messages: they quote the API server and the container's last lines."""
+    """The status with these values hidden in its messages, which quote the API server and the container's last lines."""
     if not secrets:
         return status
     conditions = tuple(

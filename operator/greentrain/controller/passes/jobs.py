@@ -1,7 +1,7 @@
 """Runs passes over jobs: gather, decide, and the steps that follow from it in their order (`core.steps`).
 
-What a pass believes may be old, where a watch is slow or an answer was lost: before anything that could double a pod or a
-count, it looks.
+What a pass knows may be old, where a watch is slow or an answer was lost. Before any step that could double a pod or a count,
+it reads the API server.
 """
 
 from __future__ import annotations
@@ -59,28 +59,28 @@ from greentrain.kube.redaction import redact
 from greentrain.quantities import Joules
 
 REFUSED_RETRY_SECONDS = 30.0
-"""How often a creation the server refused is tried again; the foreign object may be gone, the quota raised."""
+"""How often a creation that the server refused is retried; the foreign object may be gone, the quota raised."""
 
 PASSING_RETRY_SECONDS = 1.0
 
 STOPPING_PROGRESS_SECONDS = 1.0
-"""How often a program that is stopping is asked: a kubelet may remove an ended container before it has reported its
-termination message (read in a kubelet's source, not proven), and the last checkpoint is then known from here alone."""
+"""How often a stopping program's progress is requested. A kubelet may remove an ended container before it has reported its
+termination message (read in a kubelet's source, not proven); then only this answer has the last checkpoint."""
 
 SAMPLE_SECONDS = 2.0
-"""How soon a program of a job with a budget may be asked again because a node has reported."""
+"""How soon the progress of a job with a budget may be requested again because a node has reported."""
 
 CONFLICTS_BEFORE_LOOKING = 2
-"""A status write that meets a newer job is tried again when the watch has brought it, within milliseconds. After so
+"""A status write that conflicts with a newer job is retried when the watch has delivered it, within milliseconds. After so
 many conflicts in a row the watch is not waited for: the answer to our own last write may have been lost."""
 
 LONGEST_LOOK_SECONDS = 300.0
-"""How rarely at most it is looked whether the namespace of a refused job was opened."""
+"""The longest time between two checks whether the namespace of a rejected job was opened."""
 
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A pass under way."""
+    """A pass in progress."""
 
     seen: Snapshot
     source: CarbonSource | None
@@ -114,28 +114,28 @@ class Passes:
         self._records = Records(parts, self._memories, measures_every=settings.progress_interval)
         self._begun: dict[Key, float] = {}
         self._failing: dict[Key, int] = {}
-        """How often in a row the pass over a job has failed, conflicts apart."""
+        """How often in a row the pass over a job has failed, conflicts not counted."""
         self._on_hold: set[Key] = set()
         """Jobs whose stored status cannot be read."""
         self._finishing = False
         self._turn = asyncio.Lock()
-        """Passes begin one in each round of the event loop, not as many as there are workers: probes are answered between."""
+        """Each round of the event loop starts one pass, not one for each worker: probes are answered in between."""
         self._at_rest = asyncio.Event()
         self._at_rest.set()
 
     def longest(self) -> tuple[Key, float] | None:
-        """The pass that has been under way longest, and for how many seconds; None where none is."""
+        """The pass that has been in progress longest, and for how many seconds; None where there is none."""
         key = min(self._begun, key=self._begun.__getitem__, default=None)
         return None if key is None else (key, asyncio.get_running_loop().time() - self._begun[key])
 
     def unattended(self) -> list[str]:
-        """UIDs of the jobs that cannot be looked after: their last pass failed, or one is due and has not ended in time."""
+        """UIDs of the jobs that cannot be reconciled: their last pass failed, or one is due and has not ended in time."""
         keys = {*self._failing, *self._on_hold, *self._queue.late(UNATTENDED_SECONDS)}
         jobs = (self._cache.parsed_job(key) for key in keys)
         return [job.uid for job in jobs if job is not None]
 
     async def finish(self, seconds: float) -> None:
-        """Begin no pass any more and wait for those under way, for so long at most.
+        """Begin no more passes and wait for those in progress, for so long at most.
 
         Only the pass that has stored a status stores its events and writes its log lines: they would be lost with it.
         """
@@ -167,7 +167,7 @@ class Passes:
             self._telemetry.pass_seconds.observe(loop.time() - begun)
 
     async def _try(self, key: Key) -> tuple[str, Exception | None]:
-        """Run one pass: what came of it, in a word, and what it failed with; a conflict and a job that is gone are no failure."""
+        """Run one pass; returns its result and its error. A conflict and a deleted job are no failure."""
         try:
             await self._pass(key)
         except ApiError as error:
@@ -182,7 +182,7 @@ class Passes:
             delay = self._queue.retry(key)
             self._log(logging.WARNING, key, f"API server unreachable ({error!r}); again in {delay:.2f} s")
             return "unreachable", error
-        except Exception as error:  # noqa: BLE001 - one job's fault must not stop the others; it is logged and tried again
+        except Exception as error:  # noqa: BLE001 - one job's fault must not stop the others; it is logged and retried
             delay = self._queue.retry(key)
             where = "".join(traceback.format_tb(error.__traceback__))
             text = f"the pass failed: {_describe(error)}; again in {delay:.2f} s; at\n{where}"
@@ -192,7 +192,7 @@ class Passes:
         return "ok", None
 
     async def _note(self, key: Key, outcome: str, failure: Exception | None) -> None:
-        """Count a job's failures in a row, and say so where it matters."""
+        """Count a job's failures in a row, and report them where users must know."""
         if failure is None:
             if outcome == "ok" and self._failing.pop(key, None) is not None:
                 mark_job(self._telemetry.reconcile_failing, key, on=False)
@@ -212,9 +212,9 @@ class Passes:
             )
 
     async def _put_on_hold(self, key: Key, seen: Snapshot) -> None:
-        """Leave a job as it is whose ledger cannot be read: nothing is begun, nothing of its status is overwritten.
+        """Leave a job alone whose ledger cannot be read: nothing is created, nothing of its status is overwritten.
 
-        Its pods keep the allowance they have, and their agents enforce it. What its user asks to be stopped is stopped.
+        Its pods keep their allowances, and their agents enforce them. A stop that the user requests is carried out.
         """
         job = seen.job
         self._on_hold.add(key)
@@ -231,7 +231,7 @@ class Passes:
             await self._apply(key, job, stop)
 
     def _forget(self, key: Key) -> None:
-        """The job is no more."""
+        """The job was deleted."""
         self._memories.forget(key)
         self._failing.pop(key, None)
         self._on_hold.discard(key)
@@ -254,7 +254,7 @@ class Passes:
         if seen.job.unreadable and not seen.job.deleting:
             if not any(is_true(seen.job.status.conditions, t) for t in (Type.SUCCEEDED, Type.FAILED)):
                 await self._put_on_hold(key, seen)
-            return  # one that has finished stays as it is stored
+            return  # a finished one stays as it is stored
         if key in self._on_hold:
             self._on_hold.discard(key)
             mark_job(self._telemetry.reconcile_failing, key, on=False)
@@ -267,7 +267,7 @@ class Passes:
         source = self._carbon()
         decision = self._decide(key, seen, source, memory)
         if memory.sampled is not None and memory.sampled_joules is None:
-            # Steps and joules of one moment belong together, also where they are stored by a later pass.
+            # Steps and joules of one moment belong together, even if a later pass stores them.
             energy = decision.status.energy
             memory.sampled_joules = Joules(energy.used_joules) if energy is not None else None
         this = _UnderWay(seen, source, memory)
@@ -283,7 +283,7 @@ class Passes:
             raise this.failure
 
     async def _carry_out(self, key: Key, this: _UnderWay, step: Step) -> Answer:
-        """One step of a pass, and what came of it."""
+        """One step of a pass; returns its result."""
         match step:
             case FindPods():
                 return Answer(found=await self._look_for_pods(key))
@@ -308,7 +308,7 @@ class Passes:
         return Answer()
 
     def _decide_again(self, key: Key, this: _UnderWay, obstacles: tuple[Obstacle, ...]) -> Decision | None:
-        """What to do by what is there now, by the same grid and the same answer of the program."""
+        """Decide by the present state, the same grid and the same answer of the program."""
         seen, memory = this.seen, this.memory
         after = gather(self._cache, self._node_powers, key, progress=seen.progress, obstacles=obstacles)
         if after is None:
@@ -346,7 +346,7 @@ class Passes:
         return outcome
 
     async def _ask_namespace(self, key: Key, job: Job, memory: Memory) -> bool:
-        """Whether its namespace lets a job have what it asks for beyond Pod Security's baseline, where it does ask."""
+        """Whether its namespace allows what the job requests beyond Pod Security's baseline, where it does request it."""
         over = job.deleting or job.status.completion_time is not None
         if memory.asks_of != (job.uid, job.generation):
             memory.asks_of, memory.asks = (job.uid, job.generation), asks_for_privileges(job.spec)
@@ -354,12 +354,12 @@ class Passes:
             return False
         found = await self._namespaces.is_privileged(job.namespace)
         if not found:
-            # No watch brings a label that is set. The longer a job has waited the more rarely it is looked at.
+            # No watch delivers a new label. The longer a job has waited, the less often it is read.
             self._queue.add_after(key, decide_next_look(job, now=self._clock()))
         return found
 
     async def _look(self, key: Key) -> None:
-        """Read the job afresh where our picture of it was refused again and again."""
+        """Read the job from the API server where our copy of it led to conflicts again and again."""
         body = await self._client.find_job(*key)
         known = self._cache.job(key)
         if body is not None:
@@ -368,10 +368,10 @@ class Passes:
             self._cache.drop("Job", known)
 
     async def _look_for_pods(self, key: Key) -> bool:
-        """Whether a list shows pods of the job that the cache does not know.
+        """Whether a list shows pods of the job that the cache does not have.
 
-        An attempt begins when every pod of the last one is gone. A pod whose creation was never answered may be
-        there although no watch has brought it; it must be found now, not at the next resync.
+        An attempt begins when every pod of the last one is gone. A pod whose creation was never answered may exist although no
+        watch has delivered it; it must be found now, not at the next resync.
         """
         bodies = await self._client.list_pods_of(*key)
         return sum(self._cache.put("Pod", body) is not None for body in bodies) > 0
@@ -389,7 +389,7 @@ class Passes:
             self._settings.progress_interval, STOPPING_PROGRESS_SECONDS if stopping else float("inf")
         )
         now = asyncio.get_running_loop().time()
-        # What a step costs is seen best where steps and joules are read at the same moment.
+        # A step's cost is most exact where steps and joules are read at the same moment.
         last_report = max((r.received for r in seen.reports), default=None)
         news = (
             last_report is not None
@@ -415,9 +415,9 @@ class Passes:
 
 
 def decide_next_look(job: Job, *, now: datetime) -> float:
-    """In how many seconds to look again whether the namespace of a refused job was opened: a third of its wait so far.
+    """Seconds until the next check whether the namespace of a rejected job was opened: a third of its wait so far.
 
-    From 5 s to 5 min: a tenant may have any number of such jobs, and each look is a pass.
+    From 5 s to 5 min: a tenant may have any number of such jobs, and each check is a pass.
     """
     refused = find_condition(job.status.conditions, Type.ADMITTED)
     since = parse_time(refused.last_transition_time) if refused is not None else None
@@ -426,7 +426,7 @@ def decide_next_look(job: Job, *, now: datetime) -> float:
 
 
 def _describe(error: Exception) -> str:
-    """An unexpected error in words; pydantic quotes what it was given, so only its places are named."""
+    """An unexpected error as a message; pydantic quotes its input, so only the places are named."""
     if isinstance(error, ValidationError):
         places = [".".join(map(str, e["loc"])) for e in error.errors(include_url=False, include_input=False)]
         return f"ValidationError at {', '.join(places)}"

@@ -1,6 +1,6 @@
 """What passes over a job remember from one to the next; all of it may be lost with the process.
 
-It spaces out requests, and holds what could not be stored at once. Whatever a restart would need stands in the job's status.
+It spaces out requests, and keeps what could not be stored at once. All that a restart needs is in the job's status.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("greentrain.controller")
 
 @dataclass(slots=True)
 class WaitingEvent:
-    """An event that is not stored yet; its time makes its name, so that a second try cannot double it."""
+    """An event that is not stored yet; its time makes its name, so that a retry cannot double it."""
 
     job: Job
     event: Event
@@ -42,31 +42,31 @@ class Memory:
     storing: Storing = field(default_factory=Storing)
     asked: float = float("-inf")
     last_report: datetime | None = None
-    """The report that was the last one when the program was asked."""
+    """The last report at the time of the request to the program."""
     sampled: datetime | None = None
-    """When it gave the answer that is not stored yet."""
+    """When the program gave the answer that is not stored yet."""
     sampled_joules: Joules | None = None
     """What the job had used by then."""
     progress: Progress | None = None
     progress_attempt: int = 0
     events: list[WaitingEvent] = field(default_factory=list)
-    """Those that wait to be stored."""
+    """Events to be stored."""
     refused: tuple[str, int, float] | None = None
-    """UID and generation of the job whose status was refused, and when an event last said so; None once one is stored."""
+    """UID and generation of the job whose status was refused, and when its last event was; None once a status is stored."""
     stalled: tuple[str, int, float] | None = None
-    """The same of the last event that said that the job is stalled."""
+    """The same of the last event on the condition Stalled."""
     asks: bool = False
-    """Whether its spec asks for more than Pod Security's baseline."""
+    """Whether its spec requests more than Pod Security's baseline."""
     asks_of: tuple[str, int] | None = None
-    """UID and generation of the job of which that is known."""
+    """UID and generation of the job for which that is known."""
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int, frozenset[tuple[str, str]]] | None = None
-    """Whose secrets were looked for last: UID and generation of the job, role and attempt of its pods."""
+    """For what secrets were found last: UID and generation of the job, role and attempt of its pods."""
     earlier_secrets: tuple[frozenset[str], ...] = ()
-    """Those of the last few looks, the latest last: a message may be about a pod that is gone a moment ago."""
+    """The last few sets of secrets, the latest last: a message may be about a pod deleted a moment ago."""
 
     def find_secrets(self, cache: Cache, key: Key, job: Job) -> None:
-        """Take up those of the spec, of the pods that may still say something, and of the last few edits."""
+        """Find the secrets of the spec and of the pods that may still be reported on; those of the last few edits stay."""
         pods = [*cache.owned("Pod", key, job.uid), *cache.last_states(key, job.uid)]
         mark = (job.uid, job.generation, frozenset(map(pod_group, pods)))
         if self.secrets_of != mark:
@@ -76,21 +76,21 @@ class Memory:
 
 
 class Memories:
-    """Those of all jobs, and the log, which says nothing that is secret in one of them."""
+    """The memories of all jobs, and the log, which hides every job's secrets."""
 
     def __init__(self) -> None:
         self._known: dict[Key, Memory] = {}
 
     def of(self, key: Key) -> Memory:
-        """That of one job."""
+        """The memory of one job."""
         return self._known.setdefault(key, Memory())
 
     def forget(self, key: Key) -> None:
-        """The job is no more."""
+        """The job was deleted."""
         self._known.pop(key, None)
 
     def secrets(self, key: Key) -> frozenset[str]:
-        """What must not stand in a message about a job."""
+        """What must not be in a message about a job."""
         known = self._known.get(key)
         return known.secrets if known is not None else frozenset()
 

@@ -1,9 +1,8 @@
-"""Runs passes over nodes: what is asked of a node's agent for its pods, which entries are settled, and when its NodePower goes.
+"""Runs passes over nodes: what is requested of a node's agent, which entries are settled, and when its NodePower is deleted.
 
-Level-triggered like the passes over jobs, but by node: what is asked follows from the pods that are there, from what
-NodePowers list and from what jobs' *stored* statuses hold, so it can be concluded again at any time. When a status is stored,
-the nodes are looked at whose part of it is another than before: each write of a job on a thousand nodes would else be a
-thousand passes.
+Level-triggered like the passes over jobs, but by node. The requests follow from the present pods, from the reports in
+NodePowers and from jobs' *stored* statuses, so they can be computed again at any time. When a status is stored, only nodes
+whose part of it has changed get a pass: else each write of a job on a thousand nodes would be a thousand passes.
 """
 
 from __future__ import annotations
@@ -49,20 +48,20 @@ class NodePasses:
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue()
         self._terms: dict[Key, Terms] = {}
-        """Of each job, those of the status that was stored last; of one that is not here, all of its nodes are looked at."""
+        """By job, the terms of its last stored status; where a job is missing here, all of its nodes get a pass."""
 
     def add_all(self) -> None:
-        """Look at every node, whatever is known."""
+        """Run a pass over every node."""
         for node in self._node_powers.names():
             self.add(node)
         self._terms = {key: terms for key, terms in self._terms.items() if self._cache.job(key) is not None}
 
     def add(self, node: str) -> None:
-        """Something changed that may concern what is asked of a node's agent."""
+        """A change that may concern the requests to a node's agent."""
         self._queue.add(node)
 
     def add_nodes_of(self, key: Key, status: GreenTrainingJobStatus) -> None:
-        """A job's status was stored: nodes with an entry that is final now may drop it, its pods' nodes may be asked for something else."""
+        """A job's status was stored: agents may drop entries that are final now, and requests for its pods may have changed."""
         job = self._cache.parsed_job(key)
         if job is None:
             return
@@ -83,11 +82,11 @@ class NodePasses:
             try:
                 await self._pass(node)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                # It may take a while: agents keep what is not settled, and caps as they were asked for.
+                # It may take a while: agents keep what is not settled, and the requested caps.
                 delay = self._queue.retry(node)
                 if not (isinstance(error, ApiError) and error.status in (404, 409)):
                     logger.warning("NodePower %s: %s; again in %.2f s", node, error, delay)
-            except Exception as error:  # noqa: BLE001 - what one node or job says must not stop the others
+            except Exception as error:  # noqa: BLE001 - one node's or job's content must not stop the others
                 delay = self._queue.retry(node)
                 logger.error("NodePower %s: %r; again in %.2f s", node, error, delay)
             else:
@@ -120,7 +119,7 @@ class NodePasses:
         self._queue.add_after(node, (known.received + ABANDONED_AFTER - now).total_seconds())
 
     def _pods_on(self, node: str) -> Iterator[PodTerms]:
-        """The node's pods that have not ended, those that are stopping too: they hold their GPUs to the end."""
+        """The node's pods that have not ended, stopping ones too: they keep their GPUs to the end."""
         for key, body in self._cache.on_node(node):
             if (body.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
                 continue
@@ -132,7 +131,7 @@ class NodePasses:
         if job is None or job.uid != controller_uid(body):
             return pod
         if job.unreadable:
-            return pod  # what was asked for before holds
+            return pod  # the previous requests stay in force
         marked = names.ANNOTATION_BUDGETED in (body["metadata"].get("annotations") or {})
         return find_terms(pod, job.status, budgeted=marked)
 

@@ -1,7 +1,7 @@
-"""Stores what passes over a job decided: its status, once, and the events that say how it changed.
+"""Stores what passes over a job decided: its status, once, and the events on its changes.
 
-A status that the API server refuses is reduced to its least, and tried again later as a whole (`core.storing`); events wait
-until they are stored. Nothing a job uses depends on either (`core.steps`).
+A status that the API server refuses is reduced to its least, and retried later as a whole (`core.storing`). Events wait until
+the status is stored. Nothing a job uses depends on either (`core.steps`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from greentrain.telemetry.metrics import Telemetry
 
 EVENT_RETRY_SECONDS = 2.0
 REFUSED_WORDS_MAX = 600
-"""Longest quotation of a refusal, in characters: with what to do about it an event's message holds 1,024."""
+"""Longest quotation of a refusal, in characters: with the next step it fits an event's message of 1,024."""
 
 EVENT_TRIES = 5
-"""How often an event is tried to be stored; it says what the status says already."""
+"""How often an event's storing is tried; the status has the same content already."""
 
 REFUSED_STATUS_SECONDS = 3600.0
-"""How long, in seconds, one event says that a status was refused: the API server keeps events that long (`--event-ttl`)."""
+"""For how long, in seconds, one event on a refused status is enough: the API server keeps events that long (`--event-ttl`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Records:
         """Store a status: the whole, or the least of it where the server refuses that.
 
         Raises:
-            ApiError: it was not stored. `refuses_content` says that the server will have none of it; the next try waits then.
+            ApiError: it was not stored. `refuses_content` means that each retry will be refused too; the next one then waits.
         """
         job, memory = seen.job, self._memories.of(key)
         before = memory.storing.find_stored(job)
@@ -84,7 +84,7 @@ class Records:
             )
         latest = [s.attempts[-1] for s in (job.status, status) if s.attempts]
         if not seen.pods and any(a.end_time is not None for a in latest):
-            # That attempt is written down, and the next one has no pod yet.
+            # That attempt is stored, and the next one has no pod yet.
             self._cache.forget_last_states(key)
         now = self._clock()
         memory.events += [
@@ -94,7 +94,7 @@ class Records:
         await self.store_events(key)
 
     async def store_rest(self, key: Key, seen: Snapshot, status: GreenTrainingJobStatus) -> None:
-        """Store a status after what was decided is done, if it is worth a write by now; else look again when it is.
+        """Store a status after the decision was carried out, if it is worth a write by now; else plan a pass for when it is.
 
         Raises:
             ApiError: as `store` does.
@@ -114,7 +114,7 @@ class Records:
             if error.refuses_content:
                 storing.keep_unstored(seen.job, rest.status)
             raise
-        # The watch brings our own write back and says nothing new by it, but the next pass may conclude from it.
+        # The watch returns our own write, which is nothing new, but the next pass may decide by it.
         self._queue.add(key)
 
     async def _store(
@@ -153,9 +153,9 @@ class Records:
         return None
 
     async def _report_refused(self, key: Key, job: Job, error: ApiError, memory: Memory) -> None:
-        """Say by an event that the server refuses this job's status: a condition may be refused too.
+        """Report by an event that the server refuses this job's status: a condition may be refused too.
 
-        A server holds a status to the CEL rules of the whole job. A job stored before a rule was added may break it; one
+        A server checks a status against the CEL rules of the whole job. A job stored before a rule was added may break it; one
         padded to the limit of what is stored leaves no room for a status.
         """
         now = asyncio.get_running_loop().time()
@@ -167,11 +167,11 @@ class Records:
         await self.store_events(key)
 
     async def report_stalled(self, key: Key, reason: Reason, message: str) -> None:
-        """Store the condition Stalled with its words in the columns, and an event, and nothing else; what fails is logged."""
+        """Store the condition Stalled with its text in the columns, and an event, and nothing else; a failure is logged."""
         job, body = self._cache.parsed_job(key), self._cache.job(key)
         if job is None or body is None:
             return
-        # Of a status that cannot be read the conditions stay as they are, whatever they say.
+        # The conditions of a status that cannot be read stay as they are.
         known = (body.get("status") or {}).get("conditions") or () if job.unreadable else dump_conditions(job)
         changed = build_stalled(known, reason, message, generation=job.generation, now=self._clock())
         if changed is None:
@@ -192,7 +192,7 @@ class Records:
         await self.store_events(key)
 
     async def store_events(self, key: Key) -> None:
-        """Store the events that wait for it; what fails waits for the next pass, and is dropped after some."""
+        """Store the events that wait for it; failed ones wait for the next pass, and are dropped after some."""
         memory = self._memories.of(key)
         waiting, memory.events = memory.events, []
         for i, one in enumerate(waiting):
@@ -213,7 +213,7 @@ class Records:
 
 
 def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> bool:
-    """Whether a status that is refused is worth an event: the first of this generation, or the last one is forgotten.
+    """Whether a refused status is worth an event: the first of this generation, or the last one has expired.
 
     `last` is UID, generation and time of the last event; times are the event loop's, in seconds.
     """
@@ -221,7 +221,7 @@ def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> b
 
 
 def build_refused_event(said: str, *, too_large: bool = False) -> Event:
-    """What to do about a status that the API server refuses, and its words, cut where they are long."""
+    """What to do about a status that the API server refuses, and its message, cut where it is long."""
     words = said if len(said) <= REFUSED_WORDS_MAX else said[: REFUSED_WORDS_MAX - 1] + "…"
     remedy = (
         "There is no room for it: remove annotations, or make the pod templates smaller"

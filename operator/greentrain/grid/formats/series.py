@@ -1,8 +1,8 @@
 """Reading a time series of carbon intensity from the bytes of a CSV or JSON file.
 
-Writers of such a file look at other tools' logs, not at ours: so what is not certain is refused with the line, the
-value and what to write instead, and nothing is guessed. A time without an offset from UTC is an hour off for half of the
-year, rows out of order are two files pasted together, and an intensity of 0.4 in kilograms looks like a very clean grid.
+Writers of such a file read other tools' logs, not ours. So what is not certain is refused with the line, the value and what to
+write instead, and nothing is guessed. A time without an offset from UTC is an hour off for half of the year, rows out of
+order are two files pasted together, and an intensity of 0.4 in kilograms looks like a very clean grid.
 
 docs/tasks/emissions.md has the format for those who write it.
 """
@@ -36,10 +36,10 @@ from greentrain.quantities import (
 )
 
 MAX_BYTES = 20_000_000
-"""A year of quarter hours of 15 zones; beyond it a file is a mistake, and reading it would hold the operator up."""
+"""A year of quarter hours of 15 zones; a larger file is a mistake, and reading it would delay the operator."""
 
 SINGLE_ROW_SECONDS = 3600.0
-"""How long a series of one row holds: it has no step of its own."""
+"""For how long a series of one row is valid: it has no step of its own."""
 
 GAP_STEPS = 2
 """Rows further apart than so many median steps have a gap between them."""
@@ -51,7 +51,7 @@ EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0
 """2000 and 2100: Unix times outside are in another unit."""
 
 SHOWN = 10
-"""Problems of one file that are named; the rest is a number."""
+"""Problems of one file that are named; the others are counted."""
 
 COLUMNS = ("time", "intensity", "zone", "until", "issued")
 REQUIRED = ("time", "intensity")
@@ -68,7 +68,7 @@ ANY_ZONE = ""
 
 
 class SeriesError(ValueError):
-    """The file is not such a series; `problems` says what to mend, each with the file's name and the line."""
+    """The file is not such a series; `problems` are what to correct, each with the file's name and the line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         """With at least one problem."""
@@ -84,7 +84,7 @@ class Period:
     end: float
     milligrams: Intensity
     issued: float | None = None
-    """The Unix time at which it was published; None where the file does not say."""
+    """The Unix time at which it was published; None where the file does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The series of each zone (`ANY_ZONE` where the file names none), and what is odd but does no harm."""
+    """The series of each zone (`ANY_ZONE` where the file names none), and harmless oddities."""
 
     series: Mapping[str, Series]
     warnings: tuple[str, ...] = ()
@@ -157,10 +157,10 @@ def parse(content: bytes, name: str) -> Parsed:
 
 
 def parse_time(text: str) -> float:
-    """Unix seconds of a time as people or programs write it.
+    """Unix seconds of a time as users or programs write it.
 
     Raises:
-        ValueError: it is none, or has no offset from UTC; the text says what would be right.
+        ValueError: it is not a time, or has no offset from UTC; the text is what would be right.
     """
     if re.fullmatch(r"\d{1,13}(\.\d+)?", text, re.ASCII):
         seconds = float(text)
@@ -183,12 +183,12 @@ def parse_time(text: str) -> float:
     return moment
 
 
-@lru_cache(maxsize=8192)  # the same numbers stand in a file again and again
+@lru_cache(maxsize=8192)  # the same numbers are in a file again and again
 def parse_grams(text: str) -> Intensity:
     """Milligrams per kilowatt-hour of `210.5` (grams) or `210.5gCO2e/kWh`.
 
     Raises:
-        ValueError: it is not that, negative, or more than 5,000 g; the text says what would be right.
+        ValueError: it is not that, negative, or more than 5,000 g; the text is what would be right.
     """
     form = f"write grams of CO2e per kWh from 0 to {in_whole_grams_per_kilowatt_hour(MOST_INTENSITY)}, such as 210.5 or 210.5gCO2e/kWh"
     if text.endswith("gCO2e/kWh"):
@@ -205,7 +205,7 @@ def parse_grams(text: str) -> Intensity:
 
 
 _Entry = tuple[str, Mapping[str, str]]
-"""Where it stands, and its cells as they are written."""
+"""The row's place, and its cells as they are written."""
 
 
 def _csv_entries(text: str, name: str, warnings: list[str]) -> Iterator[_Entry]:
@@ -265,11 +265,11 @@ def _json_entries(text: str, name: str) -> Iterator[_Entry]:
 
 
 class RepeatedKeyError(ValueError):
-    """A JSON object has a key twice, of which a reader would silently take one."""
+    """A JSON object has a key twice; a reader would use one of them without a warning."""
 
 
 def refuse_twice(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, for `object_pairs_hook`.
+    """A JSON object, for `object_pairs_hook`.
 
     Raises:
         RepeatedKeyError: it has a key twice.
@@ -333,7 +333,7 @@ def _check_zone(text: str) -> str:
 
 
 def _check_order(rows: Sequence[_Row], warnings: list[str]) -> tuple[list[_Row], list[str]]:
-    """The rows without repeated ones; what is out of order, contradicts an earlier row or overlaps it."""
+    """The rows without repeated ones; and those out of order, contradicting an earlier row, or overlapping it."""
     kept: list[_Row] = []
     problems: list[str] = []
     last: dict[str, _Row] = {}
@@ -373,7 +373,7 @@ def _compare(before: _Row, row: _Row) -> str | None:
 
 
 def _build_series(rows: Sequence[_Row]) -> Series:
-    """Each row until its `until`; without one until the next row, or one median step where that is far or none."""
+    """Each row until its `until`; without one until the next row, or for one median step where that is far away or missing."""
     steps = [b.begin - a.begin for a, b in pairwise(rows)]
     step = median(steps) if steps else SINGLE_ROW_SECONDS
     periods = []

@@ -1,9 +1,9 @@
 """A time series in a file, such as a mounted ConfigMap that a grid operator's figures are written to.
 
-The kubelet exchanges a mounted ConfigMap by pointing the link `..data` at another folder, so a file's own link never
-changes: what is looked at is the file at the end of the links. A file is read again where its inode, time of change or
-size is another one. What cannot be read or is not understood leaves the last good values in place and is reported at each
-`refresh` until it is mended; the values run out by themselves, as their times do.
+The kubelet exchanges a mounted ConfigMap by pointing the link `..data` at another folder, so a file's own link never changes:
+the file at the end of the links is checked. A file is read again where its inode, time of change or size has changed. Where
+it cannot be read or parsed, the last good values stay and each `refresh` reports it until it is corrected. The values expire
+by themselves, as their times do.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class File:
     """Reads one file again whenever it has changed."""
 
     def __init__(self, name: str, path: Path, basis: Basis, zone: str | None = None) -> None:
-        """Of this basis, and of this zone only where one is named, which a file without a zone column needs."""
+        """Of this basis, and of this zone only where one is given, which a file without a zone column needs."""
         self.values = FileValues(name, path, basis, zone)
         self._problems: tuple[str, ...] = (f"{name}: {path} has not been read yet",)
         self._signature: _Signature | None = None
@@ -109,7 +109,7 @@ class File:
             self._problems = self._keeping(error.problems)
 
     def _fail(self, why: str) -> None:
-        """It cannot be read; it is looked at anew the next time, for it may come back as it was."""
+        """It cannot be read; it is read again the next time, since it may come back unchanged."""
         self._signature = None
         self._problems = self._keeping([f"{self.values.path} cannot be read: {why}"])
 
@@ -119,7 +119,7 @@ class File:
 
 
 def _choose(series: Mapping[str, Series], of: FileValues) -> Mapping[str, Series]:
-    """The zones that are asked for."""
+    """The requested zones."""
     path, zone = of.path, of.zone
     if ANY_ZONE in series:
         if zone is None:

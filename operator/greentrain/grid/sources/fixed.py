@@ -21,7 +21,7 @@ class Fixed:
     zone: str | None = None
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:  # noqa: ARG002
-        """The value; undated, as it is not known since when it is true."""
+        """The value; undated, since it is not known from when it applies."""
         if self.zone is not None and zone != self.zone:
             return Absent(f"{self.name} has a value for {self.zone} only")
         if basis != self.basis:
@@ -29,7 +29,7 @@ class Fixed:
         return Intensity(self.milligrams, self.name, self.basis)
 
     def zones(self) -> Collection[str]:
-        """The one zone, or none, as it serves any."""
+        """The one zone; none where it serves any."""
         return () if self.zone is None else (self.zone,)
 
     def serves(self, zone: str) -> bool:

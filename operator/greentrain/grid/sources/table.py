@@ -1,8 +1,8 @@
 """The table that ships: annual averages of countries and medians of generating technologies, each row with its source.
 
-It is the last resort that makes emissions more than a blank in a fresh cluster, not the last word: an average over a year
-and a country hides every hour and every region. Rows are facts taken over from published sources; `data/intensity.csv`
-names for each where it was read, docs/tasks/emissions.md the licences.
+It makes emissions more than a blank in a fresh cluster, and is the last resort: an average over a year and a country hides
+every hour and every region. Rows are facts from published sources; `data/intensity.csv` names for each where it was read,
+docs/tasks/emissions.md the licences.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEAR = 3
 """How many zones are named beside an unknown one."""
 
 NOT_ISO = {"UK": "GB", "EL": "GR"}
-"""Codes people know that are not ISO 3166-1's."""
+"""Common codes that are not ISO 3166-1's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def intensity(self) -> Intensity:
-        """For all time: of an annual average the age is reported; it has no end."""
+        """For all time: an annual average's age is reported; it has no end."""
         as_of = datetime(self.year + 1, 1, 1, tzinfo=UTC).timestamp()
         return Intensity(self.milligrams, f"{self.dataset} {self.year}", self.basis, as_of=as_of)
 
@@ -62,7 +62,7 @@ class Table:
         self._labels = {r.zone: r.label for r in self._rows.values()}
 
     def at(self, zone: str, basis: Basis, moment: float) -> Intensity | Absent:  # noqa: ARG002
-        """The zone's value, or which zones are near."""
+        """The zone's value, or which zones have similar names."""
         row = self._rows.get((zone, basis))
         if row is not None:
             return row.intensity
@@ -81,7 +81,7 @@ class Table:
         return zone in self._labels
 
     def label(self, zone: str) -> str | None:
-        """A zone's name in plain words; None where it is not in the table."""
+        """A zone's plain name; None where it is not in the table."""
         return self._labels.get(zone)
 
     def suggest(self, zone: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ class Table:
 
 
 def suggest(zone: str, labels: dict[str, str]) -> tuple[str, ...]:
-    """Up to three of these zones (with their names) that are near to what was written."""
+    """Up to three of these zones (with their names) that are similar to what was written."""
     upper = {z.upper(): z for z in labels}
     names = {n.casefold(): z for z, n in labels.items()}
     prefix = zone.replace("_", "-").partition("-")[0].upper()
@@ -105,7 +105,7 @@ def suggest(zone: str, labels: dict[str, str]) -> tuple[str, ...]:
         upper.get(prefix),
     ]
     codes = difflib.get_close_matches(zone.upper(), upper, n=NEAR, cutoff=0.6)
-    # DEU is Germany's longer code: what begins alike is likelier.
+    # DEU is Germany's longer code: a common beginning is likelier.
     close = [upper[m] for m in sorted(codes, key=lambda m: m[0] != zone[:1].upper())]
     close += [names[m] for m in difflib.get_close_matches(zone.casefold(), names, n=NEAR, cutoff=0.7)]
     found = dict.fromkeys(z for z in likely if z is not None) or dict.fromkeys(close)
