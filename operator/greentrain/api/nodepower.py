@@ -65,7 +65,7 @@ BudgetAction = Literal["None", "Throttled", "Evicted"]
 
 
 class PodAsk(_Lenient):
-    """What is asked for one pod: a power limit of its GPUs, an allowance of energy, or both."""
+    """The requests for one pod: a power limit of its GPUs, an energy allowance, or both."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     namespace: str = Field("", max_length=63, description="Namespace of the pod.")
@@ -92,7 +92,7 @@ class PodAsk(_Lenient):
 
     @property
     def cap(self) -> PowerCap:
-        """What is asked for."""
+        """The requested limit or allowance."""
         watts = typed(quantities.Milliwatts, self.cap_milliwatts)
         return PowerCap(watts, self.cap_percent if watts is None else None)
 
@@ -154,7 +154,7 @@ IN_FORCE: frozenset[CapReason] = frozenset({"Capped", "Clamped", "PriorLower"})
 
 
 class GpuCap(_Lenient):
-    """What has become of the cap that is asked for one GPU."""
+    """The state of the requested cap on one GPU."""
 
     pod_uid: str = Field(max_length=64, description="UID of the pod that the GPU is allocated to.")
     sharing_pod_uids: tuple[Uid, ...] = Field(

@@ -97,8 +97,8 @@ def price(buckets: Iterable[Bucket], pue: Thousandths, at: Lookup) -> Priced:
 
     Joules: within a bucket the whole joules up to each edge are cut off and subtracted, so that the parts add up to the
     bucket exactly. Micrograms: summed up by exact fractions from the uncut energy and rounded once per source (half to
-    even). So the grams of an interval are, source by source, those of its parts to within 1 microgram for each split, be
-    it split between buckets or within one (where that leaves both parts whole joules).
+    even). An interval's grams are, source by source, those of its parts to within 1 microgram for each split. The split
+    may be between buckets or within one (where that leaves both parts whole joules).
 
     An answer that is not valid at the requested moment counts as none, for the rest of the bucket.
 

@@ -69,7 +69,7 @@ class Freshness:
             del self._streams[stream]
 
     def unreadable(self) -> None:
-        """The server could not be read: nothing is owed until it can be."""
+        """The server could not be read: no watch owes a change until it can be."""
         self.is_readable = False
         self._owe_nothing()
 

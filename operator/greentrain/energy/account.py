@@ -6,7 +6,7 @@ these sums are equal whatever fails and restarts:
 
     pods + settled pods + idle + unattributed = what the counters have shown since the first reading + what was estimated
 
-The time for which a card is allocated follows from the allocations alone, so it is counted where the card cannot be read too.
+Allocated time follows from the allocations alone, so it is counted where the card cannot be read too.
 The present draw is of no use later: it is not in the journal, and a restarted agent measures it again.
 
 All energy is in whole millijoules. Times on the readings' clock are seconds since the machine's start, suspended time

@@ -172,8 +172,8 @@ def share_out(
 ) -> tuple[Portion, ...]:
     """From parts of the time to parts of the energy, `total` in `seconds`.
 
-    Where the card was allocated to one pod for a part of the time and to none for the rest, the rest drew what the idle card
-    draws (`idle_draw` milliwatts, where that is known). So only the idle draw of the time in doubt is unknown.
+    Where the card was allocated to one pod for a part of the time and to none for the rest, it was idle in the rest
+    (`idle_draw` milliwatts, where that is known). So only the idle draw of the time in doubt is unknown.
     """
     if idle_draw is not None and len(found) == 1 and found[0].alone and total > 0:
         (one,) = found

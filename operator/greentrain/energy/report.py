@@ -29,12 +29,12 @@ from greentrain.quantities import (
 
 
 def bound_joules(joules: Joules) -> Joules:
-    """As much as a report may say: a counter gone mad must not keep the rest of the node from being reported."""
+    """The most a report may contain: a faulty counter must not keep the rest of the node from being reported."""
     return min(joules, Joules(MAX_JOULES))
 
 
 def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | None = None) -> PodEnergy:
-    """One pod's entry. Its kinds add up to its buckets, cut off to whole joules once and not once each.
+    """One pod's entry. Its kinds add up to its buckets: their sum is cut off to whole joules once, not each kind.
 
     `draw` is its power in milliwatts, where that is known.
     """
@@ -89,10 +89,10 @@ def _report_host(
 ) -> list[Joules]:
     """What processors and memory used up to the end of each quarter, of which `reported` are reported in all.
 
-    Each is its millijoules cut off where that fits. It must grow, by no more than the sum of all kinds does, and end
-    at `reported`; going back from there, such a number can always be found.
+    Each is its millijoules cut off where that fits. It must grow, by no more than the sum of all kinds, and end at
+    `reported`. Computed backwards from there, such a number always exists.
     """
-    # An account of an older agent does not know when they were used: as all energy was.
+    # An account of an older agent does not have their times: they count as used when all energy was.
     undated = host - hosts[-1]
     found = [reported]
     for i in range(len(sums) - 2, -1, -1):
@@ -105,7 +105,7 @@ def _report_host(
 def report_pods(account: NodeAccount, *, at: float | None = None) -> tuple[PodEnergy, ...]:
     """Every pod whose UID is known, in the order of their names: two reports of the same account are equal.
 
-    `at` is now on the readings' clock, for what the pods draw; without it that is left out.
+    `at` is the present time on the readings' clock, for the pods' draw; without it the draw is left out.
     """
     draws = {} if at is None else account.find_draws(at)
     entries = [
@@ -116,5 +116,5 @@ def report_pods(account: NodeAccount, *, at: float | None = None) -> tuple[PodEn
 
 
 def _report(account: NodeAccount, key: str, pod: PodAccount, draw: float | None) -> PodEnergy:
-    # Its last word is not said while a card it held cannot be read.
+    # Its report is not final while a card that was allocated to it cannot be read.
     return report_pod(pod, closed=pod.closed is not None and not account.awaits(key), draw=draw)

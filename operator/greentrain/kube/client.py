@@ -38,9 +38,9 @@ WATCH_SECONDS = 300.0
 """After so long the server ends a watch, and it is opened again from where it was."""
 
 WATCH_SILENCE_SECONDS = 150.0
-"""A watch that brings nothing for so long, not even a bookmark, is opened again from where it was, since its connection
-may be dead. It need not be: an API server sends bookmarks about once a minute (`defaultBookmarkFrequency` of its watch
-cache), but need not, and one that was restarted sends none of a kind of which nothing has changed since."""
+"""A watch that delivers nothing for so long, not even a bookmark, is opened again from where it was, since its connection may
+be dead. It need not be: an API server sends bookmarks about once a minute (`defaultBookmarkFrequency` of its watch cache), but
+not always. A restarted one sends none for a kind of which nothing has changed since."""
 
 LIST_RESTARTS = 3
 """How often a list is started again whose continue token has expired on the server (410, after 5 minutes or at once when etcd

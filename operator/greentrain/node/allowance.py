@@ -67,7 +67,7 @@ class Verdict:
 
     action: BudgetAction = "None"
     evict: bool = False
-    """Whether its eviction is to be asked for, once the action has been reported."""
+    """Whether to request its eviction, once the action has been reported."""
     spent: bool = False
 
 

@@ -334,7 +334,7 @@ class AllowanceStates:
                 self._watched[uid].reported = True
 
     def note_evicted(self, uid: str) -> None:
-        """The pod's eviction was granted, or it is gone."""
+        """The pod's eviction was granted, or it no longer exists."""
         self.pods[uid] = replace(self.pods[uid], action="Evicted")
         self._wanted -= {uid}
 

@@ -71,7 +71,7 @@ class WriteLimit:
 
 @dataclass(frozen=True, slots=True)
 class StoreJournal:
-    """Store this on the disk in place of what is there."""
+    """Replace what is on the disk with this."""
 
     content: CapJournal
 

@@ -135,7 +135,7 @@ class Passes:
         return [job.uid for job in jobs if job is not None]
 
     async def finish(self, seconds: float) -> None:
-        """Begin no more passes and wait for those in progress, for so long at most.
+        """Begin no more passes and wait for those in progress, at most for this time.
 
         Only the pass that has stored a status stores its events and writes its log lines: they would be lost with it.
         """

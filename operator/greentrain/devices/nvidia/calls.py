@@ -144,7 +144,7 @@ def set_limit(slot: Slot, milliwatts: Milliwatts) -> OutOfRange | None:
     except pynvml.NVMLError as error:
         if error.value != pynvml.NVML_ERROR_INVALID_ARGUMENT:
             raise
-        # The value, or the handle: asked with the same handle the range shows which.
+        # Either the value or the handle is wrong: the range, read with the same handle, shows which.
         least, most = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(_find(slot))
         allowed = f"its power limit is between {format_power(least)} and {format_power(most)}"
         return OutOfRange(slot.name, format_power(milliwatts), allowed)

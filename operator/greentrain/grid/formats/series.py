@@ -1,8 +1,8 @@
 """Reading a time series of carbon intensity from the bytes of a CSV or JSON file.
 
 Writers of such a file read other tools' logs, not ours. So what is not certain is refused with the line, the value and what to
-write instead, and nothing is guessed. A time without an offset from UTC is an hour off for half of the year, rows out of
-order are two files pasted together, and an intensity of 0.4 in kilograms looks like a very clean grid.
+write instead, and nothing is guessed. A time without an offset from UTC is an hour off for half of the year. Rows out of
+order are two files pasted together. An intensity of 0.4 in kilograms looks like a very clean grid.
 
 docs/tasks/emissions.md has the format for those who write it.
 """
