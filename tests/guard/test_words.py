@@ -50,21 +50,21 @@ WORDS = {
     r"for people": Word("say the form: with its unit, in one sentence"),
     r"bookkeeping": Word("accounting"),
     # What follows is a table of how far the words have gone: a folder is added when it is clean.
-    r"last words?": Word("the final report, the termination message, the last lines", SOURCES),
-    r"let(s|ting)? go( of)?": Word("release, drop, restore", SOURCES),
-    r"for ever": Word("without end; or until what", SOURCES),
-    r"without a word": Word("without a message, an error, a warning", PAGES),
+    r"last words?": Word("the final report, the termination message, the last lines"),
+    r"let(s|ting)? go( of)?": Word("release, drop, restore"),
+    r"for ever": Word("without end; or until what"),
+    r"without a word": Word("without a message, an error, a warning"),
     r"prior": Word("the previous limit", SOURCES),
-    r"strangers?|quarrels?": Word("another job's; a conflict", SOURCES),
+    r"strangers?|quarrels?": Word("another job's; a conflict"),
     r"(keep(s|ing)?|kept) books|books|minds?|minded": Word("accounts; reconcile, enforce", SOURCES),
     r"holders?": Word("the pod that the GPU is allocated to; the program that uses it", PAGES),
     r"(?<!on )hold|holds|held(?![-_ ]out)|holding": Word(
         "allocated to, contains, is valid, keeps, limits, blocks; a job is *on hold*", PAGES
     ),
-    r"standings?": Word("state, level", PAGES),
+    r"standings?": Word("state, level", (*PAGES, "operator")),
     r"heard?|hears|hearing": Word("reported, received, seen", PAGES),
-    r"anew|afresh": Word("again", PAGES),
-    r"under fire": Word("when requests fail", SOURCES),
+    r"anew|afresh": Word("again", (*PAGES, "operator")),
+    r"under fire": Word("when requests fail"),
 }
 """Words that are not used."""
 

@@ -48,7 +48,7 @@ class StoredAccount:
         except OSError as failure:
             problem = f"the journal cannot be read: {failure.strerror}"
         if problem is not None:
-            logger.error("%s; the account begins anew", problem)
+            logger.error("%s; a new account begins", problem)
         # NodePower may have the final report of an account before this one, which perhaps has not reported yet either.
         self._heir = True
         self._conditions.set(NOT_WRITTEN_YET)

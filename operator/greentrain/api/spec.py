@@ -178,7 +178,7 @@ class RunPolicy(Strict):
         ge=1,
         le=315_360_000,
         description="Seconds the attempts may run together before the job is stopped and Failed. Time suspended, "
-        "queued or waiting for pods does not count, and a resume does not start it anew.",
+        "queued or waiting for pods does not count, and a resume does not start it again.",
     )
     ttl_seconds_after_finished: int | None = Field(
         None,

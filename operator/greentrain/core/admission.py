@@ -427,14 +427,14 @@ def check_scope(job: Job, spec: GreenTrainingJobSpec) -> Iterator[Problem]:
         yield Problem(
             "spec.energy.scope",
             f"'{spec.energy.scope}' is not valid: the energy of {known.scope} has been counted already; set {known.scope} "
-            "back, or create the job anew",
+            "back, or create the job again",
         )
     emissions = job.status.emissions
     if emissions is not None and emissions.shares and spec.emissions.basis not in (None, emissions.basis):
         yield Problem(
             "spec.emissions.basis",
             f"'{spec.emissions.basis}' is not valid: emissions of basis {emissions.basis} have been counted already; set "
-            f"{emissions.basis} back, or create the job anew",
+            f"{emissions.basis} back, or create the job again",
         )
 
 

@@ -70,9 +70,9 @@ def _weigh(
         if line is None:
             return None
         warn_at = spec.energy.warn_at_percent
-        standing = weigh(line, account.stage, warn_at=warn_at, stopping=account.stopping)
-        budgets.append(standing)
-        return standing.build_status()
+        state = weigh(line, account.stage, warn_at=warn_at, stopping=account.stopping)
+        budgets.append(state)
+        return state.build_status()
 
     budget = weighed(find_energy_line(account, energy, charges.joules))
     unpriced = ""

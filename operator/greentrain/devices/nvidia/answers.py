@@ -35,7 +35,7 @@ UNUSABLE: dict[int, tuple[str, str]] = {
     ),
     pynvml.NVML_ERROR_UNINITIALIZED: (
         "it is not initialised any more",
-        "It is initialised when opened anew.",
+        "It is initialised when opened again.",
     ),
 }
 """Answers that concern no single card: the reason and the remedy."""
@@ -70,7 +70,7 @@ def translate(error: pynvml.NVMLError, device: str) -> DeviceError:
 
 def closed() -> Unavailable:
     """The error for a request after `close`."""
-    return Unavailable("NVML", "it was closed", "It is initialised when opened anew.")
+    return Unavailable("NVML", "it was closed", "It is initialised when opened again.")
 
 
 def silent(seconds: float) -> Unavailable:
