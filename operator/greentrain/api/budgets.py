@@ -108,7 +108,7 @@ BudgetType = Literal["Energy", "Emissions"]
 
 
 class BudgetLine(StatusModel):
-    """The state of one budget."""
+    """How one budget stands."""
 
     type: BudgetType = Field(description="What is limited: Energy or Emissions.")
     limit: str = Field(max_length=32, description="The budget as it is in force.")

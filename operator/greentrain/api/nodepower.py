@@ -65,7 +65,7 @@ BudgetAction = Literal["None", "Throttled", "Evicted"]
 
 
 class PodAsk(_Lenient):
-    """The requests for one pod: a power limit of its GPUs, an energy allowance, or both."""
+    """What is asked for one pod: a power limit of its GPUs, an allowance of energy, or both."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     namespace: str = Field("", max_length=63, description="Namespace of the pod.")

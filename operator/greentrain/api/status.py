@@ -119,7 +119,7 @@ class ProgressStatus(StatusModel):
 
 
 class ReplacedPod(StatusModel):
-    """A pod outside the gang that failed and was recreated within its attempt."""
+    """A pod outside the gang that failed and was made again within its attempt."""
 
     uid: str = Field(max_length=64, description="UID of the pod.")
     name: str = Field(max_length=253, description="Name of the pod.")
