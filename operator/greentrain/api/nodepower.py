@@ -3,8 +3,8 @@
 The operator writes `spec` and the agent writes `status`; neither writes the other's half. The object outlives the agent, the
 operator and the Node, so that what was measured is not lost with any of them.
 
-Energy is reported in whole joules that only grow: a sum of millijoules, cut off, so that the joules of a pod's buckets add
-up to its total and the totals of a node to what its cards' counters have shown.
+Energy is reported in whole joules that only grow: a sum of millijoules, cut off. So the joules of a pod's buckets add up to its
+total, and the totals of a node to what its cards' counters have shown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Protobuf message classes from a table, for kubelet's small gRPC interfaces.
 
-Their stubs are not published, and generated code is tied to the protobuf version that generated it, while a node agent
-may share its environment with a TensorFlow that wants another. Classes built at run time work with every version.
+Their stubs are not published, and generated code is tied to the protobuf version that generated it. A node agent may share its
+environment with a TensorFlow that needs another version. Classes built at run time work with every version.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A card has a *previous limit* from before us, which an administrator may have chosen. While the card is allocated to a pod
 that requests a cap, its limit is the lower of the two. When the cap ends, the previous limit is restored, unless another
 program has changed the limit meanwhile: then that limit stays. Each change is in a journal on the node's disk before the
-card is touched, so that an agent that was killed at any point knows afterwards what it may undo.
+card is touched. So an agent that was killed at any point knows afterwards what it may undo.
 
 Decisions follow from what is read, never from what was planned: to decide again after each step shows whether the step has
 worked. `node.capping` takes the steps.
