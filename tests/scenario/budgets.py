@@ -596,6 +596,14 @@ class World(Cluster):
             and not self._list_reported() - unseen
             and not any(n.account.pods.keys() - unseen for n in self.nodes.values())
             and (self.status.energy is None or not self.status.energy.pods)
+            and not self._stores_later()
+        )
+
+    def _stores_later(self) -> bool:
+        """Whether a whole status is still to be stored: where one was refused, the least of it stands for a minute."""
+        operator = self.operator
+        return operator is not None and (
+            operator.storing.unstored is not None or operator.elapsed() < operator.storing.least_until + 5
         )
 
 
@@ -613,13 +621,13 @@ AMBUSHES = (
     "agents away",
     "agents away",
     "agents killed",
-    "reconcile fails long",
-    "status refused",
 )
 """What happens in the worst moment; each by itself, so that no remainder is needed."""
 
 WORSE_AMBUSHES = (
     *AMBUSHES,
+    "reconcile fails long",
+    "status refused",
     "API server away",
     "API server away long",
     "API server away long",
