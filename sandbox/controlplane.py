@@ -20,6 +20,7 @@ from types import TracebackType
 from sandbox import pki
 from sandbox.api import Api
 from sandbox.binaries import Binaries
+from sandbox.ports import find_free_ports
 from sandbox.shell import SandboxError
 
 SERVICE_RANGE = "198.19.0.0/17"
@@ -208,17 +209,6 @@ def read_credentials(settings: ServerSettings, name: str) -> pki.Credentials:
 def build_api(settings: ServerSettings) -> Api:
     """A client with every right, as the sandbox itself."""
     return Api(settings.url, settings.pki / "ca.crt", read_credentials(settings, "sandbox"))
-
-
-def find_free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nothing listens on now, all different."""
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            ports.append(int(listener.getsockname()[1]))
-    return ports
 
 
 def is_listening(port: int, address: str = "127.0.0.1") -> bool:

@@ -24,7 +24,8 @@ from typing import Any
 
 from sandbox.binaries import gather_binaries
 from sandbox.cache import read_cache_directory
-from sandbox.controlplane import ControlPlane, find_free_ports
+from sandbox.controlplane import ControlPlane
+from sandbox.ports import find_free_ports
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import Cards

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from statistics import mean, median
 from greentrain.api.runtime import Env
 from greentrain_trainer import Program, Settings, shuffled
 from greentrain_trainer.environment import PROGRESS_PORT_ENV, TERMINATION_LOG_ENV
+from sandbox.ports import find_free_ports
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "tests.bench.trainer:program"
@@ -72,15 +72,6 @@ def build_environment(folder: Path, rank: int, ports: list[int]) -> dict[str, st
     return environment
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def cores_of(rank: int, workers: int) -> list[int]:
     """The cores a rank may use: its share, so that workers of one machine do not take turns on them."""
     cores = sorted(os.sched_getaffinity(0))
@@ -90,7 +81,7 @@ def cores_of(rank: int, workers: int) -> list[int]:
 def measure_steps(side: str, workers: int) -> list[float]:
     """Time of each step of one run, in seconds, by rank 0's clock, after the warm-up."""
     steps = WARM_UP + MEASURED + 1
-    ports = free_ports(workers)
+    ports = find_free_ports(workers)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         ranks: list[subprocess.Popen[bytes]] = []

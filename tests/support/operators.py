@@ -18,7 +18,8 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from sandbox.controlplane import ControlPlane, find_free_ports
+from sandbox.controlplane import ControlPlane
+from sandbox.ports import find_free_ports
 
 OPERATOR = "bench-operator"
 """Who the operator is at the API server, and in its audit log."""

@@ -40,7 +40,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class LoseAnswer:
-    """The server does it, then the connection breaks: nobody is told."""
+    """The server does it, then the connection breaks, and the client is not answered."""
 
 
 @dataclass(frozen=True)

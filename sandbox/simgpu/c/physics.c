@@ -186,7 +186,7 @@ double relative_throughput(const struct card *card) {
                         .second_limit_mw = card->second_limit_mw,
                         .locked_clock_mhz = card->locked_clock_mhz};
     if (busy.load_ppm == 0) {
-        /* An idle card's low clock slows nobody: the answer is what a full load would meet. */
+        /* An idle card's low clock slows no program: the answer is what a full load would meet. */
         busy.load_ppm = FULL_LOAD_PPM;
     }
     find_operating_point(&busy);

@@ -3,7 +3,7 @@
  * Two copies of the whole state (slots) and one number, the generation, whose lowest bit says which slot counts. A
  * writer holds the file's lock, fills the other slot and then stores the next generation: killed before that store it
  * has changed nothing, after it everything. A reader copies the slot that counts and begins again when the generation
- * has moved meanwhile; it takes no lock, so nobody's death can hold it up. */
+ * has moved meanwhile; it takes no lock, so a process that dies cannot hold it up. */
 #ifndef SIMGPU_STATE_H
 #define SIMGPU_STATE_H
 

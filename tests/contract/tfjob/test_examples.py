@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +27,7 @@ from greentrain.core.admission import Admitted, decide_admission
 from greentrain.core.gang.manifests import build_pod, ranks, replica_counts
 from greentrain.core.seen.snapshot import Job
 from greentrain.kube.template import find_template_problems
+from sandbox.ports import find_free_ports
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples" / "tfjob").glob("*.yaml"))
@@ -124,7 +124,8 @@ def test_every_field_that_is_told_of_stands_in_the_documentation() -> None:
 @pytest.mark.parametrize("name", ["master", "worker-only", "lower-case-keys"])
 def test_the_program_of_an_example_runs_under_the_converted_jobs_tf_config(name: str, tmp_path: Path) -> None:
     pods = pods_of(job_of((CONVERTED / f"{name}.yaml").read_text()))
-    here = {f"{p['spec']['hostname']}.": f"127.0.0.1:{find_port()}" for p in pods}
+    ports = find_free_ports(len(pods))
+    here = {f"{p['spec']['hostname']}.": f"127.0.0.1:{port}" for p, port in zip(pods, ports, strict=True)}
     processes = []
     for pod in pods:
         (box,) = (c for c in pod["spec"]["containers"] if c["name"] == "tensorflow")
@@ -155,10 +156,3 @@ def test_the_program_of_an_example_runs_under_the_converted_jobs_tf_config(name:
             process.kill()
     assert [p.returncode for p in processes] == [0] * len(pods), "\n".join(said)
     assert all(re.search("wanted|joined", text) for text in said)
-
-
-def find_port() -> int:
-    """A port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

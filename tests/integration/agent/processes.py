@@ -24,7 +24,8 @@ from greentrain.agent.caps import FILE as CAPS
 from greentrain.api.nodepower import PodAsk
 from greentrain.energy.account import NodeAccount
 from greentrain.quantities import parse_power_cap
-from sandbox.controlplane import CLEAN_ENVIRONMENT, find_free_ports
+from sandbox.controlplane import CLEAN_ENVIRONMENT
+from sandbox.ports import find_free_ports
 from sandbox.simgpu import cards as simulated
 from sandbox.simgpu.build import apply_libraries
 from sandbox.simgpu.cards import PICOJOULES, Card

@@ -9,7 +9,7 @@ import aiohttp
 
 from greentrain.controller.run import running
 from greentrain.controller.settings import Settings
-from sandbox.controlplane import find_free_ports
+from sandbox.ports import find_free_ports
 from tests.support.api import MERGE, Server
 from tests.support.manifests import build_job
 

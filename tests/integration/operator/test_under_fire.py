@@ -29,7 +29,8 @@ from yarl import URL
 from greentrain.controller.run import FINISH_SECONDS, FIRST_RESYNCS_SECONDS, Operator, running
 from greentrain.controller.settings import Settings
 from greentrain.kube.client import ApiError, connect
-from sandbox.controlplane import ControlPlane, find_free_ports
+from sandbox.controlplane import ControlPlane
+from sandbox.ports import find_free_ports
 from tests.support.api import RefusedError, Server, condition
 from tests.support.manifests import build_job, build_template
 from tests.support.proxy import (

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from greentrain.api.runtime import PEER_TIMEOUT_ENV, Env, Progress, TerminationMessage
 from greentrain_trainer.environment import PROGRESS_PORT_ENV, START_TIMEOUT_ENV, TERMINATION_LOG_ENV
+from sandbox.ports import find_free_ports
 
 PATIENCE_SECONDS = 150.0
 """Longest wait for one event; two ranks importing TensorFlow on two busy cores take their time."""
@@ -138,7 +138,7 @@ class Launcher:
         python_path: Path | None = None,
     ) -> list[Rank]:
         """Two ranks of one job: two workers, or a chief and a worker."""
-        first, second = (f"127.0.0.1:{port}" for port in free_ports(2))
+        first, second = (f"127.0.0.1:{port}" for port in find_free_ports(2))
         cluster = {"chief": [first], "worker": [second]} if with_chief else {"worker": [first, second]}
         tasks = [("chief", 0), ("worker", 0)] if with_chief else [("worker", 0), ("worker", 1)]
         return [
@@ -160,15 +160,6 @@ class Launcher:
                 # The child dies with it.
                 rank.process.kill()
                 rank.process.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def exit_codes(ranks: Sequence[Rank]) -> list[int]:

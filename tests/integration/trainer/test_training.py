@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.ports import find_free_ports
 from tests.integration.trainer.ranks import (
     Launcher,
     Rank,
     exit_codes,
-    free_ports,
     frozen,
     is_connected,
 )
@@ -380,7 +380,7 @@ def test_sigterm_beside_a_frozen_worker_is_obeyed_before_the_grace_period_is_ove
 
 
 def test_a_peer_that_never_comes_ends_the_wait_with_144_and_its_name(launcher: Launcher) -> None:
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    addresses = [f"127.0.0.1:{port}" for port in find_free_ports(2)]
     lone = launcher.start("digits", task=("worker", 1), cluster={"worker": addresses}, start_timeout=4)
     assert lone.wait() == 144
     assert lone.message.reason == f"Not all workers joined within 4 s: no answer from {addresses[0]}."
@@ -392,7 +392,7 @@ def test_a_peer_that_never_comes_ends_the_wait_with_144_and_its_name(launcher: L
 def test_a_worker_that_leaves_while_others_are_still_awaited_ends_the_wait_with_144(
     launcher: Launcher, lost: int, number: signal.Signals, code: int
 ) -> None:
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    addresses = [f"127.0.0.1:{port}" for port in find_free_ports(3)]
     two = [
         launcher.start(
             "digits", task=("worker", index), cluster={"worker": addresses}, peer_timeout=PEER_TIMEOUT
@@ -422,7 +422,7 @@ def test_a_port_that_another_program_holds_is_named(launcher: Launcher) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        addresses = [f"127.0.0.1:{taken.getsockname()[1]}", f"127.0.0.1:{free_ports(1)[0]}"]
+        addresses = [f"127.0.0.1:{taken.getsockname()[1]}", f"127.0.0.1:{find_free_ports(1)[0]}"]
         rank = launcher.start("digits", cluster={"worker": addresses})
         assert rank.wait() == 1
     words = f"TensorFlow's server cannot listen at this rank's own port ({addresses[0]}); see that no other"

@@ -15,7 +15,6 @@ from sandbox.controlplane import (
     ServerSettings,
     build_apiserver_arguments,
     build_etcd_arguments,
-    find_free_ports,
 )
 from sandbox.pki import (
     build_authority,
@@ -121,8 +120,3 @@ def test_the_audit_log_leaves_out_the_cluster_itself_but_no_operator() -> None:
     assert groups == {"system:nodes", "system:serviceaccounts:kube-system"}
     assert policy["rules"][-1] == {"level": "Metadata"}
     assert policy["omitStages"] == ["RequestReceived"]
-
-
-def test_free_ports_differ() -> None:
-    ports = find_free_ports(8)
-    assert len(set(ports)) == 8
