@@ -11,8 +11,8 @@ PORTS = range(17000, 30000)
 and no server that asks for any port takes one of them before the program listens; below the node ports of Kubernetes
 and above the sandbox's own ports."""
 
-_reserved: dict[int, socket.socket] = {}
-"""Ports this process was given, each with the socket that reserves it until the process ends."""
+_reserved: dict[int, int] = {}
+"""Ports this process was given, each with the descriptor of the socket that reserves it until the process ends."""
 
 
 def find_free_ports(count: int) -> list[int]:
@@ -45,5 +45,5 @@ def _reserve(port: int) -> bool:
     except OSError:
         name.close()
         return False
-    _reserved[port] = name
+    _reserved[port] = name.detach()
     return True

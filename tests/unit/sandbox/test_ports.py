@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_two_processes_get_different_ports_until_one_has_ended() -> None:
 
 def test_a_port_on_which_something_listens_is_not_given() -> None:
     port = find_free_ports(1)[0]
-    ports._reserved.pop(port).close()
+    os.close(ports._reserved.pop(port))
     with socket.create_server(("127.0.0.1", port)):
         assert not ports._reserve(port)
     assert ports._reserve(port)
