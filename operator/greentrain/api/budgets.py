@@ -120,12 +120,13 @@ class BudgetLine(StatusModel):
     charged: str = Field(
         "",
         max_length=32,
-        description="What is charged while readings or intensities are missing, and settled when they come; part of percent.",
+        description="What is charged while readings or intensities are missing, and settled when they come; part of percent. "
+        "None while nothing is.",
     )
     reserved: str = Field(
         "",
         max_length=32,
-        description="Kept free for a stop: what the job would use until one has taken effect.",
+        description="Kept free for a stop: what the job would use until one has taken effect. None while nothing is.",
     )
     bound: str = Field(
         "", max_length=32, description="By how much it could be exceeded at worst by the attempt under way."

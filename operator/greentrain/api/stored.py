@@ -87,6 +87,8 @@ def _take_out(model: StatusModel, dumped: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, StatusModel):
             if part := _take_out(value, dumped[key]):
                 taken[key] = part
+                if not dumped[key]:
+                    del dumped[key]
         elif key == ATTEMPTS:
             # Every attempt, also one without anything to store: a missing one was lost (`join_ledger`).
             pairs = zip(value, dumped[key], strict=True)

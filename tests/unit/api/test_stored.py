@@ -20,6 +20,8 @@ from greentrain.api.status import (
     GpuTimeStatus,
     GreenTrainingJobStatus,
     PodEnergyStatus,
+    ProjectionStatus,
+    SampleStatus,
 )
 from greentrain.api.stored import dump_job_status
 from greentrain.core.books.in_force import spec_in_force
@@ -197,6 +199,14 @@ def test_of_a_job_that_has_run_the_ledger_is_missed_also_where_its_attempts_are_
 )
 def test_what_has_its_defaults_alone_is_read_as_it_was(status: GreenTrainingJobStatus) -> None:
     assert parse_status(json.loads(json.dumps(dump_job_status(status)))) == (status, "")
+
+
+def test_a_section_that_has_nothing_for_its_readers_is_not_shown() -> None:
+    sample = SampleStatus(attempt=1, step=10, joules=70, moment=1_700_000_000_000)
+    status = GreenTrainingJobStatus(projection=ProjectionStatus(last=sample))
+    stored = dump_job_status(status)
+    assert "projection" not in stored
+    assert parse_status(json.loads(json.dumps(stored))) == (status, "")
 
 
 def test_a_job_that_has_not_run_has_no_ledger_to_lose() -> None:
