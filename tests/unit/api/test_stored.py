@@ -202,7 +202,7 @@ def test_what_has_its_defaults_alone_is_read_as_it_was(status: GreenTrainingJobS
 
 
 def test_a_section_that_has_nothing_for_its_readers_is_not_shown() -> None:
-    sample = SampleStatus(attempt=1, step=10, joules=70, moment=1_700_000_000_000)
+    sample = SampleStatus(attempt=1, step=10, joules=70, moment=1_700_000_000_000, percent=100)
     status = GreenTrainingJobStatus(projection=ProjectionStatus(last=sample))
     stored = dump_job_status(status)
     assert "projection" not in stored
