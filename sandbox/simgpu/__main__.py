@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     fault.add_argument("--milliseconds", type=int, default=0, help="for slow and hang")
     fault.add_argument("--watts", type=float, default=0.0, help="for garbage")
+    fault.add_argument("--joules", type=float, default=0.0, help="for shifted: what the counter shows beside")
+    fault.add_argument("--share", type=float, default=0.0, help="for share: what the counter counts, 0 to 1")
     add("clear-faults", "take faults away", card=True)
     library = commands.add_parser("library", help="compile libnvidia-ml.so.1 and say where it is")
     library.add_argument(
@@ -111,6 +113,8 @@ def _act(state: Cards, arguments: argparse.Namespace) -> None:
             calls=_build_calls(arguments.calls),
             milliseconds=arguments.milliseconds,
             watts=arguments.watts,
+            joules=arguments.joules,
+            share=arguments.share,
         )
 
 

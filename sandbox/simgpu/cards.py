@@ -74,6 +74,8 @@ class Fault(Enum):
     NOT_LOADED = "not-loaded"
     STUCK = "stuck"
     GARBAGE = "garbage"
+    SHIFTED = "shifted"
+    SHARE = "share"
 
 
 # The kind in c/card.h, the calls concerned unless others are named, and for failures NVML's code.
@@ -89,6 +91,8 @@ _FAULTS: dict[Fault, tuple[int, Calls, int]] = {
     Fault.NOT_LOADED: (6, Calls.INIT, 0),
     Fault.STUCK: (7, Calls.ENERGY, 0),
     Fault.GARBAGE: (8, Calls.POWER, 0),
+    Fault.SHIFTED: (9, Calls.ENERGY, 0),
+    Fault.SHARE: (10, Calls.ENERGY, 0),
 }
 
 
@@ -515,13 +519,16 @@ class Cards:
         calls: Calls | None = None,
         milliseconds: int = 0,
         watts: float = 0.0,
+        joules: float = 0.0,
+        share: float = 0.0,
     ) -> None:
         """Let something be wrong with a card (`None`: with every card and the library itself) from start to end.
 
         Without a start it begins now, without an end it lasts until `clear_faults`. `calls` names what it concerns
         (default: `Calls.ENERGY` for NOT_SUPPORTED, `Calls.SET` for NO_PERMISSION, everything that makes sense for the
         others). `milliseconds` is how long each call of SLOW takes, and after how much real time a call of HANG goes on
-        (0: only at the window's end). `watts` is what GARBAGE reads.
+        (0: only at the window's end). `watts` is what GARBAGE reads, `joules` what SHIFTED adds to
+        the counter (modulo 2^64 mJ), `share` the part (0 to 1) that SHARE counts of what is used from its start on.
 
         Raises:
             BadValueError: the window is empty, a needed argument is missing, or the card has 32 faults already.
@@ -539,6 +546,12 @@ class Cards:
         parameter = code or milliseconds
         if kind is Fault.GARBAGE:
             parameter = self._milliwatts("watts", watts)
+        if kind is Fault.SHIFTED:
+            parameter = round(joules * 1000) % (1 << 64)
+        if kind is Fault.SHARE:
+            if not 0 <= share <= 1:
+                raise BadValueError(f"share: {share} is not between 0 and 1")
+            parameter = round(share * 1_000_000)
         self._call(
             "simgpu_add_fault", scope, number, int(default if calls is None else calls), start, end, parameter
         )

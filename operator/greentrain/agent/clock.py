@@ -15,6 +15,10 @@ class Clock(Protocol):
         """Seconds since the machine's start, suspended time included."""
         ...
 
+    def suspended(self) -> float:
+        """Seconds of that for which the machine was suspended."""
+        ...
+
     def wall(self) -> float:
         """Unix time in seconds; may be stepped."""
         ...
@@ -37,6 +41,10 @@ class MachineClock:
     def elapsed(self) -> float:
         """CLOCK_BOOTTIME (clock_gettime(2)): no step of the wall clock touches it."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def suspended(self) -> float:
+        """What CLOCK_MONOTONIC lacks (clock_gettime(2))."""
+        return max(0.0, self.elapsed() - time.clock_gettime(time.CLOCK_MONOTONIC))
 
     def wall(self) -> float:
         """The system's clock."""

@@ -34,8 +34,8 @@ from greentrain.energy.intervals import CardReading
 from greentrain.kube.client import ApiError
 from greentrain.node.allocations import Allocations
 from greentrain.node.caps import Hindrance
-from greentrain.node.cards import Card, CardAnswer
-from greentrain.node.findings import judge_allocations, judge_caps
+from greentrain.node.cards import Card, CardAnswer, describe
+from greentrain.node.findings import judge_allocations, judge_caps, judge_counters
 from greentrain.node.pods import (
     close_pods,
     find_host_shares,
@@ -200,6 +200,7 @@ class Agent:
         account, pods = self.account, self._view.pods
         self._conditions.set(judge_allocations(allocations.problems))
         self._stored.note_new(open_pods(account, allocations, pods))
+        account.note_cards({c.uuid: describe(c, self.caps.limits.get(c.uuid)) for c in self.cards})
         account.advance(
             readings,
             {u: allocations.cards.get(u, ()) for u in {*allocations.cards, *account.cards, *readings}},
@@ -207,8 +208,10 @@ class Agent:
             wall=wall,
             boot=self._clock.boot(),
             windows=find_windows(pods.values(), offset=at - wall),
-            models={c.uuid: c.model for c in self.cards},
+            asleep=self._clock.suspended(),
         )
+        if self.cards:
+            self._conditions.set(judge_counters(account, self.cards))
         # A node that was never seen to have a GPU needs no NVML; there an agent has nothing to count and is not in trouble.
         if self._readings.gpus is not None or not account.cards:
             self.looked = at

@@ -211,6 +211,13 @@ class GpuStatus(_Lenient):
     joules: Joules = Field(
         quantities.Joules(0), description="Energy since the agent first saw it, of every user."
     )
+    error_joules: Joules = Field(
+        quantities.Joules(0),
+        description="By how much that may be wrong because its power stood in for its counter, or the counter was reset.",
+    )
+    counter_faults: Count = Field(
+        0, description="How often its energy counter showed what it cannot have used; see CountersPlausible."
+    )
 
 
 class EnergyBuckets(_Lenient):
@@ -276,6 +283,11 @@ class PodEnergy(_Lenient):
     missing_seconds: Seconds = Field(
         0,
         description="Seconds with an allocated GPU of which nothing is known, neither measured nor estimated.",
+    )
+    counter_faults: Count = Field(
+        0,
+        description="How often the energy counter of one of its GPUs showed what that GPU cannot have used; the time is "
+        "counted by the GPU's power, as estimated, or is missing.",
     )
     first_reading: str | None = _time("First reading it has a part in.")
     last_reading: str | None = _time("Last reading it has a part in.")
@@ -346,7 +358,7 @@ class NodePowerStatus(_Lenient):
         (),
         max_length=16,
         description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, CapsAllowed, "
-        "HostReadable, OperatorHeard.",
+        "HostReadable, OperatorHeard, CountersPlausible.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     gpus: tuple[GpuStatus, ...] = Field(

@@ -264,6 +264,7 @@ class PodEnergyStatus(StatusModel):
     estimated_joules: Joules = Field(Joules(0), ge=0, description="How much of it is an estimate.")
     error_joules: Joules = Field(Joules(0), ge=0, description="Its error bound at 95 % confidence.")
     missing_seconds: int = Field(0, ge=0, description="Seconds of which nothing is known.")
+    counter_faults: int = Field(0, ge=0, description="How often a counter of its GPUs showed what cannot be.")
     priced_joules: Joules = Field(
         Joules(0), ge=0, description="How much of its energy is in the emissions' fixed sums already."
     )
@@ -328,6 +329,12 @@ class EnergyStatus(StatusModel):
     )
     missing_seconds: int = Field(
         0, ge=0, description="Pod-seconds with a GPU of which nothing is known; they are in no sum."
+    )
+    counter_faults: int = Field(
+        0,
+        ge=0,
+        description="How often the energy counter of one of its GPUs showed what that GPU cannot have used. Nothing of that is "
+        "counted: the GPU's power is added up instead, or the time is missing.",
     )
     error_joules: Joules = Field(Joules(0), ge=0, description="Error bound of usedJoules at 95 % confidence.")
     lost_pods: int = Field(

@@ -23,12 +23,14 @@ from pydantic import Field, TypeAdapter
 
 from greentrain.api.nodepower import PodEnergy
 from greentrain.energy.attribution import Allocated, Phase, Presence, Window, find_presences, share_out, split
-from greentrain.energy.cards import DRAW_SECONDS, CardAccount, Holders, LastAllocated, LastSeen, Seen
+from greentrain.energy.cards import DRAW_SECONDS, CardAccount, Holders, LastAllocated, LastSeen, Make, Seen
+from greentrain.energy.counters import Meter
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     LONGEST_STEP_SECONDS,
     CardReading,
-    measure,
+    Interval,
+    bound_draw,
     measure_since_start,
 )
 from greentrain.energy.pods import PodAccount
@@ -39,7 +41,6 @@ from greentrain.quantities import (
     add,
     add_up,
     parse_time,
-    subtract,
     to_milliseconds,
 )
 
@@ -53,8 +54,8 @@ old the journal's last reading may be."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
-    """When one poll was."""
+class _Poll:
+    """One poll: when it was, and what was found in it."""
 
     at: float
     """On the readings' clock."""
@@ -62,6 +63,12 @@ class _Moment:
     """The same as a Unix time."""
     boot: str
     """The start of the machine since which the readings' clock runs."""
+    asleep: float
+    """Seconds of `at` for which the machine was suspended."""
+    windows: Mapping[str, Window]
+    """When the pods began and ended."""
+    doubts: dict[str, float] = field(default_factory=dict)
+    """Millijoules in doubt, by pod."""
 
 
 @dataclass(slots=True)
@@ -95,30 +102,31 @@ class NodeAccount:
         wall: float,
         boot: str,
         windows: Mapping[str, Window] | None = None,
-        models: Mapping[str, str] | None = None,
+        asleep: float = 0.0,
     ) -> None:
         """Take in one poll of the cards and their allocations: `holders` has every card there is, read or not.
 
-        `models` are the cards' product names, as far as they are known. A card without a reading stays at its last moment, and
+        `asleep`: seconds for which the machine has been suspended since its start. A card without a reading stays at its last moment, and
         so does every card where allocations are not known (None). Each allocation's pod must have been opened (`open`).
         """
         if holders is None:
             return
         self.looked = at
-        moment, doubts = _Moment(at, wall, boot), dict[str, float]()
+        poll = _Poll(at, wall, boot, asleep, windows or {})
         for uuid, held in holders.items():
             card = self.cards.get(uuid)
             if card is None:
                 card = self.cards[uuid] = CardAccount()
-            if models and uuid in models:
-                card.model = models[uuid]
             seen = tuple([(h.pod, h.share, h.alone) for h in held])
-            self._count_time(card, seen, at, boot, windows or {})
-            reading = readings.get(uuid)
+            self._count_time(card, seen, poll)
+            reading = bound_draw(readings.get(uuid), card.highest)
+            interval = None
             if card.last is not None and boot == card.last.boot:
                 card.last.see(seen, at)
-                if reading is not None and self._go_on(card, card.last, reading, at, wall):
-                    continue
+                if reading is not None:
+                    interval = self._measure(card, card.last, reading, poll)
+                    if self._go_on(card, card.last, reading, interval, poll):
+                        continue
             if reading is None:
                 if card.last is None and held:
                     # Never read, but allocated: what it used until its first reading stays unknown.
@@ -126,44 +134,111 @@ class NodeAccount:
                     card.last.see(seen, at)
                 continue
             if card.last is not None:
-                self._attribute(card, card.last, reading, held, moment, windows or {}, doubts)
+                if interval is None:
+                    interval = self._begin_again(card, card.last, reading, poll)
+                self._attribute(card, card.last, reading, interval, held, poll)
             card.last = LastSeen(
-                at=at, wall=wall, boot=boot, counter=reading.counter, draw=reading.draw, busy=reading.busy
+                at=at,
+                wall=wall,
+                boot=boot,
+                asleep=asleep,
+                counter=reading.counter,
+                draw=reading.draw,
+                busy=reading.busy,
             )
             card.last.see(seen, at)
             if reading.counter is not None or reading.draw is not None:
                 card.note(at)
         # What begins or ends at one moment does so on all of a pod's cards: their doubts are correlated.
-        for pod, doubt in doubts.items():
+        for pod, doubt in poll.doubts.items():
             self.pods[pod].doubt_squared += doubt * doubt
 
-    def _go_on(self, card: CardAccount, last: LastSeen, reading: CardReading, at: float, wall: float) -> bool:
+    def note_cards(self, makes: Mapping[str, Make]) -> None:
+        """Take in what is known of cards that their readings do not show, by UUID; each counts from now on."""
+        for uuid, make in makes.items():
+            card = self.cards.setdefault(uuid, CardAccount())
+            card.model, card.highest = make.model or card.model, make.highest
+
+    def _measure(self, card: CardAccount, last: LastSeen, reading: CardReading, poll: _Poll) -> Interval:
+        """What the card used since its last reading, in the same boot."""
+        doubted = card.meter.doubt is not None
+        if len(last.phases) != 1 and (lacking := card.meter.close(poll.wall)) is not None:
+            self._add_lacking(card, last, lacking)
+        interval = card.meter.read(
+            last.reading,
+            reading,
+            begin=min(last.at, poll.at),
+            end=poll.at,
+            asleep=max(0.0, poll.asleep - last.asleep),
+            idle_draw=card.idle_draw,
+            highest=card.highest,
+            wall=poll.wall,
+        )
+        if interval.fault is not None or doubted is not (card.meter.doubt is not None):
+            # It contains what was used before: that is no draw of now.
+            card.recent.clear()
+        return interval
+
+    def _add_lacking(self, card: CardAccount, last: LastSeen, lacking: Interval) -> None:
+        """What the counter lacked until the card's last reading, for those who had it then."""
+        amount = lacking.estimated
+        card.estimated, card.uncertain = add(card.estimated, amount), add(card.uncertain, amount)
+        found = find_presences([self._phase(last.phases[0])], windows={})
+        parts = split(amount, [one.weight for one in found])
+        for one, part in zip(found, parts, strict=False):
+            pod = self.pods[one.pod]
+            pod.add(part, begin=last.wall - lacking.seconds, end=last.wall, estimated=part)
+            pod.doubt_squared += part * part
+            pod.counter_faults += 1
+        if found or not last.busy:
+            self.idle = add(self.idle, parts[-1])
+        else:
+            self.unattributed = add(self.unattributed, parts[-1])
+
+    def _begin_again(self, card: CardAccount, last: LastSeen, reading: CardReading, poll: _Poll) -> Interval:
+        """What the card used since a reboot; after its last reading before that, nothing is known."""
+        lost = min(max(poll.wall - last.wall - poll.at, 0.0), UNKNOWN_AT_REBOOT_SECONDS)
+        for key, *_ in last.phases[-1].holders if last.phases else ():
+            if key in self.pods:
+                self.pods[key].missing_seconds += lost
+        interval = measure_since_start(reading, poll.at - poll.asleep, highest=card.highest)
+        card.meter = Meter(card.meter.faults, card.meter.last_fault, card.meter.last_fault_wall)
+        if interval.fault is not None:
+            card.meter.note(interval.fault, poll.wall)
+        return interval
+
+    def _go_on(
+        self,
+        card: CardAccount,
+        last: LastSeen,
+        reading: CardReading,
+        interval: Interval,
+        poll: _Poll,
+    ) -> bool:
         """The ordinary case, once a second for each card: allocated to one pod throughout, and its counter went on.
 
         The result equals that of `_attribute`, at a third of the time (measured).
         """
         if len(last.phases) != 1 or len(last.phases[0].holders) != 1:
             return False
+        at, wall = poll.at, poll.wall
         ((key, share, alone),) = last.phases[0].holders
         pod = self.pods.get(key)
-        if pod is None or not alone or share != 1.0 or reading.counter is None or last.counter is None:
+        if pod is None or not alone or share != 1.0 or not 0 <= at - last.at <= LONGEST_STEP_SECONDS:
             return False
-        used = subtract(reading.counter, last.counter)
-        if used < 0 or not 0 <= at - last.at <= LONGEST_STEP_SECONDS:
+        if interval.estimated or interval.missing_seconds or interval.uncertain or interval.fault is not None:
             return False
-        card.measured = add(card.measured, used)
-        pod.add(used, begin=wall - (at - last.at), end=wall, estimated=Millijoules(0))
-        last.at, last.wall = at, wall
+        card.measured = add(card.measured, interval.measured)
+        pod.add(interval.measured, begin=wall - (at - last.at), end=wall, estimated=Millijoules(0))
+        last.at, last.wall, last.asleep = at, wall, poll.asleep
         last.counter, last.draw, last.busy = reading.counter, reading.draw, reading.busy
         last.phases[0].begin = last.phases[0].end = at
         card.note(at)
         return True
 
-    def _count_time(
-        self, card: CardAccount, holders: Holders, at: float, boot: str, windows: Mapping[str, Window]
-    ) -> None:
+    def _count_time(self, card: CardAccount, holders: Holders, poll: _Poll) -> None:
         """Divide the time since allocations were last known as the card's energy would be, whether the card is read or not."""
-        last = card.held
+        last, at, boot, windows = card.held, poll.at, poll.boot, poll.windows
         if last is None:
             card.held = LastAllocated(at, boot, holders)
             return
@@ -216,26 +291,20 @@ class NodeAccount:
         card: CardAccount,
         last: LastSeen,
         reading: CardReading,
+        interval: Interval,
         held: Sequence[Allocated],
-        moment: _Moment,
-        windows: Mapping[str, Window],
-        doubts: dict[str, float],
+        poll: _Poll,
     ) -> None:
-        at, wall, boot = moment.at, moment.wall, moment.boot
+        at, wall, boot, windows, doubts = poll.at, poll.wall, poll.boot, poll.windows, poll.doubts
         if boot == last.boot:
-            interval = measure(last.reading, reading, at - min(last.at, at), idle_draw=card.idle_draw)
             phases = [self._phase(seen) for seen in last.phases]
         else:
-            # A reboot ended the pods of before; what the card used after its last reading is not known.
-            lost = min(max(wall - last.wall - at, 0.0), UNKNOWN_AT_REBOOT_SECONDS)
-            for key, *_ in last.phases[-1].holders if last.phases else ():
-                if key in self.pods:
-                    self.pods[key].missing_seconds += lost
-            interval = measure_since_start(reading, at)
+            # A reboot ended the pods of before.
             phases = [Phase(0.0, 0.0, ()), Phase(at, at, tuple(held))]
         card.measured = add(card.measured, interval.measured)
         card.estimated = add(card.estimated, interval.estimated)
         card.missing_seconds += interval.missing_seconds
+        card.uncertain = add(card.uncertain, interval.uncertain)
         found = find_presences(phases, windows=windows)
         shares = share_out(found, interval.total, interval.seconds, idle_draw=card.idle_draw)
         weights = [p.weight for p in shares]
@@ -250,6 +319,7 @@ class NodeAccount:
             begin = min(max(since, begun), wall)
             pod.add(amount, begin=begin, end=wall, estimated=estimated[i] if share.alone else amount)
             pod.missing_seconds += interval.missing_seconds * found[i].weight
+            pod.counter_faults += interval.fault is not None
             pod.guessed += share.guessed
             if share.doubt:
                 lag = min(COUNTER_LAG_SECONDS / max(interval.seconds, COUNTER_LAG_SECONDS), 1.0)
@@ -264,7 +334,8 @@ class NodeAccount:
         else:
             self.unattributed = add(self.unattributed, free)
         regular = SHORTEST_STEP_SECONDS <= interval.seconds <= LONGEST_STEP_SECONDS
-        if not found and not last.busy and not reading.busy and interval.total and regular:
+        known = interval.fault is None and not interval.was_reset and card.meter.doubt is None
+        if not found and not last.busy and not reading.busy and interval.total and regular and known:
             card.learn_idle(interval.total / interval.seconds)
         if boot != last.boot or len(last.phases) != 1 or interval.missing_seconds:
             card.recent.clear()

@@ -10,7 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from greentrain.energy.intervals import CardReading
+from greentrain.energy.counters import Meter
+from greentrain.energy.intervals import UNLIMITED, CardReading
 from greentrain.quantities import Millijoules, Milliwatts, add
 
 DRAW_SECONDS = 10.0
@@ -22,6 +23,16 @@ SHORTEST_DRAW_SECONDS = 2.0
 
 Holders = tuple[tuple[str, float, bool], ...]
 """Pod, share and whether alone, of each allocation of a card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """What is known of a card that its readings do not show."""
+
+    model: str = ""
+    """Product name."""
+    highest: Milliwatts = UNLIMITED
+    """Highest power limit of what its energy counter covers."""
 
 
 @dataclass(slots=True)
@@ -49,6 +60,8 @@ class LastSeen:
     at: float
     wall: float
     boot: str
+    asleep: float = 0.0
+    """Seconds of `at` for which the machine was suspended."""
     counter: Millijoules | None = None
     draw: Milliwatts | None = None
     busy: bool = False
@@ -77,6 +90,11 @@ class CardAccount:
     missing_seconds: float = 0.0
     idle_draw: float | None = None
     """Milliwatts it draws when it is allocated to no pod and nothing runs on it, as learnt."""
+    uncertain: Millijoules = Millijoules(0)
+    """By how much that may be wrong: power stood in for the counter, or what it showed could mean two things."""
+    meter: Meter = field(default_factory=Meter)
+    highest: Milliwatts = UNLIMITED
+    """Highest power limit of what its counter covers."""
     model: str = ""
     """Product name, as it was read last; empty where it never was."""
     held: LastAllocated | None = None

@@ -47,6 +47,8 @@ class PodAccount:
     guessed: float = 0.0
     """Sum of doubts that may all err in one direction, in millijoules."""
     missing_seconds: float = 0.0
+    counter_faults: int = 0
+    """How often the counter of a card that it had showed what cannot be."""
     first: float | None = None
     last: float | None = None
     closed: float | None = None
@@ -81,6 +83,7 @@ class PodAccount:
         self.doubt_squared += other.doubt_squared
         self.guessed += other.guessed
         self.missing_seconds += other.missing_seconds
+        self.counter_faults += other.counter_faults
         self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
         self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
         self.earlier = add(self.earlier, other.earlier)

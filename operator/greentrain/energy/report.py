@@ -8,6 +8,7 @@ from math import ceil
 
 from greentrain.api.nodepower import (
     BUCKET_SECONDS,
+    MAX_COUNT,
     MAX_DRAW_MILLIWATTS,
     MAX_JOULES,
     EnergyBuckets,
@@ -53,6 +54,7 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | Non
         estimated_joules=bound_joules(to_joules(pod.estimated)),
         error_joules=bound_joules(to_joules_above(pod.error)),
         missing_seconds=ceil(pod.missing_seconds),
+        counter_faults=min(pod.counter_faults, MAX_COUNT),
         first_reading=None if pod.first is None else format_unix_time(pod.first),
         last_reading=None if pod.last is None else format_unix_time(pod.last),
         draw_milliwatts=None if draw is None else min(round(draw), MAX_DRAW_MILLIWATTS),

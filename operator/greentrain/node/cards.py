@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from greentrain.api.nodepower import MAX_MILLIWATTS, PowerLimits
-from greentrain.energy.intervals import CardReading
+from greentrain.energy.cards import Make
+from greentrain.energy.intervals import UNLIMITED, CardReading
 from greentrain.quantities import Milliwatts
 
 
@@ -72,3 +73,20 @@ CardAnswer = CardReading | Unread
 def known_limit(milliwatts: Milliwatts | None) -> Milliwatts | None:
     """A power limit as a card reported it; a limit that no card can have counts as none, and NodePower does not accept it."""
     return None if milliwatts is None or milliwatts > MAX_MILLIWATTS else milliwatts
+
+
+def describe(card: Card, now: CurrentLimits | None) -> Make:
+    """What a card's account must know of it: its model, and the highest power limit that it can have.
+
+    That is the highest its driver names, the limits of `now` included; far above any card where it names none.
+    """
+    limits = card.limits
+    known = [
+        limits.max_milliwatts,
+        limits.default_milliwatts,
+        limits.set_milliwatts,
+        limits.enforced_milliwatts,
+    ]
+    if now is not None:
+        known += [now.set_milliwatts, now.enforced_milliwatts]
+    return Make(card.model, max((limit for limit in known if limit), default=UNLIMITED))

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from greentrain.api.conditions import ConditionStatus
 from greentrain.api.lease import OPERATOR_SILENT_SECONDS
+from greentrain.energy.account import NodeAccount
+from greentrain.energy.counters import Meter
+from greentrain.energy.intervals import Fault
 from greentrain.node.capping import NodeCaps
 from greentrain.node.cards import Card, CardAnswer, Unread
+from greentrain.quantities import format_unix_time
 
 LATER = "What it uses meanwhile is counted when it answers again."
 
@@ -48,6 +52,45 @@ def judge_cards(answers: Mapping[str, CardAnswer], unnamed: Mapping[int, str]) -
     if not answers:
         return Finding("DevicesReadable", "True", "NoGPU", "NVML answers, and this node has no GPU")
     return Finding("DevicesReadable", "True", "Read", f"{len(answers)} GPUs are read")
+
+
+_FAULTS: Mapping[Fault, str] = {
+    "WentBack": "went back to a value that no reset explains",
+    "Jumped": "grew by more than the GPU can draw at its highest power limit",
+    "Still": "did not grow while the GPU drew power",
+    "Slow": "grew by less than the GPU's power adds up to",
+}
+
+
+def judge_counters(account: NodeAccount, cards: Iterable[Card]) -> Finding:
+    """Of the GPUs' energy counters: whether what they show can be what the GPUs have used."""
+    meters = {c.uuid: account.cards[c.uuid].meter for c in cards if c.uuid in account.cards}
+    doubted = {uuid: m for uuid, m in meters.items() if m.doubt is not None}
+    if doubted:
+        uuid, meter = next(iter(doubted.items()))
+        more = f" So did those of {len(doubted) - 1} other GPUs." if doubted.keys() - {uuid} else ""
+        text = (
+            f"the energy counter of {uuid} {_say(meter)}.{more} Until it is plausible again the GPU's power is added up "
+            "instead, as an estimate; where that is not known either, the time is missing. If this stays, reset the GPU or "
+            "update its driver."
+        )
+        return Finding("CountersPlausible", "False", "CounterFault", text)
+    faulty = {uuid: m for uuid, m in meters.items() if m.faults}
+    if faulty:
+        uuid, meter = max(faulty.items(), key=lambda item: item[1].last_fault_wall)
+        count = sum(m.faults for m in faulty.values())
+        text = (
+            f"energy counters are plausible again; {count} faults since the account began, the last: that of {uuid} "
+            f"{_say(meter)}, and the GPU's power was added up instead"
+        )
+        return Finding("CountersPlausible", "True", "Recovered", text)
+    text = "what the energy counters show is what the GPUs can have used"
+    return Finding("CountersPlausible", "True", "Plausible", text)
+
+
+def _say(meter: Meter) -> str:
+    fault = _FAULTS.get(meter.last_fault, "showed what cannot be") if meter.last_fault else "is in doubt"
+    return f"{fault} at {format_unix_time(meter.last_fault_wall)}"
 
 
 def judge_silent_kubelet(problem: str) -> Finding:

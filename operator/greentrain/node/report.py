@@ -27,6 +27,7 @@ from greentrain.quantities import (
     format_power,
     format_unix_time,
     to_joules,
+    to_joules_above,
     to_whole_watts,
 )
 
@@ -97,7 +98,7 @@ def _display_draw(state: NodeState) -> str:
 
 
 def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAnswer | None) -> GpuStatus:
-    now = caps.limits.get(card.uuid)
+    now, counted = caps.limits.get(card.uuid), account.cards.get(card.uuid)
     limits = card.limits.model_copy(
         update={
             "prior_milliwatts": caps.priors.get(card.uuid),
@@ -113,10 +114,15 @@ def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAns
         limits=limits,
         cap=caps.reports.get(card.uuid),
         joules=bound_joules(find_joules(account, card.uuid)),
+        error_joules=bound_joules(to_joules_above(counted.uncertain)) if counted is not None else Joules(0),
+        counter_faults=min(counted.meter.faults, MAX_COUNT) if counted is not None else 0,
     )
     if isinstance(answer, CardReading):
-        source = "Counter" if answer.counter is not None else "Power" if answer.draw is not None else "None"
-        health = "Unsupported" if source == "None" else "Healthy"
+        believed = counted is None or counted.meter.doubt is None
+        with_power = "None" if answer.draw is None else "Power"
+        source = "Counter" if answer.counter is not None and believed else with_power
+        silent = answer.counter is None and answer.draw is None
+        health = "Unsupported" if silent else "Failing" if source == "None" else "Healthy"
         return base.model_copy(update={"source": source, "health": health})
     health = "Lost" if answer is not None and answer.gone else "Failing"
     text = answer.message if answer is not None else UNREAD

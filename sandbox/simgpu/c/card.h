@@ -23,7 +23,9 @@ enum fault_kind {
     FAULT_HANG,
     FAULT_NOT_LOADED,
     FAULT_STUCK,
-    FAULT_GARBAGE
+    FAULT_GARBAGE,
+    FAULT_SHIFTED,
+    FAULT_SHARE
 };
 
 /* Which calls a fault concerns: a sum of these. */
@@ -47,7 +49,8 @@ struct fault {
     uint32_t groups;
     uint64_t from_ns;
     uint64_t until_ns;
-    uint64_t parameter; /* FAIL: the code; SLOW, HANG: milliseconds; GARBAGE: milliwatts */
+    uint64_t parameter; /* FAIL: the code; SLOW, HANG: milliseconds; GARBAGE: milliwatts;
+                         * SHIFTED: millijoules, modulo 2^64; SHARE: parts per million */
 };
 
 struct card_process {

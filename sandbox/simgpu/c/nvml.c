@@ -222,9 +222,27 @@ EXPORT int nvmlDeviceGetCudaComputeCapability(nvmlDevice device, int *major, int
 
 /* --- Energy and power */
 
+/* The sum of what SHIFTED faults add to the counter. */
+static uint64_t sum_shifts(const struct fault *faults, unsigned count, uint64_t now) {
+    uint64_t sum = 0;
+    const struct fault *end = faults + count;
+    while ((faults = find_fault(faults, (unsigned)(end - faults), FAULT_SHIFTED, GROUP_ENERGY, now)) != NULL) {
+        sum += faults++->parameter;
+    }
+    return sum;
+}
+
 static int read_counter(const struct call *call, unsigned long long *millijoules) {
     const struct fault *stuck = meet(&call->view, FAULT_STUCK, GROUP_ENERGY);
-    *millijoules = counter_at(&call->view, stuck != NULL ? stuck->from_ns : call->view.now);
+    uint64_t shown = counter_at(&call->view, stuck != NULL ? stuck->from_ns : call->view.now);
+    const struct fault *share = meet(&call->view, FAULT_SHARE, GROUP_ENERGY);
+    if (share != NULL) {
+        uint64_t begun = counter_at(&call->view, share->from_ns);
+        shown = begun + (uint64_t)((unsigned __int128)(shown - begun) * share->parameter / 1000000);
+    }
+    const struct view *view = &call->view;
+    *millijoules = shown + sum_shifts(view->common.faults, view->common.fault_count, view->now) +
+                   sum_shifts(view->card.faults, view->card.fault_count, view->now);
     return NVML_SUCCESS;
 }
 

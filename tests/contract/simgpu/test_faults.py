@@ -132,6 +132,32 @@ def test_a_stuck_counter_jumps_to_the_truth_afterwards(make: Make) -> None:
     assert seen == [45_000, 45_000, 135_000, 180_000]
 
 
+def test_a_shifted_counter_shows_more_or_less_for_a_while(make: Make) -> None:
+    state = make(["V100"])
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    state.fault(0, Fault.SHIFTED, 2 * SECOND, 3 * SECOND, joules=-40)
+    state.fault(0, Fault.SHIFTED, 3 * SECOND, 4 * SECOND, joules=-600)
+    state.fault(0, Fault.SHIFTED, 3 * SECOND, 4 * SECOND, joules=-400)
+    seen = []
+    for _ in range(4):
+        state.advance(1)
+        seen.append(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    assert seen == [45_000, 50_000, 2**64 - 1_000_000 + 135_000, 180_000]
+
+
+def test_a_counter_that_counts_a_share_lags_behind_from_then_on(make: Make) -> None:
+    state = make(["V100"])
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    state.fault(0, Fault.SHARE, SECOND, 3 * SECOND, share=0.2)
+    seen = []
+    for _ in range(4):
+        state.advance(1)
+        seen.append(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    assert seen == [45_000, 54_000, 135_000, 180_000]
+    with pytest.raises(BadValueError, match="share: 2"):
+        state.fault(0, Fault.SHARE, share=2)
+
+
 def test_a_garbage_reading_is_what_was_asked_for(make: Make) -> None:
     state = make(["H100"])
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)

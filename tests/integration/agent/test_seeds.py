@@ -41,6 +41,8 @@ class Verdict:
     final: bool | None
     """None where nobody was told of it."""
     lost: int
+    lies: bool
+    """Whether a counter, or a power reading, was wrong in its story."""
     unknown: int
     """Its pods that nobody saw before they ended, or of which nothing is left."""
     pods: int
@@ -51,8 +53,12 @@ class Verdict:
 
     @property
     def allowed(self) -> float:
-        """1 %, or two seconds of the highest draw; and what nobody can know: see docs/reference/energy.md."""
-        return max(0.01 * self.true, 2 * self.peak) + self.unseen * self.peak
+        """1 %, or two seconds of the highest draw; and what nobody can know: see docs/reference/energy.md.
+
+        Where counters or power were wrong, also what its status says is missing, and its error bound.
+        """
+        doubted = self.missing * self.peak + self.bound if self.lies else 0.0
+        return max(0.01 * self.true, 2 * self.peak) + self.unseen * self.peak + doubted
 
     @property
     def complete(self) -> bool:
@@ -106,6 +112,8 @@ class Story:
         self.faults: set[str] = set()
         self.rarer = random.Random(f"rarer faults of {seed}")
         """Another row of chances, so that a story is the same but for these."""
+        self.lies = random.Random(f"lies of counters of {seed}")
+        """And a third for these."""
         self.starts: dict[str, Callable[[], None]] = {}
         """How a job's next pod begins."""
 
@@ -139,6 +147,21 @@ class Story:
             if self.rarer.random() < likely:
                 self.faults.add(rare.__name__)
                 rare(self.rarer.uniform(1, self.length))
+        lies: dict[Callable[[float], None], float] = {
+            self.stand_still: 0.15,
+            self.count_less: 0.1,
+            self.show_older: 0.15,
+            self.jump: 0.15,
+            self.go_on_elsewhere: 0.1,
+            self.sleep: 0.1,
+            self.garbage: 0.1,
+        }
+        for lie, likely in lies.items():
+            # A counter that shows too little is known by the power alone.
+            blind = lie == self.garbage and self.faults & {"stand_still", "count_less"}
+            if self.lies.random() < likely and not blind:
+                self.faults.add(lie.__name__)
+                lie(self.lies.uniform(1, self.length))
         for i in range(int(self.length // 20) + 1):
             clock.at(20.0 * i + chance.uniform(0, 20), self.node.operate)
 
@@ -241,6 +264,41 @@ class Story:
 
     def lose_counter(self, moment: float) -> None:
         self.trouble(Trouble(self.rarer.choice([*self.node.cards]), Fault.NOT_SUPPORTED, moment, math.inf))
+
+    def lie(self, moment: float, seconds: float, kind: Fault, **what: float) -> None:
+        """A card's counter, or its power, is wrong for so long."""
+        card = self.lies.choice([*self.node.cards])
+        self.trouble(Trouble(card, kind, moment, moment + seconds, **what))  # type: ignore[arg-type]
+
+    def stand_still(self, moment: float) -> None:
+        self.lie(moment, math.exp(self.lies.uniform(math.log(0.5), math.log(600))), Fault.STUCK)
+
+    def count_less(self, moment: float) -> None:
+        seconds = math.exp(self.lies.uniform(math.log(5), math.log(600)))
+        self.lie(moment, seconds, Fault.SHARE, share=self.lies.choice([0.0, 0.3, 0.5, 0.6]))
+
+    def show_older(self, moment: float) -> None:
+        """An older value comes once, or for a few seconds."""
+        back = -math.exp(self.lies.uniform(math.log(1), math.log(1e6)))
+        self.lie(moment, self.lies.choice([1.0, self.lies.uniform(1, 5)]), Fault.SHIFTED, joules=back)
+
+    def jump(self, moment: float) -> None:
+        """A bit is set for a while."""
+        more = self.lies.choice([2**32 / 1000, 2**63 / 1000, 2 ** self.lies.randint(18, 60) / 1000])
+        self.lie(moment, self.lies.choice([1.0, self.lies.uniform(1, 5)]), Fault.SHIFTED, joules=more)
+
+    def go_on_elsewhere(self, moment: float) -> None:
+        """The counter goes on from another value, for good."""
+        more = self.lies.choice([-1, 1]) * math.exp(self.lies.uniform(math.log(1e4), math.log(1e8)))
+        self.lie(moment, math.inf, Fault.SHIFTED, joules=more)
+
+    def sleep(self, moment: float) -> None:
+        self.node.clock.at(moment, functools.partial(self.node.sleep, self.lies.uniform(5, 300)))
+        self.node.clock.at(moment, functools.partial(self.say, "the machine slept"))
+
+    def garbage(self, moment: float) -> None:
+        """The power is what no card draws."""
+        self.lie(moment, self.lies.uniform(1, 60), Fault.GARBAGE, watts=self.lies.choice([4e6, 2e4]))
 
     def full_disk(self, moment: float) -> None:
         def set_(full: bool) -> None:
@@ -345,6 +403,7 @@ def judge(node: Node, story: Story) -> Outcome:
                 unseen=sum(node.unseen(p) for p in pods),
                 unstated=sum(node.unstated(p) for p in pods),
                 missing=energy.missing_seconds if energy else 0,
+                lies=bool(story.faults & LIES),
                 final=energy.final if energy else None,
                 lost=energy.lost_pods if energy else 0,
                 unknown=sum(not node.is_known(p) for p in pods),
@@ -362,7 +421,8 @@ def judge(node: Node, story: Story) -> Outcome:
         )
         // 1000,
         doubled=0.01 * sum(exact.values()) / PICOJOULES
-        + 2 * node.peak * (len(node.cards) + sum(map(len, node.breaks.values()))),
+        + 2 * node.peak * (len(node.cards) + sum(map(len, node.breaks.values())))
+        + (sum(c.uncertain for c in account.cards.values()) / 1000 if story.faults & LIES else 0.0),
         story=tuple(story.told),
         faults=frozenset(story.faults),
     )
@@ -395,7 +455,8 @@ def play(seed: int) -> Outcome:
             del os.environ[STATE]
 
 
-FAULTS = frozenset(
+LIES = frozenset({"count_less", "garbage", "go_on_elsewhere", "jump", "show_older", "stand_still"})
+FAULTS = LIES | frozenset(
     {
         "api",
         "calls",
@@ -410,6 +471,7 @@ FAULTS = frozenset(
         "no_counter",
         "reboot",
         "reset",
+        "sleep",
     }
 )
 LIVES: Suite[Outcome] = Suite("joules", 200, play, meet=lambda outcome: outcome.faults, must=FAULTS)

@@ -109,6 +109,8 @@ class Clock:
         """Called before each look: the watch has brought what is new."""
         self.boots: list[float] = [0.0]
         """When the machine started."""
+        self.sleeps: list[tuple[float, float]] = []
+        """From when to when it was suspended."""
         self.watch: Callable[[], None] = lambda: None
         """Called before and after time passes: what the agent has done by then is seen."""
 
@@ -121,6 +123,9 @@ class Clock:
 
     def elapsed(self) -> float:
         return self.now() - self.boots[-1]
+
+    def suspended(self) -> float:
+        return sum(end - begin for begin, end in self.sleeps if begin >= self.boots[-1])
 
     def wall(self) -> float:
         return WALL + self.now() + self.step
@@ -145,6 +150,12 @@ class Clock:
             deed()
         if wake is None or not wake.is_set():
             self._advance(end)
+
+    def skip(self, seconds: float) -> None:
+        """The machine is suspended: time passes in which nothing is done."""
+        begin = self.now()
+        self._advance(begin + seconds)
+        self.sleeps.append((begin, self.now()))
 
     def _advance(self, end: float) -> None:
         self.watch()
@@ -229,6 +240,9 @@ class Trouble:
     end: float
     calls: Calls | None = None
     milliseconds: int = 0
+    joules: float = 0.0
+    share: float = 0.0
+    watts: float = 0.0
 
 
 class Disk(Journal):
@@ -426,7 +440,17 @@ class Node:
     def _arm(self, one: Trouble) -> None:
         end = None if one.end == math.inf else round(one.end * 1e9)
         begin = round(one.begin * 1e9)
-        self.cards.fault(one.card, one.kind, begin, end, calls=one.calls, milliseconds=one.milliseconds)
+        self.cards.fault(
+            one.card,
+            one.kind,
+            begin,
+            end,
+            calls=one.calls,
+            milliseconds=one.milliseconds,
+            joules=one.joules,
+            share=one.share,
+            watts=one.watts,
+        )
 
     def end_troubles(self) -> None:
         """Everything is well again but for what is so for good."""
@@ -441,9 +465,29 @@ class Node:
                 self._arm(one)
 
     def reset(self, card: int) -> None:
-        """A card's counter begins anew."""
+        """A card's counter begins anew, at 0."""
+        self.troubles = [
+            t for t in self.troubles if not (t.kind is Fault.SHIFTED and t.card == card and t.end == math.inf)
+        ]
+        self._rearm()
         self.cards.reload_driver(card)
         self.breaks[self.uuids[card]].append(self.clock.now())
+
+    def sleep(self, seconds: float) -> None:
+        """The machine sleeps: nothing runs on it, no card draws, and no counter moves."""
+        loads = {card: self.cards.read_card(card).load for card in self.cards}
+        used = {card: self.cards.read_card(card).counter_mj for card in self.cards}
+        for card in self.cards:
+            self.cards.set_load(card, 0.0)
+            self.meter.hold(card, None)
+        self.clock.skip(seconds)
+        for card in self.cards:
+            self.cards.set_load(card, loads[card])
+            asleep = (self.cards.read_card(card).counter_mj - used[card]) / 1000
+            self.trouble(Trouble(card, Fault.SHIFTED, self.clock.now(), math.inf, joules=-asleep))
+            for pod in self.live:
+                if pod.runs and card in pod.cards:
+                    self.meter.hold(card, pod.uid)
 
     def go_down(self) -> None:
         """The machine goes down, and all that runs on it with it."""

@@ -39,6 +39,9 @@ class Clock:
     def elapsed(self) -> float:
         return self.now
 
+    def suspended(self) -> float:
+        return 0.0
+
     def wall(self) -> float:
         return WALL + self.now
 

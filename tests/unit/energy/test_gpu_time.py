@@ -10,6 +10,7 @@ import pytest
 from greentrain.api.nodepower import GpuTime, PodEnergy
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Allocated, Window
+from greentrain.energy.cards import Make
 from greentrain.energy.intervals import CardReading
 from greentrain.energy.report import report_pod
 from greentrain.quantities import Millijoules
@@ -17,7 +18,7 @@ from greentrain.quantities import Millijoules
 WALL = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 A, B = Allocated("a"), Allocated("b")
 TWO = (Allocated("a", 0.5, alone=False), Allocated("b", 0.5, alone=False))
-MODELS = {"GPU-1": "Tesla V100", "GPU-2": "Tesla V100", "GPU-3": "A100"}
+MAKES = {"GPU-1": Make("Tesla V100"), "GPU-2": Make("Tesla V100"), "GPU-3": Make("A100")}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def account_after(looks: list[Look]) -> NodeAccount:
             account = NodeAccount.from_json(account.to_json())
         for hold in look.held or ():
             account.open(hold.pod, namespace="team", name=hold.pod, uid=f"uid-{hold.pod}")
+        account.note_cards(MAKES)
         account.advance(
             {"GPU-1": CardReading(Millijoules(int(look.at * 1000)))} if look.readable else {},
             None if look.held is None else {"GPU-1": look.held},
@@ -48,7 +50,6 @@ def account_after(looks: list[Look]) -> NodeAccount:
             wall=WALL + look.at,
             boot=look.boot,
             windows=dict(look.windows),
-            models=MODELS,
         )
     return account
 
@@ -118,8 +119,9 @@ def test_it_is_told_by_model_in_whole_seconds() -> None:
     account = NodeAccount(journal_id="j")
     account.open("a", namespace="team", name="a", uid="uid-a")
     for at in (0.0, 1.0, 2.9):
-        cards = dict.fromkeys(MODELS, (A,))
-        account.advance({}, cards, at=at, wall=WALL + at, boot="b", models=MODELS)
+        cards = dict.fromkeys(MAKES, (A,))
+        account.note_cards(MAKES)
+        account.advance({}, cards, at=at, wall=WALL + at, boot="b")
     assert report_pod(account.pods["a"]).gpu_time == (
         GpuTime(model="A100", seconds=2),
         GpuTime(model="Tesla V100", seconds=5),
@@ -130,9 +132,10 @@ def test_a_card_that_is_not_listed_any_more_keeps_its_model_and_one_that_never_w
     account = NodeAccount(journal_id="j")
     account.open("a", namespace="team", name="a", uid="uid-a")
     cards = {"GPU-1": (A,), "GPU-9": (A,)}
-    account.advance({}, cards, at=0, wall=WALL, boot="b", models=MODELS)
+    account.note_cards(MAKES)
+    account.advance({}, cards, at=0, wall=WALL, boot="b")
     account = NodeAccount.from_json(account.to_json())
-    account.advance({}, cards, at=5, wall=WALL, boot="b", models={})
+    account.advance({}, cards, at=5, wall=WALL, boot="b")
     assert account.pods["a"].held == {"Tesla V100": 5000, "": 5000}
 
 
@@ -150,11 +153,13 @@ def test_time_before_the_uid_was_known_is_not_lost_with_the_name() -> None:
     account = NodeAccount(journal_id="j")
     for at, key in ((0, "new"), (4, "new"), (5, "old"), (8, "old")):
         account.open(key, namespace="team", name="a", uid="" if key == "old" else "uid-a")
-        account.advance({}, {"GPU-1": (Allocated(key),)}, at=at, wall=WALL + at, boot="b", models=MODELS)
+        account.note_cards(MAKES)
+        account.advance({}, {"GPU-1": (Allocated(key),)}, at=at, wall=WALL + at, boot="b")
     assert account.pods["old"].held == {"Tesla V100": 3500}
     account.name("old", "new", uid="uid-a")
     assert account.pods["new"].held == {"Tesla V100": 8000}
-    account.advance({}, {"GPU-1": (Allocated("new"),)}, at=10, wall=WALL + 10, boot="b", models=MODELS)
+    account.note_cards(MAKES)
+    account.advance({}, {"GPU-1": (Allocated("new"),)}, at=10, wall=WALL + 10, boot="b")
     assert account.pods["new"].held == {"Tesla V100": 10_000}
 
 

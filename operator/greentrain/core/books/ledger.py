@@ -93,6 +93,7 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
                 "final": known.final or entry.closed,
                 "error_joules": max(known.error_joules, entry.error_joules),
                 "missing_seconds": max(known.missing_seconds, entry.missing_seconds),
+                "counter_faults": max(known.counter_faults, entry.counter_faults),
             }
         )
         return known if joined == known else joined
@@ -108,6 +109,7 @@ def _join(known: PodEnergyStatus | None, entry: PodEnergy, node: str) -> PodEner
         estimated_joules=entry.estimated_joules,
         error_joules=entry.error_joules,
         missing_seconds=entry.missing_seconds,
+        counter_faults=entry.counter_faults,
         # What has been priced is final, whatever is reported later.
         priced_joules=0 if known is None else known.priced_joules,
         priced_until=None if known is None else known.priced_until,
@@ -145,6 +147,7 @@ def _sum_up(
         measured_percent=100 - estimated if used else 0,
         estimated_percent=estimated,
         missing_seconds=total.missing_seconds,
+        counter_faults=total.counter_faults,
         error_joules=_root(squared + sum(p.error_joules**2 for p in kept)),
         lost_pods=lost_pods,
         final=finished and all(p.final for p in kept),
@@ -169,6 +172,7 @@ def _add_up(pods: Sequence[PodEnergyStatus]) -> PodEnergyStatus:
         dram_joules=sum(p.dram_joules for p in pods),
         estimated_joules=sum(p.estimated_joules for p in pods),
         missing_seconds=sum(p.missing_seconds for p in pods),
+        counter_faults=sum(p.counter_faults for p in pods),
         final=True,
     )
 

@@ -59,6 +59,7 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
     return EnergyStatus(
         final=energy.final,
         lost_pods=energy.lost_pods,
+        counter_faults=energy.counter_faults,
         pods=known,
         settled=energy.settled,
         budget=_line_essence(energy.budget),

@@ -100,8 +100,24 @@ def transition_events(
     """The events for the conditions that changed between two statuses."""
     changes = find_changes(old, new, reasons)
     events = [Event(c.severity, c.event, c.condition.message) for c in changes if c.event]
-    throttled = _throttling(old, new)
-    return (*events, throttled) if throttled is not None else tuple(events)
+    more = (_throttling(old, new), _doubting(old, new))
+    return (*events, *(event for event in more if event is not None))
+
+
+def _doubting(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Event | None:
+    """The event that a GPU's energy counter showed what cannot be, and on which node; None where none did."""
+    if new.energy is None:
+        return None
+    before = {p.key: p.counter_faults for p in old.energy.pods} if old.energy is not None else {}
+    doubted = [p for p in new.energy.pods if p.counter_faults > before.get(p.key, 0)]
+    if not doubted:
+        return None
+    first, more = doubted[0], f" and of {len(doubted) - 1} other pods" if doubted[1:] else ""
+    text = (
+        f"an energy counter of pod {first.name}{more} showed what its GPU cannot have used: nothing of it counts, and that time "
+        f"is estimated from the GPU's power (kubectl describe nodepower {first.node})"
+    )
+    return Event(Severity.WARNING, "CounterFault", text)
 
 
 def _throttling(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Event | None:
