@@ -33,7 +33,7 @@ class TableError(ValueError):
 def tabulate(whole: Mapping[str, Any]) -> dict[str, Any]:
     """An object of JSON with each long list of objects in it as a table."""
     tables = {key: _tabulate(value) for key, value in whole.items()}
-    counts = Counter(text for rows in _find_rows(tables) for text in _find_texts(rows))
+    counts = Counter(_find_texts(tables, in_rows=False))
     shared = [text for text, count in counts.items() if count > 1 and len(text) >= SHORTEST_TEXT]
     numbers = {text: number for number, text in enumerate(shared)}
     tables = {key: _refer(value, numbers, in_rows=False) for key, value in tables.items()}
@@ -67,7 +67,7 @@ def _tabulate(node: Any) -> Any:
         name: first[name]
         for name in names
         if not isinstance(first.get(name), dict | list | None)
-        and all(entry.get(name) == first[name] for entry in entries)
+        and all(_is_same(entry.get(name), first[name]) for entry in entries)
     }
     columns = [name for name in names if name not in same]
     return {SAME: same, COLUMNS: columns, ROWS: [[entry.get(name) for name in columns] for entry in entries]}
@@ -77,33 +77,32 @@ def _is_table(node: Mapping[str, Any]) -> bool:
     return node.keys() == {SAME, COLUMNS, ROWS}
 
 
-def _find_rows(node: Any) -> Iterator[list[Any]]:
-    """The rows of each table that is not in another."""
+def _is_same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)  # in Python, False equals 0
+
+
+def _has_references(node: Mapping[str, Any], key: str, *, in_rows: bool) -> bool:
+    """Whether texts in that field are read as cells: of a table the rows alone, not its columns or what all rows share."""
+    return key == ROWS if _is_table(node) else in_rows
+
+
+def _find_texts(node: Any, *, in_rows: bool) -> Iterator[str]:
+    """Each text in the rows of tables, as often as it is there."""
     if isinstance(node, dict):
-        if _is_table(node):
-            yield node[ROWS]
-        else:
-            for value in node.values():
-                yield from _find_rows(value)
+        for key, value in node.items():
+            yield from _find_texts(value, in_rows=_has_references(node, key, in_rows=in_rows))
     elif isinstance(node, list):
         for value in node:
-            yield from _find_rows(value)
-
-
-def _find_texts(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
+            yield from _find_texts(value, in_rows=in_rows)
+    elif in_rows and isinstance(node, str):
         yield node
-    elif isinstance(node, dict | list):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _find_texts(value)
 
 
 def _refer(node: Any, numbers: Mapping[str, int], *, in_rows: bool) -> Any:
     """The same with a reference for each of these texts in the rows of tables."""
     if isinstance(node, dict):
-        is_table = _is_table(node)
         return {
-            key: _refer(value, numbers, in_rows=in_rows or (is_table and key == ROWS))
+            key: _refer(value, numbers, in_rows=_has_references(node, key, in_rows=in_rows))
             for key, value in node.items()
         }
     if isinstance(node, list):
