@@ -120,7 +120,7 @@ def table(rows: list[Any], same: object = None) -> str:
         (table([["u"]], same={"gpuTime": []}), "status.ledger: a table in it has more than plain values"),
         (
             table([["u"]] * 20_000),
-            "status.ledger: a table in it has 20000 rows of 1 fields; 16384 of 64 are the most",
+            "status.ledger: a table in it has 20000 rows of 1 fields; 8192 of 64 are the most",
         ),
         (
             table([["u"]], same={str(i): 0 for i in range(70)}),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
 
 import pytest
+from annotated_types import MaxLen
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from greentrain.api.tables import LONGEST_LIST, tabulate, untabulate
+from greentrain.api.budgets import PodAllowance, PodCharge
+from greentrain.api.status import KEPT_PODS, GreenTrainingJobStatus, PodEnergyStatus
+from greentrain.api.tables import LONGEST_LIST, TableError, tabulate, untabulate
 
 LONG = "a text that is worth a reference"
 
@@ -95,3 +100,68 @@ def test_whatever_is_stored_is_read_as_it_was(whole: dict[str, Any]) -> None:
 def test_a_text_has_a_place_among_the_shared_ones_where_rows_refer_to_it_alone() -> None:
     times = [{"model": LONG, "allocatedSeconds": i} for i in range(MORE)]
     assert "strings" not in tabulate({"pods": [{"gpuTime": times}] * MORE})
+
+
+def table(rows: int, columns: int, same: int) -> dict[str, Any]:
+    return {
+        "same": {f"s{i}": 0 for i in range(same)},
+        "columns": [f"c{i}" for i in range(columns)],
+        "rows": [[0] * columns] * rows,
+    }
+
+
+def within(tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """A table with one of these in each row."""
+    return {"same": {}, "columns": ["gpuTime"], "rows": [[table] for table in tables]}
+
+
+@pytest.mark.parametrize(
+    ("tables", "why"),
+    [
+        ([table(8193, 1, 0)], "a table in it has 8193 rows of 1 fields; 8192 of 64 are the most"),
+        ([table(8192, 0, 64), table(1, 0, 0)], "the tables in it have more than 524288 cells together"),
+        ([table(8192, 32, 32), table(1, 1, 0)], "the tables in it have more than 524288 cells together"),
+        ([table(8192, 0, 0)] * 65, "the tables in it have more than 524288 cells together"),
+        ([within([table(8192, 0, 32)] * 2)], "the tables in it have more than 524288 cells together"),
+    ],
+    ids=["rows", "shared fields of empty rows", "columns", "rows without fields", "in a table"],
+)
+def test_tables_larger_than_any_that_is_written_are_refused(tables: list[dict[str, Any]], why: str) -> None:
+    with pytest.raises(TableError, match=why):
+        untabulate({f"t{i}": table for i, table in enumerate(tables)})
+
+
+def test_as_much_as_may_be_read_is_read() -> None:
+    assert len(untabulate({"pods": table(8192, 0, 64)})["pods"]) == 8192
+
+
+def find_models(kind: Any) -> set[type[BaseModel]]:
+    """The models in an annotation."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {kind}
+    return {model for part in get_args(kind) for model in find_models(part)}
+
+
+def find_longest(model: type[BaseModel]) -> int:
+    """The most entries that any list in a model, or in a model within it, may have."""
+    longest, seen, new = 0, set[type[BaseModel]](), {model}
+    while new:
+        seen |= new
+        fields = [field for model in new for field in model.model_fields.values()]
+        lists = [field for field in fields if get_origin(field.annotation) is tuple]
+        longest = max([longest, *(m.max_length for f in lists for m in f.metadata if isinstance(m, MaxLen))])
+        new = {model for field in fields for model in find_models(field.annotation)} - seen
+    return longest
+
+
+def test_every_list_that_a_model_allows_may_be_read() -> None:
+    longest = find_longest(GreenTrainingJobStatus)
+    assert longest == KEPT_PODS
+    pods = [PodEnergyStatus(uid=f"uid-{i}", node="n", gpu_joules=i) for i in range(longest)]
+    charges = [
+        PodCharge(uid=f"uid-{i}", limit_milliwatts=i, since="2026-01-01T00:00:00Z") for i in range(longest)
+    ]
+    allowances = [PodAllowance(uid=f"uid-{i}", joules=i) for i in range(longest)]
+    lists: dict[str, Sequence[BaseModel]] = {"pods": pods, "charges": charges, "allowances": allowances}
+    whole = {key: [m.model_dump(mode="json", by_alias=True) for m in models] for key, models in lists.items()}
+    assert spell(store(whole)) == spell(whole)
