@@ -63,10 +63,12 @@ class AgentSettings(ProgramSettings):
     interval: float = field(
         default=1.0,
         metadata=flag(
-            "how often cards are read, at least every 1 s (default %(default)s)", _SECONDS, metavar="SECONDS"
+            "seconds between two readings of the cards; not below 1 (default %(default)s)",
+            _SECONDS,
+            metavar="SECONDS",
         ),
     )
-    """Energy counters are not worth reading more often: they are not updated more often."""
+    """Not less than 1 s: energy counters show too little when they are read more often."""
     read_deadline: float = 2.0
     """How long a card may take to answer."""
     report_interval: float = field(

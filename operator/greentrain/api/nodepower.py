@@ -92,7 +92,7 @@ class PodAsk(_Lenient):
 
     @property
     def cap(self) -> PowerCap:
-        """The requested limit or allowance."""
+        """The requested power cap; empty where only an allowance is given."""
         watts = typed(quantities.Milliwatts, self.cap_milliwatts)
         return PowerCap(watts, self.cap_percent if watts is None else None)
 
