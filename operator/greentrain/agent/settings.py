@@ -26,8 +26,8 @@ class AgentSettings(ProgramSettings):
     command: Command = field(
         default="run",
         metadata=flag(
-            "run (default); restore: give every GPU of this node the power limit back it had before a cap, as the journal "
-            "has it, and end; retire: end the agents of all nodes and see that every GPU has its limit back",
+            "run (default); restore: restore the previous power limit of every GPU of this node from the journal, and exit; "
+            "retire: end the agents of all nodes and check that every previous limit is restored",
             choices=COMMANDS,
             form="command",
         ),
@@ -96,8 +96,8 @@ class AgentSettings(ProgramSettings):
     operator_lease: tuple[str, str] | None = field(
         default=None,
         metadata=flag(
-            "the Lease that the operator renews; while it is not renewed the agent itself holds pods to their allowances of "
-            "energy. Without one the operator counts as silent at all times",
+            "the Lease that the operator renews; while it is not renewed the agent itself enforces the pods' energy "
+            "allowances. Without one the operator counts as silent at all times",
             namespaced,
             metavar="NAMESPACE/NAME",
         ),

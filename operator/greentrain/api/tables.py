@@ -52,7 +52,7 @@ def untabulate(whole: Mapping[str, Any]) -> dict[str, Any]:
     """
     shared = whole.get(STRINGS, [])
     if not isinstance(shared, list) or not all(isinstance(text, str) for text in shared):
-        raise TableError(f"{STRINGS} in it is no list of texts")
+        raise TableError(f"{STRINGS} in it is not a list of texts")
     reading = _Reading(shared)
     return {key: reading.untabulate(value) for key, value in whole.items() if key != STRINGS}
 

@@ -414,7 +414,7 @@ class NodeCaps:
         known = self.reports.get(uuid)
         asked = typed(Milliwatts, known.asked_milliwatts) if known is not None else None
         self._put(uuid, ask, asked, None, "GpuLost" if lost else "GpuFailing", text)
-        yield from self._warn_once(uuid, f"{text} Its power limit is looked after when it answers again.")
+        yield from self._warn_once(uuid, f"{text} Its power limit is checked when it answers again.")
 
     def _refuse(
         self, uuid: str, ask: Ask | None, milliwatts: Milliwatts, failure: Hindrance, at: float

@@ -222,8 +222,8 @@ class Passes:
         await self._records.report_stalled(
             key,
             Reason.LEDGER_UNREADABLE,
-            f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is held: "
-            "no pod is made, and pods that run keep the allowance of energy they have. Install the version of greentrain that "
+            f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is on "
+            "hold: no pod is created, and running pods keep their energy allowance. Install the version of greentrain that "
             "wrote it",
         )
         if run_policy_in_force(job).suspend:
