@@ -115,7 +115,7 @@ class AgentTelemetry(Collector):
         caps = self._agent.caps
         labels = ["gpu", "model"]
         asked = GaugeMetricFamily(
-            "greentrain_gpu_power_cap_asked_watts", "Power limit a job asks for.", labels=labels
+            "greentrain_gpu_power_cap_asked_watts", "Power limit that a job requests.", labels=labels
         )
         target = GaugeMetricFamily(
             "greentrain_gpu_power_cap_target_watts",

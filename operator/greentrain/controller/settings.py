@@ -24,7 +24,7 @@ def _emissions(text: str) -> EmissionsSettings:
 def _directory(text: str) -> Path:
     path = Path(text)
     if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no directory: make it first")
+        raise argparse.ArgumentTypeError(f"{text} is not a directory: create it first")
     return path
 
 

@@ -326,7 +326,7 @@ class Passes:
             try:
                 keep_snapshot(self._settings.snapshots, seen, now=now)
             except OSError as error:
-                self._log(logging.WARNING, key, f"its snapshot was not kept: {error}")
+                self._log(logging.WARNING, key, f"its snapshot could not be stored: {error}")
         decision = decide(seen, now=now)
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 
