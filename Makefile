@@ -54,7 +54,7 @@ long: python ## Run seeds that no other tier runs (FIRST=200 LAST=999); about 20
 choose: venv ## Choose again which seeds make test runs, by what happens in each life.
 	@$(BIN)/python -m tests.choose
 
-demo: python ## From nothing to a trained model: sandbox, images, chart and the digits job (about 10 min the first time).
+demo: python ## From nothing to a trained model: sandbox, images, chart and the budgeted job (about 10 min the first time).
 	@$(SANDBOX) demo
 
 e2e: python ## Run the end-to-end tests in a sandbox of two nodes: quiet ones side by side, disruptive ones, Kueue's.

@@ -22,7 +22,7 @@ from sandbox.up import bring_up, check_owner, hold_lock
 PARTS = {
     "images": "build the images that changed",
     "environment": "bring .venv to what requirements/dev.txt says",
-    "demo": "train the digits example",
+    "demo": "run examples/budgeted.yaml",
     "kueue": "add Kueue to the sandbox that is up",
 }
 """Commands with options of their own: each is `main` of the module of its name."""

@@ -566,7 +566,7 @@ def main(argv: Sequence[str]) -> int:
     """`python3 -m sandbox demo`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python3 -m sandbox demo",
-        description=f"Train the digits example, inside budgets and its GPUs capped, in the sandbox, or in the cluster {CONTEXT_VARIABLE} names.",
+        description=f"Run examples/budgeted.yaml, the digits job inside budgets and with a power cap, in the sandbox, or in the cluster {CONTEXT_VARIABLE} names.",
     )
     parser.add_argument(
         "--without-job",

@@ -132,7 +132,10 @@ async def restore(settings: AgentSettings, stop: asyncio.Event) -> int:
         for uuid in caps.changed_cards:
             prior = format_power(caps.priors[uuid])
             logger.error(
-                "%s does not have its power limit of %s back (nvidia-smi -i %s -pl …)", uuid, prior, uuid
+                "%s: its previous power limit of %s is not restored (nvidia-smi -i %s -pl …)",
+                uuid,
+                prior,
+                uuid,
             )
         return 0 if done else 1
 

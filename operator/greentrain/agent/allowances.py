@@ -306,7 +306,7 @@ def _describe_spent(allowance: Allowance | None, used: Used) -> str:
     amount = format_energy(allowance.joules)
     if is_spent(used, allowance):
         return f"all of its allowance of {amount}"
-    return f"and its allowance of {amount} holds for {allowance.seconds} s without the operator"
+    return f"and its allowance of {amount} is valid for {allowance.seconds} s without the operator"
 
 
 def _is_done(task: asyncio.Task[None] | None) -> bool:

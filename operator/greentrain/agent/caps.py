@@ -189,7 +189,7 @@ def _log(uuid: str, note: Note) -> None:
     power = format_power(note.milliwatts)
     match note.kind:
         case "Foreign":
-            text = "another program set the power limit of %s to %s: it gets that one back after the cap"
+            text = "another program set the power limit of %s to %s: that limit is restored after the cap"
             logger.warning(text, uuid, power)
         case "Contested":
             logger.error("other programs keep changing the power limit of %s: it is left at %s", uuid, power)

@@ -23,7 +23,7 @@ class Conditions:
         self.all: tuple[Condition, ...] = ()
 
     def set(self, found: Finding) -> None:
-        """Take in the findings."""
+        """Take in one finding."""
         old = find_condition(self.all, found.type)
         if old is not None and (old.status, old.reason, old.message) == (
             found.status,

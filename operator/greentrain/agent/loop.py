@@ -176,9 +176,12 @@ class Agent:
                     break
                 await self._clock.sleep(URGENT_SECONDS / 2)
         except (Unavailable, TimeoutError) as error:
-            logger.error("cards cannot be given their power limits back: %r", error)
+            logger.error("the previous power limits cannot be restored: %r", error)
         for gpu in self.caps.changed_cards:
-            logger.error("%s keeps the power limit of a cap: the journal has it for the next agent", gpu)
+            logger.error(
+                "%s keeps the power limit of a cap: the next agent restores the previous one from the journal",
+                gpu,
+            )
 
     # -- polling ----------------------------------------------------------------------------------------------
 

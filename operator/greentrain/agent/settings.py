@@ -26,8 +26,8 @@ class AgentSettings(ProgramSettings):
     command: Command = field(
         default="run",
         metadata=flag(
-            "run (default); restore: give every GPU of this node the power limit back it had before a cap, as the journal "
-            "has it, and end; retire: end the agents of all nodes and see that every GPU has its limit back",
+            "run (default); restore: restore the previous power limit of every GPU of this node from the journal, and exit; "
+            "retire: end the agents of all nodes and check that every previous limit is restored",
             choices=COMMANDS,
             form="command",
         ),
@@ -63,10 +63,12 @@ class AgentSettings(ProgramSettings):
     interval: float = field(
         default=1.0,
         metadata=flag(
-            "how often cards are read, at least every 1 s (default %(default)s)", _SECONDS, metavar="SECONDS"
+            "seconds between two readings of the cards; not below 1 (default %(default)s)",
+            _SECONDS,
+            metavar="SECONDS",
         ),
     )
-    """Energy counters are not worth reading more often: they are not updated more often."""
+    """Not less than 1 s: energy counters show too little when they are read more often."""
     read_deadline: float = 2.0
     """How long a card may take to answer."""
     report_interval: float = field(
@@ -94,8 +96,8 @@ class AgentSettings(ProgramSettings):
     operator_lease: tuple[str, str] | None = field(
         default=None,
         metadata=flag(
-            "the Lease that the operator renews; while it is not renewed the agent itself holds pods to their allowances of "
-            "energy. Without one the operator counts as silent at all times",
+            "the Lease that the operator renews; while it is not renewed the agent itself enforces the pods' energy "
+            "allowances. Without one the operator counts as silent at all times",
             namespaced,
             metavar="NAMESPACE/NAME",
         ),

@@ -80,7 +80,7 @@ class StoredAccount:
         gone = pods.drop_settled(self.account, settled, wall=self._clock.wall())
         for key in gone.given_up:
             logger.error(
-                "pod %s held a GPU that could not be read any more: part of its energy is missing", key
+                "a GPU that was allocated to pod %s can no longer be read: part of its energy is missing", key
             )
         for key in gone.overdue:
             logger.error(

@@ -40,7 +40,7 @@ class AgentTelemetry(Collector):
         if looked is not None and self._clock.elapsed() - looked < SILENT_SECONDS:
             return None
         bad = [f"{c.type}: {c.message}" for c in self._agent.conditions if c.status != "True"]
-        return "; ".join(bad) or "cards and holders have not been looked at yet"
+        return "; ".join(bad) or "the GPUs and their allocations have not been read yet"
 
     def unhealthy(self) -> str | None:
         """Why only a restart may help, as a message; None while it is not needed."""
@@ -54,10 +54,10 @@ class AgentTelemetry(Collector):
             "greentrain_gpu_energy_joules", "Energy of a GPU, of all that used it.", labels=["gpu", "model"]
         )
         draw = GaugeMetricFamily(
-            "greentrain_gpu_power_watts", "Power of a GPU as it says itself.", labels=["gpu", "model"]
+            "greentrain_gpu_power_watts", "Power that a GPU reports.", labels=["gpu", "model"]
         )
         readable = GaugeMetricFamily(
-            "greentrain_gpu_readable", "1 where the GPU answered at the last look.", labels=["gpu", "model"]
+            "greentrain_gpu_readable", "1 where the GPU answered at the last poll.", labels=["gpu", "model"]
         )
         for card in agent.cards:
             labels = [card.uuid, card.model]
@@ -86,7 +86,11 @@ class AgentTelemetry(Collector):
                     pods.add_metric(labels, in_joules(amount))
         yield pods
         for name, text, amount in (
-            ("greentrain_idle_energy_joules", "Energy of GPUs that no pod held.", account.idle),
+            (
+                "greentrain_idle_energy_joules",
+                "Energy of GPUs that were allocated to no pod and did nothing.",
+                account.idle,
+            ),
             (
                 "greentrain_unattributed_energy_joules",
                 "Energy of GPUs that worked although they were allocated to no pod.",
@@ -96,7 +100,9 @@ class AgentTelemetry(Collector):
             yield CounterMetricFamily(name, text, value=in_joules(amount))
         age = float("nan") if agent.looked is None else self._clock.elapsed() - agent.looked
         yield GaugeMetricFamily(
-            "greentrain_last_look_age_seconds", "Since cards and holders were last both seen.", value=age
+            "greentrain_last_look_age_seconds",
+            "Seconds since the GPUs and their allocations were last both read.",
+            value=age,
         )
         yield CounterMetricFamily(
             "greentrain_dropped_pods",
@@ -109,7 +115,7 @@ class AgentTelemetry(Collector):
         caps = self._agent.caps
         labels = ["gpu", "model"]
         asked = GaugeMetricFamily(
-            "greentrain_gpu_power_cap_asked_watts", "Power limit a job asks for.", labels=labels
+            "greentrain_gpu_power_cap_asked_watts", "Power limit that a job requests.", labels=labels
         )
         target = GaugeMetricFamily(
             "greentrain_gpu_power_cap_target_watts",
@@ -139,7 +145,7 @@ class AgentTelemetry(Collector):
         )
         restores = CounterMetricFamily(
             "greentrain_gpu_power_limit_restores",
-            "How often a GPU was given the limit back it had before a cap.",
+            "How often the previous power limit of a GPU was restored after a cap.",
             labels=labels,
         )
         for card in self._agent.cards:
@@ -173,7 +179,7 @@ class AgentTelemetry(Collector):
             ),
             (
                 "greentrain_allowance_throttles",
-                "Pods put to their lowest limit because their allowance was spent and the operator silent.",
+                "Pods whose GPUs were set to their lowest limit because the allowance was spent and the operator silent.",
                 allowances.throttles,
             ),
             ("greentrain_allowance_evictions", "Pods evicted for the same reason.", allowances.evictions),
@@ -181,6 +187,6 @@ class AgentTelemetry(Collector):
             yield CounterMetricFamily(name, text, value=amount)
         yield GaugeMetricFamily(
             "greentrain_operator_silence_seconds",
-            "Since the operator was last heard, or since the agent's start.",
+            "Seconds since the operator's last renewal was seen, or since the agent's start.",
             value=allowances.silence,
         )

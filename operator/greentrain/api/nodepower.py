@@ -92,7 +92,7 @@ class PodAsk(_Lenient):
 
     @property
     def cap(self) -> PowerCap:
-        """The requested limit or allowance."""
+        """The requested power cap; empty where only an allowance is given."""
         watts = typed(quantities.Milliwatts, self.cap_milliwatts)
         return PowerCap(watts, self.cap_percent if watts is None else None)
 
@@ -262,7 +262,7 @@ class PodEnergy(_Lenient):
     job_uid: str | None = Field(None, max_length=64, description="UID of that GreenTrainingJob.")
     owner_known: bool = Field(
         False,
-        description="Whether the API server has confirmed whose pod it is; where not, its name alone can say so.",
+        description="Whether the API server has confirmed whose pod it is; where not, only its name shows it.",
     )
     gpu_joules: Joules = Field(
         quantities.Joules(0), description="Energy of the GPUs that were allocated to it."
@@ -325,9 +325,7 @@ class PodEnergy(_Lenient):
 class NodePowerDisplay(_Lenient):
     """Texts for the columns of kubectl get; no program reads them."""
 
-    draw: str = Field(
-        "", max_length=32, description="Power that the GPUs draw together, as they say it themselves."
-    )
+    draw: str = Field("", max_length=32, description="Power that the GPUs draw together, as they report it.")
     idle: str = Field(
         "", max_length=32, description="Energy of GPUs that were allocated to no pod and did nothing."
     )

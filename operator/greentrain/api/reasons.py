@@ -141,7 +141,7 @@ class Reason(StrEnum):
     )
     CREATE_REFUSED = (
         "CreateRefused",
-        _stuck("do what the API server's words ask for: a quota, a policy, an admission webhook"),
+        _stuck("do what the API server's message asks for: a quota, a policy, an admission webhook"),
     )
     POD_TERMINATING = "PodTerminating"
     STATUS_REFUSED = (
@@ -164,7 +164,7 @@ class Reason(StrEnum):
         About(
             Severity.WARNING,
             Phase.UNKNOWN,
-            next_step="bring back the operator's version that wrote this status",
+            next_step="install the version of greentrain that wrote this status",
         ),
     )
     RECONCILED = "Reconciled"
@@ -179,7 +179,7 @@ class Reason(StrEnum):
     )
     POD_LOST = "PodLost", About(next_step="see who deleted the pod")
     EVICTED = "Evicted", About(next_step="see why in the message: a drain, a full node, a lower priority")
-    POD_FAILED = "PodFailed", About(next_step="read the kubelet's words in the message")
+    POD_FAILED = "PodFailed", About(next_step="see the kubelet's reason in the message")
     SPEC_CHANGED = "SpecChanged"
     NODE_LOST = (
         "NodeLost",

@@ -457,7 +457,7 @@ class GreenTrainingJobSpec(Strict):
 
     @property
     def power_cap(self) -> str:
-        """`spec.power.cap`; None where none is requested."""
+        """`spec.power.cap`; empty where none is requested."""
         return self.power.cap or "" if self.power is not None else ""
 
 

@@ -100,7 +100,7 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
     """A stored status with everything at its field of the model; an earlier form is converted to this one.
 
     Raises:
-        LedgerError: the ledger is no JSON object of a version that is known, or is gone although the job has run.
+        LedgerError: the ledger is not a JSON object of a known version, or is gone although the job has run.
     """
     people = {key: value for key, value in stored.items() if key != LEDGER}
     if isinstance(people.get(CONDITIONS), list):
@@ -113,12 +113,12 @@ def join_ledger(stored: Raw) -> dict[str, Any]:
     except TableError as error:
         raise LedgerError(str(error)) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise LedgerError(f"it is no JSON that can be read: {error}") from error
+        raise LedgerError(f"it cannot be read as JSON: {error}") from error
     if ledger is None:
-        raise LedgerError("it is no JSON object")
+        raise LedgerError("it is not a JSON object")
     version = ledger.pop("version", None)
     if version not in (FIRST, VERSION):
-        raise LedgerError(f"its version is {version!r}, and this operator reads {VERSION}")
+        raise LedgerError(f"its version is {version!r}, and this operator reads {FIRST} to {VERSION}")
     kept = ledger.pop(ATTEMPTS, None) or {}
     joined = _merge(people, ledger)
     if isinstance(people.get(ATTEMPTS), list):

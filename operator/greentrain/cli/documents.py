@@ -107,7 +107,7 @@ def _read(part: str, *, line: int) -> Any:
         at = f"line {line + mark.line}" if mark is not None else f"the document at line {line}"
         what = " ".join(str(error.problem or error.context or "").split()) or "it cannot be parsed"
         raise UnreadableError(
-            f"{at} is not YAML: {what}; mend it there (a template must be rendered first)"
+            f"{at} is not YAML: {what}; correct it there (a template must be rendered first)"
         ) from None
     except (
         YAMLError,
@@ -120,7 +120,7 @@ def _read(part: str, *, line: int) -> Any:
     ) as error:
         # ruamel.yaml fails with more than its own errors on tags and directives it does not expect.
         what = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableError(f"the document at line {line} is not YAML: {what}; mend it there") from None
+        raise UnreadableError(f"the document at line {line} is not YAML: {what}; correct it there") from None
     check_size(tree, line=line)
     return tree
 

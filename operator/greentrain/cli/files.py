@@ -85,13 +85,13 @@ def _convert_document(
             document.tree["apiVersion"], document.tree["kind"] = "v1", "List"
     objects = _objects(document.tree)
     if not objects:
-        yield (file, label or "a document that is no object", "is not a TFJob; passed on unchanged")
+        yield (file, label or "a document that is not an object", "is not a TFJob; passed on unchanged")
     for prefix, tree in objects:
         where = label if several and not prefix else ""
         if not is_tfjob(tree):
             already = tree.get("apiVersion") == names.API_VERSION and tree.get("kind") == names.KIND
             what = "is a GreenTrainingJob already" if already else "is not a TFJob"
-            shown = Document("", tree).label or "a document that is no object"
+            shown = Document("", tree).label or "a document that is not an object"
             yield (file, f"{prefix.rstrip('.')} {shown}".strip(), f"{what}; passed on unchanged")
             if not already:
                 yield from (

@@ -28,10 +28,10 @@ Each difference the manifest meets is reported on standard error, as FILE: PATH:
 docs/tasks/tfjob.md lists all of them."""
 
 _REPLAY = """\
-Decide a pass again, by a snapshot that an operator of the same version kept (--snapshots), and print the decision as JSON.
+Decide a pass again, from a snapshot that an operator of the same version stored (--snapshots), and print the decision as JSON.
 
-Nothing is asked of a cluster and nothing is changed: the same file always gives the same decision.
-docs/tasks/operations.md describes how to keep snapshots."""
+No request is sent to a cluster, and nothing is changed: the same file always gives the same decision.
+docs/tasks/operations.md describes how to store snapshots."""
 
 _EXIT_CODES = """\
 exit codes:
@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=_REPLAY,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    replay.add_argument("file", metavar="FILE", help="what the operator kept; - is standard input")
+    replay.add_argument("file", metavar="FILE", help="snapshot that the operator stored; - is standard input")
     convert.add_argument("-o", "--output", metavar="FILE", help="write here instead of to standard output")
     return parser
 

@@ -99,7 +99,7 @@ class Operator:
         """
         key, seconds = self._longest_pass()
         if seconds > self.settings.pass_limit:
-            return f"a pass over {key} has been running for {seconds:.0f} s and holds its worker"
+            return f"a pass over {key} has been running for {seconds:.0f} s and occupies its worker"
         if not self._freshness.is_readable:
             return None
         problem = self._watches.problem() if self._watches is not None else None

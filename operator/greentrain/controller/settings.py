@@ -24,7 +24,7 @@ def _emissions(text: str) -> EmissionsSettings:
 def _directory(text: str) -> Path:
     path = Path(text)
     if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no directory: make it first")
+        raise argparse.ArgumentTypeError(f"{text} is not a directory: create it first")
     return path
 
 
@@ -41,8 +41,7 @@ class Settings(ProgramSettings):
     progress_interval: float = field(
         default=60.0,
         metadata=flag(
-            "how often a running job's program is asked how far it is, and at most how often that is written "
-            "(default %(default)s)",
+            "how often a running program's progress is requested, and at most how often it is stored (default %(default)s)",
             _SECONDS,
             metavar="SECONDS",
         ),
@@ -58,7 +57,7 @@ class Settings(ProgramSettings):
     stale_after: float = field(
         default=30.0,
         metadata=flag(
-            "how long a watch may owe a change that a list has shown before it is opened again (default %(default)s)",
+            "how late a watch may be with a change that a list has shown before it is opened again (default %(default)s)",
             _SECONDS,
             metavar="SECONDS",
         ),
@@ -66,7 +65,7 @@ class Settings(ProgramSettings):
     watch_inactivity: float = field(
         default=WATCH_SILENCE_SECONDS,
         metadata=flag(
-            "how long a watch may bring nothing, not even a bookmark, before it is opened again from where it was "
+            "how long a watch may deliver nothing, not even a bookmark, before it is opened again from where it was "
             "(default %(default)s)",
             _SECONDS,
             metavar="SECONDS",
@@ -84,7 +83,7 @@ class Settings(ProgramSettings):
         default=None,
         metadata=flag(
             "the Lease to renew, so that agents know that the operator is alive (default: none, and agents whose "
-            "--operator-lease names one enforce allowances of energy by themselves)",
+            "--operator-lease names one enforce energy allowances by themselves)",
             namespaced,
             metavar="NAMESPACE/NAME",
         ),
@@ -108,8 +107,8 @@ class Settings(ProgramSettings):
     snapshots: Path | None = field(
         default=None,
         metadata=flag(
-            "keep there what the last pass over each job saw, to decide it again with `greentrain replay` (default: nowhere). "
-            "The files hold whole specs, passwords in them included",
+            "store there what the last pass over each job has read, to decide it again with `greentrain replay` (default: "
+            "nowhere). The files contain whole specs, with any passwords in them",
             _directory,
             metavar="DIRECTORY",
         ),

@@ -218,15 +218,15 @@ def parse_settings(content: bytes, name: str) -> EmissionsSettings:
         document = json.loads(content.decode("utf-8-sig"), object_pairs_hook=refuse_twice)
     except json.JSONDecodeError as error:
         raise SettingsError(
-            (f"{name} line {error.lineno} is no JSON: {error.msg} at column {error.colno}",)
+            (f"{name} line {error.lineno} is not JSON: {error.msg} at column {error.colno}",)
         ) from None
     except RepeatedKeyError as error:
         raise SettingsError((f"{name} {error}",)) from None
     except (ValueError, RecursionError):
         # Not UTF-8, nested too deeply, or a number with thousands of digits.
-        raise SettingsError((f"{name} is no JSON in UTF-8",)) from None
+        raise SettingsError((f"{name} is not JSON in UTF-8",)) from None
     if not isinstance(document, dict):
-        raise SettingsError((f'{name} is no object: write {{"zone": "DE"}}',))
+        raise SettingsError((f'{name} is not an object: write {{"zone": "DE"}}',))
     try:
         return EmissionsSettings.model_validate(document)
     except ValidationError as error:

@@ -121,7 +121,7 @@ class Cache:
             self._pods.forget(uid)
             self._bindings.forget(uid)
             # The next pass still needs its end and its termination message.
-            self._keep_words(key, _share(slim_pod(body), last_seen) if "status" in body else last_seen)
+            self._keep_last_state(key, _share(slim_pod(body), last_seen) if "status" in body else last_seen)
             self._remember(key, uid, body if node_of(body) else last_seen or body)
         if not known:
             self._objects[kind].pop(key, None)
@@ -133,14 +133,14 @@ class Cache:
                 self._gone.pop(gone, None)
         return key
 
-    def _keep_words(self, key: Key, said: Body | None) -> None:
+    def _keep_last_state(self, key: Key, state: Body | None) -> None:
         """Keep the last state of a deleted pod, as long as its job exists."""
-        if said is None or controller_uid(said) not in self._objects["Job"].get(key, {}):
+        if state is None or controller_uid(state) not in self._objects["Job"].get(key, {}):
             return
-        words = self._last_states.setdefault(key, {})
-        before = words.get(said["metadata"]["name"])
-        if before is None or version_of(before) <= version_of(said):
-            words[said["metadata"]["name"]] = said
+        states = self._last_states.setdefault(key, {})
+        before = states.get(state["metadata"]["name"])
+        if before is None or version_of(before) <= version_of(state):
+            states[state["metadata"]["name"]] = state
             if before is not None:
                 self._pods.forget(before["metadata"]["uid"])
 

@@ -261,8 +261,8 @@ class AllowanceStates:
         changed, self._reports = reports != self._reports, reports
         if changed:
             return "Now"
-        unheard = any(not self._watched[uid].reported for uid in self._wanted)
-        return "Near" if self._near or unheard else "None"
+        unreported = any(not self._watched[uid].reported for uid in self._wanted)
+        return "Near" if self._near or unreported else "None"
 
     def _take_up(self, sight: Sight) -> dict[str, AllowanceState]:
         """The state of every pod that has an allowance or a budget, with what the API server has shown since."""

@@ -414,7 +414,7 @@ class NodeCaps:
         known = self.reports.get(uuid)
         asked = typed(Milliwatts, known.asked_milliwatts) if known is not None else None
         self._put(uuid, ask, asked, None, "GpuLost" if lost else "GpuFailing", text)
-        yield from self._warn_once(uuid, f"{text} Its power limit is looked after when it answers again.")
+        yield from self._warn_once(uuid, f"{text} Its power limit is checked when it answers again.")
 
     def _refuse(
         self, uuid: str, ask: Ask | None, milliwatts: Milliwatts, failure: Hindrance, at: float
@@ -449,10 +449,10 @@ def find_asks(
         alone = True
         for held in allocations.cards.get(card.uuid, ()):
             alone = alone and held.alone
-            holder = allocations.pods.get(held.pod)
-            if holder is not None and holder.uid and holder.uid in caps:
-                cap = caps[holder.uid]
-                found.append((resolve_cap(cap, card.limits) or 0, Ask(holder.uid, cap)))
+            pod = allocations.pods.get(held.pod)
+            if pod is not None and pod.uid and pod.uid in caps:
+                cap = caps[pod.uid]
+                found.append((resolve_cap(cap, card.limits) or 0, Ask(pod.uid, cap)))
         if not found:
             continue
         # Two pods may be listed for a moment while a card's allocation changes: then the lower cap applies.

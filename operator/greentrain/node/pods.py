@@ -92,9 +92,9 @@ def find_windows(pods: Iterable[OwnedPod], *, offset: float) -> dict[str, Window
 def open_pods(account: NodeAccount, allocations: Allocations, pods: Mapping[str, OwnedPod]) -> bool:
     """Begin to count for every pod that a card is allocated to; `pods` by UID."""
     new = False
-    for key, holder in allocations.pods.items():
+    for key, allocated in allocations.pods.items():
         new = new or key not in account.pods or account.pods[key].closed is not None
-        pod = account.open(key, namespace=holder.namespace, name=holder.pod, uid=holder.uid or "")
+        pod = account.open(key, namespace=allocated.namespace, name=allocated.pod, uid=allocated.uid or "")
         known = pods.get(pod.uid)
         if known is not None:
             _own(pod, known)

@@ -25,7 +25,7 @@ class Renewals:
     ) -> bool:
         """Take in the Lease as it is; returns whether it names other jobs than before.
 
-        `renewed` is its renewTime as it is written, `at` the same as a time, `wall` the node's Unix time. The first Lease
+        `renew_time` is its renewTime as it is written, `at` the same as a time, `wall` the node's Unix time. The first Lease
         that is seen counts by its age on the wall clock, because it may be old: a restarted agent must not take a dead
         operator for a working one.
         """

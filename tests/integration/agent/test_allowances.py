@@ -210,7 +210,7 @@ async def an_allowance_that_is_not_spent_ends_with_its_time(
     assert time.monotonic() - silent > lasts - 3
     status = await until_evicted(node, pod)
     assert "is spent or has ended" in find_cap(status)["message"]
-    assert f"holds for {lasts} s without the operator" in agent.said()
+    assert f"is valid for {lasts} s without the operator" in agent.said()
     assert "Traceback" not in agent.said()
 
 

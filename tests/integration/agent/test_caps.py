@@ -486,7 +486,10 @@ async def what_a_killed_agent_left_can_be_given_back_by_command(node: Node) -> N
     restoring = await node.start_agent(arguments=("restore",))
     assert await restoring.wait() == 1
     lost = node.cards.read_card(1).uuid
-    assert f"{lost} does not have its power limit of 300W back (nvidia-smi -i {lost} -pl" in restoring.said()
+    assert (
+        f"{lost}: its previous power limit of 300W is not restored (nvidia-smi -i {lost} -pl"
+        in restoring.said()
+    )
     assert [node.limit(card) for card in (0, 1)] == [300, 200]
     node.cards.clear_faults()
     restoring = await node.start_agent(arguments=("restore",))

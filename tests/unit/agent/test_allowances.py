@@ -250,7 +250,7 @@ async def test_an_allowance_that_holds_for_a_time_ends_with_it_and_begins_again_
         await story.go(3, watts=100)
     assert (story.world.limit, story.entry.budget_action) == (150_000, "Throttled")
     assert story.evictions() == 1
-    assert "its allowance of 277.8Wh holds for 60 s without the operator" in caplog.text
+    assert "its allowance of 277.8Wh is valid for 60 s without the operator" in caplog.text
     # Killed, the next one goes on by its disk, though it cannot know for how long the operator was silent.
     story.world.operator_renewed = None
     await story.kill()

@@ -559,7 +559,7 @@ async def test_a_card_that_does_not_answer_is_said_once_and_looked_after_again_w
         for _ in range(3):
             await node.keep()
     assert (node.reason(), node.caps.reports[A].message) == (reason, str(error))
-    assert caplog.text.count("is looked after when it answers again") == 1
+    assert caplog.text.count("is checked when it answers again") == 1
     assert node.limits[A] == 200_000
     node.unread.clear()
     node.ask()

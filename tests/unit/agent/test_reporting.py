@@ -260,7 +260,7 @@ def test_before_the_first_look_ages_are_unknown_and_not_zero(tmp_path: Path) -> 
     telemetry = AgentTelemetry(life.agent, life.clock, CollectorRegistry())
     age = scrape(telemetry)["greentrain_last_look_age_seconds",]
     assert age != age
-    assert telemetry.unready() == "cards and holders have not been looked at yet"
+    assert telemetry.unready() == "the GPUs and their allocations have not been read yet"
     assert telemetry.unhealthy() is None
 
 

@@ -343,7 +343,7 @@ def test_all_workers_may_finish_and_be_removed_one_after_another() -> None:
     assert said(step(job, exited(1, 0, 30), second=31), Type.SUCCEEDED)[0] == "True"
 
 
-def test_a_worker_that_finished_unseen_by_the_status_is_known_by_its_last_words() -> None:
+def test_a_worker_that_finished_unseen_by_the_status_is_known_by_its_last_state() -> None:
     job = running(build_job())
     gone = Snapshot(job=job, pods=(pod(0),), last_states=(exited(1, 0, 10),), has_service=True)
     decision = decide(gone, now=at(11))

@@ -42,7 +42,7 @@ def mount(folder: Path, version: str, text: str) -> Path:
 
 def test_before_it_was_read_it_has_nothing(tmp_path: Path) -> None:
     file = File("tso", tmp_path / "de.csv", "Lifecycle", "DE")
-    assert now(file) == f"tso could not be read: mend {tmp_path}/de.csv"
+    assert now(file) == f"tso could not be read: correct {tmp_path}/de.csv"
     assert (file.values.serves("DE"), file.values.serves("FR")) == (True, False)
 
 
@@ -92,7 +92,9 @@ async def test_what_became_bad_keeps_its_last_good_values_and_says_so(
 async def test_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        assert await problems(File("tso", path, "Direct")) == (f"tso: {path} cannot be read: it is no file",)
+        assert await problems(File("tso", path, "Direct")) == (
+            f"tso: {path} cannot be read: it is not a file",
+        )
 
 
 async def test_a_warning_is_told_while_it_stands(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_bad_csv_is_refused_with_line_value_and_remedy(text: str, words: str) ->
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "a.json line 1 is no JSON: Expecting value"),
+        ("", "a.json line 1 is not JSON: Expecting value"),
         ("{}", 'a.json is no list: write [{"time"'),
         ("[]", "a.json has no rows"),
         ("[1]", "entry 1 is '1': write an object with time and intensity"),

@@ -66,9 +66,9 @@ def test_every_field_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ("", ["s.json line 1 is no JSON: Expecting value at column 1"]),
-        ("{", ["s.json line 1 is no JSON"]),
-        ("[]", ["s.json is no object"]),
+        ("", ["s.json line 1 is not JSON: Expecting value at column 1"]),
+        ("{", ["s.json line 1 is not JSON"]),
+        ("[]", ["s.json is not an object"]),
         ('{"zone": "DE", "zone": "FR"}', ["s.json has zone twice in one object"]),
         ('{"zone": "D E"}', ["s.json: zone: 'D E' is not valid: write a grid zone"]),
         ('{"zone": 49}', ["zone: 49 is not valid: write it in quotes"]),
@@ -151,9 +151,9 @@ def test_each_problem_has_its_path_value_and_remedy(text: str, problems: list[st
     [
         (None, "cannot be read: No such file"),
         (b" " * 1_000_001, "is larger than 1 MB"),
-        (b"\xff", "is no JSON in UTF-8"),
-        (b"[" * 100_000, "is no JSON in UTF-8"),
-        (b'{"pue": ' + b"9" * 5000 + b"}", "is no JSON in UTF-8"),
+        (b"\xff", "is not JSON in UTF-8"),
+        (b"[" * 100_000, "is not JSON in UTF-8"),
+        (b'{"pue": ' + b"9" * 5000 + b"}", "is not JSON in UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path, content: bytes | None, words: str) -> None:

@@ -43,7 +43,7 @@ def versions(cache: Cache) -> list[str]:
     return [b["metadata"]["resourceVersion"] for b in cache.owned("Pod", KEY, "job")]
 
 
-def test_an_older_word_never_replaces_a_newer_one() -> None:
+def test_an_older_state_never_replaces_a_newer_one() -> None:
     cache = Cache()
     assert cache.put("Pod", body("Pod", "a", 5)) == KEY
     assert cache.put("Pod", body("Pod", "a", 4)) is None
@@ -51,7 +51,7 @@ def test_an_older_word_never_replaces_a_newer_one() -> None:
     assert versions(cache) == ["5"]
 
 
-def test_a_deleted_object_stays_deleted_but_its_last_words_are_kept() -> None:
+def test_a_deleted_object_stays_deleted_but_its_last_state_is_kept() -> None:
     cache = Cache()
     cache.put("Job", body("Job", "job", 1))
     cache.put("Pod", body("Pod", "a", 5, status={"phase": "Running"}))
@@ -63,7 +63,7 @@ def test_a_deleted_object_stays_deleted_but_its_last_words_are_kept() -> None:
     assert cache.last_states(KEY, "job") == []
 
 
-def test_of_a_rank_that_is_made_again_and_again_the_newest_last_words_are_kept() -> None:
+def test_of_a_rank_that_is_made_again_and_again_the_newest_last_state_is_kept() -> None:
     cache = Cache()
     cache.put("Job", body("Job", "job", 1))
     for uid, version in (("a", 5), ("b", 9), ("c", 7)):

@@ -222,8 +222,8 @@ class Passes:
         await self._records.report_stalled(
             key,
             Reason.LEDGER_UNREADABLE,
-            f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is held: "
-            "no pod is made, and pods that run keep the allowance of energy they have. Install the version of greentrain that "
+            f"{job.unreadable}: this version of the operator cannot read what the job has used and done so far, so it is on "
+            "hold: no pod is created, and running pods keep their energy allowance. Install the version of greentrain that "
             "wrote it",
         )
         if run_policy_in_force(job).suspend:
@@ -326,7 +326,7 @@ class Passes:
             try:
                 keep_snapshot(self._settings.snapshots, seen, now=now)
             except OSError as error:
-                self._log(logging.WARNING, key, f"its snapshot was not kept: {error}")
+                self._log(logging.WARNING, key, f"its snapshot could not be stored: {error}")
         decision = decide(seen, now=now)
         return replace(decision, status=without_secrets(decision.status, memory.secrets))
 

@@ -226,7 +226,7 @@ def build_refused_event(said: str, *, too_large: bool = False) -> Event:
     remedy = (
         "There is no room for it: remove annotations, or make the pod templates smaller"
         if too_large
-        else "A job is held to rules that its CustomResourceDefinition got after the job was created: correct the field with "
+        else "The CustomResourceDefinition got rules after the job was created, and the job breaks one: correct the field with "
         "kubectl edit, or delete the job (not with --cascade=foreground, which waits for such a job without end)"
     )
     return Event(

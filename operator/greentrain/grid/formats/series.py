@@ -253,7 +253,7 @@ def _json_entries(text: str, name: str) -> Iterator[_Entry]:
             text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=refuse_twice
         )
     except json.JSONDecodeError as error:
-        _refuse(f"{name} line {error.lineno}", f"is no JSON: {error.msg} at column {error.colno}")
+        _refuse(f"{name} line {error.lineno}", f"is not JSON: {error.msg} at column {error.colno}")
     except RepeatedKeyError as error:
         _refuse(name, str(error))
     except RecursionError:

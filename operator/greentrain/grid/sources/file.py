@@ -69,7 +69,7 @@ class FileValues:
 
     def _without(self, zone: str) -> str:
         if not self.series:
-            return f"{self.name} could not be read: mend {self.path}"
+            return f"{self.name} could not be read: correct {self.path}"
         return f"{self.name} has values for {', '.join(sorted(self.series)[:5])} only, not for {zone}"
 
 
@@ -94,7 +94,7 @@ class File:
             if _sign(found) == self._signature:
                 return
             if not stat.S_ISREG(found.st_mode):
-                self._fail("it is no file")
+                self._fail("it is not a file")
                 return
             signature, content = _read(known.path)
         except OSError as error:
