@@ -125,7 +125,8 @@ class Agent:
                 await self.look()
                 self._stored.store_if_due()
                 self._report_and_evict()
-                await self._rest(begun + self.settings.interval, stop)
+                # A program may go in phases of the same length: looks must not fall into the same phase each time.
+                await self._rest(begun + self.settings.interval * self._chance.uniform(1.0, 1.1), stop)
         finally:
             waking.cancel()
         await self._end()

@@ -306,7 +306,8 @@ class NodeAccount:
         card.missing_seconds += interval.missing_seconds
         card.uncertain = add(card.uncertain, interval.uncertain)
         found = find_presences(phases, windows=windows)
-        shares = share_out(found, interval.total, interval.seconds, idle_draw=card.idle_draw)
+        busy = (last.busy and not phases[0].held) or (reading.busy and not phases[-1].held)
+        shares = share_out(found, interval.total, interval.seconds, idle_draw=card.idle_draw, busy=busy)
         weights = [p.weight for p in shares]
         measured, estimated = split(interval.measured, weights), split(interval.estimated, weights)
         since = wall - interval.seconds

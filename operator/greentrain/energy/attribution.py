@@ -168,16 +168,25 @@ class Portion:
 
 
 def share_out(
-    found: Sequence[Presence], total: Millijoules, seconds: float, *, idle_draw: float | None
+    found: Sequence[Presence],
+    total: Millijoules,
+    seconds: float,
+    *,
+    idle_draw: float | None,
+    busy: bool = False,
 ) -> tuple[Portion, ...]:
     """From parts of the time to parts of the energy, `total` in `seconds`.
 
     Where the card was allocated to one pod for a part of the time and to none for the rest, it was idle in the rest
-    (`idle_draw` milliwatts, where that is known). So only the idle draw of the time in doubt is unknown.
+    (`idle_draw` milliwatts, where that is known). So only the idle draw of the time in doubt is unknown. Where it was seen
+    working without a pod (`busy`), the energy is divided like the time, and how much that may be wrong is part of the answer.
     """
     if idle_draw is not None and len(found) == 1 and found[0].alone and total > 0:
         (one,) = found
         free = min(float(total), idle_draw * (1.0 - one.weight) * seconds)
+        if busy:
+            guessed = max(0.0, total * (1.0 - one.weight) - free)
+            return (Portion(one.pod, one.weight, total * one.doubt, guessed, True),)
         doubt = min(idle_draw * one.doubt * seconds, float(total))
         return (Portion(one.pod, 1.0 - free / total, doubt, 0.0, True),)
     return tuple(Portion(p.pod, p.weight, total * p.doubt, total * p.guessed, p.alone) for p in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,13 @@ class SteppedClock(Clock):
             await self.asleep.wait()
         for _ in range(10):
             await asyncio.sleep(0)
+
+
+class Regular(random.Random):
+    """Chance that has everything done at its time, so that rounds are seconds."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return min(max(a, 1.0), b)
 
 
 @dataclass
@@ -233,6 +241,7 @@ class Life:
             journal=journal,
             caps=Caps(journal, self.clock, driver=folder / "no-driver"),
             allowances=Allowances(journal, self.clock, world) if budgets else None,
+            chance=Regular(),
         )
 
     async def run(self, rounds: int = 1) -> None:

@@ -459,3 +459,24 @@ def test_what_was_divided_unseen_is_in_the_bound() -> None:
     look(account, 100, 100_000, A)
     assert (account.pods["a"].gpu, account.pods["a"].guessed) == (50_000, 50_000)
     assert account.pods["a"].error >= 50_000, "it may have begun at any time"
+
+
+@pytest.mark.parametrize(
+    ("busy", "pod", "error"),
+    [(False, 950_000, 0), (True, 500_000, 450_000)],
+    ids=["idle after the pod", "at work without a pod"],
+)
+def test_beside_a_pods_time_a_card_is_idle_unless_it_was_seen_working(
+    busy: bool, pod: int, error: int
+) -> None:
+    account = account_of("a")
+    for second in range(2):
+        look(account, second, 5_000 * second, draw=5_000)  # an idle draw of 5 W is learnt
+    look(account, 2, 10_000, A, draw=5_000)
+    before = account.pods["a"].gpu
+    # The card cannot be read for 20 s; the pod ended after 10.
+    for at, held in ((12, (A,)), (12.001, ()), (22, ())):
+        account.advance({}, {"GPU-1": held}, at=at, wall=WALL + at, boot="boot-1")
+    look(account, 22.001, 1_010_000, draw=80_000, busy=busy)
+    assert account.pods["a"].gpu - before == pytest.approx(pod, rel=1e-3)
+    assert account.pods["a"].error == pytest.approx(error, abs=3_000)
