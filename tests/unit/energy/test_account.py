@@ -479,4 +479,4 @@ def test_beside_a_pods_time_a_card_is_idle_unless_it_was_seen_working(
         account.advance({}, {"GPU-1": held}, at=at, wall=WALL + at, boot="boot-1")
     look(account, 22.001, 1_010_000, draw=80_000, busy=busy)
     assert account.pods["a"].gpu - before == pytest.approx(pod, rel=1e-3)
-    assert account.pods["a"].error == pytest.approx(error, abs=3_000)
+    assert account.pods["a"].error == pytest.approx(error, abs=5_000)
