@@ -42,7 +42,7 @@ JOULES_PER_WATT_HOUR = 3600
 JOULES_PER_KILOWATT_HOUR = 3_600_000
 MILLIWATTS_PER_WATT = 1000
 MICROJOULES_PER_MILLIJOULE = 1000
-MICROJOULES_PER_JOULE = 1_000_000
+MICROWATTS_PER_MILLIWATT = 1000
 MICROGRAMS_PER_GRAM = 1_000_000
 MICROGRAMS_PER_MILLIGRAM = 1000
 MILLIGRAMS_PER_GRAM = 1000
@@ -292,9 +292,9 @@ def to_millijoules(microjoules: Microjoules) -> Millijoules:
     return Millijoules(microjoules // MICROJOULES_PER_MILLIJOULE)
 
 
-def to_microjoules(joules: Joules) -> Microjoules:
-    """Microjoules of so many joules."""
-    return Microjoules(joules * MICROJOULES_PER_JOULE)
+def from_microwatts(microwatts: int) -> Milliwatts:
+    """Whole milliwatts of the kernel's microwatts."""
+    return Milliwatts(microwatts // MICROWATTS_PER_MILLIWATT)
 
 
 def in_grams(micrograms: Micrograms) -> float:

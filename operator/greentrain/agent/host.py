@@ -16,6 +16,8 @@ class HostInterval:
     cpu: Millijoules
     dram: Millijoules
     shares: Mapping[str, float]
+    problems: tuple[str, ...] = ()
+    """Why counters could not be read, or what they showed does not count."""
 
 
 class Host:
@@ -26,13 +28,13 @@ class Host:
         self._cpu_time = cpu_time
         self._last: tuple[HostEnergy, CpuUse] | None = None
 
-    def look(self) -> HostInterval | None:
-        """What was used since the last poll; None at the first.
+    def look(self, at: float | None = None) -> HostInterval | None:
+        """What was used since the last poll, at so many seconds of a steady clock; None at the first.
 
         Raises:
             DeviceError: the machine has no RAPL, or it may not be read.
         """
-        energy, use = self._rapl.read(), self._cpu_time.read()
+        energy, use = self._rapl.read(at), self._cpu_time.read()
         last, self._last = self._last, (energy, use)
         if last is None:
             return None
@@ -48,4 +50,5 @@ class Host:
             cpu=max(none, subtract(energy.package_mj, before.package_mj)),
             dram=max(none, subtract(energy.dram_mj or none, before.dram_mj or none)),
             shares=shares,
+            problems=tuple(str(error) for error in energy.errors.values()),
         )

@@ -180,12 +180,12 @@ class Readings:
         if host is None or not self._schedule.must_read_host(at):
             return None
         try:
-            interval = host.look()
+            interval = host.look(at)
         except DeviceError as error:
             self._conditions.set(judge_host(str(error)))
             self._schedule.note_no_host(at)
             return None
-        self._conditions.set(judge_host(None))
+        self._conditions.set(judge_host(None, interval.problems if interval is not None else ()))
         since, self._host_read = self._host_read, at
         return None if interval is None else (interval, at - since)
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from greentrain.devices.errors import DeviceError, Gone, NotPermitted, Retry, Unsupported
+from greentrain.energy.intervals import find_most
 from greentrain.quantities import (
     Microjoules,
     Microseconds,
@@ -23,11 +25,12 @@ from greentrain.quantities import (
     Nanoseconds,
     add,
     add_up,
-    energy_of,
+    format_energy,
     from_microseconds,
+    from_microwatts,
     from_nanoseconds,
     subtract,
-    to_microjoules,
+    to_joules,
     to_millijoules,
 )
 
@@ -36,11 +39,20 @@ CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 
 MOST_MILLIWATTS = Milliwatts(500_000)
-"""Assumed highest mean power of one socket; only `Rapl.longest_gap_seconds` depends on it."""
+"""Assumed highest power of one domain where the kernel does not name it."""
+
+HIGHEST_MILLIWATTS = Milliwatts(1_000_000)
+"""A power limit above this is none: a domain without one shows some 4 kW."""
+
+MIRRORED_MICROJOULES = Microjoules(2_000_000)
+"""By how much two views of one counter may differ: they are read one after the other, and RAPL is renewed every millisecond."""
+
+FAULTS_IN_A_ROW = 3
+"""After so many readings that cannot be right, the counter goes on from the last one."""
 
 # Not intel-rapl-mmio:0, which shows the same package a second time.
 _DOMAIN = re.compile(r"intel-rapl:[0-9]+(?::[0-9]+)?")
-_PACKAGE = re.compile(r"package-[0-9]+(?:-die-[0-9]+)?")
+_PACKAGE = re.compile(r"(?P<package>package-[0-9]+)(?:-die-[0-9]+)?")
 
 # cgroupfs: pod<uid>. systemd: kubepods-burstable-pod<uid with underscores>.slice. A static pod's is 32 digits long.
 _POD = re.compile(
@@ -69,16 +81,36 @@ class _Domain:
         self.range = Microjoules(int((folder / "max_energy_range_uj").read_text()))
         self.is_package = _PACKAGE.fullmatch(self.name) is not None
         self.is_dram = self.name == "dram"
+        self.limit = _find_limit(folder)
         self.used = Microjoules(0)
         """Counted so far."""
+        self.shown: Microjoules | None = None
+        """What it showed at the last reading."""
+        self.counts = True
+        """False for a second view of a counter that another domain shows as well."""
         self._last: Microjoules | None = None
+        self._last_at: float | None = None
+        self._faults = 0
+
+    @property
+    def socket(self) -> str:
+        """The socket that it is a part of, such as package-0; for memory, its parent's."""
+        name = self.name
+        if self.is_dram:
+            try:
+                name = (self.folder.parent / self.folder.name.rpartition(":")[0] / "name").read_text().strip()
+            except OSError:
+                return self.folder.name
+        found = _PACKAGE.fullmatch(name)
+        return self.folder.name if found is None else found["package"]
 
     def read(self) -> None:
-        """Add what was used since the last reading.
+        """Read what it shows.
 
         Raises:
             DeviceError: it cannot be read.
         """
+        self.shown = None
         try:
             shown = Microjoules(int((self.folder / "energy_uj").read_text()))
         except FileNotFoundError:
@@ -89,10 +121,46 @@ class _Domain:
             raise _not_permitted(self.folder) from None
         except (OSError, ValueError) as error:
             raise Retry(self.folder.name, f"energy_uj cannot be read ({error})") from None
-        if self._last is not None:
-            turn = self.range if shown < self._last else Microjoules(0)
-            self.used = add(self.used, subtract(shown, self._last), turn)
-        self._last = shown
+        self.shown = shown
+
+    def count(self, at: float | None) -> None:
+        """Add what was used since the last reading; `at`: seconds, None where no time is known.
+
+        Raises:
+            Retry: it cannot have used that much in that time; nothing of it counts.
+        """
+        if self.shown is None:
+            return
+        if self._last is not None and self.counts:
+            turn = self.range if self.shown < self._last else Microjoules(0)
+            used = add(subtract(self.shown, self._last), turn)
+            since = None if at is None or self._last_at is None else at - self._last_at
+            if since is not None and to_millijoules(used) > find_most(self.limit, since):
+                self._refuse(used, at, since)
+            self.used = add(self.used, used)
+        self._go_on(at)
+
+    def _go_on(self, at: float | None) -> None:
+        self._last, self._last_at, self._faults = self.shown, at, 0
+
+    def _refuse(self, used: Microjoules, at: float | None, since: float) -> None:
+        self._faults += 1
+        if self._faults >= FAULTS_IN_A_ROW:
+            self._go_on(at)
+        text = (
+            f"energy_uj went on by {format_energy(to_joules(to_millijoules(used)))} in {since:.1f} s, more than its power "
+            "limit allows; none of it counts"
+        )
+        raise Retry(self.folder.name, text)
+
+
+def _find_limit(folder: Path) -> Milliwatts:
+    """The highest power that the kernel names for a domain (`constraint_*_max_power_uw` and the limits that are set)."""
+    found = []
+    for file in (*folder.glob("constraint_*_max_power_uw"), *folder.glob("constraint_*_power_limit_uw")):
+        with suppress(OSError, ValueError):
+            found.append(from_microwatts(int(file.read_text())))
+    return max((limit for limit in found if 0 < limit <= HIGHEST_MILLIWATTS), default=MOST_MILLIWATTS)
 
 
 def _not_permitted(folder: Path) -> NotPermitted:
@@ -103,8 +171,8 @@ def _not_permitted(folder: Path) -> NotPermitted:
 class Rapl:
     """The node's RAPL counters; each object counts from its own first reading.
 
-    A counter wraps around within minutes at full power, and a whole turn leaves no trace. Read again within
-    `longest_gap_seconds`, else joules are lost without an error. `core` and `uncore` are parts of their package and `psys`
+    A counter wraps around within minutes at full power, and a whole turn leaves no trace: read it several times a minute.
+    `core` and `uncore` are parts of their package and `psys`
     counts the packages again, so none of these is added.
     """
 
@@ -113,14 +181,8 @@ class Rapl:
         self._root = root
         self._domains: dict[str, _Domain] = {}
 
-    @property
-    def longest_gap_seconds(self) -> float | None:
-        """Half a turn of the fastest counter at 500 W; None before the first reading."""
-        ranges = [domain.range for domain in self._domains.values()]
-        return min(ranges) / 2 / to_microjoules(energy_of(MOST_MILLIWATTS, 1.0)) if ranges else None
-
-    def read(self) -> HostEnergy:
-        """What all sockets and memory have used since the first reading.
+    def read(self, at: float | None = None) -> HostEnergy:
+        """What all sockets and memory have used since the first reading, at so many seconds of a steady clock.
 
         Raises:
             Unsupported: the machine has no RAPL, as most virtual ones.
@@ -135,6 +197,12 @@ class Rapl:
                 domain.read()
             except DeviceError as error:
                 errors[name] = error
+        self._find_mirrors()
+        for name, domain in self._domains.items():
+            try:
+                domain.count(at)
+            except DeviceError as error:
+                errors[name] = error
         refusals = [error for error in errors.values() if isinstance(error, NotPermitted)]
         if refusals and len(refusals) == len(self._domains):
             raise refusals[0]
@@ -144,6 +212,18 @@ class Rapl:
             dram_mj=to_millijoules(add_up(drams)) if drams else None,
             errors=errors,
         )
+
+    def _find_mirrors(self) -> None:
+        """Of dies of one socket that all show one value, only the first counts: some processors show a socket's once a die."""
+        groups: dict[tuple[str, bool], list[_Domain]] = {}
+        for domain in self._domains.values():
+            if domain.shown is not None:
+                groups.setdefault((domain.socket, domain.is_dram), []).append(domain)
+        for first, *others in groups.values():
+            apart = [abs(subtract(d.shown or Microjoules(0), first.shown or Microjoules(0))) for d in others]
+            equal = all(min(a, first.range - a) <= MIRRORED_MICROJOULES for a in apart)
+            for other in others:
+                other.counts = not equal
 
     def _find_domains(self, errors: dict[str, DeviceError]) -> None:
         """Find new domains: the driver may be loaded late, a socket switched on."""

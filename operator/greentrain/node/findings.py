@@ -114,11 +114,14 @@ def judge_allocations(problems: Sequence[str]) -> Finding:
     return Finding("HoldersKnown", "True", "Listed", "the kubelet says which pod holds which GPU")
 
 
-def judge_host(problem: str | None) -> Finding:
-    """Of processors and memory; `problem` is why their energy cannot be read."""
+def judge_host(problem: str | None, problems: Sequence[str] = ()) -> Finding:
+    """Of processors and memory; `problem` is why their energy cannot be read, `problems` why that of some of them cannot."""
     if problem is not None:
         text = f"{problem} Energy of processors and memory is not counted."
         return Finding("HostReadable", "False", "NoRapl", text)
+    if problems:
+        text = f"{len(problems)} RAPL counters: {problems[0]} The energy of the others is counted."
+        return Finding("HostReadable", "False", "CounterFault", text)
     text = "energy of processors and memory is read and shared by CPU time"
     return Finding("HostReadable", "True", "Read", text)
 

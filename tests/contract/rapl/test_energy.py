@@ -35,9 +35,9 @@ TREES: list[tuple[str, Domains, int, int | None]] = [
         2000,
     ),
     (
-        "several dies in a socket",
+        "several dies in a socket that show one value",
         {"intel-rapl:0": "package-0-die-0", "intel-rapl:1": "package-0-die-1"},
-        2000,
+        1000,
         None,
     ),
     (
@@ -92,13 +92,58 @@ def test_a_counter_that_wraps_around_counts_on(
     assert before == millijoules, name
 
 
-def test_the_longest_gap_is_half_a_turn_of_the_fastest_counter_at_500_watts(tmp_path: Path) -> None:
-    write_domain(tmp_path, "intel-rapl:0", "package-0", 0)
-    write_domain(tmp_path, "intel-rapl:0:0", "dram", 0, most=65_532_610_987)
+def test_dies_that_show_one_value_count_once_and_dies_of_their_own_each(tmp_path: Path) -> None:
+    def write(first: int, second: int, memory: int) -> None:
+        write_domain(tmp_path, "intel-rapl:0", "package-0-die-0", first * JOULE)
+        write_domain(tmp_path, "intel-rapl:1", "package-0-die-1", second * JOULE)
+        for parent in range(2):
+            write_domain(tmp_path, f"intel-rapl:{parent}:0", "dram", memory * JOULE)
+
     rapl = Rapl(tmp_path)
-    assert rapl.longest_gap_seconds is None
+    write(500, 501, 70)
     rapl.read()
-    assert rapl.longest_gap_seconds == pytest.approx(65.53, abs=0.01)
+    write(600, 600, 75)
+    assert rapl.read() == HostEnergy(Millijoules(100_000), Millijoules(5_000), {})
+    write(700, 710, 75)
+    assert rapl.read() == HostEnergy(Millijoules(310_000), Millijoules(5_000), {})
+
+
+LIMITS = {"constraint_0_max_power_uw": 200_000_000, "constraint_1_power_limit_uw": 4_095_875_000}
+
+
+@pytest.mark.parametrize(
+    ("limits", "watts"),
+    [(LIMITS, 200), ({}, 500), ({"constraint_0_max_power_uw": 0}, 500), ({"constraint_0_name": 7}, 500)],
+    ids=["a limit", "none", "nothing said", "another file"],
+)
+def test_no_more_counts_than_the_domains_power_limit_allows(
+    tmp_path: Path, limits: dict[str, int], watts: int
+) -> None:
+    most = round(watts * 7.1 * 1.1)
+    for more, counted in ((most, most), (most + 1, 0)):
+        root = tmp_path / str(more)
+        file = write_domain(root, "intel-rapl:0", "package-0", 10 * JOULE)
+        for name, value in limits.items():
+            (file.parent / name).write_text(f"{value}\n")
+        rapl = Rapl(root)
+        rapl.read(100.0)
+        file.write_text(f"{(10 + more) * JOULE}\n")
+        energy = rapl.read(105.0)
+        assert energy.package_mj == counted * 1000
+        assert (energy.errors == {}) is (counted > 0)
+
+
+def test_a_counter_that_goes_back_a_little_is_no_wrap(tmp_path: Path) -> None:
+    file = write_domain(tmp_path, "intel-rapl:0", "package-0", 1000 * JOULE)
+    rapl = Rapl(tmp_path)
+    rapl.read(0.0)
+    seen = []
+    for second, shown in ((5, 1100), (10, 1099), (15, 1300), (20, 300), (25, 400), (30, 500), (35, 600)):
+        file.write_text(f"{shown * JOULE}\n")
+        energy = rapl.read(float(second))
+        seen.append((energy.package_mj // 1000, len(energy.errors)))
+    # What it used while it showed too little is counted when it is back; from another value it goes on after a while.
+    assert seen == [(100, 0), (100, 1), (300, 0), (300, 1), (300, 1), (300, 1), (400, 0)]
 
 
 @pytest.mark.parametrize("empty", ["no folder", "no domain", "the platform alone"])

@@ -114,6 +114,16 @@ def test_memory_that_is_told_only_later_counts_from_then_on(machine: Machine) ->
     assert (first.dram, second.dram) == (0, 7_000)
 
 
+def test_what_does_not_count_is_said(machine: Machine) -> None:
+    machine.show(1000, busy=0, pods={})
+    machine.host.look(0.0)
+    machine.show(900, busy=1, pods={})
+    looked = machine.host.look(5.0)
+    assert looked is not None
+    assert looked.cpu == 0
+    assert "more than its power limit allows; none of it counts" in looked.problems[0]
+
+
 @pytest.mark.parametrize("lacks", ["rapl", "cgroups"])
 def test_a_machine_that_cannot_tell_says_so(machine: Machine, lacks: str) -> None:
     if lacks == "cgroups":
