@@ -26,6 +26,8 @@ Joules = NewType("Joules", int)
 Millijoules = NewType("Millijoules", int)
 Microjoules = NewType("Microjoules", int)
 """The unit of RAPL's counters."""
+Microwatts = NewType("Microwatts", int)
+"""The unit of RAPL's power limits."""
 Milliwatts = NewType("Milliwatts", int)
 Micrograms = NewType("Micrograms", int)
 """Of CO2 equivalent."""
@@ -292,7 +294,7 @@ def to_millijoules(microjoules: Microjoules) -> Millijoules:
     return Millijoules(microjoules // MICROJOULES_PER_MILLIJOULE)
 
 
-def from_microwatts(microwatts: int) -> Milliwatts:
+def from_microwatts(microwatts: Microwatts) -> Milliwatts:
     """Whole milliwatts of the kernel's microwatts."""
     return Milliwatts(microwatts // MICROWATTS_PER_MILLIWATT)
 

@@ -43,7 +43,7 @@ TYPES = {
     "milliseconds": "Milliseconds",
     "microseconds": "Microseconds",
     "nanoseconds": "Nanoseconds",
-    "microwatts": "",
+    "microwatts": "Microwatts",
     "watts": "",
     "grams": "",
 }

@@ -59,17 +59,23 @@ class AgentTelemetry(Collector):
         readable = GaugeMetricFamily(
             "greentrain_gpu_readable", "1 where the GPU answered at the last poll.", labels=["gpu", "model"]
         )
+        faults = CounterMetricFamily(
+            "greentrain_gpu_counter_faults",
+            "How often a GPU's energy counter showed what the GPU cannot have used.",
+            labels=["gpu", "model"],
+        )
         for card in agent.cards:
             labels = [card.uuid, card.model]
             counted = account.cards.get(card.uuid)
             if counted is not None:
                 gpu.add_metric(labels, in_joules(counted.used))
+                faults.add_metric(labels, counted.meter.faults)
             answer = agent.answers.get(card.uuid)
             known = isinstance(answer, CardReading)
             readable.add_metric(labels, float(known))
             if isinstance(answer, CardReading) and answer.draw is not None:
                 draw.add_metric(labels, in_watts(answer.draw))
-        yield from (gpu, draw, readable)
+        yield from (gpu, draw, readable, faults)
         yield from self._collect_limits()
         yield from self._collect_allowances()
         # A pod and the previous one of its name may both be there; a metric must not be given twice.

@@ -20,6 +20,7 @@ from greentrain.energy.intervals import find_most
 from greentrain.quantities import (
     Microjoules,
     Microseconds,
+    Microwatts,
     Millijoules,
     Milliwatts,
     Nanoseconds,
@@ -159,7 +160,7 @@ def _find_limit(folder: Path) -> Milliwatts:
     found = []
     for file in (*folder.glob("constraint_*_max_power_uw"), *folder.glob("constraint_*_power_limit_uw")):
         with suppress(OSError, ValueError):
-            found.append(from_microwatts(int(file.read_text())))
+            found.append(from_microwatts(Microwatts(int(file.read_text()))))
     return max((limit for limit in found if 0 < limit <= HIGHEST_MILLIWATTS), default=MOST_MILLIWATTS)
 
 

@@ -167,9 +167,8 @@ class NodeAccount:
         interval = card.meter.read(
             last.reading,
             reading,
-            begin=min(last.at, poll.at),
+            begin=min(last.at + max(0.0, poll.asleep - last.asleep), poll.at),
             end=poll.at,
-            asleep=max(0.0, poll.asleep - last.asleep),
             idle_draw=card.idle_draw,
             highest=card.highest,
             wall=poll.wall,

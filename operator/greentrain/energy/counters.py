@@ -192,15 +192,13 @@ class Meter:
         end: float,
         idle_draw: float | None,
         highest: Milliwatts,
-        asleep: float = 0.0,
         wall: float = 0.0,
     ) -> Interval:
         """Energy between two readings at `begin` and `end`, of the same boot, on the readings' clock; `wall` is the Unix time.
 
-        `idle_draw`: milliwatts, where known; `highest`: the highest power limit of what the counter covers; `asleep`: seconds
-        in between for which the machine was suspended, in which a card draws nothing.
+        `idle_draw`: milliwatts, where known; `highest`: the highest power limit of what the counter covers. Time for which
+        the machine was suspended is not in between: a card draws nothing in it.
         """
-        begin = min(begin + asleep, end)
         if before.counter is None or after.counter is None:
             self.doubt = self.reset = None
             self.recent.clear()

@@ -184,6 +184,28 @@ async def test_a_condition_says_what_follows_or_what_to_do(case: Case, tmp_path:
     assert wrong <= {case.condition} | case.also
 
 
+async def test_a_counter_in_doubt_is_named_with_what_it_did_and_counted(tmp_path: Path) -> None:
+    world = World()
+    world.hold("a")
+    still = {"GPU-a": CardReading(Millijoules(5_000_000), Milliwatts(250_000))}
+    life = Life(world, tmp_path)
+    world.answers = still
+    await life.run(rounds=5)
+    assert world.status is not None
+    doubted = next(c for c in world.status.conditions if c.type == "CountersPlausible")
+    assert (doubted.status, doubted.reason) == ("False", "CounterFault")
+    assert doubted.message.startswith(
+        "the energy counter of GPU-a did not grow while the GPU drew power at 2026-"
+    )
+    assert "reset the GPU or update its driver" in doubted.message
+    (gpu,) = world.status.gpus
+    assert (gpu.source, gpu.counter_faults, gpu.health) == ("Power", 1, "Healthy")
+    assert gpu.joules > 0
+    assert gpu.error_joules > 0
+    (entry,) = world.status.pods
+    assert (entry.counter_faults, entry.estimated_joules) == (1, entry.gpu_joules)
+
+
 def scrape(telemetry: AgentTelemetry) -> dict[tuple[str, ...], float]:
     """Values by name and labels, as Prometheus would keep them."""
     found: dict[tuple[str, ...], float] = {}
@@ -215,6 +237,7 @@ async def test_metrics_have_units_in_their_names_and_say_whose_they_are(tmp_path
         ("greentrain_gpu_energy_joules_total", *card): 3.5,
         ("greentrain_gpu_power_watts", *card): 250.5,
         ("greentrain_gpu_readable", *card): 1.0,
+        ("greentrain_gpu_counter_faults_total", *card): 0.0,
         ("greentrain_pod_energy_joules_total", "device=gpu", *pod): 3.5,
         ("greentrain_pod_energy_joules_total", "device=cpu", *pod): 7.0,
         ("greentrain_idle_energy_joules_total",): 1.5,

@@ -478,6 +478,23 @@ def test_a_pod_its_agent_stopped_is_exhaustion_and_no_failure(action: BudgetActi
     assert story.status.infrastructure_failure_count == 0
 
 
+def test_a_counter_that_was_not_believed_is_an_event_each_time_with_its_node() -> None:
+    story = running()
+    story.tell(1_000)
+    story.step(30)
+    for faults in (1, 1, 3):
+        story.tell(1_000, counter_faults=faults)
+        story.step(30)
+    assert story.status.energy is not None
+    assert story.status.energy.counter_faults == 3
+    said = [e for e in story.events if e.startswith("CounterFault")]
+    text = (
+        "CounterFault: an energy counter of pod digits-worker-0-1 showed what its GPU cannot have used: nothing of it counts, and "
+        "that time is estimated from the GPU's power (kubectl describe nodepower node-1)"
+    )
+    assert said == [text, text]
+
+
 def test_a_pod_that_is_throttled_alone_goes_on() -> None:
     story = running()
     story.tell(400_000, budget_action="Throttled")

@@ -199,8 +199,15 @@ def test_the_sum_of_squares_is_one_that_the_server_stores() -> None:
 def test_of_pods_that_are_folded_every_figure_stays_in_the_sums(
     scope: Scope, used: int, estimated: int
 ) -> None:
-    kinds = ("cpu_joules", "dram_joules", "estimated_joules", "error_joules", "missing_seconds")
-    figures = ((100, 30, 11, 43, 6, 2), (400, 70, 23, 99, 2, 5), (800, 300, 99, 404, 3, 11))
+    kinds = (
+        "cpu_joules",
+        "dram_joules",
+        "estimated_joules",
+        "error_joules",
+        "missing_seconds",
+        "counter_faults",
+    )
+    figures = ((100, 30, 11, 43, 6, 2, 1), (400, 70, 23, 99, 2, 5, 0), (800, 300, 99, 404, 3, 11, 4))
     told = [
         entry(f"{i}-1", joules, closed=True, **dict(zip(kinds, of_pod, strict=True)))
         for i, (joules, *of_pod) in enumerate(figures)
@@ -217,6 +224,7 @@ def test_of_pods_that_are_folded_every_figure_stays_in_the_sums(
         estimated_percent=estimated,
         error_joules=7,
         missing_seconds=18,
+        counter_faults=5,
     )
     nothing = {"pods": (), "folded": None, "settled": (), "folded_error_squared": 0}
     assert energy.model_copy(update=nothing) == sums
