@@ -120,7 +120,7 @@ _MICROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class PowerCap:
-    """A GPU power limit as it is asked for: an amount, or a share of each GPU's default limit. One of the two is set."""
+    """A GPU power limit as it is asked for: an amount, or a share of each GPU's default limit. At most one of the two is set."""
 
     milliwatts: Milliwatts | None = None
     percent: int | None = None

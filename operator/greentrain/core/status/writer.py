@@ -276,7 +276,7 @@ class Writer:
         self._metered(attempt, energy, over=over)
         self._budgeted(over=over)
         if self._is(Type.STALLED):
-            self._set(Type.STALLED, "False", Reason.RECONCILED, "the operator looks after this job again")
+            self._set(Type.STALLED, "False", Reason.RECONCILED, "the operator reconciles this job again")
         power = self._capped(attempt, over=over)
         number = attempt.number if attempt is not None else 0
         new = GreenTrainingJobStatus(
