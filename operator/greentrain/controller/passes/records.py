@@ -77,6 +77,7 @@ class Records:
         memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
         self._stored(key, status)
+        self._telemetry.accounts.note(*key, job.uid, status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
         for line in find_log_lines(before, status, uid=job.uid):
             self._memories.log(
