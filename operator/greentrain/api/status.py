@@ -297,7 +297,9 @@ class PodEnergyStatus(StatusModel):
 class EnergyStatus(StatusModel):
     """Energy the job has used, over all attempts, pods and nodes."""
 
-    LEDGER = frozenset({"budget", "control", "folded", "folded_error_squared", "pods", "settled"})
+    LEDGER = frozenset(
+        {"accounted", "budget", "control", "folded", "folded_error_squared", "pods", "settled"}
+    )
 
     scope: Scope = Field("GPU", description="What is counted as used: GPU, or Node.")
     budget: LineStatus | None = Field(None, description="Its budget, in joules; none without one.")
@@ -344,6 +346,11 @@ class EnergyStatus(StatusModel):
     )
     final: bool = Field(
         False, description="True when the job has finished and every pod's final report is in the sum."
+    )
+    accounted: bool = Field(
+        False,
+        description="True from when the account was final for the first time, or a missing report was given up: the event "
+        "Accounted is created once.",
     )
     folded: PodEnergyStatus | None = Field(
         None, description="Sum of the pods that are settled and not listed any more."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from greentrain.api.reasons import REASONS, Reasons, Severity
 from greentrain.api.status import GreenTrainingJobStatus
-from greentrain.core.status.events import WAITING, find_changes
+from greentrain.core.status.events import WAITING, accounting, find_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,15 @@ class LogLine:
 
 
 def find_log_lines(
-    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS
+    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS, *, uid: str = ""
 ) -> Iterator[LogLine]:
-    """The decisions a new status shows, from the conditions that changed."""
+    """The decisions that a new status of the job with this UID shows, from what changed."""
     for change in find_changes(old, new, reasons):
         if change.decision:
             # What a job waits for is its user's to fix, and its event names it.
             bad = change.severity is Severity.WARNING and change.decision != WAITING
             level = logging.WARNING if bad else logging.INFO
             yield LogLine(change.decision, change.condition.reason, change.condition.message, level)
+    account = accounting(old, new, uid=uid)
+    if account is not None:
+        yield LogLine("accounted", account.reason, account.message)

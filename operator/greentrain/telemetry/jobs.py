@@ -1,6 +1,6 @@
-"""Metrics of each job: the figures of its stored status, read at each scrape.
+"""Metrics of each job: the figures of its stored status, read at each scrape, and the counters that outlive it (`accounts`).
 
-Nothing is kept between scrapes, so the series of a deleted job end with it.
+Of the figures nothing is kept between scrapes, so these series of a deleted job end with it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from greentrain.api.status import EmissionsStatus, EnergyStatus, GreenTrainingJobStatus
@@ -22,6 +22,7 @@ from greentrain.quantities import (
     in_watts,
     typed,
 )
+from greentrain.telemetry.accounts import Accounts
 
 LABELS = ["namespace", "job"]
 
@@ -62,17 +63,22 @@ def measure_job(namespace: str, job: str, status: GreenTrainingJobStatus) -> Job
 
 
 class JobCollector(Collector):
-    """Collects every job's figures at each scrape."""
+    """Collects every job's figures and counters at each scrape.
 
-    def __init__(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
+    One collector for both: a counter's name without `_total` is that of a figure, which a registry allows in one collector
+    only. In the text format, the one that is served, these are two names.
+    """
+
+    def __init__(self, measures: Callable[[], Iterable[JobMeasures]], accounts: Accounts) -> None:
         self._measures = measures
+        self._accounts = accounts
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """The families without their values: no job is read before the first scrape."""
-        return self._families()
+        return (*self._families(), *self._accounts.families())
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One family a figure, one sample a job."""
+    def collect(self) -> Iterator[Metric]:
+        """One family a figure, one sample a job; then the counters."""
         joules, draw, grams, intensity, budget = families = self._families()
         for job in self._measures():
             labels = [job.namespace, job.job]
@@ -87,6 +93,7 @@ class JobCollector(Collector):
             for kind, ratio in job.budget_ratios:
                 budget.add_metric([*labels, kind], ratio)
         yield from families
+        yield from self._accounts.collect()
 
     def _families(self) -> tuple[GaugeMetricFamily, ...]:
         return (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from greentrain.telemetry.accounts import Accounts
 from greentrain.telemetry.jobs import JobCollector, JobMeasures
 from greentrain.telemetry.nodes import NodeCollector
 
@@ -15,8 +16,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Telemetry:
     """Counters and timings of the controller's passes."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, accounts: Accounts | None = None) -> None:
         self._registry = registry
+        self.accounts = accounts or Accounts()
+        """What jobs have used, also of those that were deleted."""
         self.passes = Counter(
             "greentrain_passes", "Passes over a job, by what came of them.", ["outcome"], registry=registry
         )
@@ -89,8 +92,8 @@ class Telemetry:
         )
 
     def export_jobs(self, measures: Callable[[], Iterable[JobMeasures]]) -> None:
-        """Export this function's figures of each job at each scrape."""
-        self._registry.register(JobCollector(measures))
+        """Export this function's figures of each job at each scrape, and the counters of `accounts`."""
+        self._registry.register(JobCollector(measures, self.accounts))
 
     def export_nodes(self, refused: Callable[[], Mapping[str, int]]) -> None:
         """Export this function's report of each node at each scrape."""

@@ -392,7 +392,9 @@ def test_a_service_monitor_needs_the_prometheus_operator(render: Render) -> None
     manifests = render({"serviceMonitor.enabled": True}, apis=("monitoring.coreos.com/v1",))
     monitor, service = only(manifests, "ServiceMonitor"), only(manifests, "Service")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] == service["spec"]["ports"][0]["name"]
+    assert endpoint["honorLabels"]  # else a job's labels are renamed to exported_namespace and exported_job
 
 
 def test_the_metrics_service_selects_the_operator(render: Render) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -88,6 +89,11 @@ def gpu_job(workers: int = 2) -> Json:
     return job
 
 
+async def find_accounts(server: Server, namespace: str) -> list[Json]:
+    """The events with a job's account."""
+    return [e for e in await server.events(namespace) if e["reason"] == "Accounted"]
+
+
 async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
     server: Server, namespace: str, settings: Settings, agent: NodeReports
 ) -> None:
@@ -136,6 +142,59 @@ async def test_joules_arrive_are_settled_and_stay_when_the_agent_has_let_go(
     assert (energy.get("pods", []), set(energy["settled"])) == ([], keys)
     assert job["status"]["attempts"][0]["energyJoules"] == 401
     assert condition(job, "EnergyMetered")["status"] == "True"
+    async with running(settings):  # the next operator does not report it again
+        await server.patch_job(namespace, "digits", {"metadata": {"annotations": {"touched": "1"}}})
+        (account,) = await server.until(lambda: find_accounts(server, namespace), bool)
+    assert (account["type"], account["involvedObject"]["uid"]) == ("Normal", job["metadata"]["uid"])
+    assert account["message"].startswith("the job's account is closed: energy 401J ± 2J ")
+    assert account["message"].endswith(f"every final report is in; job UID {job['metadata']['uid']}")
+
+
+async def test_a_time_to_live_waits_for_the_final_report_and_the_account_outlives_the_job(
+    server: Server, namespace: str, settings: Settings, agent: NodeReports
+) -> None:
+    manifest = gpu_job(workers=1)
+    manifest["spec"].setdefault("runPolicy", {})["ttlSecondsAfterFinished"] = 0
+    await server.create_job(namespace, manifest)
+
+    async def is_there() -> bool:
+        try:
+            await server.job(namespace, "digits")
+        except RefusedError as error:
+            return error.status != 404
+        return True
+
+    async with running(settings) as operator:
+        pods = await server.until_pods(namespace, {"digits-worker-0-1"})
+        await server.run_pod(namespace, "digits-worker-0-1", node=agent.node)
+        (pod,) = pods.values()
+        agent.tell(pod, 7)
+        await agent.report()
+        await server.until_condition(namespace, "digits", "EnergyMetered", "True")
+        await server.end_pod(namespace, "digits-worker-0-1", 0)
+        job = await server.until_condition(
+            namespace, "digits", "EnergyMetered", "Unknown", reason="LastWordMissing"
+        )
+        await asyncio.sleep(1)
+        assert await is_there()
+        assert await find_accounts(server, namespace) == []
+        agent.tell(pod, 9, closed=True)
+        await agent.report()
+        await server.until(is_there, lambda there: not there, what="the job is deleted")
+        (account,) = await find_accounts(server, namespace)
+        uid = job["metadata"]["uid"]
+        counter = (
+            f'greentrain_job_energy_joules_total{{job="digits",namespace="{namespace}",uid="{uid}"}} 9.0'
+        )
+        assert counter in operator.telemetry.render().decode()
+        gauge = f'greentrain_job_energy_joules{{job="digits",namespace="{namespace}"}}'
+
+        async def render() -> str:
+            return operator.telemetry.render().decode()
+
+        text = await server.until(render, lambda text: gauge not in text, what="its figures are gone")
+        assert counter in text
+    assert account["message"].startswith("the job's account is closed: energy 9J ± 1J ")
 
 
 async def test_what_belongs_to_a_deleted_job_is_settled_and_its_node_forgotten(
@@ -207,5 +266,7 @@ async def test_a_nodepower_is_removed_an_hour_after_its_agents_last_word_once_al
         await server.patch_job(namespace, "digits", {"metadata": {"annotations": {"touched": "1"}}})
         job = await server.until_condition(namespace, "digits", "EnergyMetered", "True")
         await server.until(node_power, lambda found: found is None, what="the NodePower is gone")
+        (account,) = await server.until(lambda: find_accounts(server, namespace), bool)
     energy = job["status"]["energy"]
     assert (energy["usedJoules"], energy["lostPods"], energy["final"]) == (7, 1, True)
+    assert "final reports of pods that are missing: 1" in account["message"]

@@ -238,6 +238,7 @@ class Passes:
         for gauge in (self._telemetry.reconcile_failing, self._telemetry.status_refused):
             mark_job(gauge, key, on=False)
         self._queue.forget(key)
+        self._telemetry.accounts.forget(*key)
         if self._settings.snapshots is not None:
             forget_snapshot(self._settings.snapshots, *key)
 
@@ -248,6 +249,7 @@ class Passes:
         if seen is None:
             self._forget(key)
             return
+        self._telemetry.accounts.note(*key, seen.job.uid, seen.job.status)
         memory = self._memories.of(key)
         memory.find_secrets(self._cache, key, seen.job)
         memory.storing.take_up(seen.job)
@@ -266,6 +268,8 @@ class Passes:
         seen = replace(seen, privileged=privileged)
         source = self._carbon()
         decision = self._decide(key, seen, source, memory)
+        if decision.delete_job and memory.events:
+            decision = replace(decision, delete_job=False)  # its last events could not be stored yet
         if memory.sampled is not None and memory.sampled_joules is None:
             # Steps and joules of one moment belong together, even if a later pass stores them.
             energy = decision.status.energy

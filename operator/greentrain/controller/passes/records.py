@@ -77,8 +77,9 @@ class Records:
         memory.sampled = memory.sampled_joules = None
         self._telemetry.status_writes.inc()
         self._stored(key, status)
+        self._telemetry.accounts.note(*key, job.uid, status)
         attempt = {"attempt": status.attempts[-1].number} if status.attempts else {}
-        for line in find_log_lines(before, status):
+        for line in find_log_lines(before, status, uid=job.uid):
             self._memories.log(
                 line.level, key, line.message, **attempt, decision=line.decision, reason=line.reason
             )
@@ -89,7 +90,7 @@ class Records:
         now = self._clock()
         memory.events += [
             WaitingEvent(job, event, now + timedelta(microseconds=i))
-            for i, event in enumerate(transition_events(before, status))
+            for i, event in enumerate(transition_events(before, status, uid=job.uid))
         ]
         await self.store_events(key)
 

@@ -13,6 +13,7 @@ from greentrain.core.books.in_force import spec_in_force
 from greentrain.core.books.keep import keep_books
 from greentrain.core.gang.judge import FINISH_GRACE, Cause, retries
 from greentrain.core.lifecycle.attempts import end_attempt, find_limit
+from greentrain.core.lifecycle.closing import close_account, is_closed
 from greentrain.core.lifecycle.decision import Decision, Deletion, delete_leftovers, look_by, stop_all
 from greentrain.core.lifecycle.outcomes import Fail
 from greentrain.core.lifecycle.passing import Pass
@@ -78,22 +79,37 @@ def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REA
     writer = Writer(seen, books, seen.job.status.projection, now=now, reasons=reasons)
     last = seen.job.status.attempts[-1] if seen.job.status.attempts else None
     completed = parse_time(seen.job.status.completion_time) or now
-    policy = run_policy_in_force(seen.job)
-    deletions = _cleanup(seen, now=now, completed=completed)
+    expiry = _find_expiry(seen.job, completed)
+    expired = expiry is not None and now >= expiry
+    # A pod that still runs at the end of the time to live is stopped first, so that its final report can come.
+    awaits = expired and not is_closed(seen.job.status.energy)
+    deletions = _cleanup(seen, now=now, completed=completed, expired=awaits)
     if last is not None:
         last = fold_finished(last, seen)  # a rank that ended after the job: its pod may be deleted next
         writer.count_pods(last)
     waiting = any(not p.ended and not p.terminating for p in seen.pods) and not deletions
     due = completed + FINISH_GRACE
+    closing = close_account(seen, writer.finish(last), completed=completed, expiry=expiry, now=now)
     decision = Decision(
-        writer.finish(last), deletions=deletions, look_again=due if waiting and now < due else None
+        closing.status, deletions=deletions, look_again=due if waiting and now < due else None
     )
-    ttl = policy.ttl_seconds_after_finished
-    # With an invalid spec the job is not deleted. The privileges of its pods do not matter any more.
-    if ttl is None or isinstance(decide_admission(seen.job, privileged=True), Refused):
-        return decision
-    expiry = completed + timedelta(seconds=ttl)
-    return replace(decision, delete_job=True) if now >= expiry else look_by(decision, expiry)
+    decision = look_by(decision, closing.look_again)
+    if not expired:
+        return look_by(decision, expiry)
+    # Deleted once that is stored: the event and the log line with the account follow from the stored status.
+    closed = is_closed(seen.job.status.energy) and is_closed(closing.status.energy)
+    return replace(decision, delete_job=True) if closed else decision
+
+
+def _find_expiry(job: Job, completed: datetime) -> datetime | None:
+    """When the time to live of a job that finished at `completed` is over; None where it stays.
+
+    With an invalid spec the job is not deleted. The privileges of its pods do not matter any more.
+    """
+    ttl = run_policy_in_force(job).ttl_seconds_after_finished
+    if ttl is None or isinstance(decide_admission(job, privileged=True), Refused):
+        return None
+    return completed + timedelta(seconds=ttl)
 
 
 def run_policy_in_force(job: Job) -> RunPolicy:
@@ -102,14 +118,17 @@ def run_policy_in_force(job: Job) -> RunPolicy:
     return read_run_policy(job.spec.get("runPolicy"), admitted.run_policy if admitted else RunPolicy())
 
 
-def _cleanup(seen: Snapshot, *, now: datetime, completed: datetime) -> tuple[Deletion, ...]:
+def _cleanup(
+    seen: Snapshot, *, now: datetime, completed: datetime, expired: bool = False
+) -> tuple[Deletion, ...]:
     """Pods to delete after the end; those still running get `FINISH_GRACE` to end by themselves.
 
+    None runs on where the time to live is over (`expired`) and the job waits only for final reports.
     Under a budget that stops a job no pod runs on, whatever cleanPodPolicy is: nothing would limit what it uses.
     """
     removes_ended, removes_running = CLEANED[run_policy_in_force(seen.job).clean_pod_policy]
-    removes_running = removes_running or spec_in_force(seen.job.status).is_enforced
-    late = now >= completed + FINISH_GRACE
+    removes_running = expired or removes_running or spec_in_force(seen.job.status).is_enforced
+    late = expired or now >= completed + FINISH_GRACE
     running = {p.uid for p in seen.pods if not p.ended}
     return tuple(
         d for d in stop_all(seen) if (removes_running and late if d.uid in running else removes_ended)

@@ -13,6 +13,7 @@ from greentrain.api.status import (
     PowerStatus,
     ProjectionStatus,
 )
+from greentrain.core.status.accounted import was_accounted
 
 
 def essence(status: GreenTrainingJobStatus) -> GreenTrainingJobStatus:
@@ -58,6 +59,7 @@ def _energy_essence(energy: EnergyStatus | None) -> EnergyStatus | None:
         control = control.model_copy(update={"charges": charges})
     return EnergyStatus(
         final=energy.final,
+        accounted=was_accounted(energy),
         lost_pods=energy.lost_pods,
         counter_faults=energy.counter_faults,
         pods=known,

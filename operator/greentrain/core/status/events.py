@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from greentrain.api.conditions import Type, find_condition
 from greentrain.api.reasons import REASONS, UNLISTED, Reason, Reasons, Severity
 from greentrain.api.status import Condition, GreenTrainingJobStatus
+from greentrain.core.status.accounted import describe_account, was_accounted
+
+ACCOUNTED = "Accounted"
+"""The event's reason, and that of its line in the log, when the account of a finished job is closed."""
 
 WAITING = "waiting"
 """The decision in the log for pods that are not ready, if the table of reasons marks the reason so."""
@@ -95,12 +99,12 @@ def _classify(condition: Condition, reasons: Reasons) -> Change:
 
 
 def transition_events(
-    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS
+    old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, reasons: Reasons = REASONS, *, uid: str = ""
 ) -> tuple[Event, ...]:
-    """The events for the conditions that changed between two statuses."""
+    """The events for what changed between two statuses of the job with this UID."""
     changes = find_changes(old, new, reasons)
     events = [Event(c.severity, c.event, c.condition.message) for c in changes if c.event]
-    more = (_throttling(old, new), _doubting(old, new))
+    more = (_throttling(old, new), _doubting(old, new), accounting(old, new, uid=uid))
     return (*events, *(event for event in more if event is not None))
 
 
@@ -129,3 +133,13 @@ def _throttling(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> Eve
         return None
     name = "Throttled" if now.percent < before.percent else "Unthrottled"
     return Event(Severity.NORMAL, name, f"power cap {before.percent}% → {now.percent}%: {now.message}")
+
+
+def accounting(old: GreenTrainingJobStatus, new: GreenTrainingJobStatus, *, uid: str) -> Event | None:
+    """The event that the account of a finished job is closed, with its figures; None where it was closed before, or is open.
+
+    Its message is in the log too.
+    """
+    if new.energy is None or not new.energy.accounted or was_accounted(old.energy):
+        return None
+    return Event(Severity.NORMAL, ACCOUNTED, describe_account(new, uid=uid))

@@ -37,6 +37,7 @@ from greentrain.core.seen.nodes import SILENT_AFTER
 from greentrain.core.seen.pods import Pod, PodState, Rank
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import format_time
+from greentrain.core.status.accounted import was_accounted
 from greentrain.core.status.display import display, find_phase
 from greentrain.core.status.pods import count_pods, find_stuck
 from greentrain.core.status.progress import fold_progress, fold_steps
@@ -271,7 +272,8 @@ class Writer:
         energy, growth = self.books.energy, self.books.growth
         if energy is not None:
             final = over and all(p.ended for p in self.seen.pods) and all(p.final for p in energy.pods)
-            energy = energy.model_copy(update={"final": final})
+            accounted = was_accounted(old.energy) or (final and bool(energy.used))
+            energy = energy.model_copy(update={"final": final, "accounted": accounted})
         attempts = tuple(_grow(a, growth) for a in attempts)
         self._metered(attempt, energy, over=over)
         self._budgeted(over=over)
