@@ -89,8 +89,8 @@ def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REA
         writer.finish(last), deletions=deletions, look_again=due if waiting and now < due else None
     )
     ttl = policy.ttl_seconds_after_finished
-    # With an invalid spec the job is not deleted. The privileges of its pods do not matter any more.
-    if ttl is None or isinstance(decide_admission(seen.job, privileged=True), Refused):
+    # With an invalid spec the job is not deleted. The privileges and the GPUs of its pods do not matter any more.
+    if ttl is None or isinstance(decide_admission(seen.job, privileged=True, gpu_resources=None), Refused):
         return decision
     expiry = completed + timedelta(seconds=ttl)
     return replace(decision, delete_job=True) if now >= expiry else look_by(decision, expiry)
