@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from greentrain.api.resources import SHIPPED, GpuResources, parse_gpu_resources
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -158,6 +160,14 @@ def whole(least: int, most: int) -> Reader:
 port = whole(0, 65535)
 
 
+def gpu_resources(text: str) -> GpuResources:
+    """Reads the names of the resources that are GPUs."""
+    try:
+        return parse_gpu_resources(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def namespaced(text: str) -> tuple[str, str]:
     """Reads the namespace and the name of an object."""
     namespace, slash, name = text.partition("/")
@@ -179,6 +189,15 @@ class ProgramSettings:
     )
     log_format: LogFormat | None = field(
         default=None, metadata=flag("default: text at a terminal, else json", choices=("json", "text"))
+    )
+    gpu_resources: GpuResources = field(
+        default=SHIPPED,
+        metadata=flag(
+            "names of the container resources that are GPUs, separated by commas; a * at the end of a name stands for any rest. "
+            "Operator and agents must have the same (default %(default)s)",
+            gpu_resources,
+            metavar="NAMES",
+        ),
     )
     kubeconfig: str | None = field(default=None, metadata=flag("default: the pod's service account"))
     context: str | None = field(default=None, metadata=flag("context in that kubeconfig"))

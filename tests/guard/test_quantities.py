@@ -22,7 +22,6 @@ UNIT = re.compile(r"(MILLI|MICRO|NANO|KILO)(JOULES|WATTS|GRAMS|SECONDS)|THOUSAND
 
 EXCEPTIONS = {
     "operator/greentrain/core/power/measures.py": "Student's factor is in thousandths, and no quantity",
-    "operator/greentrain/core/seen/pods.py": "Kubernetes' suffixes k, M, G of a count",
     "operator/greentrain/kube/apply.py": "makes a name of a time, so that events have names of their own",
 }
 """Modules that convert by themselves, and why; one that does not any more must not stand here."""

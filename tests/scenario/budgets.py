@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from greentrain import quantities
-from greentrain.api import names
 from greentrain.api.conditions import Type, is_true
 from greentrain.api.lease import RENEW_SECONDS, UNATTENDED_SECONDS
 from greentrain.api.spec import Basis
@@ -209,7 +208,7 @@ class World(Cluster):
         elif self.limit is not None:
             energy["budget"] = f"{self.limit}J"
         manifest = build_job(workers=t.gpus // t.gpus_per_pod, energy=energy, emissions=emissions)
-        template = build_template(resources={"limits": {names.GPU_RESOURCE: str(t.gpus_per_pod)}})
+        template = build_template(resources={"limits": {"nvidia.com/gpu": str(t.gpus_per_pod)}})
         template["spec"]["terminationGracePeriodSeconds"] = t.grace
         manifest["spec"]["tfReplicaSpecs"]["Worker"]["template"] = template
         return manifest

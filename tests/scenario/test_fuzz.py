@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from greentrain import quantities
-from greentrain.api import names
 from greentrain.api.runtime import Progress, parse_progress
 from greentrain.api.spec import Basis
 from greentrain.api.status import EnergyStatus, GreenTrainingJobStatus
@@ -90,7 +89,7 @@ def draw_spec(world: FuzzedWorld) -> Body:
     spec["runPolicy"]["suspend"] = chance.random() < 0.1
     for role in spec["tfReplicaSpecs"].values():
         if chance.random() < 0.8:
-            limits = {"limits": {names.GPU_RESOURCE: chance.choice((1, 2, "4", "64"))}}
+            limits = {"limits": {"nvidia.com/gpu": chance.choice((1, 2, "4", "64"))}}
             role["template"]["spec"]["containers"][0]["resources"] = limits
         if chance.random() < 0.4:
             role["template"]["spec"]["terminationGracePeriodSeconds"] = chance.choice((0, 5, 30, 3600))

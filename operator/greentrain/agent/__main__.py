@@ -60,7 +60,9 @@ async def run(settings: AgentSettings) -> int:
         view = NodeView(
             client, settings.node, lease=settings.operator_lease, elapsed=clock.elapsed, wall=clock.wall
         )
-        kubelet = await stack.enter_async_context(PodResources(settings.kubelet_socket))
+        kubelet = await stack.enter_async_context(
+            PodResources(settings.kubelet_socket, counts=settings.gpu_resources.counts)
+        )
         cpu_time = CpuTime(settings.cgroup_root)
         host = Host(Rapl(settings.powercap_root), cpu_time)
         agent = Agent(

@@ -19,10 +19,6 @@ NODE_POWER_PLURAL = "nodepowers"
 NODE_POWER_SINGULAR = "nodepower"
 NODE_POWER_SHORT_NAME = "npw"
 
-GPU_RESOURCE = "nvidia.com/gpu"
-"""Resource under which NVIDIA's device plugin offers whole cards; MIG parts are `nvidia.com/mig-…`."""
-MIG_RESOURCE_PREFIX = "nvidia.com/mig-"
-
 FIELD_MANAGER = "greentrain-operator"
 AGENT_FIELD_MANAGER = "greentrain-agent"
 

@@ -73,7 +73,7 @@ class Operator:
         """Set once the caches are filled and passes run."""
         steady = SteadyClock()
         self._clock = clock or steady
-        self._cache = Cache()
+        self._cache = Cache(settings.gpu_resources)
         self._node_powers = NodePowers(self._clock)
         self._nodes: NodePasses | None = None
         self._queue: WorkQueue[Key] = WorkQueue()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from greentrain.api import names
 from greentrain.api.crd import JOB_NAME_MAX
 from greentrain.api.models import drop_nulls
+from greentrain.api.resources import SHIPPED, GpuResources
 from greentrain.api.runtime import BUILTIN_PROGRAMS, CONTAINER, PROGRESS_PORT, TENSORFLOW_PORT, Env
 from greentrain.api.spec import (
     MAX_GRACE_SECONDS,
@@ -28,16 +29,16 @@ from greentrain.api.spec import (
     ReplicaType,
     RunPolicy,
 )
+from greentrain.core.gpu_requests import find_gpu_problems
 from greentrain.core.limits import (
-    MAX_GPUS,
     MAX_WORD,
     SUGGESTIONS,
     find_barrier,
     find_excess,
+    quote,
     shorten,
 )
 from greentrain.core.pod_security import find_privileges, find_volume_privileges
-from greentrain.core.seen.pods import is_gpu, parse_count
 from greentrain.core.seen.snapshot import Job, TemplateProblem
 
 CHECKPOINT_VOLUME = "greentrain-checkpoint"
@@ -84,11 +85,16 @@ class Refused:
 
 
 def decide_admission(
-    job: Job, template_problems: tuple[TemplateProblem, ...] = (), *, privileged: bool = False
+    job: Job,
+    template_problems: tuple[TemplateProblem, ...] = (),
+    *,
+    privileged: bool = False,
+    gpu_resources: GpuResources | None = SHIPPED,
 ) -> Admitted | Refused:
     """Parse and check a job's spec; one that is too deep or too large is not parsed.
 
-    `privileged`: its namespace allows pods more than Pod Security's baseline.
+    `privileged`: its namespace allows pods more than Pod Security's baseline. `gpu_resources`: which resources of
+    containers are GPUs; None where what its pods request does not matter any more.
     """
     more = [Problem(t.path, t.message) for t in template_problems]
     barrier = [Problem(b.path, b.message) for b in job.barrier or find_barrier(job.spec)]
@@ -105,6 +111,8 @@ def decide_admission(
         problems.extend(check(job, spec))
     if not privileged:
         problems.extend(check_pod_security(spec))
+    if gpu_resources is not None:
+        problems.extend(Problem(p.path, p.message) for p in find_gpu_problems(spec, gpu_resources))
     problems.extend(more)
     return Refused(tuple(problems)) if problems else Admitted(spec)
 
@@ -173,7 +181,7 @@ def explain(error: ValidationError) -> Iterator[Problem]:
         else:
             words = item["msg"].removeprefix("Value error, ")
             expected = words[0].lower() + words[1:]
-            yield Problem(path, f"{_shown(item['input'])} is not valid: {expected}")
+            yield Problem(path, f"{quote(item['input'])} is not valid: {expected}")
     if unknown > SUGGESTIONS:
         yield Problem("spec", f"and {unknown - SUGGESTIONS} more unknown fields; remove them")
 
@@ -182,16 +190,6 @@ def _unknown_field(key: str, location: tuple[int | str, ...], path: str) -> str:
     known = [*_known_fields(location), *_not_built_under(path)] if len(key) <= MAX_WORD else []
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return "unknown field" + (f"; did you mean {near[0]}?" if near else "; remove it")
-
-
-def _shown(value: object) -> str:
-    """A value of our own schema as it was written; of a map or a list only its kind, because it may contain secrets."""
-    if isinstance(value, Mapping):
-        return "a map"
-    if isinstance(value, list | tuple):
-        return "a list"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _not_built_under(path: str) -> list[str]:
@@ -300,7 +298,7 @@ def check_template(path: str, role: ReplicaSpec, *, checkpointed: bool) -> Itera
         yield Problem(f"{path}.spec.containers", f"needs a list with a container named {CONTAINER}")
         return
     found = [c.get("name") for c in containers]
-    yield from _check_amounts(path, pod_spec)
+    yield from _check_grace(path, pod_spec)
     if found.count(CONTAINER) != 1:
         names_ = shorten(str(found), 4 * MAX_WORD)
         yield Problem(
@@ -331,26 +329,14 @@ def check_template(path: str, role: ReplicaSpec, *, checkpointed: bool) -> Itera
     yield from check_program(at, container)
 
 
-def _check_amounts(path: str, pod_spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Numbers that the operator itself computes with."""
+def _check_grace(path: str, pod_spec: Mapping[str, Any]) -> Iterator[Problem]:
+    """The grace period: stops and their bounds are computed with it."""
     grace = pod_spec.get("terminationGracePeriodSeconds")
     if grace is not None and not (type(grace) is int and 0 <= grace <= MAX_GRACE_SECONDS):
         yield Problem(
             f"{path}.spec.terminationGracePeriodSeconds",
-            f"{_shown(grace)} is not valid: set whole seconds from 0 to {MAX_GRACE_SECONDS} (a day)",
+            f"{quote(grace)} is not valid: set whole seconds from 0 to {MAX_GRACE_SECONDS} (a day)",
         )
-    for kind in ("containers", "initContainers"):
-        for i, container in enumerate(_items(pod_spec.get(kind))):
-            resources = container.get("resources") if isinstance(container, Mapping) else None
-            for section in ("limits", "requests"):
-                amounts = resources.get(section) if isinstance(resources, Mapping) else None
-                for name, amount in amounts.items() if isinstance(amounts, Mapping) else ():
-                    count = parse_count(amount)
-                    if is_gpu(name) and (count is None or count > MAX_GPUS):
-                        at = f"{path}.spec.{kind}[{i}].resources.{section}['{shorten(name)}']"
-                        yield Problem(
-                            at, f"{_shown(amount)} is not valid: set a whole number from 0 to {MAX_GPUS}"
-                        )
 
 
 def _items(value: object) -> list[Any]:

@@ -44,9 +44,6 @@ empty lists has one in three bytes, and each costs as much memory and time as an
 MAX_METADATA_BYTES = 512 * KIB
 """Bytes of the metadata as JSON, with managedFields. With the largest spec 1 MiB: a third of an object is left for status."""
 
-MAX_GPUS = 1024
-"""Most GPUs, or parts of one, that one container may request; no node has as many."""
-
 TOO_LARGE = "too large"
 """Replaces what was left out of a spec that has a barrier; valid in no field of a run policy."""
 
@@ -135,6 +132,16 @@ def count_bytes(node: Any) -> int:
 def shorten(word: str, most: int = MAX_WORD) -> str:
     """A key or a path, cut to the length that may be quoted."""
     return word if len(word) <= most else f"{word[: most - 1]}…"
+
+
+def quote(value: object) -> str:
+    """A value as it was written; of a map or a list only its kind, because it may contain secrets."""
+    if isinstance(value, Mapping):
+        return "a map"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= MAX_WORD else f"{text[: MAX_WORD - 3]}..."
 
 
 def _parts(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:

@@ -25,6 +25,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from greentrain.api.resources import SHIPPED
 from greentrain.devices.errors import Unavailable, Unsupported
 from greentrain.devices.messages import build_messages
 from greentrain.devices.nvidia.references import CardReference, Unit, get_unit, parse_device
@@ -205,11 +206,6 @@ class GpuPod:
     """The kubelet's names, so that replicas can be distinguished."""
 
 
-def counts_as_gpu(resource: str) -> bool:
-    """Whether a resource's name is one under which NVIDIA's and GKE's device plugins give GPUs."""
-    return resource in {"nvidia.com/gpu", "nvidia.com/gpu.shared"} or resource.startswith("nvidia.com/mig-")
-
-
 def group_by_unit(
     allocations: Iterable[Allocation], pods: Mapping[PodKey, KnownPod]
 ) -> dict[Unit, tuple[GpuPod, ...]]:
@@ -246,7 +242,7 @@ def _sort_key(allocation: Allocation) -> tuple[str, ...]:
     )
 
 
-def parse_listing(content: bytes, counts: Callable[[str], bool] = counts_as_gpu) -> Listing:
+def parse_listing(content: bytes, counts: Callable[[str], bool] = SHIPPED.counts) -> Listing:
     """Read the answer to List; devices of resources that do not count are left out.
 
     Raises:
@@ -313,7 +309,7 @@ class PodResources(AbstractAsyncContextManager["PodResources"]):
         path: Path = SOCKET,
         *,
         deadline_seconds: float = DEADLINE_SECONDS,
-        counts: Callable[[str], bool] = counts_as_gpu,
+        counts: Callable[[str], bool] = SHIPPED.counts,
     ) -> None:
         """`deadline_seconds` bounds each request, `counts` chooses the resource names of GPUs."""
         self._path = path.absolute()

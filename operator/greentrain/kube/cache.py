@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from greentrain.api import names
+from greentrain.api.resources import SHIPPED, GpuResources
 from greentrain.api.runtime import Env
 from greentrain.core.limits import find_barrier, find_metadata_excess, keep_least
 from greentrain.core.seen.pods import Pod, parse_pod
@@ -66,7 +68,9 @@ class _ReadOnce(Generic[Found]):
 class Cache:
     """Jobs, and pods and Services by the job they belong to."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu_resources: GpuResources = SHIPPED) -> None:
+        """`gpu_resources`: which resources of the pods' containers are GPUs."""
+        self.gpu_resources = gpu_resources
         self._objects: dict[str, dict[Key, dict[str, Body]]] = {"Job": {}, "Pod": {}, "Service": {}}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._last_states: dict[Key, dict[str, Body]] = {}
@@ -79,7 +83,7 @@ class Cache:
         self._gone: OrderedDict[str, tuple[Key, str | None, Binding]] = OrderedDict()
         """Deleted pods, by UID: their job, its UID, and their node."""
         self._gone_of: dict[Key, set[str]] = {}
-        self._pods = _ReadOnce(parse_pod)
+        self._pods = _ReadOnce(partial(parse_pod, resources=gpu_resources))
         self._bindings = _ReadOnce(binding_of)
 
     def put(self, kind: str, body: Body) -> Key | None:
@@ -328,7 +332,7 @@ _KEPT_OF_LABELS = frozenset(
         *(names.LABEL_ATTEMPT, names.ANNOTATION_SPEC_HASH, names.ANNOTATION_BUDGETED),
     }
 )
-_KEPT = ("name", "resources", "command", "args")
+_KEPT = ("name", "resources", "restartPolicy", "command", "args")
 _OURS = frozenset(e.value for e in Env)
 
 

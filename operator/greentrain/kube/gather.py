@@ -42,6 +42,7 @@ def gather(
             key, job.uid, job.created, job.status.energy, cache.bindings(key, job.uid)
         ),
         fleet=node_powers.fleet([p.node for p in pods if not p.ended]),
+        gpu_resources=cache.gpu_resources,
     )
 
 

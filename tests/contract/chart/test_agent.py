@@ -11,6 +11,7 @@ import cel
 import pytest
 
 from greentrain.agent.settings import parse_settings
+from greentrain.api.resources import SHIPPED, GpuResources
 from greentrain.controller.settings import parse_settings as parse_operator_settings
 
 from .conftest import HelmError, Manifest, Render, is_hook, only
@@ -204,6 +205,26 @@ def test_the_agent_understands_every_argument_it_is_given(render: Render) -> Non
         cgroup_root=Path("/host/cgroup"),
         operator_lease=("greentrain-system", "greentrain"),
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({}, SHIPPED.names),
+        (FULL, ("nvidia.com/gpu.h100", "nvidia.com/mig-*")),
+        ({"gpus.resourceNames": ["a.b/*"]}, ("a.b/*",)),
+    ],
+    ids=["defaults", "everything set", "one"],
+)
+def test_operator_and_agent_count_the_same_resources_as_gpus(
+    render: Render, values: dict[str, object], names: tuple[str, ...]
+) -> None:
+    manifests = render(values)
+    (operator,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    at = operator["args"].index("--gpu-resources")
+    counted = parse_operator_settings(operator["args"][at : at + 2]).gpu_resources
+    read = parse_settings(["--node=n", *container_of(manifests)["args"]]).gpu_resources
+    assert counted == read == GpuResources(names)
 
 
 def test_the_agent_listens_to_the_lease_that_the_operator_renews(render: Render) -> None:

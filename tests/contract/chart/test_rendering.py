@@ -38,6 +38,7 @@ FULL: dict[str, object] = {
     "logLevel": "debug",
     "extraArgs": ["--stale-after=60", "--log-format=text", "--workers=8"],
     "progressIntervalSeconds": 15,
+    "gpus.resourceNames": ["nvidia.com/gpu.h100", "nvidia.com/mig-*"],
     "emissions.zones": {"eu-central-1": "DE"},
     "emissions.zone": "SE",
     "emissions.pue": "1.2",
@@ -325,6 +326,20 @@ def test_an_image_without_a_repository_is_refused_with_the_remedy(render: Render
         ({"extraArgs": ["stale-after"]}, "extraArgs"),
         ({"progressIntervalSeconds": "2s"}, "progressIntervalSeconds"),
         ({"namespaces": ["Team"]}, "namespaces"),
+        *(
+            ({"gpus.resourceNames": names}, "resourceNames")
+            for names in (
+                [],
+                ["gpu"],
+                ["*"],
+                ["a.b/"],
+                ["a.b/x-*-y"],
+                ["a.b/x,a.b/y"],
+                ["a.b/x", "a.b/x"],
+                "a.b/x",
+            )
+        ),
+        ({"gpus.names": ["a.b/x"]}, "names"),
         ({"crds.keep": "yes"}, "keep"),
         ({"agent.hostPID": True}, "hostPID"),
         ({"agent.namespace": ""}, "namespace"),

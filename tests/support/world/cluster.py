@@ -13,7 +13,8 @@ from random import Random
 from typing import Literal, assert_never
 
 from greentrain.api import names
-from greentrain.core.seen.pods import count_gpus
+from greentrain.api.resources import SHIPPED
+from greentrain.core.seen.gpus import count_gpus
 from greentrain.core.seen.times import format_time
 from greentrain.kube.client import ApiError
 from greentrain.node.allocations import Allocations
@@ -168,7 +169,7 @@ class Cluster:
             name=meta["name"],
             uid=meta["uid"],
             attempt=int(meta["labels"][names.LABEL_ATTEMPT]),
-            gpus=count_gpus(spec),
+            gpus=count_gpus(spec, SHIPPED),
             grace=spec["terminationGracePeriodSeconds"],
             created=self.now,
             stubborn=self.random.random() < self.layout.stubborn,

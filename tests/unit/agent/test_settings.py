@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from greentrain.agent.settings import AgentSettings, parse_settings
+from greentrain.api.resources import GpuResources
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,10 @@ def test_the_node_is_known_from_its_pod_or_said(
         (["--kubeconfig=/k", "--context=there"], {"kubeconfig": "/k", "context": "there"}),
         (["--driver-module=/host/nvidia"], {"driver_module": Path("/host/nvidia")}),
         (["--dry-run"], {"dry_run": True}),
+        (
+            ["--gpu-resources=amd.com/gpu,a.b/c-*"],
+            {"gpu_resources": GpuResources(("amd.com/gpu", "a.b/c-*"))},
+        ),
         (["--operator-lease=gt/operator"], {"operator_lease": ("gt", "operator")}),
         (["run"], {}),
         (["restore"], {"command": "restore"}),
@@ -76,6 +81,10 @@ def test_each_argument_changes_one_setting(arguments: list[str], changed: dict[s
         (["--node=n", "--log-format=xml"], "invalid choice: 'xml'"),
         (["--node=n", "--log-level=LOUD"], "invalid choice: 'LOUD'"),
         (["--node=n", "--jornal=/data"], "unrecognized arguments: --jornal=/data"),
+        (
+            ["--node=n", "--gpu-resources=gpu"],
+            "--gpu-resources: 'gpu' is no name of a GPU resource: write names",
+        ),
         (["--node=n", "repair"], "invalid choice: 'repair'"),
         (["--node=n", "--dry-run=yes"], "--dry-run: ignored explicit argument 'yes'"),
         (["--node=n", "--operator-lease=operator"], "operator is not NAMESPACE/NAME"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from greentrain.api.resources import SHIPPED, GpuResources
 from greentrain.controller.settings import Settings, parse_settings
 
 
@@ -25,6 +26,12 @@ def test_the_lease_that_is_renewed_can_be_named() -> None:
     assert parse_settings(["--lease=gt/operator"]).lease == ("gt", "operator")
 
 
+def test_the_resources_that_are_gpus_can_be_named() -> None:
+    assert parse_settings([]).gpu_resources == SHIPPED
+    named = parse_settings(["--gpu-resources=amd.com/gpu,nvidia.com/*"]).gpu_resources
+    assert named == GpuResources(("amd.com/gpu", "nvidia.com/*"))
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
@@ -33,6 +40,8 @@ def test_the_lease_that_is_renewed_can_be_named() -> None:
             for name in ("operator", "gt/", "/o", "a/b/c")
         ),
         ("--progress-interval=0", "0 is not between 0.1 and 86400 seconds"),
+        ("--gpu-resources=", "'' is no name of a GPU resource"),
+        ("--gpu-resources=nvidia.com/gpu,*", "'*' is no name of a GPU resource"),
         ("--workers=0", "0 is not between 1 and 256"),
         ("--stale-after=0", "0 is not between 0.1 and 86400 seconds"),
         ("--log-format=xml", "invalid choice: 'xml'"),

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from greentrain.api.resources import MAX_GPUS
 from greentrain.api.spec import MAX_GRACE_SECONDS
 from greentrain.core import limits
 from greentrain.core.admission import Admitted, Refused, decide_admission
 from greentrain.core.limits import count_bytes, find_barrier, find_metadata_excess
-from greentrain.core.seen.pods import count_gpus, parse_count
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
 
@@ -209,28 +209,6 @@ def test_a_message_names_some_problems_and_how_many_there_are() -> None:
     assert message.endswith("; and 80 more problems")
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        {"containers": "x"},
-        {"containers": ["x", None, {"resources": "x"}, {"resources": {"limits": ["nvidia.com/gpu"]}}]},
-        {"containers": [{"resources": {"limits": {"nvidia.com/gpu": None, "nvidia.com/mig-1g.5gb": {}}}}]},
-        {"containers": [{"resources": {"limits": {"nvidia.com/gpu": 10**20}}}]},
-        {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1e1000000"}}}]},
-    ],
-)
-def test_gpus_are_counted_of_anything(spec: Json) -> None:
-    assert count_gpus(spec) == 0
-
-
-@pytest.mark.parametrize(
-    ("amount", "count"),
-    [(8, 8), ("8", 8), ("1k", 1000), ("2M", 2_000_000), ("1m", None), ("٣", None), (True, None)],
-)
-def test_a_count_is_read_as_kubernetes_writes_it(amount: object, count: int | None) -> None:
-    assert parse_count(amount) == count
-
-
 def test_the_page_of_limits_has_each_as_it_is_in_force() -> None:
     page = (Path(__file__).parents[3] / "docs/reference/limits.md").read_text()
     shown = {
@@ -243,7 +221,7 @@ def test_the_page_of_limits_has_each_as_it_is_in_force() -> None:
         f"{limits.MAX_LEVELS} levels",
         f"{limits.MAX_VALUES:,}",
         f"{MAX_GRACE_SECONDS:,} s",
-        f"{limits.MAX_GPUS:,}",
+        f"{MAX_GPUS:,}",
     }
     cells = set(re.findall(r"\| ([^|]*?) \|", page.replace(" |", " | |")))
     assert shown <= cells, shown - cells

@@ -26,31 +26,12 @@ from greentrain.devices.podresources import (
     KnownPod,
     MalformedError,
     PodKey,
-    counts_as_gpu,
     group_by_unit,
     parse_listing,
 )
 from tests.contract.kubelet.wire import write
 
 CARD = FullCard("GPU-0")
-
-
-@pytest.mark.parametrize(
-    ("resource", "counts"),
-    [
-        ("nvidia.com/gpu", True),
-        ("nvidia.com/gpu.shared", True),
-        ("nvidia.com/mig-1g.5gb", True),
-        ("nvidia.com/mig-3g.40gb.me", True),
-        ("nvidia.com/gpumem", False),
-        ("nvidia.com/GA102GL_A10", False),
-        ("amd.com/gpu", False),
-        ("gpu", False),
-        ("", False),
-    ],
-)
-def test_a_resource_counts_by_its_name(resource: str, counts: bool) -> None:
-    assert counts_as_gpu(resource) is counts
 
 
 def _holding(pod: str, device: str, container: str = "tensorflow") -> Allocation:

@@ -54,7 +54,10 @@ def worst_seconds(report_seconds: int | None, grace_seconds: int) -> int:
 def announce(
     attempt: AttemptStatus, *, gpus: int, grace_seconds: int, fleet: Fleet, pue: Thousandths
 ) -> AttemptStatus:
-    """The attempt with its overshoot bound, as stored before it starts; None where no node has reported its limits."""
+    """The attempt with its overshoot bound, as stored before it starts.
+
+    None without GPUs: they alone are bounded. None where no node has reported its limits.
+    """
     worst = worst_seconds(fleet.report_seconds, grace_seconds)
     limit = fleet.limit_milliwatts
     return attempt.model_copy(
@@ -65,7 +68,9 @@ def announce(
             "report_seconds": fleet.report_seconds or DEFAULT_REPORT_SECONDS,
             "stop_seconds": stop_seconds(fleet.report_seconds, grace_seconds),
             "worst_seconds": worst,
-            "overshoot_bound_joules": None if limit is None else energy_of(Milliwatts(limit * gpus), worst),
+            "overshoot_bound_joules": (
+                energy_of(Milliwatts(limit * gpus), worst) if limit is not None and gpus else None
+            ),
         }
     )
 

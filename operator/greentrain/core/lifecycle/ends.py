@@ -104,10 +104,10 @@ def look_after_finished(seen: Snapshot, *, now: datetime, reasons: Reasons = REA
 def _find_expiry(job: Job, completed: datetime) -> datetime | None:
     """When the time to live of a job that finished at `completed` is over; None where it stays.
 
-    With an invalid spec the job is not deleted. The privileges of its pods do not matter any more.
+    With an invalid spec the job is not deleted. The privileges and the GPUs of its pods do not matter any more.
     """
     ttl = run_policy_in_force(job).ttl_seconds_after_finished
-    if ttl is None or isinstance(decide_admission(job, privileged=True), Refused):
+    if ttl is None or isinstance(decide_admission(job, privileged=True, gpu_resources=None), Refused):
         return None
     return completed + timedelta(seconds=ttl)
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from greentrain.api.reasons import Reason
+from greentrain.api.resources import GpuResources
 from greentrain.api.spec import GreenTrainingJobSpec
 from greentrain.api.status import AttemptStatus, CountedAgainst
 from greentrain.core.books.books import Books
 from greentrain.core.books.in_force import BudgetSpec
 from greentrain.core.lifecycle.attempts import backoff_until, explain_deadline, find_limit
 from greentrain.core.lifecycle.outcomes import Fail, Wait
+from greentrain.core.seen.gpus import count_gpus
 from greentrain.core.seen.nodes import SILENT_AFTER
-from greentrain.core.seen.pods import Disruption, count_gpus
+from greentrain.core.seen.pods import Disruption
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import format_time, parse_time
 
@@ -142,7 +144,7 @@ def wait_for_readings(start: Start) -> Wait | None:
             f"such as {nodes[0]} (kubectl describe nodepower {nodes[0]})"
         )
         return Wait(Reason.NO_READINGS, text, "set GPU", until)
-    if not spec.energy.on_unknown.stops or not count_job_gpus(spec):
+    if not spec.energy.on_unknown.stops or not count_job_gpus(spec, seen.gpu_resources):
         return None
     reported_at = seen.fleet.reported_at
     if (
@@ -193,8 +195,9 @@ def find_closed_gate(start: Start, gates: tuple[Gate, ...] = GATES) -> Wait | Fa
     return next((outcome for gate in gates if (outcome := gate(start)) is not None), None)
 
 
-def count_job_gpus(spec: GreenTrainingJobSpec) -> int:
-    """GPUs that all replicas of a job request together."""
+def count_job_gpus(spec: GreenTrainingJobSpec, resources: GpuResources) -> int:
+    """GPUs that all replicas of a job need together."""
     return sum(
-        r.replicas * count_gpus(r.template.get("spec") or {}) for _, r in spec.tf_replica_specs.roles()
+        r.replicas * count_gpus(r.template.get("spec") or {}, resources)
+        for _, r in spec.tf_replica_specs.roles()
     )

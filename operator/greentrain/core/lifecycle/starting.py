@@ -47,7 +47,7 @@ def _begin(this: Pass, spec: GreenTrainingJobSpec, last: AttemptStatus | None) -
     grace = None if spec.checkpoint is None else spec.checkpoint.grace_period_seconds
     attempt = announce(
         attempt,
-        gpus=count_job_gpus(spec),
+        gpus=count_job_gpus(spec, seen.gpu_resources),
         grace_seconds=grace_of(grace, (r.template for _, r in spec.tf_replica_specs.roles())),
         fleet=seen.fleet,
         pue=pue_of(spec.emissions, seen.intensities),

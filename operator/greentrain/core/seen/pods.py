@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,8 +10,10 @@ from typing import Any
 
 from greentrain.api import names
 from greentrain.api.reasons import Reason
+from greentrain.api.resources import SHIPPED, GpuResources
 from greentrain.api.runtime import CONTAINER, TerminationMessage, clean_text, parse_termination_message
 from greentrain.api.spec import ReplicaType
+from greentrain.core.seen.gpus import count_gpus, is_sidecar, iterate_containers
 from greentrain.core.seen.times import CLOCK_WRONG, parse_time
 
 Raw = Mapping[str, Any]
@@ -146,8 +147,11 @@ class Pod:
         return Reason.CONTAINER_NOT_STARTED
 
 
-def parse_pod(body: Raw) -> Pod | None:
-    """Read a pod of a job; None for one whose labels do not name a rank and an attempt."""
+def parse_pod(body: Raw, resources: GpuResources = SHIPPED) -> Pod | None:
+    """Read a pod of a job; None for one whose labels do not name a rank and an attempt.
+
+    `resources`: which of its containers' resources are GPUs.
+    """
     meta = body["metadata"]
     labels = meta.get("labels") or {}
     try:
@@ -176,7 +180,7 @@ def parse_pod(body: Raw) -> Pod | None:
         disruption_message=clean_text(words),
         stopped_by_node=stopped_by_node,
         node_stop_requested=node_stop_requested,
-        gpus=count_gpus(body.get("spec") or {}),
+        gpus=count_gpus(body.get("spec") or {}, resources),
     )
     container: Raw = next(
         (c for c in status.get("containerStatuses") or () if c.get("name") == CONTAINER), {}
@@ -237,7 +241,7 @@ def _failed_init_container(body: Raw) -> Raw | None:
     One with `restartPolicy: Always` is a sidecar: the kubelet restarts it, and its exit does not fail the pod.
     """
     spec = body.get("spec") or {}
-    sidecars = {c.get("name") for c in spec.get("initContainers") or () if c.get("restartPolicy") == "Always"}
+    sidecars = {c.get("name") for c in iterate_containers(spec, "initContainers") if is_sidecar(c)}
     for status in (body.get("status") or {}).get("initContainerStatuses") or ():
         terminated = (status.get("state") or {}).get("terminated") or {}
         if terminated.get("exitCode") and status.get("name") not in sidecars:
@@ -329,34 +333,6 @@ def _unreachable(status: Raw) -> bool:
     ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
     marked = ready.get("status") == "False" and containers.get("status") == "True"
     return bool(marked and ready.get("reason") != "ReadinessGatesNotReady")
-
-
-def is_gpu(resource: str) -> bool:
-    """Whether a container resource of this name is GPUs, or parts of one."""
-    return resource == names.GPU_RESOURCE or resource.startswith(names.MIG_RESOURCE_PREFIX)
-
-
-_COUNT = re.compile(r"([0-9]{1,15})(|k|M|G|T|P|E)", re.ASCII)
-
-
-def parse_count(amount: object) -> int | None:
-    """A whole number as Kubernetes writes a quantity (`8`, `"8"`, `"1k"` for 1,000); None for anything else."""
-    if isinstance(amount, bool) or not isinstance(amount, int | str):
-        return None
-    found = _COUNT.fullmatch(str(amount)) if isinstance(amount, str) or 0 <= amount < 10**15 else None
-    return int(found[1]) * 1000 ** ("", "k", "M", "G", "T", "P", "E").index(found[2]) if found else None
-
-
-def count_gpus(spec: Raw) -> int:
-    """GPUs, or parts of one, that a pod of this spec requests. Anything but a whole number is none: no pod is created of it."""
-    containers = spec.get("containers")
-    total = 0
-    for container in containers if isinstance(containers, list | tuple) else ():
-        resources = container.get("resources") if isinstance(container, Mapping) else None
-        limits = resources.get("limits") if isinstance(resources, Mapping) else None
-        for name, amount in limits.items() if isinstance(limits, Mapping) else ():
-            total += (parse_count(amount) or 0) if is_gpu(name) else 0
-    return total
 
 
 def _why_waiting(status: Raw, state: Raw) -> tuple[str, str]:

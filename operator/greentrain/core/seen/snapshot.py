@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from greentrain.api import names
+from greentrain.api.resources import SHIPPED, GpuResources
 from greentrain.api.runtime import Progress
 from greentrain.api.status import GreenTrainingJobStatus
 from greentrain.api.stored import LEDGER, LedgerError, join_ledger
@@ -114,6 +115,8 @@ class Snapshot:
     fleet: Fleet = Fleet()
     privileged: bool = False
     """Whether the namespace's label allows more than Pod Security's baseline; read only for a job that needs it."""
+    gpu_resources: GpuResources = SHIPPED
+    """Which resources of containers are GPUs."""
     intensities: Intensities | None = None
     """What emissions are counted with; None where no source is configured."""
 
