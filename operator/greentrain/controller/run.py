@@ -297,7 +297,7 @@ class Operator:
                 self._queue.add(key)
         try:
             for key in await self._compare_node_powers(client):
-                self._queue.add(key)
+                self._queue.add_soon(key, REPORTS_WAIT_SECONDS)
         except _PASSING as error:
             logger.warning("resync of NodePowers failed: %r", error)
         self.telemetry.jobs.set(len(self._cache.jobs()))
