@@ -350,7 +350,9 @@ class Operator:
 
     def _node_power_seen(self, type_: str | None, body: dict[str, Any]) -> None:
         changed = self._node_powers.drop(body) if type_ == "DELETED" else self._node_powers.put(body)
-        for key in changed or ():
+        if changed is None:
+            return  # what we have written ourselves, mostly
+        for key in changed:
             self._queue.add_soon(key, REPORTS_WAIT_SECONDS)
         if self._nodes is not None:
             self._nodes.add(body["metadata"]["name"])

@@ -68,7 +68,8 @@ STOPPING_PROGRESS_SECONDS = 1.0
 termination message (read in a kubelet's source, not proven); then only this answer has the last checkpoint."""
 
 SAMPLE_SECONDS = 2.0
-"""How soon the progress of a job with a budget may be requested again because a node has reported."""
+"""How soon the progress of a job with a budget may be requested again because a node has reported; it doubles with each request
+that had no answer, since many programs serve none."""
 
 CONFLICTS_BEFORE_LOOKING = 2
 """A status write that conflicts with a newer job is retried when the watch has delivered it, within milliseconds. After so
@@ -382,7 +383,7 @@ class Passes:
             memory.progress = memory.sampled = memory.sampled_joules = None
             return None
         if memory.progress_attempt != attempt.number:
-            memory.progress, memory.progress_attempt = None, attempt.number
+            memory.progress, memory.progress_attempt, memory.unanswered = None, attempt.number, 0
             memory.sampled = memory.sampled_joules = None
         stopping = attempt.reason is not None
         interval = min(
@@ -396,9 +397,10 @@ class Passes:
             and last_report != memory.last_report
             and spec_in_force(seen.job.status).has_budget
         )
-        if now - memory.asked >= (min(interval, SAMPLE_SECONDS) if news else interval):
+        if now - memory.asked >= find_progress_wait(interval, news=news, unanswered=memory.unanswered):
             memory.asked, memory.last_report = now, last_report
             said = await gather_progress(self._session, seen)
+            memory.unanswered = memory.unanswered + 1 if said is None else 0
             if said is not None:
                 memory.progress, memory.sampled, memory.sampled_joules = said, self._clock(), None
         self._queue.add_after(key, memory.asked + interval - now)
@@ -412,6 +414,15 @@ class Passes:
             self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
         elif decision.pods or decision.deletions:
             self._queue.add(key)
+
+
+def find_progress_wait(interval: float, *, news: bool, unanswered: int) -> float:
+    """Seconds between two requests for a program's progress.
+
+    `news`: a node has reported, and steps and joules of one moment give the cost of a step. `unanswered`: requests in a row
+    that the program did not answer.
+    """
+    return min(interval, SAMPLE_SECONDS * (1 << min(unanswered, 16))) if news else interval
 
 
 def decide_next_look(job: Job, *, now: datetime) -> float:
