@@ -68,8 +68,11 @@ STOPPING_PROGRESS_SECONDS = 1.0
 termination message (read in a kubelet's source, not proven); then only this answer has the last checkpoint."""
 
 SAMPLE_SECONDS = 2.0
-"""How soon the progress of a job with a budget may be requested again because a node has reported; it doubles with each request
-that had no answer, since many programs serve none."""
+"""How soon the progress of a job with a budget may be requested again because a node has reported."""
+
+LONGEST_SAMPLE_SECONDS = 32.0
+"""It doubles up to this with each request that had no answer, since many programs serve none. Below the default interval: so the
+passes for reports ask, and none is begun for that alone."""
 
 CONFLICTS_BEFORE_LOOKING = 2
 """A status write that conflicts with a newer job is retried when the watch has delivered it, within milliseconds. After so
@@ -422,7 +425,8 @@ def find_progress_wait(interval: float, *, news: bool, unanswered: int) -> float
     `news`: a node has reported, and steps and joules of one moment give the cost of a step. `unanswered`: requests in a row
     that the program did not answer.
     """
-    return min(interval, SAMPLE_SECONDS * (1 << min(unanswered, 16))) if news else interval
+    sample = min(SAMPLE_SECONDS * (1 << min(unanswered, 16)), LONGEST_SAMPLE_SECONDS)
+    return min(interval, sample) if news else interval
 
 
 def decide_next_look(job: Job, *, now: datetime) -> float:
