@@ -37,6 +37,9 @@ class WorkQueue(Generic[K]):
         self._ready: asyncio.PriorityQueue[tuple[float, int, K]] = asyncio.PriorityQueue()
         """Keys by their turn. A key whose turn was moved forward is in it a second time, and counts once."""
         self._count = itertools.count()
+        self._handing_out = asyncio.Lock()
+        """Each round of the event loop hands out one key, not one for each worker that is free: probes are answered in between,
+        and what is urgent does not find many turns given away."""
         self._waiting: dict[K, float] = {}
         """The turn of each key that waits, in the loop's seconds: the lowest is next."""
         self._working: set[K] = set()
@@ -114,10 +117,12 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """Wait for the key whose turn it is; `done` must follow. Its timer and its waiting events end with that."""
-        while True:
-            turn, _, key = await self._ready.get()
-            if self._waiting.get(key) == turn:
-                break
+        async with self._handing_out:
+            await asyncio.sleep(0)
+            while True:
+                turn, _, key = await self._ready.get()
+                if self._waiting.get(key) == turn:
+                    break
         del self._waiting[key]
         self._working.add(key)
         self._taken[key] = asyncio.get_running_loop().time()

@@ -224,3 +224,24 @@ async def test_who_takes_a_key_plans_when_it_comes_again() -> None:
     queue.add_after("a", 0.02)
     queue.done("a")
     assert await asyncio.wait_for(queue.get(), 5) == "a"
+
+
+async def test_free_workers_do_not_take_many_keys_before_what_is_urgent_comes() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    taken: list[str] = []
+
+    async def work() -> None:
+        while True:
+            taken.append(await queue.get())
+            if len(taken) == 1:
+                queue.add("pod")
+
+    workers = [asyncio.create_task(work()) for _ in range(16)]
+    for i in range(16):
+        queue.add_soon(f"report {i}", 60)
+    await asyncio.sleep(0.1)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    assert taken.index("pod") == 1
+    assert len(taken) == 17

@@ -122,8 +122,6 @@ class Passes:
         self._on_hold: set[Key] = set()
         """Jobs whose stored status cannot be read."""
         self._finishing = False
-        self._turn = asyncio.Lock()
-        """Each round of the event loop starts one pass, not one for each worker: probes are answered in between."""
         self._at_rest = asyncio.Event()
         self._at_rest.set()
 
@@ -152,8 +150,6 @@ class Passes:
         loop = asyncio.get_running_loop()
         while True:
             key = await self._queue.get()
-            async with self._turn:
-                await asyncio.sleep(0)
             self._telemetry.queue_depth.set(len(self._queue))
             if self._finishing:
                 continue
