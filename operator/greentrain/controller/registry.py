@@ -146,7 +146,7 @@ class Sessions:
                 if pages is not None:
                     pages.fit(size or 0)
                 items = response.take_items()[::-1]
-                while items:  # each is let go once it was brought
+                while items:  # each is released once it was brought
                     await self._bring(kind, None, items.pop())
                 return response
 

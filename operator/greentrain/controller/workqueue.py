@@ -6,8 +6,8 @@ again afterwards, failures back off per key. client-go lacks four things:
 - A key can be deferred, whatever events come in meanwhile, because a server that sent Retry-After means it.
 - Frequent events that are not urgent (`add_soon`) are taken together: a job on a thousand nodes, each of which reports every
   30 s, is worked on every other second, not 34 times in one.
-- They let what is urgent go ahead, for a bounded time: a pod that has died does not wait for the reports of a thousand nodes.
-- Taking a key cancels its timer: whoever works on a key plans when it comes next, by what it finds then. Else each plan that is
+- What is urgent goes ahead of them, for a bounded time: a pod that has died does not wait for the reports of a thousand nodes.
+- Taking a key cancels its timer: a pass plans when the next one is due, by what it finds then. Else each plan that is
   outdated by news would be one more time.
 """
 
