@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -87,8 +87,10 @@ def count_tasks() -> list[asyncio.Task[Any]]:
     """The tasks that this event loop begins from now on."""
     begun: list[asyncio.Task[Any]] = []
 
-    def begin(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> Any:
-        begun.append(asyncio.Task(work, loop=loop, **more))
+    def begin(
+        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any] | Generator[Any, None, Any]
+    ) -> asyncio.Task[Any]:
+        begun.append(asyncio.Task(cast(Coroutine[Any, Any, Any], work), loop=loop))
         return begun[-1]
 
     asyncio.get_running_loop().set_task_factory(begin)
