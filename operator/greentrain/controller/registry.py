@@ -1,7 +1,10 @@
-"""Registers with Kopf: events only, so that no finalizer, annotation or progress record is left on an object.
+"""What Kopf does here: it lists and watches our kinds and goes on where a watch ended. No object passes through it.
 
-The reasons are measured: `on.create` and its kin annotate, daemons add finalizers, an index is super-linear at start-up, and
-merge patches without a resourceVersion lose what others wrote.
+Its session reads each object from the list or watch and brings it to the caches at once. Kopf is left the place from which it
+continues. So no finalizer, annotation or progress record is left on an object, an object of any depth ends no watch, and an
+event costs what it says. The reasons are measured: `on.create` and its kin annotate, daemons add finalizers, an index is
+super-linear at start-up, merge patches without a resourceVersion lose what others wrote, and an event handler costs a task, four
+loggers and two decodings for each event: with a thousand nodes that report, a third of the operator's CPU time.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import itertools
 import json
 import logging
 import random
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -20,10 +24,9 @@ import kopf
 from greentrain.api import names
 from greentrain.controller.settings import Settings
 from greentrain.kube.answers import LIST_BYTES, Pages, read_at_most
-from greentrain.kube.cache import Slim, slim
 from greentrain.kube.client import WATCH_SECONDS, WATCH_SILENCE_SECONDS
 from greentrain.kube.connection import Connection, read_connection
-from greentrain.kube.decoding import decode, is_shallow, whole_lines
+from greentrain.kube.decoding import decode, whole_lines
 
 logger = logging.getLogger("greentrain.controller")
 
@@ -39,27 +42,39 @@ SHORT_WATCHES = 4
 
 LONGEST_PAUSE_SECONDS = 10.0
 
-LISTED = (names.PLURAL, names.NODE_POWER_PLURAL, "pods", "services")
-"""What Kopf lists, by the last part of its path."""
+TURN_SECONDS = 0.005
+"""Objects that come together are taken up for so long before passes and probes have their turn: a job of a thousand pods has
+three thousand events within seconds."""
 
-SHORT_LINE = 64 * 1024
-"""Bytes up to which a line of a watch is passed on unchanged; a longer one's object is reduced first."""
+WATCHED = (
+    (names.GROUP, names.VERSION, names.PLURAL, "Job"),
+    (names.GROUP, names.VERSION, names.NODE_POWER_PLURAL, "NodePower"),
+    ("", "v1", "pods", "Pod"),
+    ("", "v1", "services", "Service"),
+)
+"""Group, version and plural of what Kopf watches, and the kind by which `Seen` is called."""
+
+KINDS = {plural: kind for _, _, plural, kind in WATCHED}
+"""By the last part of the path of a list or watch."""
 
 
 class Sessions:
-    """The HTTP sessions of one Kopf: the operator's own connection, and a pause before a watch that always breaks.
+    """The HTTP sessions of one Kopf: the operator's own connection, from which each object goes to `seen`.
 
     Kopf opens a watch that ended again at once. Behind a proxy that breaks each stream that was thousands of requests a
-    minute.
+    minute, so there is a pause before a watch that always breaks.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seen: Seen) -> None:
         self._settings = settings
+        self._seen = seen
         self._known: tuple[Connection, kopf.AiohttpSession] | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._opened: dict[str, tuple[float, int]] = {}
         self._pages: dict[str, Pages] = {}
         """By path of a list."""
+        self._yielded = float("-inf")
+        """When the event loop last had its turn among objects that came together."""
 
     async def log_in(self) -> kopf.AiohttpSession:
         """The present connection. Unchanged, it is the same object: Kopf must see that a refusal persists."""
@@ -76,7 +91,7 @@ class Sessions:
             await session.close()
 
     def connect(self, connection: Connection) -> aiohttp.ClientSession:
-        """A session for that connection, to be closed by the caller; it reads JSON of any depth, and lists by small pages."""
+        """A session for that connection, to be closed by the caller. What it reads of our kinds goes to `seen`, by small pages."""
         info = kopf.ConnectionInfo(
             server=connection.server,
             ca_path=connection.ca_path,
@@ -91,16 +106,29 @@ class Sessions:
             headers={"Authorization": connection.authorization} if connection.authorization else {},
             response_class=_Response,
             trace_configs=[tracing],
-            middlewares=[self._read_page],
+            middlewares=[self._read],
             trust_env=False,
         )
 
-    async def _read_page(
+    async def _read(
         self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """A whole list, as Kopf requests it, or where that is too long by pages: Kopf continues by the token it is given."""
-        if request.url.name not in LISTED or request.url.query.get("watch") == "true":
+        """The answer, as far as Kopf needs it, once its objects were brought."""
+        kind = KINDS.get(request.url.name)
+        if kind is None:
             return await send(request)
+        if request.url.query.get("watch") != "true":
+            return await self._read_page(request, send, kind)
+        response = await send(request)
+        if response.status == 200:
+            events = _Events(response.content, kind, self._bring)
+            response.content = cast(aiohttp.StreamReader, events)
+        return response
+
+    async def _read_page(
+        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType, kind: str
+    ) -> aiohttp.ClientResponse:
+        """A whole list, as Kopf requests it, or where that is too long by pages: Kopf continues by the token it is given."""
         path = request.url.path
         pages = self._pages.get(path) if "continue" in request.url.query else None
         while True:
@@ -117,7 +145,23 @@ class Sessions:
             else:
                 if pages is not None:
                     pages.fit(size or 0)
+                items = response.take_items()[::-1]
+                while items:  # each is released once it was brought
+                    await self._bring(kind, None, items.pop())
                 return response
+
+    async def _bring(self, kind: str, type_: str | None, body: dict[str, Any]) -> None:
+        """Pass an object on; one that cannot be taken up is left out, and the next list brings it again."""
+        try:
+            await self._seen(kind, type_, body)
+        except Exception as error:  # noqa: BLE001 - one object must not end the watch
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error(
+                "an object of kind %s was not taken up: %s at\n%s", kind, type(error).__name__, where
+            )
+        if asyncio.get_running_loop().time() - self._yielded >= TURN_SECONDS:
+            await asyncio.sleep(0)
+            self._yielded = asyncio.get_running_loop().time()
 
     async def _pause(
         self, session: aiohttp.ClientSession, context: object, request: aiohttp.TraceRequestStartParams
@@ -134,17 +178,7 @@ class Sessions:
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer as Kopf reads it: a list by `json()`, a watch line by line, with a decoder that fails at some depth.
-
-    One object that is too deep would end the watch, and Kopf as a whole, for all tenants.
-    """
-
-    async def start(self, connection: Any) -> aiohttp.ClientResponse:
-        """As aiohttp does; the lines of a watch come with what is too deep cut off."""
-        started = await super().start(connection)
-        if self.url.query.get("watch") == "true":
-            self.content = cast(aiohttp.StreamReader, _ShallowLines(self.content))
-        return started
+    """An answer as Kopf reads it, by a decoder that fails at no depth: a list without its objects."""
 
     async def read_page(self, most: int | None) -> int | None:
         """Read the body: how many bytes it has, None for more than `most`."""
@@ -154,6 +188,18 @@ class _Response(aiohttp.ClientResponse):
         self._body = body
         return len(body)
 
+    def take_items(self) -> list[dict[str, Any]]:
+        """The objects of the list that was read, which has none after that."""
+        try:
+            found = decode(self._body or b"")
+        except ValueError:
+            return []  # Kopf finds this too
+        if not isinstance(found, dict) or not isinstance(found.get("items"), list):
+            return []
+        items: list[dict[str, Any]] = found["items"]
+        self._body = json.dumps({**found, "items": []}).encode()
+        return items
+
     async def json(
         self,
         *,
@@ -161,120 +207,69 @@ class _Response(aiohttp.ClientResponse):
         loads: Callable[[str], Any] = decode,
         content_type: str | None = "application/json",
     ) -> Any:
-        """As aiohttp does, with a decoder for any depth; of a list's objects only the needed parts."""
-        found = await super().json(encoding=encoding, loads=loads, content_type=content_type)
-        if isinstance(found, dict) and isinstance(found.get("items"), list):
-            kind = str(found.get("kind")).removesuffix("List")
-            found["items"] = list(map(Slim(kind), found["items"]))
-        return found
+        """As aiohttp does, with a decoder for any depth."""
+        return await super().json(encoding=encoding, loads=loads, content_type=content_type)
 
 
-class _ShallowLines:
-    """A stream of JSON lines, each small and shallow enough for Python's own decoder; all else is the stream's own."""
+Bring = Callable[[str, str | None, dict[str, Any]], Awaitable[None]]
+"""As `Seen`, and never fails."""
 
-    def __init__(self, stream: aiohttp.StreamReader) -> None:
+
+class _Events:
+    """The stream of a watch: its objects are brought, and each event is passed on as the place it leaves.
+
+    All else is the stream's own.
+    """
+
+    def __init__(self, stream: aiohttp.StreamReader, kind: str, bring: Bring) -> None:
         self._stream = stream
+        self._kind = kind
+        self._bring = bring
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        """Whole lines, whatever their size."""
+        """Lines of JSON: a bookmark for each change, whatever else the server sends as it is."""
         async for line in whole_lines(self._stream.iter_chunked(size)):
             try:
-                as_it_is = len(line) <= SHORT_LINE and is_shallow(line)
-                yield (line if as_it_is else json.dumps(_slim_event(decode(line))).encode()) + b"\n"
+                event = decode(line) if line else None
             except ValueError as error:
                 # The next list brings the object.
                 logger.error("a line of %d bytes of a watch is left out: %s", len(line), error)
+                continue
+            if event is not None:
+                yield json.dumps(await self._take(event)).encode() + b"\n"
+
+    async def _take(self, event: Any) -> Any:
+        """What Kopf needs of an event: it goes on from the version of the last one."""
+        body = event.get("object") if isinstance(event, dict) else None
+        if not isinstance(body, dict) or event.get("type") not in CHANGES:
+            return event
+        await self._bring(self._kind, event["type"], body)
+        meta = body.get("metadata")
+        version = meta.get("resourceVersion") if isinstance(meta, dict) else None
+        place = {} if version is None else {"resourceVersion": version}
+        return {"type": "BOOKMARK", "object": {"kind": body.get("kind"), "metadata": place}}
 
 
-def _slim_event(event: Any) -> Any:
-    """An event of a watch with the needed parts of its object."""
-    if isinstance(event, dict) and isinstance(event.get("object"), dict):
-        body = event["object"]
-        return {**event, "object": slim(str(body.get("kind")), body)}
-    return event
+CHANGES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
 
-def build_registry(sessions: Sessions, seen: Seen) -> kopf.OperatorRegistry:
-    """An explicit registry whose handlers pass every event on to `seen`."""
+def build_registry(sessions: Sessions) -> kopf.OperatorRegistry:
+    """An explicit registry: the login, and what is to be watched."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
         return await sessions.log_in()
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    async def job_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
-        await seen("Job", type, _plain(body))
+    async def watched(**_: Any) -> None:
+        """Kopf watches the kinds that have a handler; their objects do not come to it."""
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.NODE_POWER_PLURAL, registry=registry)
-    async def node_power_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
-        await seen("NodePower", type, _plain(body))
-
-    @kopf.on.event("", "v1", "pods", registry=registry)
-    async def pod_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
-        await seen("Pod", type, _plain(body))
-
-    @kopf.on.event("", "v1", "services", registry=registry)
-    async def service_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - Kopf's keyword
-        await seen("Service", type, _plain(body))
-
+    for group, version, plural, _ in WATCHED:
+        kopf.on.event(group, version, plural, registry=registry)(watched)
     return registry
-
-
-def _plain(body: kopf.Body) -> dict[str, Any]:
-    return dict(body)
-
-
-class _NoDiffBase(kopf.DiffBaseStorage):
-    """Kopf compares an object with its last handled state for `on.update`; we have no such handler and avoid the cost.
-
-    Measured: building these copies was half of the operator's CPU time while it created pods.
-    """
-
-    def build(
-        self,
-        *,
-        body: kopf.Body,
-        extra_fields: Iterable[str | tuple[str, ...] | list[str] | None] | None = None,
-    ) -> kopf.BodyEssence:
-        """Nothing of the object is worth comparing."""
-        del body, extra_fields
-        return kopf.BodyEssence({})
-
-    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        """Nothing was stored."""
-        del body
-        return None
-
-    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
-        """Store nothing."""
-
-
-class _NoProgress(kopf.ProgressStorage):
-    """Event handlers have no progress to keep on an object."""
-
-    def fetch(self, *, key: kopf.HandlerId, body: kopf.Body) -> kopf.ProgressRecord | None:
-        """Nothing was stored."""
-        del key, body
-        return None
-
-    def store(
-        self, *, key: kopf.HandlerId, record: kopf.ProgressRecord, body: kopf.Body, patch: kopf.Patch
-    ) -> None:
-        """Store nothing."""
-
-    def purge(self, *, key: kopf.HandlerId, body: kopf.Body, patch: kopf.Patch) -> None:
-        """There is nothing to remove."""
-
-    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
-        """Change nothing."""
-
-    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
-        """There is nothing to leave out."""
-        return essence
 
 
 LONGEST_BACKOFF_SECONDS = 10.0
@@ -302,8 +297,6 @@ def build_kopf_settings(*, inactivity: float = WATCH_SILENCE_SECONDS) -> kopf.Op
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.peering.standalone = True
-    settings.persistence.diffbase_storage = _NoDiffBase()
-    settings.persistence.progress_storage = _NoProgress()
     settings.watching.server_timeout = int(WATCH_SECONDS)
     settings.watching.inactivity_timeout = inactivity
     settings.watching.connect_timeout = 10

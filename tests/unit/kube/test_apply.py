@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -65,6 +66,35 @@ async def test_what_cannot_be_built_leaves_no_request_under_way() -> None:
 
 async def test_nothing_to_do_is_nothing_done() -> None:
     assert await run_all(iter(())) == []
+
+
+@pytest.mark.parametrize(("requests", "tasks"), [(0, 0), (1, 1), (200, CONNECTIONS)])
+async def test_no_more_tasks_are_begun_than_there_are_requests(requests: int, tasks: int) -> None:
+    begun = count_tasks()
+    assert await run_all(Requests().make(requests), count=requests) == list(range(requests))
+    assert len(begun) == tasks
+
+
+async def test_a_pass_that_decides_nothing_begins_no_task() -> None:
+    """Nearly all passes are such ones: a job runs, and a node has reported its energy."""
+    begun = count_tasks()
+    async with Client(Configuration(host="http://127.0.0.1:1")) as client:
+        outcome = await apply_effects(client, Cache(), job_of(), Decision(GreenTrainingJobStatus()))
+    assert (outcome.changed, begun) == (False, [])
+
+
+def count_tasks() -> list[asyncio.Task[Any]]:
+    """The tasks that this event loop begins from now on."""
+    begun: list[asyncio.Task[Any]] = []
+
+    def begin(
+        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any] | Generator[Any, None, Any]
+    ) -> asyncio.Task[Any]:
+        begun.append(asyncio.Task(cast(Coroutine[Any, Any, Any], work), loop=loop))
+        return begun[-1]
+
+    asyncio.get_running_loop().set_task_factory(begin)
+    return begun
 
 
 @pytest.mark.parametrize(

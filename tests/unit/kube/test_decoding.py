@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from greentrain.core.admission import Refused, decide_admission
 from greentrain.core.limits import find_barrier, find_metadata_excess
-from greentrain.kube.decoding import KEPT_LEVELS, decode, flatten, is_shallow, whole_lines
+from greentrain.kube.decoding import KEPT_LEVELS, decode, flatten, whole_lines
 from greentrain.kube.redaction import find_secrets
 from greentrain.kube.template import find_template_problems
 from tests.support.manifests import build_job
@@ -106,9 +106,9 @@ def test_nothing_that_walks_through_a_spec_overflows_at_the_depth_that_is_read(l
 
 
 def test_a_text_is_cut_only_where_python_could_not_read_it() -> None:
-    assert is_shallow(lists(READ).encode())
-    assert is_shallow(json.dumps([[]] * 1_000).encode())
-    assert not is_shallow(lists(READ + 1).encode())
+    assert levels_of(decode(lists(READ))) == READ
+    assert decode(json.dumps([[]] * 1_000)) == [[]] * 1_000
+    assert levels_of(decode(lists(READ + 1))) == KEPT_LEVELS
     assert levels_of(json.loads(flatten(lists(9_000).encode()))) == KEPT_LEVELS
     assert flatten(b'["[", {"a": "\\"]"}]') == b'["[", {"a": "\\"]"}]'
 

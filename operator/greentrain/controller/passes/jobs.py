@@ -70,6 +70,10 @@ termination message (read in a kubelet's source, not proven); then only this ans
 SAMPLE_SECONDS = 2.0
 """How soon the progress of a job with a budget may be requested again because a node has reported."""
 
+LONGEST_SAMPLE_SECONDS = 32.0
+"""It doubles up to this with each request that had no answer, since many programs serve none. Below the default interval: so the
+passes for reports ask, and none is begun for that alone."""
+
 CONFLICTS_BEFORE_LOOKING = 2
 """A status write that conflicts with a newer job is retried when the watch has delivered it, within milliseconds. After so
 many conflicts in a row the watch is not waited for: the answer to our own last write may have been lost."""
@@ -118,8 +122,6 @@ class Passes:
         self._on_hold: set[Key] = set()
         """Jobs whose stored status cannot be read."""
         self._finishing = False
-        self._turn = asyncio.Lock()
-        """Each round of the event loop starts one pass, not one for each worker: probes are answered in between."""
         self._at_rest = asyncio.Event()
         self._at_rest.set()
 
@@ -148,8 +150,6 @@ class Passes:
         loop = asyncio.get_running_loop()
         while True:
             key = await self._queue.get()
-            async with self._turn:
-                await asyncio.sleep(0)
             self._telemetry.queue_depth.set(len(self._queue))
             if self._finishing:
                 continue
@@ -386,7 +386,7 @@ class Passes:
             memory.progress = memory.sampled = memory.sampled_joules = None
             return None
         if memory.progress_attempt != attempt.number:
-            memory.progress, memory.progress_attempt = None, attempt.number
+            memory.progress, memory.progress_attempt, memory.unanswered = None, attempt.number, 0
             memory.sampled = memory.sampled_joules = None
         stopping = attempt.reason is not None
         interval = min(
@@ -400,9 +400,10 @@ class Passes:
             and last_report != memory.last_report
             and spec_in_force(seen.job.status).has_budget
         )
-        if now - memory.asked >= (min(interval, SAMPLE_SECONDS) if news else interval):
+        if now - memory.asked >= find_progress_wait(interval, news=news, unanswered=memory.unanswered):
             memory.asked, memory.last_report = now, last_report
             said = await gather_progress(self._session, seen)
+            memory.unanswered = memory.unanswered + 1 if said is None else 0
             if said is not None:
                 memory.progress, memory.sampled, memory.sampled_joules = said, self._clock(), None
         self._queue.add_after(key, memory.asked + interval - now)
@@ -416,6 +417,16 @@ class Passes:
             self._queue.add_after(key, PASSING_RETRY_SECONDS if passing else REFUSED_RETRY_SECONDS)
         elif decision.pods or decision.deletions:
             self._queue.add(key)
+
+
+def find_progress_wait(interval: float, *, news: bool, unanswered: int) -> float:
+    """Seconds between two requests for a program's progress.
+
+    `news`: a node has reported, and steps and joules of one moment give the cost of a step. `unanswered`: requests in a row
+    that the program did not answer.
+    """
+    sample = min(SAMPLE_SECONDS * (1 << min(unanswered, 16)), LONGEST_SAMPLE_SECONDS)
+    return min(interval, sample) if news else interval
 
 
 def decide_next_look(job: Job, *, now: datetime) -> float:

@@ -41,6 +41,9 @@ class Memory:
 
     storing: Storing = field(default_factory=Storing)
     asked: float = float("-inf")
+    """When the program was last asked how far it is, by a monotonic clock."""
+    unanswered: int = 0
+    """How many times in a row it has not answered."""
     last_report: datetime | None = None
     """The last report at the time of the request to the program."""
     sampled: datetime | None = None

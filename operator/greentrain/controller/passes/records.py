@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any
 
 import aiohttp
@@ -23,8 +24,9 @@ from greentrain.controller.passes.memory import Memories, Memory, WaitingEvent, 
 from greentrain.controller.workqueue import WorkQueue
 from greentrain.core.failing import build_stalled
 from greentrain.core.seen.snapshot import Job, Snapshot
+from greentrain.core.status.essence import find_write_delay
 from greentrain.core.status.events import Event, transition_events
-from greentrain.core.storing import Write
+from greentrain.core.storing import Storing, Write
 from greentrain.kube.apply import apply_events, apply_status
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.client import ApiError, Client
@@ -109,14 +111,16 @@ class Records:
         if rest.wait:
             self._queue.add_after(key, rest.wait)
             return
+        again = may_change_decisions(storing, seen.job, rest.status)
         try:
             await self.store(key, seen, rest.status)
         except ApiError as error:
             if error.refuses_content:
                 storing.keep_unstored(seen.job, rest.status)
             raise
-        # The watch returns our own write, which is nothing new, but the next pass may decide by it.
-        self._queue.add(key)
+        if again:
+            # The watch returns our own write, which is nothing new, but the next pass may decide by it.
+            self._queue.add(key)
 
     async def _store(
         self, key: Key, job: Job, status: GreenTrainingJobStatus, memory: Memory
@@ -211,6 +215,17 @@ class Records:
                 if memory.events:
                     self._queue.add_after(key, EVENT_RETRY_SECONDS)
                 return
+
+
+def may_change_decisions(storing: Storing, job: Job, status: GreenTrainingJobStatus) -> bool:
+    """Whether a pass may decide otherwise once this status of a job is stored, so that one must follow the write.
+
+    Measures alone (progress, joules) change nothing: the pass that writes them has decided by them already. Of a job that runs
+    nearly all writes are of such ones.
+    """
+    if not storing.is_stored(job):
+        return True  # the stored status was older than the one that passes use
+    return find_write_delay(job.status, status, since=0.0, measures_every=inf) != inf
 
 
 def is_event_due(last: tuple[str, int, float] | None, job: Job, now: float) -> bool:
