@@ -59,7 +59,8 @@ def _tabulate(node: Any) -> Any:
     if not isinstance(node, list):
         return node
     entries = [_tabulate(entry) for entry in node]
-    if len(entries) <= LONGEST_LIST or not all(isinstance(entry, dict) for entry in entries):
+    # A list of long lists is none of objects, although each of its entries is a table by now.
+    if len(node) <= LONGEST_LIST or not all(isinstance(entry, dict) for entry in node):
         return entries
     names = sorted({name for entry in entries for name in entry})
     first = entries[0]
@@ -67,10 +68,15 @@ def _tabulate(node: Any) -> Any:
         name: first[name]
         for name in names
         if not isinstance(first.get(name), dict | list | None)
-        and all(entry.get(name) == first[name] for entry in entries)
+        and all(_is_same(entry.get(name), first[name]) for entry in entries)
     }
     columns = [name for name in names if name not in same]
     return {SAME: same, COLUMNS: columns, ROWS: [[entry.get(name) for name in columns] for entry in entries]}
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether two plain values are the same in JSON, where 0, 0.0 and false differ."""
+    return one == other and type(one) is type(other)
 
 
 def _is_table(node: Mapping[str, Any]) -> bool:
@@ -130,6 +136,10 @@ def _untabulate(node: Any, shared: Sequence[str], *, in_rows: bool = False) -> A
         raise TableError("a table in it has rows of another length than its columns")
     if any(isinstance(value, dict | list) for value in same.values()):
         raise TableError("a table in it has more than plain values for all of its rows")
+    if in_rows:
+        # A table in a row of another has references everywhere.
+        same = {name: _read_plain(value, shared) for name, value in same.items()}
+        columns = [_read_plain(name, shared) for name in columns]
     fields = len(same) + len(columns)
     if len(rows) > MOST_ROWS or fields > MOST_FIELDS:
         raise TableError(
@@ -141,6 +151,10 @@ def _untabulate(node: Any, shared: Sequence[str], *, in_rows: bool = False) -> A
 def _read_row(columns: Sequence[Any], row: Sequence[Any], shared: Sequence[str]) -> dict[str, Any]:
     found = zip(columns, row, strict=True)
     return {str(name): _untabulate(value, shared, in_rows=True) for name, value in found if value is not None}
+
+
+def _read_plain(value: Any, shared: Sequence[str]) -> Any:
+    return _resolve(value, shared) if isinstance(value, str) else value
 
 
 def _resolve(text: str, shared: Sequence[str]) -> str:
