@@ -63,7 +63,8 @@ def _tabulate(node: Any) -> Any:
     if not isinstance(node, list):
         return node
     entries = [_tabulate(entry) for entry in node]
-    if len(entries) <= LONGEST_LIST or not all(isinstance(entry, dict) for entry in entries):
+    # A list of long lists is not one of objects, although each of its entries is a table by now.
+    if len(node) <= LONGEST_LIST or not all(isinstance(entry, dict) for entry in node):
         return entries
     names = sorted({name for entry in entries for name in entry})
     first = entries[0]

@@ -649,8 +649,24 @@ def test_a_charge_ends_when_all_entries_of_its_pod_are_final() -> None:
 
 @pytest.mark.parametrize(
     ("finished", "seen", "seconds"),
-    [(100, 200, 105), (100, 102, 102), (300, 200, 200), (None, 200, 200)],
-    ids=["long ago", "just now", "in the future", "not told"],
+    [
+        (100, 200, 105),
+        (100, 102, 102),
+        (100, 102.001, 103),
+        (100.5, 200, 106),
+        (300, 200, 200),
+        (None, 200, 200),
+        (None, 200.5, 201),
+    ],
+    ids=[
+        "long ago",
+        "just now",
+        "just now, within a second",
+        "within a second",
+        "in the future",
+        "not reported",
+        "not reported, within a second",
+    ],
 )
 def test_an_ended_pod_is_charged_until_its_end_by_the_latest_its_nodes_clock_could_mean(
     finished: float | None, seen: float, seconds: int
@@ -658,7 +674,9 @@ def test_an_ended_pod_is_charged_until_its_end_by_the_latest_its_nodes_clock_cou
     before = charged(Charges(), pod(0, gpus=1, node="node-1", started=at(0)), second=10)
     ended = pod(0, PodState.EXITED, gpus=1, node="node-1", exit_code=0)
     ended = replace(ended, finished=None if finished is None else at(finished))
-    assert charged(before, ended, second=seen).joules == 300 * seconds
+    first = charged(before, ended, second=seen)
+    assert first.joules == 300 * seconds
+    assert charged(first, second=seen + 100).joules == 300 * seconds, "and no less when it is read again"
 
 
 @pytest.mark.parametrize(
@@ -675,6 +693,28 @@ def test_an_ended_pod_is_charged_from_its_last_reading_and_never_less_than_nothi
         charges = charged(charges, ended, second=200, energy=READ, reports=reported(read, read=read))
     assert (charges.joules, charges.lost_joules) == (joules, 0)
     assert all(c.since <= (c.gone or "") for c in charges.pods)
+
+
+@pytest.mark.parametrize(("read", "joules"), [(170, 300 * 6), (None, 300 * 106)])
+def test_a_pod_whose_journal_was_lost_is_charged_from_its_last_reading_since(
+    read: int | None, joules: int
+) -> None:
+    """Its node reports what an account before had counted as an ended entry, and what it uses since as another."""
+    name = {"uid": "pod-0-1", "namespace": "team", "name": "digits-worker-0-1"}
+    before = PodEnergy(**name, segment=0, gpu_joules=7, last_reading=format_time(at(70)), closed=True)
+    since = PodEnergy(**name, segment=1, last_reading=None if read is None else format_time(at(read)))
+    energy = EnergyStatus(
+        pods=tuple(
+            PodEnergyStatus(
+                uid=e.uid, segment=e.segment, node="node-1", gpu_joules=e.gpu_joules, final=e.closed
+            )
+            for e in (before, since)
+        )
+    )
+    for entries in ((before, since), (since, before)):
+        report = NodeReport("node-1", at(170), entries, observed=at(170), seen=at(170), report_seconds=30)
+        held = pod(0, gpus=1, node="node-1", started=at(0))
+        assert charged(Charges(), held, second=210, energy=energy, reports=(report,)).joules == joules
 
 
 def test_a_pod_of_which_its_node_tells_is_charged_though_nobody_saw_it_run() -> None:

@@ -190,9 +190,11 @@ _NOT_READ = _Reading()
 
 
 def _find_reading(uid: str, report: NodeReport | None) -> _Reading:
-    entry = next((e for e in report.pods if e.uid == uid), None) if report is not None else None
-    if report is None or entry is None:
+    entries = [e for e in report.pods if e.uid == uid] if report is not None else []
+    if report is None or not entries:
         return _NOT_READ
+    # Of a pod that goes on after its journal was lost, what was reported before is an ended entry: it gets no new readings.
+    entry = max(entries, key=lambda e: (e.last_reading is not None, e.segment))
     given = (entry, report.received, report.seen, report.observed)
     return report.kept.get("read", entry.key, given, _read_entry)
 
