@@ -187,9 +187,8 @@ async def test_a_condition_says_what_follows_or_what_to_do(case: Case, tmp_path:
 async def test_a_counter_in_doubt_is_named_with_what_it_did_and_counted(tmp_path: Path) -> None:
     world = World()
     world.hold("a")
-    still = {"GPU-a": CardReading(Millijoules(5_000_000), Milliwatts(250_000))}
+    world.answers = {"GPU-a": CardReading(Millijoules(5_000_000), Milliwatts(250_000))}
     life = Life(world, tmp_path)
-    world.answers = still
     await life.run(rounds=5)
     assert world.status is not None
     doubted = next(c for c in world.status.conditions if c.type == "CountersPlausible")
