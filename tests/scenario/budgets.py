@@ -1,8 +1,9 @@
 """Lives of a job with a budget in a cluster of plain data: programs that lie in wait, a user who edits, parts that are away.
 
 What is shown by it is the bound: whatever the program draws and whichever part is away, the energy a job has truly used
-never exceeds its budget by more than was said before the attempt started. Operator and agents are those of `tests.support.world`,
-which carries out the shipped rules with what each could know and no more. Here is what the program draws, what is asked of a
+never exceeds its budget by more than was said before the attempt started. What each pass counts and charges is compared with
+what pods have drawn (`tests.scenario.charged`). Operator and agents are those of `tests.support.world`, which carries out the
+shipped rules with what each could know and no more. Here is what the program draws, what is asked of a
 life after each step, and what is drawn for each seed.
 
 What the product says it cannot hold is counted apart, to the joule (`World.remainders`), and only from the moment the
@@ -12,8 +13,8 @@ budget is spent:
 - "both": the limits of pods whose agent is away, over the time in which the operator is away too, cannot be reached, or fails
   at this job.
 
-Kept out of the model: counters are exact and nothing is lost of them, an agent that begins anew knows which pods ran
-meanwhile, pods hold whole cards, and the cards of one world are alike.
+Kept out of the model: counters are exact and nothing is lost of them, also where a node's journal is, and each node loses it
+once at most; an agent that begins anew knows which pods ran meanwhile, pods hold whole cards, and the cards of one world are alike.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from greentrain.carbon.intensity import Absent, Intensity
 from greentrain.core.lifecycle.decision import Decision
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.snapshot import Snapshot
+from tests.scenario.charged import Charged
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import START
 from tests.support.world.cluster import Cluster, Layout
@@ -139,6 +141,10 @@ TROUBLES = ("reconcile fails", "reconcile fails long", "status refused", "node l
 """What may happen to passes over this job and to what is stored and reported of it."""
 
 
+LOSSES = ("journal set back", "journal lost")
+"""What may happen to what a node's agent has counted."""
+
+
 class World(Cluster):
     """One job's whole world."""
 
@@ -150,6 +156,7 @@ class World(Cluster):
         lags = (t.watch_lag, t.pass_lag, t.kubelet_lag)
         layout = Layout(t.kind, count, t.report_seconds, lags, t.operator_skew, t.stubborn)
         super().__init__(seed, layout, self._build_manifest(), obeys=obeys)
+        self.charged = Charged(t.kind.limit, t.report_seconds, t.operator_skew)
         making = t.embodied * LIFETIME_SECONDS // 1_000_000
         self.terrain.carbon = CarbonSource(
             at=self.look_up,
@@ -184,6 +191,8 @@ class World(Cluster):
         """The embodied emissions at the operator's last pass with every agent there, in micrograms: time that went by without
         them is held by what allowances leave free, and by the bound."""
         self.raised = False
+        self.lost: set[str] = set()
+        """Nodes whose journal was lost."""
         self.stopped_at = (0, 0)
         """The budget an attempt was stopped for last, and what a stop would have taken then; joules."""
 
@@ -267,7 +276,10 @@ class World(Cluster):
         if self.operator is not None and node in self.nodes:
             self.nodes[node].unlimited = read_budget(self.operator.status) is None
 
-    def _note_weighed(self, _seen: Snapshot, _decision: Decision) -> None:
+    def _note_weighed(self, seen: Snapshot, decision: Decision) -> None:
+        if self.operator is not None:
+            for complaint in self.charged.check(seen, decision.status, self.operator.powers, self.every):
+                self.complain(complaint)
         agents = [p.node.agent if p.node is not None else None for p in self.living()]
         if all(a is not None and a.connected for a in agents) and self.now >= self.refused_until:
             self.weighed = self.embodied
@@ -335,6 +347,7 @@ class World(Cluster):
             self.complain(f"invented: status says {energy.used_joules} J of {drawn // JOULE} J used")
         if new.attempt_count <= 10 and energy.used_joules != sum(a.energy_joules or 0 for a in new.attempts):
             self.complain("sums: attempts do not add up to the total")
+        self._check_kept(old, new)
         control = energy.control
         weighed, earlier = read_budget(new), read_budget(old)
         if control is None or weighed is None:
@@ -350,6 +363,12 @@ class World(Cluster):
                 self.remainders.clear()
         if self.server.decided:
             self._check_charges(control.charges)
+            charged = control.lost_joules + sum(c.joules for c in control.charges)
+            if weighed.charged < charged:
+                self.complain(f"left out: {weighed.charged} J of {charged} J charged count")
+            total = weighed.used + weighed.charged
+            if total >= weighed.limit and not is_true(new.conditions, Type.BUDGET_EXHAUSTED):
+                self.complain(f"not spent: {total} J of {weighed.limit} J are used and charged")
         self._check_begin(old, new)
         stopped = is_true(new.conditions, Type.BUDGET_EXHAUSTED) and not is_true(
             old.conditions, Type.BUDGET_EXHAUSTED
@@ -367,6 +386,24 @@ class World(Cluster):
                 bound = self.stated.get(attempt.number, 0)
                 self.ends.append((bound, (true - self.ceiling - self.remainders.total()) // JOULE))
                 self.hung.append(int(bound * HUNG_SECONDS / (attempt.worst_seconds or 1)))
+
+    def _check_kept(self, old: GreenTrainingJobStatus, new: GreenTrainingJobStatus) -> None:
+        """What was counted, and what was charged for lost reports, never becomes less."""
+        before, after = old.energy, new.energy
+        if before is None or after is None:
+            return
+        amounts: list[tuple[str, int, int]] = [("the job", before.used_joules, after.used_joules)]
+        now = {a.number: a.energy_joules or 0 for a in new.attempts}
+        amounts += [
+            (f"attempt {a.number}", a.energy_joules or 0, now[a.number])
+            for a in old.attempts
+            if a.number in now
+        ]
+        if before.control is not None and after.control is not None:
+            amounts.append(("lost reports", before.control.lost_joules, after.control.lost_joules))
+        for what, more, less in amounts:
+            if less < more:
+                self.complain(f"fallen: {more} J of {what} are {less} J now")
 
     def _note_bound(self, new: GreenTrainingJobStatus) -> None:
         """What is said of an attempt first is what it is judged by, or more where its pods came to nodes with higher figures."""
@@ -477,7 +514,8 @@ class World(Cluster):
             agent = pod.node.agent
             held = (pod.node.disk if agent is None else agent.states.pods).get(pod.uid)
             silence = agent.hear().find_unconfirmed(self.now) if agent is not None else 0.0
-            away = agent is None or held is None
+            # An account that has begun anew has to read what the one before it had reported.
+            away = agent is None or held is None or pod.node.heir
             if away and not reachable:
                 self.remainders["both"] += round((kind.limit + making) * pod.gpus * seconds)
                 self.remained.add("both")
@@ -568,6 +606,18 @@ class World(Cluster):
                 self.say(f"all it can draw, {left // JOULE} J before the budget is spent")
                 if t.ambush is not None:
                     self.break_something(t.ambush)
+
+    def lose(self, chance: random.Random) -> None:
+        """What one node's agent has counted is set back, or lost: once for each node. Only where there is something to lose."""
+        nodes, loss = list(self.nodes.values()), chance.choice(LOSSES)
+        if loss == "journal lost":
+            able = [n for n in nodes if n.account.pods and n.name not in self.lost]
+        else:
+            able = [n for n in nodes if n.dropped]
+        if able:
+            node = chance.choice(able)
+            self.lost |= {node.name} if loss == "journal lost" else set()
+            self.break_something(loss, node)
 
     def lurks_again(self) -> None:
         """Another budget is another one to come near to."""
@@ -715,6 +765,7 @@ def live(seed: int, traits: Traits | None = None, *, obeys: bool = True) -> Worl
     world = World(seed, t, obeys=obeys)
     chance = random.Random(f"life {seed}")
     rarer, troubles = random.Random(f"rarer faults of {seed}"), random.Random(f"troubles of {seed}")
+    losses = random.Random(f"losses of {seed}")
     crashes = 0
     while world.now < t.seconds and not (world.over and world.rests):
         world.step()
@@ -727,6 +778,8 @@ def live(seed: int, traits: Traits | None = None, *, obeys: bool = True) -> Worl
             world.break_something("disk full", rarer.choice(list(world.nodes.values())))
         if t.faults and troubles.random() < t.fault_rate:
             world.break_something(troubles.choice(TROUBLES))
+        if t.faults and losses.random() < t.fault_rate:
+            world.lose(losses)
         # A budget that is spent or none makes a user act sooner.
         tempted = world.limit is None or world.status.phase == "Suspended"
         if t.edits and chance.random() < (0.02 if tempted else 0.0015) and not world.over:

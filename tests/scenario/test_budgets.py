@@ -17,6 +17,7 @@ import pytest
 from tests.scenario.budgets import (
     FAULTS,
     JOULE,
+    LOSSES,
     SIZES,
     TROUBLES,
     Remainder,
@@ -33,11 +34,15 @@ from tests.support.world.cluster import REFUSALS
 EVENTS = frozenset(
     {
         *FAULTS,
+        *LOSSES,
         *TROUBLES,
+        "a settled pod is reported again",
         "agent: Evicted",
         "agent: Lifted",
         "agent: Throttled",
         "agent: acts for an unattended job",
+        "agent: holds a pod whose journal was lost",
+        "agent: takes over what a lost journal had reported",
         "budget: lower",
         "budget: raise",
         "budget: remove",
@@ -141,7 +146,7 @@ def test_whatever_may_happen_happens_often() -> None:
         seen.update(set(life.faults))
     assert LIVES.find_missing(LIVES.seeds) == []
     assert set(seen) >= EVENTS
-    assert min(seen[fault] for fault in (*FAULTS, *TROUBLES)) >= 20
+    assert min(seen[fault] for fault in (*FAULTS, *LOSSES, *TROUBLES)) >= 20
 
 
 @pytest.mark.all_lives

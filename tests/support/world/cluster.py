@@ -36,10 +36,12 @@ Part = Literal[
     "status",
     "liar",
     "disk",
+    "backup",
+    "journal",
 ]
 """What of a cluster is away or wrong: one node's agent, those of all nodes that run pods, one agent's way to the API server, the
 operator, the API server, the source of intensities, the program; passes of the operator; what the API server takes of a status;
-what a stolen token reports; a node's disk."""
+what a stolen token reports; a node's disk; the last thing a node's journal has of its account, or the whole journal."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ FAULTS: dict[str, Fault] = {
     "status refused": Fault(("status",), *LONG),
     "node lies": Fault(("liar",), *LONG),
     "disk full": Fault(("disk",), 20, 120),
+    "journal set back": Fault(("backup",), 1, 20),
+    "journal lost": Fault(("journal",), 1, 20),
 }
 
 REFUSALS = (
@@ -372,6 +376,14 @@ class Cluster:
                 self.lies_until = until
             case "disk":
                 node.full_until = until
+            case "backup":
+                self._end_agent(node, seconds)
+                if node.set_back():
+                    self.count("a settled pod is reported again")
+            case "journal":
+                self._end_agent(node, seconds)
+                power = self.server.objects["NodePower"].get(node.name) or {}
+                node.lose_journal(power.get("status") or {}, self.by_uid)
             case _:
                 assert_never(part)
 

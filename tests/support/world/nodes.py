@@ -13,15 +13,22 @@ from datetime import datetime
 from random import Random
 from typing import Any, Protocol
 
-from greentrain.api.nodepower import MAX_MILLIWATTS, MAX_REPORT_SECONDS, NodePowerSpec
+from greentrain.api.nodepower import (
+    MAX_MILLIWATTS,
+    MAX_REPORT_SECONDS,
+    NodePowerSpec,
+    NodePowerStatus,
+    PodEnergy,
+)
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.cards import CardAccount, LastAllocated
 from greentrain.energy.intervals import CardReading
+from greentrain.energy.pods import PodAccount
 from greentrain.kube.node import NodePod, find_allowances, parse_node_pod
 from greentrain.node.allocations import Allocations
 from greentrain.node.allowance import Allowance, Used, is_over, is_spent
-from greentrain.node.allowances import AllowanceState, AllowanceStates, LastRenewal, Sight
+from greentrain.node.allowances import AllowanceState, AllowanceStates, LastRenewal, Sight, find_unattended
 from greentrain.node.capping import (
     Answer,
     CapJournal,
@@ -37,7 +44,7 @@ from greentrain.node.pods import close_pods, drop_settled, open_pods, sum_up
 from greentrain.node.renewals import Renewals
 from greentrain.node.report import NodeState, build_status, choose_pods
 from greentrain.node.schedule import ReportSchedule
-from greentrain.quantities import Millijoules, Milliseconds, Milliwatts
+from greentrain.quantities import Millijoules, Milliseconds, Milliwatts, from_joules
 from tests.support.world.cards import WATT, Card, Range
 from tests.support.world.looks import carry_out, copy_journal
 from tests.support.world.pods import HoldingPod, build_holdings
@@ -102,6 +109,10 @@ class SimPod:
     """Of its node."""
     metered: float = 0.0
     """Of these seconds, for how many the account on its node has that it held its cards."""
+    before: int = 0
+    """Millijoules that an account of its node had reported which was lost since."""
+    unnoticed: int = 0
+    """Of these, what its agent does not count: the operator had settled it before the look after it was taken over."""
 
     @property
     def running(self) -> bool:
@@ -130,6 +141,10 @@ class Node:
     """On its disk."""
     counted: set[str] = field(default_factory=set)
     """UIDs of the pods the account ever had."""
+    dropped: dict[str, PodAccount] = field(default_factory=dict)
+    """The ended pods that the account dropped last, since the operator had settled them."""
+    heir: bool = False
+    """Whether the account is a new one, which has yet to take over what the one before it had reported."""
     disk: dict[str, AllowanceState] = field(default_factory=dict)
     disk_caps: CapJournal = field(default_factory=CapJournal)
     agent: AgentLife | None = None
@@ -141,6 +156,8 @@ class Node:
     """Until when what is known of allowances cannot be stored."""
     reported: float | None = None
     """When its agent reported last, by the world's clock."""
+    made: dict[str, float] = field(default_factory=dict)
+    """When each of its reports was made, by that clock; by the time that is written in it."""
     unlimited: bool = False
     """Whether the operator looked last at what is asked of it under a status without a budget."""
 
@@ -158,6 +175,27 @@ class Node:
     def release(self, pod: SimPod) -> None:
         """A pod's cards are free again."""
         self.free += pod.cards
+
+    def set_back(self) -> bool:
+        """The journal is that of before the last drop; counters have the rest. Whether there was one."""
+        found, self.dropped = self.dropped, {}
+        self.account.pods = {**found, **self.account.pods}
+        return bool(found)
+
+    def lose_journal(self, report: Body, by_uid: Mapping[str, SimPod]) -> None:
+        """Another account begins; `report`: the last one of the account before. Counters still have what was used since.
+
+        Pods of which no final report was made are counted again, also those that have ended meanwhile.
+        """
+        old, reported = self.account, NodePowerStatus.model_validate(report)
+        self.account, self.heir, self.dropped = NodeAccount(journal_id=f"{old.journal_id}'"), True, {}
+        entries = {(e.uid, e.segment): e for e in reported.pods}
+        for uid, pod in old.pods.items():
+            true, entry = by_uid[uid], entries.get((uid, pod.segment))
+            true.before += from_joules(entry.gpu_joules) if entry is not None else 0
+            true.metered = sum(t.seconds for t in entry.gpu_time) / true.gpus if entry is not None else 0.0
+            if entry is None or not entry.closed:
+                self.counted.discard(uid)
 
 
 ANSWERS: Mapping[str, CardReading] = {
@@ -211,6 +249,8 @@ class AgentLife:
         self.given: dict[str, Allowance] | None = None
         """Allowances as NodePower has them; None as long as none were read."""
         self.settled: tuple[str, ...] = ()
+        self.new: dict[str, PodEnergy] = {}
+        """What was taken over of a lost account since the last look."""
         self.unlimited = False
         """Whether that was asked under a status without a budget."""
         self.listed = False
@@ -249,7 +289,7 @@ class AgentLife:
         elif world.now >= self.reads_at:
             self._read()
         wall = world.wall(self.node.skew).timestamp()
-        new = drop_settled(account, self.settled, wall=wall).new
+        new = self._drop_settled(wall)
         allocations = world.find_allocations(self.node)
         new = open_pods(account, allocations, self.pods) or new
         self.node.counted |= allocations.pods.keys()
@@ -263,6 +303,18 @@ class AgentLife:
         if self.reports.is_due(world.now):
             self._report()
         self._evict()
+
+    def _drop_settled(self, wall: float) -> bool:
+        account = self.node.account
+        for entry in self.new.values():
+            if entry.key in self.settled:
+                self.world.by_uid[entry.uid].unnoticed += from_joules(entry.gpu_joules)
+        self.new = {}
+        before = dict(account.pods) if self.settled else {}
+        new = drop_settled(account, self.settled, wall=wall).new
+        if len(account.pods) < len(before):
+            self.node.dropped = {key: pod for key, pod in before.items() if key not in account.pods}
+        return new
 
     def _keep_limits(self, allocations: Allocations) -> None:
         """No cap is asked for; cards of pods whose allowance is spent get their lowest limit."""
@@ -296,7 +348,7 @@ class AgentLife:
             if pod.closed is not None:
                 continue
             true = world.by_uid[uid]
-            used = Millijoules(true.used - pod.gpu)
+            used = Millijoules(true.used - true.before - pod.gpu)
             pod.add(used, begin=wall - 1, end=wall, estimated=Millijoules(0))
             pod.hold(MODEL, Milliseconds(round((true.ran - true.metered) * true.gpus * 1000)))
             true.metered = true.ran
@@ -357,9 +409,35 @@ class AgentLife:
             if change.kind == "Throttled" and not self.hear().is_silent(world.now):
                 world.count("agent: acts for an unattended job")
             world.count(f"agent: {change.kind}")
+            if change.kind == "Throttled" and self._has_earlier(change.uid):
+                world.count("agent: holds a pod whose journal was lost")
             world.say(f"{node.name}: {change.state.name} {change.kind} at {change.used.gpu // 1000} J")
+        self._check_held(sight)
         self._store()
         self.reports.hurry_for(states.find_haste(node.disk))
+
+    def _has_earlier(self, uid: str) -> bool:
+        """Whether part of what a pod has used was reported of an account that was lost, and is settled by now."""
+        inherited = {entry.uid for entry in self.node.account.inherited.values()}
+        pod = self.world.by_uid[uid]
+        return pod.before > pod.unnoticed and uid not in inherited and not self.node.heir
+
+    def _check_held(self, sight: Sight) -> None:
+        """A pod that has used its allowance is held while the operator is silent, also where its journal was lost."""
+        operator, silent = sight.operator, sight.operator.is_silent(sight.now)
+        if not self.world.obeys or self.node.heir or not (silent or operator.unattended):
+            return
+        for uid, state in self.states.pods.items():
+            if not silent and find_unattended(sight.pods.get(uid), operator) is None:
+                continue
+            pod, counted = self.world.by_uid[uid], sight.counted.get(uid)
+            # When what a lost journal had reported is settled, at most a second of the pod's draw goes unnoticed.
+            unnoticed = pod.unnoticed + (pod.gpus * self.node.make.limit if pod.before else 0)
+            used = Used(gpu=Millijoules(pod.used - unnoticed))
+            if counted is None or not counted.open or state.action != "None":
+                continue
+            if is_spent(used, state.in_force(used)):
+                self.world.complain(f"not held: {state.name} has used {pod.joules} J, more than it may")
 
     def _store(self) -> None:
         if self.world.now >= self.node.full_until:
@@ -370,14 +448,28 @@ class AgentLife:
         self.reports.note_reported(world.now, world.random.uniform(0.9, 1.1))
         if not self.connected:
             return
+        self._inherit()
         entries = self.states.mark(choose_pods(node.account, at=world.now), node.disk)
         wall = world.wall(node.skew).timestamp()
         state = NodeState(wall, world.report_seconds, "", "", (), node.shown, ANSWERS)
-        world.server.report(node.name, build_status(node.account, entries, self.caps, state))
-        node.reported = world.now
+        status = build_status(node.account, entries, self.caps, state)
+        node.made[status.observed_at or ""] = node.reported = world.now
+        world.server.report(node.name, status)
         self.states.note_reported([e.uid for e in entries if e.budget_action == "Throttled"])
         for entry in entries:
-            world.acknowledge(node, entry.uid, entry.allowance_joules)
+            if entry.key not in node.account.inherited:
+                world.acknowledge(node, entry.uid, entry.allowance_joules)
+
+    def _inherit(self) -> None:
+        """Take over what the account before this one had reported; accounts here have their pods by UID."""
+        node, power = self.node, self.world.server.objects["NodePower"].get(self.node.name)
+        if node.heir and power is not None:
+            before = NodePowerStatus.model_validate(power.get("status") or {})
+            node.account.inherit(before.pods, lambda entry: entry.uid)
+            self.new = dict(node.account.inherited)
+            if self.new:
+                self.world.count("agent: takes over what a lost journal had reported")
+        node.heir = False
 
     def _evict(self) -> None:
         world, node = self.world, self.node
