@@ -28,7 +28,7 @@ from greentrain.energy.pods import PodAccount
 from greentrain.kube.node import NodePod, find_allowances, parse_node_pod
 from greentrain.node.allocations import Allocations
 from greentrain.node.allowance import Allowance, Used, is_over, is_spent
-from greentrain.node.allowances import AllowanceState, AllowanceStates, LastRenewal, Sight, find_unattended
+from greentrain.node.allowances import AllowanceState, AllowanceStates, LastRenewal, Sight
 from greentrain.node.capping import (
     Answer,
     CapJournal,
@@ -424,12 +424,9 @@ class AgentLife:
 
     def _check_held(self, sight: Sight) -> None:
         """A pod that has used its allowance is held while the operator is silent, also where its journal was lost."""
-        operator, silent = sight.operator, sight.operator.is_silent(sight.now)
-        if not self.world.obeys or self.node.heir or not (silent or operator.unattended):
+        if not self.world.obeys or self.node.heir or not sight.operator.is_silent(sight.now):
             return
         for uid, state in self.states.pods.items():
-            if not silent and find_unattended(sight.pods.get(uid), operator) is None:
-                continue
             pod, counted = self.world.by_uid[uid], sight.counted.get(uid)
             # When what a lost journal had reported is settled, at most a second of the pod's draw goes unnoticed.
             unnoticed = pod.unnoticed + (pod.gpus * self.node.make.limit if pod.before else 0)
