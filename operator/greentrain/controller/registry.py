@@ -2,9 +2,9 @@
 
 Its session reads each object from the list or watch and brings it to the caches at once. Kopf is left the place from which it
 continues. So no finalizer, annotation or progress record is left on an object, an object of any depth ends no watch, and an
-event costs what it says. The reasons are measured: `on.create` and its kin annotate, daemons add finalizers, an index is
-super-linear at start-up, merge patches without a resourceVersion lose what others wrote, and an event handler costs a task, four
-loggers and two decodings for each event: with a thousand nodes that report, a third of the operator's CPU time.
+event costs less. The reasons are measured: `on.create` and its kin annotate, daemons add finalizers, an index is super-linear at
+start-up, merge patches without a resourceVersion lose what others wrote, and an event handler costs a task, four loggers and a
+second decoding: 1.2 ms of CPU for a node's report, 0.45 ms without (on a busy machine).
 """
 
 from __future__ import annotations
