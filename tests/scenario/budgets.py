@@ -514,7 +514,7 @@ class World(Cluster):
             agent = pod.node.agent
             held = (pod.node.disk if agent is None else agent.states.pods).get(pod.uid)
             silence = agent.hear().find_unconfirmed(self.now) if agent is not None else 0.0
-            # An account that has begun anew has to read what the one before it had reported.
+            # A new account must first read what the one before it had reported.
             away = agent is None or held is None or pod.node.heir
             if away and not reachable:
                 self.remainders["both"] += round((kind.limit + making) * pod.gpus * seconds)

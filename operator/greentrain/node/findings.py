@@ -68,7 +68,7 @@ def judge_counters(account: NodeAccount, cards: Iterable[Card]) -> Finding:
     doubted = {uuid: m for uuid, m in meters.items() if m.doubt is not None}
     if doubted:
         uuid, meter = next(iter(doubted.items()))
-        more = f" So did those of {len(doubted) - 1} other GPUs." if doubted.keys() - {uuid} else ""
+        more = f" {len(doubted) - 1} other GPUs have such a fault too." if len(doubted) > 1 else ""
         text = (
             f"the energy counter of {uuid} {_say(meter)}.{more} Until it is plausible again the GPU's power is added up "
             "instead, as an estimate; where that is not known either, the time is missing. If this stays, reset the GPU or "

@@ -16,12 +16,13 @@ from greentrain.api.nodepower import (
 )
 from greentrain.api.status import Condition
 from greentrain.energy.account import NodeAccount
-from greentrain.energy.intervals import CardReading
+from greentrain.energy.intervals import CardReading, bound_draw
 from greentrain.energy.report import bound_joules, report_pods
 from greentrain.node.capping import NodeCaps
 from greentrain.node.cards import Card, CardAnswer
 from greentrain.quantities import (
     Joules,
+    Milliwatts,
     add_up,
     format_energy,
     format_power,
@@ -83,18 +84,26 @@ def build_status(
         dropped_pods=min(account.dropped, MAX_COUNT),
         gpu_count=len(state.cards),
         display=NodePowerDisplay(
-            draw=_display_draw(state),
+            draw=_display_draw(account, state),
             idle=format_energy(idle),
             unattributed=format_energy(unattributed),
         ),
     )
 
 
-def _display_draw(state: NodeState) -> str:
-    """What the cards draw together; unknown where one of them does not report it."""
-    answers = [state.answers.get(card.uuid) for card in state.cards]
-    draws = [a.draw for a in answers if isinstance(a, CardReading) and a.draw is not None]
-    return format_power(to_whole_watts(add_up(draws))) if draws and len(draws) == len(answers) else UNKNOWN
+def _display_draw(account: NodeAccount, state: NodeState) -> str:
+    """What the cards draw together; unknown where one of them does not report it, or more than it can draw."""
+    draws = [_find_draw(account, card.uuid, state.answers.get(card.uuid)) for card in state.cards]
+    known = [draw for draw in draws if draw is not None]
+    return format_power(to_whole_watts(add_up(known))) if known and len(known) == len(draws) else UNKNOWN
+
+
+def _find_draw(account: NodeAccount, gpu: str, answer: CardAnswer | None) -> Milliwatts | None:
+    if not isinstance(answer, CardReading):
+        return None
+    counted = account.cards.get(gpu)
+    reading = answer if counted is None else bound_draw(answer, counted.highest)
+    return reading.draw if reading is not None else None
 
 
 def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAnswer | None) -> GpuStatus:

@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def allowed(self) -> float:
-        """1 %, or two seconds of the highest draw; and what nobody can know: see docs/reference/energy.md.
+        """1 %, or two seconds of the highest draw; and what cannot be known: see docs/reference/energy.md.
 
         Where counters or power were wrong, also what its status says is missing, and its error bound.
         """
@@ -265,10 +265,20 @@ class Story:
     def lose_counter(self, moment: float) -> None:
         self.trouble(Trouble(self.rarer.choice([*self.node.cards]), Fault.NOT_SUPPORTED, moment, math.inf))
 
-    def lie(self, moment: float, seconds: float, kind: Fault, **what: float) -> None:
+    def lie(
+        self,
+        moment: float,
+        seconds: float,
+        kind: Fault,
+        *,
+        joules: float = 0.0,
+        share: float = 0.0,
+        watts: float = 0.0,
+    ) -> None:
         """A card's counter, or its power, is wrong for so long."""
         card = self.lies.choice([*self.node.cards])
-        self.trouble(Trouble(card, kind, moment, moment + seconds, **what))  # type: ignore[arg-type]
+        end = moment + seconds
+        self.trouble(Trouble(card, kind, moment, end, joules=joules, share=share, watts=watts))
 
     def stand_still(self, moment: float) -> None:
         self.lie(moment, math.exp(self.lies.uniform(math.log(0.5), math.log(600))), Fault.STUCK)

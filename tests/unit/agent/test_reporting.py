@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from greentrain.agent.host import Host
 from greentrain.agent.journal import FILE, Journal
 from greentrain.agent.telemetry import HUNG_SECONDS, SILENT_SECONDS, AgentTelemetry
-from greentrain.api.nodepower import MAX_PODS, NodePowerStatus, PodEnergy
+from greentrain.api.nodepower import MAX_PODS, NodePowerStatus, PodEnergy, PowerLimits
 from greentrain.api.status import Condition
 from greentrain.devices.errors import Gone, Hanging, NotPermitted, Retry, Unavailable, Unsupported
 from greentrain.devices.podresources import Claim, ClaimedDevice, Listing
@@ -203,6 +203,16 @@ async def test_a_counter_in_doubt_is_named_with_what_it_did_and_counted(tmp_path
     assert gpu.error_joules > 0
     (entry,) = world.status.pods
     assert (entry.counter_faults, entry.estimated_joules) == (1, entry.gpu_joules)
+
+
+@pytest.mark.parametrize(("watts", "column"), [(330, "330W"), (331, "<unknown>")])
+async def test_power_that_no_card_draws_is_not_shown(tmp_path: Path, watts: int, column: str) -> None:
+    limits = PowerLimits(max_milliwatts=Milliwatts(300_000))
+    world = World(cards=(Card("GPU-a", 0, 0, "Tesla V100", partitioned=False, limits=limits),))
+    world.answers = {"GPU-a": CardReading(Millijoules(5), Milliwatts(watts * 1000))}
+    await Life(world, tmp_path).run()
+    assert world.status is not None
+    assert world.status.display.draw == column
 
 
 def scrape(telemetry: AgentTelemetry) -> dict[tuple[str, ...], float]:

@@ -133,8 +133,8 @@ async def watch_as_kopf_does(
     async with session_to(server, brought) as session:
         url = f"http://{server[0]}:{server[1]}{path}"
         async with session.get(url, params={"watch": "true"}) as response:
-            told = b"".join([chunk async for chunk in response.content.iter_chunked(1 << 20)])
-    events = [json.loads(line) for line in told.decode().splitlines()]
+            passed_on = b"".join([chunk async for chunk in response.content.iter_chunked(1 << 20)])
+    events = [json.loads(line) for line in passed_on.decode().splitlines()]
     return [(e["type"], e["object"].get("metadata", {}).get("resourceVersion")) for e in events]
 
 

@@ -89,7 +89,8 @@ CLOSED = report(True, True, second=12)
 def test_a_time_to_live_waits_for_the_final_reports_and_for_their_status_to_be_stored() -> None:
     story = Story(ttlSecondsAfterFinished=0).finish(OPEN)
     assert not story.step(*ENDED, second=12, reports=(HALF,)).delete_job
-    assert not story.status.energy.final  # type: ignore[union-attr]
+    assert story.status.energy is not None
+    assert not story.status.energy.final
     stored = story.step(*ENDED, second=13, reports=(CLOSED,))
     assert (stored.delete_job, len(story.events)) == (False, 1)
     assert story.step(*ENDED, second=13, reports=(CLOSED,)).delete_job

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from greentrain.energy.account import NodeAccount
 from greentrain.energy.attribution import Allocated
 from greentrain.energy.cards import Make
-from greentrain.energy.counters import PROOF_SECONDS, STILL_SECONDS
+from greentrain.energy.counters import PROOF_SECONDS, STILL_SECONDS, Meter
 from greentrain.energy.intervals import CardReading, bound_draw, find_most, measure, measure_since_start
 from greentrain.quantities import Millijoules, Milliwatts, typed
 
@@ -39,7 +39,7 @@ class Card:
         return self.true - START
 
     @property
-    def meter(self) -> object:
+    def meter(self) -> Meter:
         return self.account.cards["GPU-1"].meter
 
     @property
@@ -127,10 +127,10 @@ def test_one_wrong_reading_costs_nothing(says: Callable[[int], int], powered: bo
     made.look(says, powered=powered)
     for _ in range(3):
         made.look(powered=powered)
-    # An older value by less than a step, or a reset, cannot be told from what happens.
+    # An older value by less than a step, or a reset, cannot be distinguished from what happens.
     assert made.counted == pytest.approx(made.used, abs=2.1 * 1.1 * LIMIT)
     assert made.counted <= made.used + 2.1 * 1.1 * LIMIT
-    assert made.meter.doubt is None  # type: ignore[attr-defined]
+    assert made.meter.doubt is None
 
 
 @pytest.mark.parametrize("step", [2**32, -400_000_000, 2**50])
@@ -140,7 +140,7 @@ def test_a_counter_that_goes_on_from_another_value_is_believed_again_after_a_whi
         made.look(lambda true: true + step)
     assert made.counted == made.used
     assert made.estimated == pytest.approx(PROOF_SECONDS * 250_000, rel=0.11)
-    assert made.meter.faults == 1  # type: ignore[attr-defined]
+    assert made.meter.faults == 1
 
 
 def test_without_power_the_time_until_then_is_missing() -> None:
@@ -159,11 +159,13 @@ def test_a_counter_that_shows_too_little_is_replaced_by_the_power(share: float) 
     for _ in range(120):
         made.look(lambda true: begun + round((true - begun) * share))
     assert made.counted == pytest.approx(made.used, rel=0.01)
-    assert made.meter.doubt.fault == ("Slow" if share else "Still")  # type: ignore[attr-defined]
+    doubt = made.meter.doubt
+    assert doubt is not None
+    assert doubt.fault == ("Slow" if share else "Still")
     behind = made.true - begun
     for _ in range(60):
         made.look(lambda true: true - round(behind * (1 - share)))
-    assert made.meter.doubt is None  # type: ignore[attr-defined]
+    assert made.meter.doubt is None
     assert made.counted == pytest.approx(made.used, rel=0.01)
 
 
@@ -175,7 +177,7 @@ def test_a_counter_that_stood_still_and_caught_up_is_counted_once() -> None:
     for _ in range(5):
         made.look()
     assert made.counted == made.used
-    assert made.meter.doubt is None  # type: ignore[attr-defined]
+    assert made.meter.doubt is None
 
 
 def test_what_stood_still_is_noticed_within_seconds() -> None:
@@ -194,7 +196,7 @@ def test_bursts_that_the_power_averages_are_no_fault() -> None:
         draw = 290_000 if i % 3 else 60_000
         made.look(draw=draw, shown=last)
         last = draw
-    assert made.meter.faults == 0  # type: ignore[attr-defined]
+    assert made.meter.faults == 0
     assert (made.counted, made.estimated) == (made.used, 0)
 
 
@@ -205,7 +207,7 @@ def test_while_the_machine_sleeps_its_cards_draw_nothing() -> None:
     for _ in range(5):
         made.look()
     assert made.counted == made.used
-    assert (made.account.pods["a"].missing_seconds, made.meter.faults) == (0, 0)  # type: ignore[attr-defined]
+    assert (made.account.pods["a"].missing_seconds, made.meter.faults) == (0, 0)
 
 
 def test_time_in_which_the_counter_grew_too_little_is_missing() -> None:

@@ -38,17 +38,17 @@ def close_account(
 ) -> Closing:
     """Give up the final reports that are missing, where that is due; `expiry` is the end of the time to live, None without.
 
-    A missing report is given up when no pod runs any more and its node has been silent for `ABANDONED_AFTER`, or was never
-    heard of since the job completed. A job whose time to live is over waits no longer than that for anything.
+    A missing report is given up when no pod runs any more and its node has been silent for `ABANDONED_AFTER`, or has no
+    report. A job whose time to live is over waits no longer than that for anything.
     """
     energy = status.energy
     if energy is None or is_closed(energy):
         return Closing(status, None)
     given_up = completed + ABANDONED_AFTER
     last = None if expiry is None else expiry + ABANDONED_AFTER
-    heard = {r.node for r in seen.reports if not is_abandoned(r.received, now=now)}
+    reporting = {r.node for r in seen.reports if not is_abandoned(r.received, now=now)}
     silent = all(p.ended for p in seen.pods) and not any(
-        not pod.final and pod.node in heard for pod in energy.pods
+        not pod.final and pod.node in reporting for pod in energy.pods
     )
     if (last is not None and now >= last) or (silent and now >= given_up):
         closed = energy.model_copy(update={"accounted": True})
