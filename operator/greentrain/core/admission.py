@@ -93,11 +93,13 @@ def decide_admission(
 ) -> Admitted | Refused:
     """Parse and check a job's spec; one that is too deep or too large is not parsed.
 
-    `privileged`: its namespace allows pods more than Pod Security's baseline. `gpu_resources`: which resources of
+    `privileged`: its pods need no check against Pod Security's baseline, because their namespace allows more, or because they
+    were found to request no more. `gpu_resources`: which resources of
     containers are GPUs; None where what its pods request does not matter any more.
     """
     more = [Problem(t.path, t.message) for t in template_problems]
-    barrier = [Problem(b.path, b.message) for b in job.barrier or find_barrier(job.spec)]
+    found = find_barrier(job.spec) if job.barrier is None else job.barrier
+    barrier = [Problem(b.path, b.message) for b in found]
     if barrier:
         return Refused((*barrier, *more))
     missing = [*check_not_built(job.spec)]

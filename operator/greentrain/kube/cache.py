@@ -97,7 +97,7 @@ class Cache:
             return None
         if kind == "Job":
             known.clear()  # a job of the same name that was deleted and created again
-        body = slim(kind, body)
+        body = slim(kind, body) if kind != "Job" else slim_job(body, old)
         if kind == "Pod":
             group = pod_group(body)
             body = _share(body, next((b for b in reversed(known.values()) if pod_group(b) == group), None))
@@ -259,19 +259,22 @@ def slim(kind: str, body: Body) -> dict[str, Any]:
     return slim_job(body) if kind in ("Job", names.KIND) else dict(body)
 
 
-def slim_job(body: Body) -> dict[str, Any]:
+def slim_job(body: Body, before: Body | None = None) -> dict[str, Any]:
     """A job without managed fields; of one that is too deep or too large only the reason, and what users still request of it.
 
-    A megabyte of empty lists takes thirty in memory, and a tenant may have any number of such jobs.
+    A megabyte of empty lists takes thirty in memory, and a tenant may have any number of such jobs. `before` is its last
+    version: a spec that has not changed is kept once, and not checked again.
     """
     if BARRIER in body:
         return dict(body)
     meta, spec = body["metadata"], body.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
-    barrier = (*find_barrier(spec), *find_metadata_excess(meta))
+    same = before is not None and not before[BARRIER] and before.get("spec") == spec
+    barrier = (*(() if same else find_barrier(spec)), *find_metadata_excess(meta))
     if not barrier:
         kept = {k: v for k, v in meta.items() if k != "managedFields"}
-        return {**body, "metadata": kept, BARRIER: []}
+        shared = {"spec": before["spec"]} if before is not None and same else {}
+        return {**body, **shared, "metadata": kept, BARRIER: []}
     kept = {k: v for k, v in meta.items() if k in _KEPT_OF_METADATA}
     problems = [[problem.path, problem.message] for problem in barrier]
     return {**body, "metadata": kept, "spec": keep_least(spec), BARRIER: problems}

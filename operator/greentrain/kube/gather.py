@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import aiohttp
 
 from greentrain.api.runtime import Progress
 from greentrain.api.status import AttemptStatus
 from greentrain.core.gang.manifests import deciding_rank
+from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.seen.pods import Pod, PodState
-from greentrain.core.seen.snapshot import Obstacle, Snapshot
+from greentrain.core.seen.snapshot import Obstacle, Snapshot, TemplateProblem
 from greentrain.kube.cache import Cache, Key
 from greentrain.kube.progress import read_progress
 from greentrain.kube.readings import NodePowers
@@ -28,6 +32,9 @@ def gather(
     if job is None or body is None:
         return None
     pods = cache.parsed_pods(key, job.uid)
+    problems, beyond_baseline = cache.once_per_generation(
+        key, job.uid, job.generation, job.spec, _check_templates
+    )
     return Snapshot(
         job=job,
         pods=pods,
@@ -35,15 +42,19 @@ def gather(
         has_service=bool(cache.owned("Service", key, job.uid)),
         progress=progress,
         obstacles=obstacles,
-        template_problems=cache.once_per_generation(
-            key, job.uid, job.generation, job.spec, find_template_problems
-        ),
+        template_problems=problems,
+        beyond_baseline=beyond_baseline,
         reports=node_powers.reports(
             key, job.uid, job.created, job.status.energy, cache.bindings(key, job.uid)
         ),
         fleet=node_powers.fleet([p.node for p in pods if not p.ended]),
         gpu_resources=cache.gpu_resources,
     )
+
+
+def _check_templates(spec: Mapping[str, Any]) -> tuple[tuple[TemplateProblem, ...], bool]:
+    """The problems of a spec's templates, and whether its pods request more than baseline."""
+    return find_template_problems(spec), asks_for_privileges(spec)
 
 
 async def gather_progress(session: aiohttp.ClientSession, seen: Snapshot) -> Progress | None:

@@ -14,6 +14,8 @@ from greentrain.core.gang.manifests import Pods, ranks
 from greentrain.core.seen.pods import parse_pod
 from greentrain.core.seen.snapshot import parse_job
 from greentrain.kube.cache import REMEMBERED_DELETIONS, Cache, Key, Missed, node_of, slim
+from greentrain.kube.gather import gather
+from greentrain.kube.readings import NodePowers
 from greentrain.kube.redaction import find_pod_secrets
 from tests.support.manifests import build_job, build_template
 from tests.support.snapshots import job_of
@@ -295,11 +297,52 @@ def test_of_a_job_that_is_too_large_it_keeps_why_and_what_is_still_asked_of_it(
     assert found is not None
     assert (found["spec"], found["status"]) == (kept, {"phase": "Running"})
     assert len(str(found)) < 1_000
-    (problem,) = parse_job(found).barrier
+    (problem,) = parse_job(found).barrier or ()
     assert f"{problem.path}: {problem.message}".startswith(words)
     read = read_run_policy(kept.get("runPolicy"), RunPolicy(backoff_limit=7))
     assert read == read_run_policy(spec.get("runPolicy"), RunPolicy(backoff_limit=7))
     assert slim("Job", found) == found
+
+
+@pytest.mark.parametrize(
+    ("second", "kept"),
+    [
+        ({"spec": {"energy": {"budget": "1kWh"}}}, "shared"),
+        ({"spec": {"energy": {"budget": "2kWh"}}}, "as it came"),
+        ({"spec": {"energy": {"budget": "1kWh"}, "notes": LISTS}}, "too large"),
+        ({}, "as it came"),
+    ],
+    ids=["unchanged", "edited", "too large now", "removed"],
+)
+def test_a_spec_that_has_not_changed_is_kept_once_and_any_other_is_checked(
+    second: dict[str, Any], kept: str
+) -> None:
+    cache = Cache()
+    cache.put("Job", body("Job", "u", 3, spec={"energy": {"budget": "1kWh"}}))
+    before = cache.parsed_job(KEY)
+    cache.put("Job", body("Job", "u", 4, **second))
+    after = cache.parsed_job(KEY)
+    assert before is not None
+    assert after is not None
+    assert (after.spec is before.spec) is (kept == "shared")
+    assert bool(after.barrier) is (kept == "too large")
+    cache.put("Job", body("Job", "u", 5, spec={"energy": {"budget": "1kWh"}}))
+    again = cache.parsed_job(KEY)
+    assert again is not None
+    assert (again.spec, again.barrier) == (before.spec, ())
+
+
+def test_what_a_spec_requests_beyond_baseline_is_found_again_for_each_generation() -> None:
+    cache, node_powers = Cache(), NodePowers(lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    found = []
+    for generation, spec in enumerate(({"hostPID": True}, {}, {"hostPID": True}), 1):
+        job = body("Job", "u", generation, spec={"tfReplicaSpecs": {"Worker": {"template": {"spec": spec}}}})
+        job["metadata"]["generation"] = generation
+        cache.put("Job", job)
+        seen = gather(cache, node_powers, KEY)
+        assert seen is not None
+        found.append(seen.beyond_baseline)
+    assert found == [True, False, True]
 
 
 def test_a_late_deletion_of_an_earlier_job_of_the_name_leaves_what_was_read_of_the_new_one() -> None:

@@ -32,7 +32,6 @@ from greentrain.core.failing import is_stalled, must_report
 from greentrain.core.lifecycle.decide import decide
 from greentrain.core.lifecycle.decision import Decision, stop_all
 from greentrain.core.lifecycle.ends import run_policy_in_force
-from greentrain.core.pod_security import asks_for_privileges
 from greentrain.core.seen.intensities import CarbonSource
 from greentrain.core.seen.snapshot import PASSING_OBSTACLES, Job, Obstacle, Snapshot
 from greentrain.core.seen.taking import with_intensities
@@ -263,7 +262,7 @@ class Passes:
         seen = memory.storing.complete(seen)
         await self._records.store_events(key)
         progress = await self._ask_progress(key, seen, memory)
-        privileged = await self._ask_namespace(key, seen.job, memory)
+        privileged = await self._ask_namespace(key, seen)
         seen = replace(seen, progress=progress, sampled=memory.sampled, sampled_joules=memory.sampled_joules)
         seen = replace(seen, privileged=privileged)
         source = self._carbon()
@@ -349,12 +348,10 @@ class Passes:
             self._log(logging.INFO, key, text, decision="deleted", reason="TimeToLiveOver", **attempt)
         return outcome
 
-    async def _ask_namespace(self, key: Key, job: Job, memory: Memory) -> bool:
+    async def _ask_namespace(self, key: Key, seen: Snapshot) -> bool:
         """Whether its namespace allows what the job requests beyond Pod Security's baseline, where it does request it."""
-        over = job.deleting or job.status.completion_time is not None
-        if memory.asks_of != (job.uid, job.generation):
-            memory.asks_of, memory.asks = (job.uid, job.generation), asks_for_privileges(job.spec)
-        if over or not memory.asks:
+        job = seen.job
+        if job.deleting or job.status.completion_time is not None or not seen.beyond_baseline:
             return False
         found = await self._namespaces.is_privileged(job.namespace)
         if not found:

@@ -58,10 +58,6 @@ class Memory:
     """UID and generation of the job whose status was refused, and when its last event was; None once a status is stored."""
     stalled: tuple[str, int, float] | None = None
     """The same of the last event on the condition Stalled."""
-    asks: bool = False
-    """Whether its spec requests more than Pod Security's baseline."""
-    asks_of: tuple[str, int] | None = None
-    """UID and generation of the job for which that is known."""
     secrets: frozenset[str] = frozenset()
     secrets_of: tuple[str, int, frozenset[tuple[str, str]]] | None = None
     """For what secrets were found last: UID and generation of the job, role and attempt of its pods."""

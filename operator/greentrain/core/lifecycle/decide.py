@@ -55,7 +55,8 @@ def _decide(seen: Snapshot, now: datetime, rules: Rules) -> Decision:
     if is_true(job.status.conditions, Type.SUCCEEDED) or is_true(job.status.conditions, Type.FAILED):
         return look_after_finished(seen, now=now, reasons=rules.reasons)
     problems = (*seen.template_problems, *_find_zone_problems(seen))
-    verdict = decide_admission(job, problems, privileged=seen.privileged, gpu_resources=seen.gpu_resources)
+    privileged = seen.privileged or not seen.beyond_baseline
+    verdict = decide_admission(job, problems, privileged=privileged, gpu_resources=seen.gpu_resources)
     attempt = current_attempt(seen)
     under_way = attempt is not None and attempt.end_time is None
     if attempt is not None and under_way:

@@ -65,8 +65,8 @@ class Job:
     resource_version: str
     spec: Raw
     status: GreenTrainingJobStatus
-    barrier: tuple[TemplateProblem, ...] = ()
-    """Why its spec is not parsed: it is too deep or too large, and little of it was kept."""
+    barrier: tuple[TemplateProblem, ...] | None = None
+    """Why its spec is not parsed: it is too deep or too large, and little of it was kept. None where that was not checked."""
     unreadable: str = ""
     """Why the ledger in its stored status cannot be read; such a job is on hold, and its status is not overwritten."""
     deleting: bool = False
@@ -113,6 +113,8 @@ class Snapshot:
     reports: tuple[NodeReport, ...] = ()
     """Reports of the job's pods by nodes' agents, and reports of nodes that had its pods before."""
     fleet: Fleet = Fleet()
+    beyond_baseline: bool = True
+    """Whether its pods may request more than Pod Security's baseline; True where that was not checked."""
     privileged: bool = False
     """Whether the namespace's label allows more than Pod Security's baseline; read only for a job that needs it."""
     gpu_resources: GpuResources = SHIPPED
@@ -184,7 +186,7 @@ BARRIER = f"{names.GROUP}/barrier"
 def parse_job(body: Raw) -> Job:
     """Read a GreenTrainingJob as the API server stores it."""
     meta = body["metadata"]
-    spec = body.get("spec")
+    spec, barrier = body.get("spec"), body.get(BARRIER)
     status, unreadable = parse_status(body.get("status"))
     return Job(
         namespace=meta["namespace"],
@@ -194,7 +196,7 @@ def parse_job(body: Raw) -> Job:
         resource_version=meta.get("resourceVersion", ""),
         spec=spec if isinstance(spec, Mapping) else {},
         status=status,
-        barrier=tuple(TemplateProblem(path, message) for path, message in body.get(BARRIER) or ()),
+        barrier=None if barrier is None else tuple(TemplateProblem(path, text) for path, text in barrier),
         unreadable=unreadable,
         deleting=bool(meta.get("deletionTimestamp")),
         created=parse_time(meta.get("creationTimestamp")),
