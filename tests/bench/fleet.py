@@ -164,7 +164,7 @@ def _conditions() -> Iterable[Json]:
         "JournalWritable",
         "CapsAllowed",
         "HostReadable",
-        "OperatorHeard",
+        "OperatorActive",
     )
     for type_ in types:
         yield {

@@ -126,6 +126,6 @@ def test_the_guard_reads_what_people_read() -> None:
 
 def test_code_in_a_page_is_left_out_and_lines_keep_their_numbers() -> None:
     page = ROOT / "docs/internals/allowances.md"
-    assert "`OperatorHeard`" in page.read_text()
-    assert "OperatorHeard" not in prose(page)
+    assert "`OperatorActive`" in page.read_text()
+    assert "OperatorActive" not in prose(page)
     assert len(prose(page).splitlines()) == len(page.read_text().splitlines())

@@ -133,7 +133,7 @@ class Allowances:
         return self._stored if self._may_write else self._states.pods
 
     def judge_operator(self) -> Finding:
-        """The condition `OperatorHeard`."""
+        """The condition `OperatorActive`."""
         renewed = self._view.operator_renewed is not None
         return judge_operator(self._view.lease, silent=self.silent, renewed=renewed)
 

@@ -93,9 +93,9 @@ def name_kept(node: str, status: Mapping[str, Any]) -> int:
             "node %s: what its agent reported cannot be read: look at it with nvidia-smi -q -d POWER", node
         )
         return 1
-    kept = [gpu for gpu in gpus if gpu.limits.prior_milliwatts is not None]
+    kept = [gpu for gpu in gpus if gpu.limits.previous_milliwatts is not None]
     for gpu in kept:
-        prior = format_power(Milliwatts(gpu.limits.prior_milliwatts or 0))
+        prior = format_power(Milliwatts(gpu.limits.previous_milliwatts or 0))
         logger.error(
             "node %s: GPU %s may still have the limit of a cap; before it, it was %s. On that node: nvidia-smi -i %s -pl %s",
             node,

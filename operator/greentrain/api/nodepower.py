@@ -122,7 +122,7 @@ class PowerLimits(_Lenient):
     min_milliwatts: Milliwatts | None = Field(None, description="Lowest limit that can be set.")
     default_milliwatts: Milliwatts | None = Field(None, description="Limit after the driver is loaded.")
     max_milliwatts: Milliwatts | None = Field(None, description="Highest limit that can be set.")
-    prior_milliwatts: Milliwatts | None = Field(
+    previous_milliwatts: Milliwatts | None = Field(
         None, description="Limit that was set before the agent changed it, and will be again."
     )
     set_milliwatts: Milliwatts | None = Field(None, description="Limit that is set.")
@@ -134,7 +134,7 @@ class PowerLimits(_Lenient):
 CapReason = Literal[
     "Capped",
     "Clamped",
-    "PriorLower",
+    "PreviousLower",
     "Applying",
     "Contested",
     "DryRun",
@@ -150,7 +150,7 @@ CapReason = Literal[
 ]
 """The state of a cap on one GPU; the first three mean that it is in force."""
 
-IN_FORCE: frozenset[CapReason] = frozenset({"Capped", "Clamped", "PriorLower"})
+IN_FORCE: frozenset[CapReason] = frozenset({"Capped", "Clamped", "PreviousLower"})
 
 
 class GpuCap(_Lenient):
@@ -170,7 +170,7 @@ class GpuCap(_Lenient):
         description="What is due: not above the limit it had before, within the GPU's range.",
     )
     reason: CapReason = Field(
-        description="Capped, Clamped (to the GPU's range) or PriorLower (an administrator's lower limit stays): in force. "
+        description="Capped, Clamped (to the GPU's range) or PreviousLower (an administrator's lower limit stays): in force. "
         "Everything else: why it is not.",
     )
     message: str = Field("", max_length=512, description="The same in one sentence, with the next step.")
@@ -356,7 +356,7 @@ class NodePowerStatus(_Lenient):
         (),
         max_length=16,
         description="Observed aspects by type: DevicesReadable, HoldersKnown, JournalWritable, CapsAllowed, "
-        "HostReadable, OperatorHeard, CountersPlausible.",
+        "HostReadable, OperatorActive, CountersPlausible.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     gpus: tuple[GpuStatus, ...] = Field(

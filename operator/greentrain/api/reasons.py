@@ -223,7 +223,7 @@ class Reason(StrEnum):
             next_step="it goes on when the node reports; or set spec.energy.onUnknown to Continue",
         ),
     )
-    FINAL_REPORT_MISSING = "LastWordMissing"
+    FINAL_REPORT_MISSING = "FinalReportMissing"
     # BudgetExhausted
     WITHIN_BUDGET = "WithinBudget"
     BUDGET_WARNING = (
@@ -259,7 +259,7 @@ class Reason(StrEnum):
     # PowerCapped: those of NodePower's GPUs (`api.nodepower.CapReason`), and these
     CAPPED = "Capped"
     CLAMPED = "Clamped"
-    PREVIOUS_LOWER = "PriorLower"
+    PREVIOUS_LOWER = "PreviousLower"
     APPLYING = "Applying"
     CONTESTED = "Contested", _WARNED
     DRY_RUN = "DryRun", _WARNED
@@ -272,7 +272,7 @@ class Reason(StrEnum):
     GPU_LOST = "GpuLost", _WARNED
     GPU_FAILING = "GpuFailing", _WARNED
     PAUSED = "Paused", _WARNED
-    NOT_ALLOCATED = "NotHeld"
+    NOT_ALLOCATED = "NotAllocated"
     NO_AGENT = "NoAgent"
     NO_CAP = "NoCap"
     # Checkpointed

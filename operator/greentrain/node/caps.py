@@ -269,5 +269,5 @@ def _judge(
     if most is not None and asked > most and _same(most, target):
         return "Clamped", f"{words}: {what} is above the highest it can have, {format_power(most)}"
     if asked >= prior + SAME_MILLIWATTS:
-        return "PriorLower", f"{words}, as it was before: a job does not raise it to {what}"
+        return "PreviousLower", f"{words}, as it was before: a job does not raise it to {what}"
     return "Capped", words

@@ -165,15 +165,15 @@ def judge_operator(lease: tuple[str, str] | None, *, silent: bool, renewed: bool
     """Of the operator: whether the Lease of this namespace and name was renewed lately, or ever."""
     if lease is None:
         text = "no --operator-lease is given: the operator counts as silent, and a spent allowance is acted on at once"
-        return Finding("OperatorHeard", "False", "NoLease", text)
+        return Finding("OperatorActive", "False", "NoLease", text)
     name = "/".join(lease)
     if silent:
         text = (
             f"the operator's Lease {name} was not renewed for {OPERATOR_SILENT_SECONDS:.0f} s or cannot be read: pods "
             "whose allowance of energy is spent are throttled and evicted"
         )
-        return Finding("OperatorHeard", "False", "Silent", text)
+        return Finding("OperatorActive", "False", "Silent", text)
     if not renewed:
-        return Finding("OperatorHeard", "Unknown", "NotYet", f"the operator's Lease {name} was not seen yet")
+        return Finding("OperatorActive", "Unknown", "NotYet", f"the operator's Lease {name} was not seen yet")
     text = f"the operator renews its Lease {name}: it decides about budgets"
-    return Finding("OperatorHeard", "True", "Heard", text)
+    return Finding("OperatorActive", "True", "LeaseRenewed", text)

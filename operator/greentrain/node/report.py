@@ -110,7 +110,7 @@ def _build_gpu(account: NodeAccount, card: Card, caps: NodeCaps, answer: CardAns
     now, counted = caps.limits.get(card.uuid), account.cards.get(card.uuid)
     limits = card.limits.model_copy(
         update={
-            "prior_milliwatts": caps.priors.get(card.uuid),
+            "previous_milliwatts": caps.priors.get(card.uuid),
             "set_milliwatts": card.limits.set_milliwatts if now is None else now.set_milliwatts,
             "enforced_milliwatts": card.limits.enforced_milliwatts
             if now is None

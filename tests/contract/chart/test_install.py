@@ -335,7 +335,7 @@ async def test_a_gpu_that_keeps_a_cap_stops_the_uninstallation_until_it_has_its_
         status = {"status": {"gpus": [{"uuid": "GPU-1", "limits": limits}]}}
         plane.api.request("PATCH", f"{path}/left/status", status, content_type=MERGE)
 
-    report({"priorMilliwatts": 300_000, "setMilliwatts": 210_000})
+    report({"previousMilliwatts": 300_000, "setMilliwatts": 210_000})
     hooked = await uninstall(cluster, plane)
     assert hooked.code == 1
     assert "node left: GPU GPU-1" in hooked.log

@@ -191,7 +191,7 @@ def test_a_cap_outlives_its_agent_but_not_its_pod_and_the_limit_before_comes_bac
 
     # An administrator lowers it meanwhile: that is what it gets back.
     nvml.set_limit(uuid, 170)
-    bench.until_condition(name, "PowerCapped", reason="PriorLower", seconds=60)
+    bench.until_condition(name, "PowerCapped", reason="PreviousLower", seconds=60)
     nvml.set_limit(uuid, 270)
     until_limit(nvml, uuid, 180)
 

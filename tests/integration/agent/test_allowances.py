@@ -178,7 +178,7 @@ async def a_spent_allowance_is_acted_on_at_once_while_the_operator_is_silent(nod
     await until(lambda: node.joules(pod) >= allowance, what="the allowance spent")
     await node.until_limits(LOWEST, seconds=2.0)
     status = await until_evicted(node, pod)
-    assert condition_of(status, "OperatorHeard") == ("False", "Silent")
+    assert condition_of(status, "OperatorActive") == ("False", "Silent")
     cap = find_cap(status)
     assert (cap["podUid"], cap["targetMilliwatts"], cap["reason"]) == (pod.uid, LOWEST * 1000, "Clamped")
     assert cap["message"].startswith("its limit is 150W, the lowest it can have: its pod's allowance")
@@ -226,7 +226,7 @@ async def while_the_operator_is_heard_it_decides_and_when_it_falls_silent_the_ag
             lambda s: find_entry(s, pod.key())["gpuJoules"] >= allowance, "that it is spent", seconds=9
         )
         status = await node.status()
-        assert condition_of(status, "OperatorHeard") == ("True", "Heard")
+        assert condition_of(status, "OperatorActive") == ("True", "LeaseRenewed")
         assert action_of(status, pod) == "None"
     silent = time.monotonic()
     await asyncio.sleep(OPERATOR_SILENT_SECONDS - 6)
@@ -256,7 +256,7 @@ async def for_a_job_that_a_renewal_names_the_operator_is_silent_and_its_neighbou
             "PATCH", f"{NODE_POWERS}/{node.name}", {"spec": {"pods": asked}}, content_type=MERGE
         )
         status = await until_evicted(node, victim)
-        assert condition_of(status, "OperatorHeard") == ("True", "Heard")
+        assert condition_of(status, "OperatorActive") == ("True", "LeaseRenewed")
         await node.spend(neighbour, 800)
         await asyncio.sleep(2)
         assert (node.limit(0), node.limit(1)) == (LOWEST, 300)
@@ -285,7 +285,7 @@ async def with_the_api_server_away_the_lowest_limit_stays_and_the_next_agents_go
         await agent.end()
         since = node.cards.drain_events(0)[1]
         agent = await start_unheard(node, proxy)
-        await until(lambda: "OperatorHeard" in agent.said(), what="its first look")
+        await until(lambda: "OperatorActive" in agent.said(), what="its first look")
         await asyncio.sleep(2)
         events, _ = node.cards.drain_events(0, max(0, since - 1))
         assert max(event.milliwatts for event in events) < 200_000, "the limit was lifted in between"

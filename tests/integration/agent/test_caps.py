@@ -63,7 +63,7 @@ def told(reason: str, *, due: int | None = None, card: int = 0) -> Callable[[Jso
 def limits_of(status: Json, card: int = 0) -> tuple[int | None, int, int]:
     """Limits as they are told, in milliwatts: before us, set, in force."""
     limits = status["gpus"][card]["limits"]
-    return limits.get("priorMilliwatts"), limits["setMilliwatts"], limits["enforcedMilliwatts"]
+    return limits.get("previousMilliwatts"), limits["setMilliwatts"], limits["enforcedMilliwatts"]
 
 
 def count_draws(node: Node) -> int:
@@ -118,7 +118,7 @@ async def each_pod_of_a_node_has_its_own_and_nobody_gets_more_than_there_was(nod
     pods = [await node.begin_pod(f"job-{i}-worker-0-1", (i,), job=f"job-{i}") for i in range(3)]
     await node.ask((pods[0], "150W"), (pods[1], "40W"), (pods[2], "250W"))
     status = await node.until_told(
-        lambda s: [find_cap(s, i).get("reason") for i in range(3)] == ["Capped", "Clamped", "PriorLower"],
+        lambda s: [find_cap(s, i).get("reason") for i in range(3)] == ["Capped", "Clamped", "PreviousLower"],
         "three caps",
     )
     assert [node.limit(i) for i in range(4)] == [150, 100, 170, 300]
@@ -231,7 +231,7 @@ async def what_an_administrator_sets_meanwhile_is_what_the_card_gets_back(node: 
     node.cards.set_limit(0, 150)
     node.cards.set_limit(1, 350)
     status = await node.until_told(
-        lambda s: told("PriorLower")(s) and limits_of(s, 1) == (350_000, 200_000, 200_000), "both followed"
+        lambda s: told("PreviousLower")(s) and limits_of(s, 1) == (350_000, 200_000, 200_000), "both followed"
     )
     # A prior is told of a card that we have changed; this one is the administrator's.
     assert limits_of(status)[1:] == (150_000, 150_000)

@@ -94,7 +94,11 @@ async def forget_node_powers(server: Server) -> None:
 def gpu(uuid: str, *, prior: int | None = None) -> Json:
     """A card as it is reported, of which `prior` milliwatts are due to come back."""
     limits = {"defaultMilliwatts": 300_000, "setMilliwatts": 210_000 if prior else 300_000}
-    return {"uuid": uuid, "model": "V100", "limits": limits | ({"priorMilliwatts": prior} if prior else {})}
+    return {
+        "uuid": uuid,
+        "model": "V100",
+        "limits": limits | ({"previousMilliwatts": prior} if prior else {}),
+    }
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

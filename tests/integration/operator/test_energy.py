@@ -173,7 +173,7 @@ async def test_a_time_to_live_waits_for_the_final_report_and_the_account_outlive
         await server.until_condition(namespace, "digits", "EnergyMetered", "True")
         await server.end_pod(namespace, "digits-worker-0-1", 0)
         job = await server.until_condition(
-            namespace, "digits", "EnergyMetered", "Unknown", reason="LastWordMissing"
+            namespace, "digits", "EnergyMetered", "Unknown", reason="FinalReportMissing"
         )
         await asyncio.sleep(1)
         assert await is_there()
@@ -259,7 +259,7 @@ async def test_a_nodepower_is_removed_an_hour_after_its_agents_last_word_once_al
         await server.until_condition(namespace, "digits", "Succeeded", "True")
         await server.remove_pod(namespace, "digits-worker-0-1")
         job = await server.until_condition(
-            namespace, "digits", "EnergyMetered", "Unknown", reason="LastWordMissing"
+            namespace, "digits", "EnergyMetered", "Unknown", reason="FinalReportMissing"
         )
         assert await node_power() is not None
         ahead = timedelta(hours=1)

@@ -99,7 +99,7 @@ async def test_a_cap_reaches_each_pods_node_and_is_true_once_every_gpu_has_it(
     async with running(settings):
         await server.until_pods(namespace, {"digits-worker-0-1", "digits-worker-1-1"})
         job = await server.job(namespace, "digits")
-        assert condition(job, "PowerCapped")["reason"] == "NotHeld"
+        assert condition(job, "PowerCapped")["reason"] == "NotAllocated"
         first = await run_on(server, namespace, "digits-worker-0-1", one)
         second = await run_on(server, namespace, "digits-worker-1-1", two)
         await until_asked(server, one, {"digits-worker-0-1": "70%"})
@@ -187,7 +187,7 @@ async def test_an_edit_reaches_a_running_job_and_a_wrong_one_leaves_its_cap_alon
     ("reason", "status", "told"),
     [
         ("Clamped", "True", "PowerCapped"),
-        ("PriorLower", "True", "PowerCapped"),
+        ("PreviousLower", "True", "PowerCapped"),
         ("Contested", "False", "NotCapped"),
         ("MigMode", "False", "NotCapped"),
         ("DryRun", "False", "NotCapped"),

@@ -198,7 +198,7 @@ async def test_while_the_operator_is_heard_nothing_is_done(tmp_path: Path) -> No
     story.world.operator_renewed = story.clock.now
     await story.go(int(OPERATOR_SILENT_SECONDS), watts=200)
     assert (story.world.limit, story.evictions(), story.entry.budget_action) == (300_000, 0, "None")
-    assert condition(story.world.status) == ("True", "Heard")
+    assert condition(story.world.status) == ("True", "LeaseRenewed")
     await story.go(3, watts=200)
     assert (story.world.limit, story.evictions()) == (150_000, 1)
     assert condition(story.world.status) == ("False", "Silent")
@@ -220,7 +220,7 @@ async def test_a_job_that_the_operator_cannot_look_after_is_kept_inside_its_allo
         story.world.operator_renewed = story.clock.now
         await story.go(1, watts=200)
     assert (story.world.limit, story.evictions(), story.entry.budget_action) == (150_000, 1, "Evicted")
-    assert condition(story.world.status) == ("True", "Heard")
+    assert condition(story.world.status) == ("True", "LeaseRenewed")
 
 
 async def test_of_a_job_that_is_not_looked_after_an_allowance_that_holds_for_a_time_ends_with_it(
@@ -301,7 +301,7 @@ async def test_a_watch_that_brings_nothing_is_not_taken_for_a_silent_operator(
     [
         (None, None, ("False", "NoLease")),
         (("ns", "operator"), None, ("Unknown", "NotYet")),
-        (("ns", "operator"), 0.0, ("True", "Heard")),
+        (("ns", "operator"), 0.0, ("True", "LeaseRenewed")),
         (("ns", "operator"), -100.0, ("False", "Silent")),
     ],
     ids=["no lease named", "not seen yet", "heard", "long ago"],
@@ -317,12 +317,12 @@ async def test_a_condition_says_whether_the_operator_is_heard(
     # Without a lease only the grace after a start is waited for.
     await story.go(GRACE)
     assert story.life.agent.allowances is not None
-    assert story.life.agent.allowances.silent is (told[1] != "Heard")
+    assert story.life.agent.allowances.silent is (told[1] != "LeaseRenewed")
 
 
 def condition(status: NodePowerStatus | None) -> tuple[str, str]:
     assert status is not None
-    found = find_condition(status.conditions, "OperatorHeard")
+    found = find_condition(status.conditions, "OperatorActive")
     assert found is not None
     return found.status, found.reason
 

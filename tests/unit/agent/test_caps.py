@@ -777,7 +777,7 @@ async def test_the_end_waits_a_while_for_a_card_and_not_for_ever(
     assert ("GPU-a keeps the power limit of a cap" in caplog.text) is refuses
     assert world.closed == 1
     assert world.status is not None
-    assert world.status.gpus[0].limits.prior_milliwatts == (300_000 if refuses else None)
+    assert world.status.gpus[0].limits.previous_milliwatts == (300_000 if refuses else None)
 
 
 async def test_nvml_that_was_lost_is_opened_once_more_at_the_end_to_give_back(tmp_path: Path) -> None:

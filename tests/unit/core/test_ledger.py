@@ -444,7 +444,7 @@ def test_a_finished_jobs_energy_is_final_when_every_last_word_is_in() -> None:
     late = live(status, *done, second=20, reports=(report(*entries),))
     metered = find_condition(late.conditions, Type.ENERGY_METERED)
     assert metered is not None
-    assert (metered.status, metered.reason) == ("Unknown", "LastWordMissing")
+    assert (metered.status, metered.reason) == ("Unknown", "FinalReportMissing")
     last = [entry(p.uid, 15, closed=True) for p in running]
     final = live(late, *done, second=30, reports=(report(*last),))  # finished pods stay, for their logs
     assert final.energy is not None

@@ -104,7 +104,7 @@ def report(*gpus: GpuStatus, node: str = "node-1", second: float = 100, pods: tu
 
 ONE = pod(0, node="node-1", gpus=1)
 OTHER = pod(1, node="node-2", gpus=1)
-SERVED: tuple[CapReason, ...] = ("Capped", "Clamped", "PriorLower")
+SERVED: tuple[CapReason, ...] = ("Capped", "Clamped", "PreviousLower")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ SERVED: tuple[CapReason, ...] = ("Capped", "Clamped", "PriorLower")
     [
         ("Capped", "True"),
         ("Clamped", "True"),
-        ("PriorLower", "True"),
+        ("PreviousLower", "True"),
         ("Applying", "False"),
         ("Contested", "False"),
         ("DryRun", "False"),
@@ -212,8 +212,8 @@ def test_an_edit_that_the_agent_has_not_taken_up_is_on_its_way(
     ("reasons", "told", "capped"),
     [
         (("Capped", "Capped"), "Capped", 2),
-        (("Capped", "PriorLower"), "PriorLower", 2),
-        (("Clamped", "PriorLower"), "Clamped", 2),
+        (("Capped", "PreviousLower"), "PreviousLower", 2),
+        (("Clamped", "PreviousLower"), "Clamped", 2),
         (("Clamped", "Applying"), "Applying", 1),
         (("Applying", "Contested"), "Contested", 0),
         (("Capped", "GpuLost"), "GpuLost", 1),

@@ -118,21 +118,21 @@ QUARREL = (
             card(200_000),
             200_000,
             "250W",
-            "PriorLower",
+            "PreviousLower",
             "its limit is 200W, as it was before: a job does not raise it to 250W",
         ),
         (
             card(200_000),
             200_000,
             "100%",
-            "PriorLower",
+            "PreviousLower",
             "its limit is 200W, as it was before: a job does not raise it to 100% (300W)",
         ),
         (
             card(200_000),
             200_000,
             "400W",  # above the highest too, but that is not why
-            "PriorLower",
+            "PreviousLower",
             "its limit is 200W, as it was before: a job does not raise it to 400W",
         ),
         (card(300_000), 300_000, "250W", "Applying", "its limit in force is 300W, 250W is due"),
@@ -456,7 +456,7 @@ def test_a_share_that_can_no_longer_be_told_ends_the_cap() -> None:
         (
             200_000,
             "250W",
-            "PriorLower",
+            "PreviousLower",
             "its limit is 200W, as it was before: a job does not raise it to 250W",
         ),
     ],

@@ -27,7 +27,8 @@ def describe_node(name: str, status: NodePowerStatus, reported_at: datetime) -> 
         return None
     cards = [g.limits for g in status.gpus]
     limits_set = (
-        x.prior_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts for x in cards
+        x.previous_milliwatts or x.enforced_milliwatts or x.set_milliwatts or x.default_milliwatts
+        for x in cards
     )
     defaults = (x.default_milliwatts for x in cards)
     ranges = (
