@@ -129,7 +129,7 @@ class AgentTelemetry(Collector):
             labels=labels,
         )
         prior = GaugeMetricFamily(
-            "greentrain_gpu_power_limit_prior_watts",
+            "greentrain_gpu_power_limit_previous_watts",
             "Power limit before the agent changed it.",
             labels=labels,
         )

@@ -255,7 +255,7 @@ async def test_metrics_have_units_in_their_names_and_say_whose_they_are(tmp_path
         ("greentrain_dropped_pods_total",): 3.0,
         ("greentrain_gpu_power_cap_asked_watts", *card): 150.0,
         ("greentrain_gpu_power_cap_target_watts", *card): 150.0,
-        ("greentrain_gpu_power_limit_prior_watts", *card): 200.0,
+        ("greentrain_gpu_power_limit_previous_watts", *card): 200.0,
         ("greentrain_gpu_power_limit_watts", *card): 150.0,
         ("greentrain_gpu_power_limit_enforced_watts", *card): 150.0,
         ("greentrain_gpu_power_cap_in_force", *card, "reason=Capped"): 1.0,
