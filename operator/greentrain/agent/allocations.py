@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from greentrain.devices.nvidia.references import (
     FullCard,
@@ -13,36 +13,58 @@ from greentrain.devices.nvidia.references import (
     Unit,
     UnknownDevice,
 )
-from greentrain.devices.podresources import GpuPod, KnownPod, Listing, PodKey, group_by_unit
+from greentrain.devices.podresources import Claim, GpuPod, KnownPod, Listing, PodKey, group_by_unit
 from greentrain.energy.attribution import Allocated
 from greentrain.node.allocations import Allocations, NamedPod, by_name, pod_key
 from greentrain.node.cards import Card
 
 
-def find_allocations(listing: Listing, cards: Sequence[Card], pods: Iterable[NamedPod]) -> Allocations:
-    """The allocations of each card; to several pods at once only where it is shared or partitioned."""
+def find_allocations(
+    listing: Listing, cards: Sequence[Card], pods: Iterable[NamedPod], *, listed: bool = True
+) -> Allocations:
+    """The allocations of each card; to several pods at once only where it is shared or partitioned.
+
+    `listed`: whether the driver has listed its cards. A device that it does not list counts as a card of its own name, which is never read: its pod's time is then missing, not zero.
+    """
     found = Allocations()
     known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}
     for unit, held in group_by_unit(listing.allocations, known).items():
         for pod in held:
             found.pods[pod_key(pod.namespace, pod.pod, pod.uid)] = pod
         place = _find_place(unit, cards)
-        if place is None:
+        if listed and (place is None or not any(c.uuid == place[0] for c in cards)):
             who = ", ".join(f"{h.namespace}/{h.pod}" for h in held)
-            what = (
-                "is of no known form" if isinstance(unit, UnknownDevice) else "is none of this node's cards"
+            found.problems.append(
+                f"the device {unit} of pod {who} {_explain_unknown(unit)}: what it uses is not known, and its time is missing"
             )
-            found.problems.append(f"the device {unit} of pod {who} {what}: its energy counts as no pod's")
-            continue
-        uuid, share = place
+        uuid, share = place or (str(unit), 1.0)
         _share_out(found, uuid, share, held)
     for claim in listing.claims:
-        if claim.is_gpu:
-            found.problems.append(
-                f"pod {claim.namespace}/{claim.pod} uses a GPU by ResourceClaim {claim.claim_name}, of which the kubelet "
-                "does not say which card it is: its energy counts as no pod's; ask for nvidia.com/gpu instead"
-            )
+        _take_claim(found, claim, known)
     return found
+
+
+def _explain_unknown(unit: Unit) -> str:
+    if isinstance(unit, UnknownDevice):
+        return "has a name of no known form (only NVIDIA's GPUs can be read)"
+    return "is none of the GPUs that the driver lists (nvidia-smi -L; a reset or a reboot may bring it back)"
+
+
+def _take_claim(found: Allocations, claim: Claim, known: Mapping[PodKey, KnownPod]) -> None:
+    """A GPU given by a ResourceClaim: the kubelet does not say which card it is, so none of its time can be read."""
+    pod = known.get(PodKey(claim.namespace, claim.pod))
+    if not claim.is_gpu or (pod is not None and pod.terminal):
+        return
+    uid = pod.uid if pod is not None else None
+    key = pod_key(claim.namespace, claim.pod, uid)
+    found.pods.setdefault(key, GpuPod(claim.namespace, claim.pod, uid, (claim.container,), ()))
+    for name in claim.gpus:
+        card = found.cards.setdefault(f"{claim.claim_namespace}/{claim.claim_name}/{name}", [])
+        _merge(card, Allocated(key))
+    found.problems.append(
+        f"pod {claim.namespace}/{claim.pod} uses a GPU by ResourceClaim {claim.claim_name}, of which the kubelet does not say "
+        "which card it is: what it uses is not known, and its time is missing; request nvidia.com/gpu of a device plugin instead"
+    )
 
 
 def _share_out(found: Allocations, uuid: str, share: float, held: Sequence[GpuPod]) -> None:

@@ -48,10 +48,12 @@ class Readings:
         self.gpus: Gpus | None = None
         """The GPUs' library, while it is open."""
         self.cards: tuple[Card, ...] = ()
+        self._listed = False
+        """Whether the driver has listed its cards since this agent started."""
         self.answers: Mapping[str, CardAnswer] = {}
         """Each card's last answer, by UUID."""
         self._listing: Listing | None = None
-        self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...]], Allocations] | None = None
+        self._found: tuple[tuple[Listing, int, bool, tuple[Card, ...], bool], Allocations] | None = None
         self._host_read = 0.0
 
     # -- cards ------------------------------------------------------------------------------------------------
@@ -82,6 +84,7 @@ class Readings:
                 schedule.note_opened(now)
             if schedule.must_discover(now):
                 self.cards = await gpus.discover()
+                self._listed = True
                 schedule.note_discovered(now, all_named=not gpus.unnamed)
         except Unavailable as error:
             await self.lose_gpus(error)
@@ -154,10 +157,10 @@ class Readings:
         listing, view = self._listing, self._view
         if listing is None:
             return None
-        basis = (listing, view.version, view.pods_known, self.cards)
+        basis = (listing, view.version, view.pods_known, self.cards, self._listed)
         if self._found is None or not view.pods_known or self._found[0] != basis:
             pods = find_known(account, view.pods.values(), known=view.pods_known)
-            self._found = (basis, find_allocations(listing, self.cards, pods))
+            self._found = (basis, find_allocations(listing, self.cards, pods, listed=self._listed))
         return self._found[1]
 
     def drop_ended(self, allocations: Allocations) -> Allocations:

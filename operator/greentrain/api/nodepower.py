@@ -282,7 +282,7 @@ class PodEnergy(_Lenient):
     )
     missing_seconds: Seconds = Field(
         0,
-        description="Seconds with an allocated GPU of which nothing is known, neither measured nor estimated.",
+        description="Seconds of its GPUs of which nothing is known, neither measured nor estimated, added up over the GPUs.",
     )
     counter_faults: Count = Field(
         0,
@@ -291,6 +291,14 @@ class PodEnergy(_Lenient):
     )
     first_reading: str | None = _time("First reading it has a part in.")
     last_reading: str | None = _time("Last reading it has a part in.")
+    read_until: str | None = _time(
+        "Until when all its GPUs were read, where one of them has not been read since; absent where all are."
+    )
+    unread_gpus: Count = Field(
+        0,
+        description="GPUs allocated to it that have never been read, or that no driver on the node lists: all their time is in "
+        "missingSeconds.",
+    )
     draw_milliwatts: quantities.Milliwatts | None = Field(
         None,
         ge=0,

@@ -42,7 +42,7 @@ MOST_ENTRIES = 200_000
 """Most pods, containers, devices and claims in one answer; a node has hundreds, and the event loop must not block."""
 
 DRIVER = "gpu.nvidia.com"
-"""NVIDIA's driver of GPUs under Dynamic Resource Allocation."""
+"""NVIDIA's driver of GPUs under Dynamic Resource Allocation. Other makers' are named alike: gpu.amd.com, gpu.intel.com."""
 
 # Numbers of k8s.io/kubelet/pkg/apis/podresources/v1.
 _MESSAGES = build_messages(
@@ -137,11 +137,11 @@ class ClaimedDevice:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is one of NVIDIA's GPUs, by its driver or, before 1.31, by its CDI kind.
+        """Whether it is a GPU, by its driver or, before 1.31, by its CDI kind.
 
         A kubelet may be three minor versions older than the API server.
         """
-        return self.driver == DRIVER or any(
+        return "gpu" in self.driver.split(".") or any(
             name.startswith((f"k8s.{DRIVER}/", "nvidia.com/gpu=")) for name in self.cdi_names
         )
 
@@ -164,8 +164,14 @@ class Claim:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether a GPU of NVIDIA's is among its devices."""
+        """Whether a GPU is among its devices."""
         return any(device.is_gpu for device in self.devices)
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The names of the GPUs among its devices, each once; the CDI name where a kubelet before 1.31 gives no other."""
+        named = (d.device or ",".join(d.cdi_names) for d in self.devices if d.is_gpu)
+        return tuple(dict.fromkeys(named))
 
 
 @dataclass(frozen=True, slots=True)

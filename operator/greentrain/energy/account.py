@@ -28,6 +28,7 @@ from greentrain.energy.counters import Meter
 from greentrain.energy.intervals import (
     COUNTER_LAG_SECONDS,
     LONGEST_STEP_SECONDS,
+    UNLIMITED,
     CardReading,
     Interval,
     bound_draw,
@@ -38,6 +39,7 @@ from greentrain.quantities import (
     SECONDS_PER_DAY,
     Millijoules,
     Milliseconds,
+    Milliwatts,
     add,
     add_up,
     parse_time,
@@ -128,10 +130,8 @@ class NodeAccount:
                     if self._go_on(card, card.last, reading, interval, poll):
                         continue
             if reading is None:
-                if card.last is None and held:
-                    # Never read, but allocated: what it used until its first reading stays unknown.
-                    card.last = LastSeen(at=at, wall=wall, boot=boot)
-                    card.last.see(seen, at)
+                if card.last is None or not card.last.was_read:
+                    self._miss(card, held, seen, poll)
                 continue
             if card.last is not None:
                 if interval is None:
@@ -149,9 +149,32 @@ class NodeAccount:
             card.last.see(seen, at)
             if reading.counter is not None or reading.draw is not None:
                 card.note(at)
+        for uuid in [u for u, card in self.cards.items() if card.is_nameless and not holders.get(u)]:
+            del self.cards[uuid]
         # What begins or ends at one moment does so on all of a pod's cards: their doubts are correlated.
         for pod, doubt in poll.doubts.items():
             self.pods[pod].doubt_squared += doubt * doubt
+
+    def _miss(self, card: CardAccount, held: Sequence[Allocated], seen: Holders, poll: _Poll) -> None:
+        """A card that was never read: while it is allocated, all of its time is missing; what it used stays unknown."""
+        last = card.last
+        if last is not None:
+            same = poll.boot == last.boot
+            began = last.at + max(0.0, poll.asleep - last.asleep) if same else poll.asleep
+            seconds = max(0.0, poll.at - began)
+            interval = Interval(seconds, Millijoules(0), missing_seconds=seconds)
+            self._attribute(card, last, CardReading(), interval, held, poll)
+        card.last = None
+        if held:
+            card.last = LastSeen(at=poll.at, wall=poll.wall, boot=poll.boot, asleep=poll.asleep)
+            card.last.see(seen, poll.at)
+
+    def find_highest(self, card: CardAccount) -> Milliwatts:
+        """Its highest power limit; where its driver names none, the highest of the node's other cards, or 0."""
+        if card.highest != UNLIMITED:
+            return card.highest
+        known = (other.highest for other in self.cards.values() if other.highest != UNLIMITED)
+        return max(known, default=Milliwatts(0))
 
     def note_cards(self, makes: Mapping[str, Make]) -> None:
         """Take in what is known of cards that their readings do not show, by UUID; each counts from now on."""
@@ -199,7 +222,7 @@ class NodeAccount:
         lost = min(max(poll.wall - last.wall - poll.at, 0.0), UNKNOWN_AT_REBOOT_SECONDS)
         for key, *_ in last.phases[-1].holders if last.phases else ():
             if key in self.pods:
-                self.pods[key].missing_seconds += lost
+                self.pods[key].miss(lost, self.find_highest(card))
         interval = measure_since_start(reading, poll.at - poll.asleep, highest=card.highest)
         card.meter = Meter(card.meter.faults, card.meter.last_fault, card.meter.last_fault_wall)
         if interval.fault is not None:
@@ -318,7 +341,8 @@ class NodeAccount:
             begun = since if window is None or window.begin is None else wall - (at - window.begin)
             begin = min(max(since, begun), wall)
             pod.add(amount, begin=begin, end=wall, estimated=estimated[i] if share.alone else amount)
-            pod.missing_seconds += interval.missing_seconds * found[i].weight
+            if interval.missing_seconds:
+                pod.miss(interval.missing_seconds * found[i].weight, self.find_highest(card))
             pod.counter_faults += interval.fault is not None
             pod.guessed += share.guessed
             if share.doubt:
@@ -391,7 +415,9 @@ class NodeAccount:
         for k, pod in self.pods.items():
             unnamed = not pod.uid and (pod.namespace, pod.name) == (entry.namespace, entry.name)
             if k == key or unnamed:
-                pod.missing_seconds += max(0.0, (begun if pod.first is None else pod.first) - reported)
+                seconds = max(0.0, (begun if pod.first is None else pod.first) - reported)
+                for card in self._find_cards(k):
+                    pod.miss(seconds, self.find_highest(card))
 
     def add_host(
         self, cpu: Millijoules, dram: Millijoules, shares: Mapping[str, float], *, begin: float, end: float
@@ -435,10 +461,27 @@ class NodeAccount:
             while len(self.segments) > REMEMBERED_SEGMENTS:
                 self.segments.pop(next(iter(self.segments)))
 
+    def _find_cards(self, key: str) -> list[CardAccount]:
+        """The cards that are allocated to a pod, or were since their last reading."""
+        return [
+            card
+            for card in self.cards.values()
+            if card.last is not None and any(h[0] == key for seen in card.last.phases for h in seen.holders)
+        ]
+
+    def find_read_until(self, key: str) -> tuple[float | None, int]:
+        """Until when all cards of a pod have been read, as a Unix time, and how many of them never were.
+
+        None where none was ever read. The time of a card that was never read is missing, so it delays nothing.
+        """
+        cards = [card.last for card in self._find_cards(key) if card.last is not None]
+        return min((last.wall for last in cards if last.was_read), default=None), sum(
+            not last.was_read for last in cards
+        )
+
     def awaits(self, key: str) -> bool:
         """Whether a card is allocated to a pod, or was since the card's last reading: its energy is not complete."""
-        phases = (s for card in self.cards.values() if card.last for s in card.last.phases)
-        return any(h[0] == key for seen in phases for h in seen.holders)
+        return bool(self._find_cards(key))
 
     def give_up(self, *, wall: float) -> list[str]:
         """Stop waiting for cards that did not come back, for pods that ended long ago; returns the keys of those pods."""
@@ -452,7 +495,7 @@ class NodeAccount:
         for card in self.cards.values():
             for seen in card.last.phases if card.last else ():
                 for key, *_ in (h for h in seen.holders if h[0] in late):
-                    self.pods[key].missing_seconds += max(seen.end - seen.begin, 1.0)
+                    self.pods[key].miss(max(seen.end - seen.begin, 1.0), self.find_highest(card))
                 seen.holders = tuple(h for h in seen.holders if h[0] not in late)
         return late
 

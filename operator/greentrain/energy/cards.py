@@ -68,6 +68,11 @@ class LastSeen:
     phases: list[Seen] = field(default_factory=list)
 
     @property
+    def was_read(self) -> bool:
+        """Whether anything was read: what a card uses before its first reading stays unknown."""
+        return self.counter is not None or self.draw is not None
+
+    @property
     def reading(self) -> CardReading:
         """The reading of that moment."""
         return CardReading(self.counter, self.draw, self.busy)
@@ -107,6 +112,11 @@ class CardAccount:
     def used(self) -> Millijoules:
         """What all that used it have used, measured and estimated."""
         return add(self.measured, self.estimated)
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether its driver has never named it: a device that only the kubelet knows."""
+        return not self.model and self.highest == UNLIMITED and self.last is None and not self.used
 
     def learn_idle(self, draw: float) -> None:
         """Take in what the idle card drew between two readings."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import sqrt
+from math import ceil, sqrt
 from typing import Annotated
 
 from pydantic import Field
 
 from greentrain.api.nodepower import BUCKET_SECONDS, KEPT_BUCKETS
-from greentrain.quantities import Millijoules, Milliseconds, add
+from greentrain.quantities import Millijoules, Milliseconds, Milliwatts, add
 
 NONE = Millijoules(0)
 
@@ -47,6 +47,9 @@ class PodAccount:
     guessed: float = 0.0
     """Sum of doubts that may all err in one direction, in millijoules."""
     missing_seconds: float = 0.0
+    """Seconds of its GPUs of which nothing is known, added up over the GPUs."""
+    missing_most: Millijoules = Millijoules(0)
+    """The most it can have used in them, by the GPUs' highest power limits."""
     counter_faults: int = 0
     """How often the counter of a card that it had showed what cannot be."""
     first: float | None = None
@@ -83,6 +86,7 @@ class PodAccount:
         self.doubt_squared += other.doubt_squared
         self.guessed += other.guessed
         self.missing_seconds += other.missing_seconds
+        self.missing_most = add(self.missing_most, other.missing_most)
         self.counter_faults += other.counter_faults
         self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
         self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
@@ -100,6 +104,11 @@ class PodAccount:
     def hold(self, model: str, milliseconds: Milliseconds) -> None:
         """Take in time for which a card was allocated to it."""
         self.held[model] = add(self.held.get(model, Milliseconds(0)), milliseconds)
+
+    def miss(self, seconds: float, highest: Milliwatts) -> None:
+        """Take in time of a GPU of which nothing is known; `highest` is its highest power limit."""
+        self.missing_seconds += seconds
+        self.missing_most = add(self.missing_most, Millijoules(ceil(highest * seconds)))
 
     def add(self, amount: Millijoules, *, begin: float, end: float, estimated: Millijoules) -> None:
         """Take in GPU energy used between two wall times."""

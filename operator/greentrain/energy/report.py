@@ -34,11 +34,20 @@ def bound_joules(joules: Joules) -> Joules:
     return min(joules, Joules(MAX_JOULES))
 
 
-def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | None = None) -> PodEnergy:
+def report_pod(
+    pod: PodAccount,
+    *,
+    closed: bool | None = None,
+    draw: float | None = None,
+    read_until: float | None = None,
+    unread: int = 0,
+) -> PodEnergy:
     """One pod's entry. Its kinds add up to its buckets: their sum is cut off to whole joules once, not each kind.
 
-    `draw` is its power in milliwatts, where that is known.
+    `draw` is its power in milliwatts, where that is known. `read_until`: until when all its cards were read, as a Unix time,
+    where one of them was not read later; `unread`: how many of them never were.
     """
+    behind = read_until is not None and (pod.last is None or read_until < pod.last)
     gpu, with_cpu, total = to_joules(pod.gpu), to_joules(add(pod.gpu, pod.cpu)), to_joules(pod.total)
     return PodEnergy(
         uid=pod.uid,
@@ -57,6 +66,8 @@ def report_pod(pod: PodAccount, *, closed: bool | None = None, draw: float | Non
         counter_faults=min(pod.counter_faults, MAX_COUNT),
         first_reading=None if pod.first is None else format_unix_time(pod.first),
         last_reading=None if pod.last is None else format_unix_time(pod.last),
+        read_until=format_unix_time(read_until) if read_until is not None and behind else None,
+        unread_gpus=min(unread, MAX_COUNT),
         draw_milliwatts=None if draw is None else min(round(draw), MAX_DRAW_MILLIWATTS),
         gpu_time=tuple(GpuTime(model=m, seconds=to_seconds(t)) for m, t in sorted(pod.held.items())),
         closed=pod.closed is not None if closed is None else closed,
@@ -119,4 +130,11 @@ def report_pods(account: NodeAccount, *, at: float | None = None) -> tuple[PodEn
 
 def _report(account: NodeAccount, key: str, pod: PodAccount, draw: float | None) -> PodEnergy:
     # Its report is not final while a card that was allocated to it cannot be read.
-    return report_pod(pod, closed=pod.closed is not None and not account.awaits(key), draw=draw)
+    read_until, unread = account.find_read_until(key)
+    return report_pod(
+        pod,
+        closed=pod.closed is not None and not account.awaits(key),
+        draw=draw,
+        read_until=read_until,
+        unread=unread,
+    )

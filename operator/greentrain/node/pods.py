@@ -181,7 +181,7 @@ def inherit(account: NodeAccount, before: NodePowerStatus | None) -> int:
 
 
 def sum_up(account: NodeAccount) -> dict[str, Counted]:
-    """What the account has of each pod, by UID: its own count, and the final readings of an account before it."""
+    """The most each pod may have used, by UID: the account's own count, and the final readings of an account before it."""
     found: dict[str, Counted] = {}
     for entry in account.inherited.values():
         if entry.uid:
@@ -194,7 +194,8 @@ def sum_up(account: NodeAccount) -> dict[str, Counted]:
     for pod in account.pods.values():
         if pod.uid:
             before = found.get(pod.uid, Counted(pod.namespace, pod.name))
-            used = before.used.plus(Used(pod.gpu, add(pod.cpu, pod.dram)))
+            # Of time that is missing, the most counts: an allowance limits what is known and what is not.
+            used = before.used.plus(Used(add(pod.gpu, pod.missing_most), add(pod.cpu, pod.dram)))
             found[pod.uid] = replace(before, used=used, open=pod.closed is None)
     return found
 

@@ -68,7 +68,6 @@ CASES = {
     "a card by its device file's number, which is not its index": Case(
         held("a", "nvidia0"), {"GPU-b": [alone("a")]}
     ),
-    "a card that NVML does not list now": Case(held("a", "GPU-away"), {"GPU-away": [alone("a")]}),
     "two containers of a pod at one card": Case(
         held("a", "GPU-a") + held("a", "GPU-a", container="init"), {"GPU-a": [alone("a")]}
     ),
@@ -109,45 +108,72 @@ def test_who_holds_which_part_of_which_card(case: Case) -> None:
     assert set(found.pods) == {h.pod for holds in case.cards.values() for h in holds}
 
 
+UNNAMED = "has a name of no known form (only NVIDIA's GPUs can be read)"
+UNLISTED = "is none of the GPUs that the driver lists (nvidia-smi -L; a reset or a reboot may bring it back)"
+
+
 @pytest.mark.parametrize(
     ("device", "why"),
     [
-        ("gpu0", "is of no known form"),
-        ("nvidia9", "is none of this node's cards"),
-        ("MIG-none", "is none of this node's cards"),
-        ("nvidia7/gi9", "is none of this node's cards"),
-        ("nvidia9/gi1", "is none of this node's cards"),
+        ("GPU-away", UNLISTED),
+        ("gpu0", UNNAMED),
+        ("0000:03:00.0", UNNAMED),
+        ("nvidia9", UNLISTED),
+        ("MIG-none", UNLISTED),
+        ("nvidia7/gi9", UNLISTED),
+        ("nvidia9/gi1", UNLISTED),
     ],
 )
-def test_what_is_no_card_is_said_and_its_pod_is_known_all_the_same(device: str, why: str) -> None:
+def test_a_device_that_the_driver_does_not_list_is_said_and_counts_as_a_card_that_is_never_read(
+    device: str, why: str
+) -> None:
     found = find(*held("a", device), *held("b", "GPU-a"))
-    assert found.cards == {"GPU-a": [alone("b")]}
-    assert found.problems == [f"the device {device} of pod team/a {why}: its energy counts as no pod's"]
+    assert found.cards == {"GPU-a": [alone("b")], device: [alone("a")]}
+    assert found.problems == [
+        f"the device {device} of pod team/a {why}: what it uses is not known, and its time is missing"
+    ]
     assert set(found.pods) == {"team/a/u-a", "team/b/u-b"}
 
 
-def claim(driver: str, *cdi: str) -> Claim:
-    device = ClaimedDevice(driver, "pool", "gpu-0", cdi)
-    return Claim("team", "a", "tensorflow", "my-gpu", "team", (device,))
+def test_until_the_driver_has_listed_its_cards_none_is_unknown() -> None:
+    found = find_allocations(Listing(held("a", "GPU-a"), ()), (), (A, B), listed=False)
+    assert (found.cards, found.problems) == ({"GPU-a": [alone("a")]}, [])
+
+
+def claim(*devices: tuple[str, str] | tuple[str, str, str]) -> Claim:
+    claimed = tuple(ClaimedDevice(d[0], "pool", d[1], d[2:]) for d in devices)
+    return Claim("team", "a", "tensorflow", "mine", "team", claimed)
 
 
 @pytest.mark.parametrize(
-    ("one", "said"),
+    ("one", "cards"),
     [
-        (claim("gpu.nvidia.com"), True),
-        (claim("", "k8s.gpu.nvidia.com/claim=1"), True),
-        (claim("nic.example.com"), False),
+        (claim(("gpu.nvidia.com", "gpu-0")), ["team/mine/gpu-0"]),
+        (
+            claim(("gpu.nvidia.com", "gpu-0"), ("gpu.nvidia.com", "gpu-1")),
+            ["team/mine/gpu-0", "team/mine/gpu-1"],
+        ),
+        (claim(("gpu.nvidia.com", "gpu-0"), ("nic.example.com", "eth0")), ["team/mine/gpu-0"]),
+        (claim(("gpu.amd.com", "gpu-56-128")), ["team/mine/gpu-56-128"]),
+        (claim(("gpu.intel.com", "0000-03-00-0")), ["team/mine/0000-03-00-0"]),
+        (claim(("", "", "k8s.gpu.nvidia.com/claim=1")), ["team/mine/k8s.gpu.nvidia.com/claim=1"]),
+        (claim(("nic.example.com", "eth0")), []),
+        (claim(("compute-domain.nvidia.com", "channel-0")), []),
     ],
-    ids=["by its driver", "by its CDI name", "another driver's"],
+    ids=["one", "two", "beside another device", "AMD's", "Intel's", "by its CDI name", "no GPU", "a channel"],
 )
-def test_a_gpu_by_resource_claim_is_said_with_what_to_do(one: Claim, said: bool) -> None:
+def test_gpus_by_resource_claim_are_said_and_count_as_cards_that_are_never_read(
+    one: Claim, cards: list[str]
+) -> None:
     found = find(claims=(one,))
-    assert found.cards == {}
-    assert len(found.problems) == said
+    assert found.cards == {card: [alone("a")] for card in cards}
+    assert set(found.pods) == ({"team/a/u-a"} if cards else set())
+    assert len(found.problems) == bool(cards)
     for text in found.problems:
-        assert "ResourceClaim my-gpu" in text
-        assert "pod team/a" in text
-        assert "ask for nvidia.com/gpu instead" in text
+        assert "pod team/a uses a GPU by ResourceClaim mine" in text
+        assert "its time is missing; request nvidia.com/gpu of a device plugin instead" in text
+    ended = find(claims=(one,), pods=(ENDED,))
+    assert (ended.cards, ended.pods, ended.problems) == ({}, {}, [])
 
 
 ENDED = NodePod("team", "a", "u-old", terminal=True)

@@ -127,10 +127,14 @@ CASES = {
         "the kubelet must be 1.15 or newer and serve it.",
     ),
     "a device of no known form": Case(
-        hold_unknown, "HoldersKnown=False DeviceNotUnderstood", "its energy counts as no pod's"
+        hold_unknown,
+        "HoldersKnown=False DeviceNotUnderstood",
+        "what it uses is not known, and its time is missing",
     ),
     "a ResourceClaim": Case(
-        use_claim, "HoldersKnown=False DeviceNotUnderstood", "ask for nvidia.com/gpu instead"
+        use_claim,
+        "HoldersKnown=False DeviceNotUnderstood",
+        "request nvidia.com/gpu of a device plugin instead",
     ),
     "no disk": Case(
         take_away_disk,

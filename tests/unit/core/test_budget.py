@@ -580,7 +580,55 @@ def test_what_is_charged_for_a_pod_that_was_never_read() -> None:
     assert charged(over, second=500) == over
     # Its node reports and never knew it.
     empty = NodeReport("node-1", at(700))
-    assert charged(over, second=700, reports=(empty,)) == Charges((), Joules(2 * 300 * 120))
+    assert charged(over, second=700, reports=(empty,)) == Charges(
+        (), Joules(2 * 300 * 120), limit_milliwatts=Milliwatts(300_000)
+    )
+
+
+NOTHING = Charges(limit_milliwatts=Milliwatts(300_000))
+
+
+@pytest.mark.parametrize(
+    ("entry", "missing", "joules", "unread"),
+    [
+        ({"last_reading": 130}, 0, 0, False),
+        ({"last_reading": 130}, 7, 300 * 7, False),
+        ({"unread_gpus": 2}, 200, 300 * 200, True),
+        ({"last_reading": 130, "unread_gpus": 1}, 100, 300 * 100, True),
+        ({"last_reading": 130, "read_until": 10}, 0, 2 * 300 * (130 - 44), True),
+        ({"last_reading": 130, "read_until": 90}, 0, 2 * 300 * (130 - 124), False),
+        ({"read_until": 10}, 0, 2 * 300 * (130 - 44), True),
+        (
+            {"last_reading": 130, "read_until": 10, "unread_gpus": 1},
+            100,
+            2 * 300 * (130 - 44) + 300 * 100,
+            True,
+        ),
+    ],
+    ids=[
+        "read",
+        "a gap that no counter closes",
+        "neither of its GPUs was ever read",
+        "one of its GPUs was never read",
+        "one was lost",
+        "one was lost a moment ago",
+        "it was lost before the pod began",
+        "one was lost and one never read",
+    ],
+)
+def test_time_of_a_gpu_that_is_not_read_is_charged_as_that_of_a_node_that_fell_silent(
+    entry: dict[str, int], missing: int, joules: int, unread: bool
+) -> None:
+    held = pod(0, gpus=2, node="node-1", started=at(0))
+    fields = {name: v if name == "unread_gpus" else format_time(at(v)) for name, v in entry.items()}
+    listed = PodEnergy(uid="pod-0-1", namespace="team", name="a", missing_seconds=missing, **fields)
+    report = NodeReport("node-1", at(130), (listed,), observed=at(130), seen=at(130), report_seconds=30)
+    counted = PodEnergyStatus(uid="pod-0-1", node="node-1", attempt=1, missing_seconds=missing)
+    energy = EnergyStatus(pods=(counted,), missing_seconds=missing)
+    begun = charged(Charges(), held, second=1)
+    found = charged(begun, held, second=130, energy=energy, reports=(report,))
+    assert (found.joules, bool(found.unread)) == (joules, unread)
+    assert report.reads(listed) is (not unread)
 
 
 HOUR = ABANDONED_AFTER.total_seconds()
@@ -644,7 +692,7 @@ def test_a_charge_ends_when_all_entries_of_its_pod_are_final() -> None:
     ended = charged(charged(Charges(), pod(0, gpus=1, node="node-1", started=at(0)), second=50), second=100)
     assert charged(ended, second=101, energy=EnergyStatus(pods=(first, second))).joules == 300 * 100
     final = second.model_copy(update={"final": True})
-    assert charged(ended, second=101, energy=EnergyStatus(pods=(first, final))) == Charges()
+    assert charged(ended, second=101, energy=EnergyStatus(pods=(first, final))) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -740,7 +788,7 @@ def test_a_report_from_before_a_pod_does_not_settle_it() -> None:
     over = charged(charged(Charges(), held, second=60, reports=(old,)), second=80, reports=(old,))
     assert [(c.uid, c.joules) for c in over.pods] == [("pod-0-1", 300 * 30)]
     last = PodEnergyStatus(uid="pod-0-1", node="node-1", attempt=1, gpu_joules=7, final=True)
-    assert charged(over, second=90, energy=EnergyStatus(pods=(last,))) == Charges()
+    assert charged(over, second=90, energy=EnergyStatus(pods=(last,))) == NOTHING
 
 
 def test_a_stop_for_a_charge_is_not_begun_again_while_its_last_word_is_missing() -> None:

@@ -427,6 +427,25 @@ def test_a_card_that_cannot_be_read_is_no_reading_although_its_node_reports() ->
     assert "cannot read its GPUs" in metered.message
 
 
+def test_a_card_that_was_never_read_is_no_reading_from_the_first_report_on() -> None:
+    running = (pod(0, gpus=2), pod(1, gpus=2))
+    one, other = (entry(p.uid, 10, missing_seconds=5) for p in running)
+    behind = one.model_copy(update={"unread_gpus": 1})
+    status = live(started(), *running, second=5, reports=(report(one, other, second=5),))
+    assert is_true(status.conditions, Type.ENERGY_METERED)
+    for before in (started(), status):
+        found = live(before, *running, second=10, reports=(report(behind, other, second=10),))
+        metered = find_condition(found.conditions, Type.ENERGY_METERED)
+        assert metered is not None
+        assert (metered.status, metered.reason) == ("Unknown", "NoReadings")
+        assert metered.message == (
+            f"1 of the GPUs of pod {running[0].name} were never read since it has them: node {running[0].node} cannot read them "
+            f"(kubectl describe nodepower {running[0].node})"
+        )
+    assert found.energy is not None
+    assert found.energy.missing_seconds == 10
+
+
 def test_a_job_without_gpus_says_so() -> None:
     status = live(started(), pod(0), pod(1), second=5)
     metered = find_condition(status.conditions, Type.ENERGY_METERED)

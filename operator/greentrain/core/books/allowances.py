@@ -17,7 +17,7 @@ from greentrain.core.books.emissions import embodied_of
 from greentrain.core.seen.intensities import ALLOWANCE_SECONDS
 from greentrain.core.seen.nodes import NodeReport
 from greentrain.core.seen.pods import Pod
-from greentrain.quantities import Intensity, Joules, Micrograms, Thousandths
+from greentrain.quantities import Intensity, Joules, Micrograms, Milliwatts, Thousandths, energy_of
 
 UNFAIR_SHARE = 4
 """Allowances are divided again when what a pod has left is less than its share of the rest by more than a quarter (1/4)."""
@@ -166,7 +166,10 @@ def allow(
         rooms.append((least, most))
     if not rooms:
         return known
-    elsewhere = energy.used_joules - sum(h.used for h in pods_allowed) + reserved + charges.lost_joules
+    # An agent counts the time of its own pods that is missing against their allowances itself.
+    missing = sum(p.missing_seconds for p in energy.pods if p.uid in living)
+    permanent = charges.permanent_joules - energy_of(charges.limit_milliwatts or Milliwatts(0), missing)
+    elsewhere = energy.used_joules - sum(h.used for h in pods_allowed) + reserved + permanent
     room = min(least for least, _ in rooms)
     slack = min(most for _, most in rooms) - room
     given = divide(room - elsewhere, pods_allowed, tuple(a for a in known if a.uid in living), slack=slack)

@@ -3,7 +3,8 @@
 Every pod with GPUs has a charge from its start until its final report has arrived. The charge is 0 as long as its node
 reports in time. It grows from the moment a report is overdue. Once the pod has ended, the charge is for all the time since
 its last reading, because no report will come in between. The next reading settles it. Where the final report is lost, the
-charge is permanent.
+charge is permanent. So is that for the time of a GPU that its agent reports as missing: from the first second on where the GPU
+was never read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from greentrain.api.budgets import ControlStatus, PodCharge
 from greentrain.api.nodepower import PodEnergy
 from greentrain.api.status import EnergyStatus
 from greentrain.core.books.account import Account
-from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport
+from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport, find_read_until
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.quantities import Joules, Milliwatts, energy_of
@@ -48,6 +49,10 @@ class Charges:
     pods: tuple[PodCharge, ...] = ()
     lost_joules: Joules = Joules(0)
     """For pods whose final report was lost."""
+    missing_joules: Joules = Joules(0)
+    """For the time of GPUs of which the agents know nothing. No reading will settle that."""
+    limit_milliwatts: Milliwatts | None = None
+    """Of a GPU, by which that is charged: the highest that one of the job's attempts could have; None where none is known."""
     unread: tuple[Pod, ...] = ()
     """Running pods without a report for so long that their energy is unknown."""
     due: datetime | None = None
@@ -58,7 +63,12 @@ class Charges:
     @property
     def joules(self) -> Joules:
         """All that is charged."""
-        return Joules(self.lost_joules + sum(c.joules for c in self.pods))
+        return Joules(self.permanent_joules + sum(c.joules for c in self.pods))
+
+    @property
+    def permanent_joules(self) -> Joules:
+        """What no reading will settle."""
+        return Joules(self.lost_joules + self.missing_joules)
 
 
 def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
@@ -117,7 +127,9 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             joules = energy_of(Milliwatts(charge.limit_milliwatts), max(0.0, (now - late).total_seconds()))
             growing = growing or now >= late
             dues += [late] if late > now else []
-            unread += [running] if now - (reading.reported or since) >= SILENT_AFTER else []
+            never = running.started if reading.entry is not None and reading.reported is None else None
+            quiet = now - (reading.reported or never or since)
+            unread += [running] if quiet >= SILENT_AFTER else []
         given = (charge, since, gone, joules)
         if report is None or reading.entry is None:
             found.append(_write_charge(*given))
@@ -125,7 +137,16 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
             found.append(report.kept.get("charged", reading.entry.key, given, _write_charge))
     found.sort(key=lambda c: c.uid)
     unread.sort(key=lambda p: p.rank)
-    return Charges(tuple(found), lost_joules, tuple(unread), min(dues, default=None), growing)
+    highest = max((limit for limit in limits.values() if limit), default=fallback)
+    return Charges(
+        tuple(found),
+        lost_joules,
+        energy_of(highest or Milliwatts(0), energy.missing_seconds),
+        highest,
+        tuple(unread),
+        min(dues, default=None),
+        growing,
+    )
 
 
 def _ended(pod: Pod | None, now: datetime) -> datetime:
@@ -183,7 +204,7 @@ class _Reading:
     seen: datetime | None = None
     """By when the report was made; None where that is not known."""
     reported: datetime | None = None
-    """By when the report arrived."""
+    """By when the report arrived; None where a GPU of the pod was never read."""
 
 
 _NOT_READ = _Reading()
@@ -202,9 +223,9 @@ def _find_reading(uid: str, report: NodeReport | None) -> _Reading:
 def _read_entry(
     entry: PodEnergy, received: datetime, seen: datetime | None, observed: datetime | None
 ) -> _Reading:
-    last = parse_time(entry.last_reading)
+    last = parse_time(find_read_until(entry))
     age = timedelta() if last is None or observed is None else max(timedelta(), observed - last)
-    return _Reading(entry, (seen or received) - age, received - age)
+    return _Reading(entry, (seen or received) - age, None if entry.unread_gpus else received - age)
 
 
 def _write_charge(charge: PodCharge, since: datetime, gone: datetime | None, joules: Joules) -> PodCharge:

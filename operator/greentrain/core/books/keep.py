@@ -81,7 +81,7 @@ def _weigh(
         base = begin_emissions(spec.emissions, account.intensities)
     limited = None
     if base is not None:
-        limited = weighed(find_emissions_line(account, base, energy, charges.joules))
+        limited = weighed(find_emissions_line(account, base, energy, charges))
     if base is not None and limited is not None:
         emissions = base.model_copy(update={"budget": limited})
         if base.intensity_milligrams_per_kilowatt_hour is None:

@@ -16,6 +16,7 @@ from greentrain.api.budgets import BudgetLine, BudgetType, LineStatus
 from greentrain.api.spec import OnExhausted
 from greentrain.api.status import AttemptStatus, EmissionsStatus, EnergyStatus
 from greentrain.core.books.account import Account, Stage
+from greentrain.core.books.charges import Charges
 from greentrain.core.books.emissions import embodied_of, emissions_of, find_highest
 from greentrain.quantities import (
     Intensity,
@@ -229,11 +230,11 @@ def ahead_joules_of(energy: EnergyStatus | None, attempt: AttemptStatus | None) 
 
 
 def find_emissions_line(
-    account: Account, emissions: EmissionsStatus, energy: EnergyStatus | None, charged_joules: Joules
+    account: Account, emissions: EmissionsStatus, energy: EnergyStatus | None, charges: Charges
 ) -> Line | None:
     """The budget of emissions, in micrograms; None where there is none, or nothing to count it with.
 
-    What is charged for missing readings (`charged_joules`) counts at a high intensity, and so does energy without one. It is
+    What is charged for missing readings counts at a high intensity, and so does energy without one. It is
     the highest until a stop would have taken effect, or the highest seen before if that is higher.
     """
     spec, carbon, attempt = account.spec.emissions, account.intensities, account.attempt
@@ -246,10 +247,12 @@ def find_emissions_line(
     gpu_limit = (
         last.gpu_limit_milliwatts if last is not None else None
     ) or account.seen.fleet.limit_milliwatts
-    # What is charged is the power limit × a time.
-    charged_gpu_seconds = time_of(charged_joules, Milliwatts(gpu_limit)) if gpu_limit else 0
+    # What is charged is the power limit × a time. The embodied share of time that is missing has been counted: GPUs are known
+    # to have been allocated.
+    uncounted = Joules(charges.joules - charges.missing_joules)
+    charged_gpu_seconds = time_of(uncounted, Milliwatts(gpu_limit)) if gpu_limit else 0
     worst = max(next_, Intensity(emissions.highest_milligrams_per_kilowatt_hour))
-    charged = emissions_of(Joules(charged_joules + emissions.without_joules), pue, worst)
+    charged = emissions_of(Joules(charges.joules + emissions.without_joules), pue, worst)
     gpus = attempt.gpus if attempt is not None else 0
     ahead = 0
     if account.stage is Stage.RUNNING:

@@ -83,8 +83,8 @@ def stop_without_readings(running: Running) -> Stop | None:
     if books.unread:
         first = books.unread[0]
         why = (
-            f"nothing is known of the energy of pod {first.name}: node {first.node} does not report it for "
-            f"{SILENT_AFTER.seconds} s (kubectl describe nodepower {first.node})"
+            f"the energy of pod {first.name} is not known: for {SILENT_AFTER.seconds} s node {first.node} has not reported it, or "
+            f"could not read its GPUs (kubectl describe nodepower {first.node})"
         )
     return _keep_budget(running, Reason.READINGS_STOPPED, why or books.words, due=books.unknown_stops)
 

@@ -98,11 +98,19 @@ class NodeReport:
         return now - self.received >= SILENT_AFTER
 
     def reads(self, entry: PodEnergy) -> bool:
-        """Whether, at the time of the report, the agent could read the pod's GPUs and to which pods they are allocated."""
-        if self.observed is None or entry.last_reading is None:
+        """Whether, at the time of the report, the agent could read all of the pod's GPUs and to which pods they are allocated."""
+        if entry.unread_gpus:
+            return False
+        read = find_read_until(entry)
+        if self.observed is None or read is None:
             return self.observed is None
-        last = parse_time(entry.last_reading)
+        last = parse_time(read)
         return last is not None and self.observed - last < SILENT_AFTER
+
+
+def find_read_until(entry: PodEnergy) -> str | None:
+    """Until when all of a pod's GPUs were read, but for those that never were; None where none was."""
+    return entry.read_until or entry.last_reading
 
 
 def attempt_of(pod_name: str) -> int:

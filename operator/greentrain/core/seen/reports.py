@@ -109,7 +109,7 @@ def find_problem(entry: PodEnergy, *, now: datetime) -> str | None:
         ("lastReading", entry.last_reading),
         ("buckets.start", buckets.start),
     )
-    for field, text in times:
+    for field, text in (*times, ("readUntil", entry.read_until)):
         problem = _find_wrong_time(field, text, now)
         if problem is not None:
             return problem

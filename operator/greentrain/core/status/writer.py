@@ -346,6 +346,16 @@ class Writer:
             text = f"the GPUs of {len(running)} pods are read"
             self._set(Type.ENERGY_METERED, "True", Reason.METERED, text)
             return
+        entry = next(
+            (e for r in self.seen.reports for e in r.pods if e.uid == unread.uid and e.unread_gpus), None
+        )
+        if entry is not None:
+            text = (
+                f"{entry.unread_gpus} of the GPUs of pod {unread.name} were never read since it has them: node {unread.node} "
+                f"cannot read them (kubectl describe nodepower {unread.node})"
+            )
+            self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
+            return
         stopped = known is not None and (known.status == "True" or known.reason == Reason.READINGS_STOPPED)
         reported_before = any(e.uid == unread.uid for r in self.seen.reports for e in r.pods)
         if stopped and reported_before:
