@@ -12,6 +12,7 @@ from greentrain.devices.nvidia.references import (
     SharedReplica,
     Unit,
     UnknownDevice,
+    get_unit,
 )
 from greentrain.devices.podresources import Claim, GpuPod, KnownPod, Listing, PodKey, group_by_unit
 from greentrain.energy.attribution import Allocated
@@ -42,6 +43,12 @@ def find_allocations(
     for claim in listing.claims:
         _take_claim(found, claim, known)
     return found
+
+
+def needs_cards(listing: Listing) -> bool:
+    """Whether only the driver's list of cards shows which card some of the devices are, or are parts of."""
+    units = (get_unit(allocation.card) for allocation in listing.allocations)
+    return any(isinstance(unit, NumberedCard | MigInstance | NumberedMigInstance) for unit in units)
 
 
 def _explain_unknown(unit: Unit) -> str:

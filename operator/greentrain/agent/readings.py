@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
-from greentrain.agent.allocations import find_allocations
+from greentrain.agent.allocations import find_allocations, needs_cards
 from greentrain.agent.conditions import Conditions
 from greentrain.agent.host import HostInterval
 from greentrain.agent.ports import Machine, View
@@ -150,12 +150,13 @@ class Readings:
             self._conditions.set(judge_old_kubelet(str(error)))
 
     def find_allocations(self, account: NodeAccount) -> Allocations | None:
-        """The allocations by the kubelet's last list; None where there is none.
+        """The allocations by the kubelet's last list; None where there is none, or it cannot be understood before the driver has
+        listed its cards: each card's counter then closes the gap.
 
         Computed again where the list, the pods or the cards have changed, or the account stands in for the API server.
         """
         listing, view = self._listing, self._view
-        if listing is None:
+        if listing is None or (not self._listed and needs_cards(listing)):
             return None
         basis = (listing, view.version, view.pods_known, self.cards, self._listed)
         if self._found is None or not view.pods_known or self._found[0] != basis:

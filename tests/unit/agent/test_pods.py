@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from greentrain.devices.errors import DeviceError
+from greentrain.devices.errors import DeviceError, Unavailable
 from greentrain.energy.intervals import CardReading
 from greentrain.quantities import Millijoules, Milliwatts, PowerCap
 from tests.unit.agent.ports import Life, World
@@ -77,3 +77,30 @@ async def test_a_pod_that_is_told_of_while_cards_are_read_stays_one_pod(tmp_path
     world.armed = True
     await life.look()
     assert [(p.uid, p.gpu, p.closed) for p in life.agent.account.pods.values()] == [("uid-a", 700_000, None)]
+
+
+@pytest.mark.parametrize("device", ["GPU-a", "nvidia0"])
+async def test_until_nvml_opens_a_new_agent_counts_nothing_and_the_counter_closes_the_gap(
+    device: str, tmp_path: Path
+) -> None:
+    world = World()
+    world.hold("a", device=device)
+
+    def draw(joules: int) -> None:
+        world.answers = {"GPU-a": CardReading(Millijoules(joules * 1000), Milliwatts(300_000), busy=True)}
+
+    draw(0)
+    before = Life(world, tmp_path)
+    await before.run(2)
+    world.nvml = Unavailable("NVML", "the driver is not loaded", "Load it.")
+    after = Life(world, tmp_path, clock=before.clock)
+    after.agent._begin()
+    for _ in range(3):
+        after.pass_time(10)
+        await after.look()
+    world.nvml = None
+    draw(9_000)
+    after.pass_time(10)
+    await after.look()
+    (pod,) = after.agent.account.pods.values()
+    assert (pod.gpu, pod.missing_seconds) == (9_000_000, 0.0)
