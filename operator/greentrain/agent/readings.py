@@ -150,9 +150,10 @@ class Readings:
             self._conditions.set(judge_old_kubelet(str(error)))
 
     def find_allocations(self, account: NodeAccount) -> Allocations | None:
-        """The allocations by the kubelet's last list; None where there is none, or it cannot be understood before the driver has
-        listed its cards: each card's counter then closes the gap.
+        """The allocations by the kubelet's last list; None where there is none.
 
+        None also where only the driver's list of cards, which is not there yet, shows which card some of them are of: each card's
+        counter closes the gap.
         Computed again where the list, the pods or the cards have changed, or the account stands in for the API server.
         """
         listing, view = self._listing, self._view

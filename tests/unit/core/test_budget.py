@@ -434,13 +434,21 @@ def test_a_job_that_goes_on_elsewhere_waits_for_no_node() -> None:
     assert story.control.unread_nodes == ()
 
 
-def test_a_job_with_a_budget_does_not_begin_where_nobody_measures() -> None:
+@pytest.mark.parametrize(
+    ("fleet", "why"),
+    [
+        (Fleet(), "no node reports the energy of its GPUs"),
+        (replace(FLEET, limit_milliwatts=None), "the GPUs of the nodes that report name no power limit"),
+    ],
+    ids=["no node reports", "no GPU names a limit"],
+)
+def test_a_job_with_a_budget_does_not_begin_where_nobody_measures(fleet: Fleet, why: str) -> None:
     story = Story(budgeted())
-    story.fleet = Fleet()
+    story.fleet = fleet
     decision = story.step()
     assert decision.pods == ()
     assert decision.look_again == at(10)
-    assert "no node reports the energy of its GPUs" in story.condition(Type.PODS_READY)[2]
+    assert why in story.condition(Type.PODS_READY)[2]
     story.edit(onUnknown="Continue")
     assert len(story.step(1).pods) == 1
     assert story.status.attempts[-1].overshoot_bound_joules is None

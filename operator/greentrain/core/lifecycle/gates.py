@@ -147,12 +147,16 @@ def wait_for_readings(start: Start) -> Wait | None:
     if not spec.energy.on_unknown.stops or not count_job_gpus(spec, seen.gpu_resources):
         return None
     reported_at = seen.fleet.reported_at
-    if (
-        seen.fleet.limit_milliwatts is not None
-        and reported_at is not None
-        and start.now - reported_at < SILENT_AFTER
-    ):
+    reporting = reported_at is not None and start.now - reported_at < SILENT_AFTER
+    if reporting and seen.fleet.limit_milliwatts is not None:
         return None
+    if reporting:
+        text = (
+            "the GPUs of the nodes that report name no power limit (kubectl describe nodepowers), so it is not known by how much the "
+            "budget could be exceeded"
+        )
+        remedy = "see that the driver supports power limits (nvidia-smi -q -d POWER), or set spec.energy.onUnknown to Continue"
+        return Wait(Reason.NO_READINGS, text, remedy, until)
     text = "no node reports the energy of its GPUs (kubectl get nodepowers), and a job with a budget does not begin without"
     return Wait(
         Reason.NO_READINGS, text, "see that agents run, or set spec.energy.onUnknown to Continue", until
