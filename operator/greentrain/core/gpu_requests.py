@@ -25,6 +25,8 @@ def find_gpu_problems(spec: GreenTrainingJobSpec, resources: GpuResources) -> It
             at = f"spec.tfReplicaSpecs.{type_.value}.template.spec"
             yield from _check_containers(at, pod_spec, resources)
             if budgeted:
+                yield from _check_claims(at, pod_spec, resources)
+                yield from _check_visible_devices(at, pod_spec, resources)
                 uncounted = [*_find_uncounted(at, pod_spec, resources)]
                 yield from uncounted or _check_runtime_class(at, pod_spec, resources)
 
@@ -112,6 +114,53 @@ def _check_names(
             f"nothing of their energy; add it to gpus.resourceNames of the chart, or request {_name_some(resources)}"
         )
         yield TemplateProblem(_path(path, "limits" if name in limits else "requests", name), text)
+
+
+def _check_claims(at: str, pod_spec: Mapping[str, Any], resources: GpuResources) -> Iterator[TemplateProblem]:
+    """Under a budget no ResourceClaim that looks like one of a GPU: the kubelet does not say which GPU it has got.
+
+    What a claim is of only the claim itself says. Where its names do not show that it is a GPU, the node's agent reports its time as
+    missing, and that is charged.
+    """
+    claims = pod_spec.get("resourceClaims")
+    for i, claim in enumerate(claims if isinstance(claims, list) else ()):
+        fields = claim if isinstance(claim, Mapping) else {}
+        names = [fields.get(key) for key in ("name", "resourceClaimName", "resourceClaimTemplateName")]
+        shown = next((name for name in names if isinstance(name, str) and "gpu" in name.lower()), None)
+        if shown is not None:
+            text = (
+                f"{quote(shown)} is not valid under a budget: which GPU a ResourceClaim has got is not reported, so its energy "
+                f"could not be counted; request {_name_some(resources)}, or remove the budget"
+            )
+            yield TemplateProblem(f"{at}.resourceClaims[{i}]", text)
+
+
+VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
+NO_DEVICES = frozenset({"", "void", "none"})
+"""Its values for no GPU (NVIDIA Container Toolkit, docker-specialized.html)."""
+
+
+def _check_visible_devices(
+    at: str, pod_spec: Mapping[str, Any], resources: GpuResources
+) -> Iterator[TemplateProblem]:
+    """Under a budget no variable that gives a container GPUs which are not allocated to its pod."""
+    for kind in ("containers", "initContainers"):
+        containers = pod_spec.get(kind)
+        for i, container in enumerate(containers if isinstance(containers, list) else ()):
+            variables = container.get("env") if isinstance(container, Mapping) else None
+            for j, variable in enumerate(variables if isinstance(variables, list) else ()):
+                if not isinstance(variable, Mapping) or variable.get("name") != VISIBLE_DEVICES:
+                    continue
+                value = variable.get("value")
+                gives_none = value is None or (isinstance(value, str) and value in NO_DEVICES)
+                if gives_none and not variable.get("valueFrom"):
+                    continue
+                value = "valueFrom" if value is None else value
+                text = (
+                    f"{quote(value)} is not valid under a budget: {VISIBLE_DEVICES} gives the container GPUs that are not allocated to "
+                    f"the pod, and the budget would have nothing of their energy; remove it, and request {_name_some(resources)}"
+                )
+                yield TemplateProblem(f"{at}.{kind}[{i}].env[{j}]", text)
 
 
 def _check_runtime_class(

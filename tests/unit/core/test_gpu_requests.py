@@ -177,6 +177,47 @@ def test_a_gpu_in_an_init_container_that_ends_first_is_refused(init: Json, refus
         )
 
 
+def with_env(spec: Json, *variables: Json, kind: str = "containers") -> Json:
+    spec[kind][0]["env"] = [{"name": "A", "value": "b"}, *variables]
+    return spec
+
+
+def with_claims(*claims: object) -> Json:
+    return {**pod(container()), "resourceClaims": [*claims]}
+
+
+VISIBLE = "NVIDIA_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize("budget", ["", *BUDGETS])
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        (with_env(pod(container()), {"name": VISIBLE, "value": "all"}), "containers[0].env[1]"),
+        (with_env(pod(container(1)), {"name": VISIBLE, "value": "0,1"}), "containers[0].env[1]"),
+        (with_env(pod(container()), {"name": VISIBLE, "value": ["all"]}), "containers[0].env[1]"),
+        (with_env(pod(container()), {"name": VISIBLE, "value": 0}), "containers[0].env[1]"),
+        (with_env(pod(container()), {"name": VISIBLE, "valueFrom": {"fieldRef": {"fieldPath": "x"}}}), "containers[0].env[1]"),
+        (with_env(pod(container(1), init=(container(),)), {"name": VISIBLE, "value": "all"}, kind="initContainers"),
+            "initContainers[0].env[1]"),
+        *((with_env(pod(container()), {"name": VISIBLE, "value": value}), "") for value in ("void", "none", "", None)),
+        (with_env(pod(container()), {"name": "CUDA_VISIBLE_DEVICES", "value": "0"}), ""),
+        (with_claims({"name": "gpu", "resourceClaimTemplateName": "one"}), "resourceClaims[0]"),
+        (with_claims({"name": "nic"}, {"name": "card", "resourceClaimTemplateName": "single-GPU"}), "resourceClaims[1]"),
+        (with_claims({"name": "card", "resourceClaimName": "my-gpus"}), "resourceClaims[0]"),
+        (with_claims({"name": "nic", "resourceClaimName": "fabric"}), ""),
+    ],
+)  # fmt: skip
+def test_under_a_budget_gpus_that_are_not_allocated_by_the_kubelet_are_refused(
+    spec: Json, path: str, budget: str
+) -> None:
+    found = read_problems(job(spec, budget))
+    assert [*found] == ([f"{AT}.{path}"] if path and budget else [])
+    for message in found.values():
+        assert "is not valid under a budget: " in message
+        assert "request nvidia.com/gpu" in message
+
+
 NAMES_REMEDY = "add it to gpus.resourceNames of the chart, or request nvidia.com/gpu"
 CLASS_REMEDY = "request nvidia.com/gpu, or remove it"
 

@@ -446,6 +446,15 @@ def test_a_card_that_was_never_read_is_no_reading_from_the_first_report_on() -> 
     assert found.energy.missing_seconds == 10
 
 
+def test_a_gpu_that_only_a_resource_claim_gives_is_not_read() -> None:
+    running = (pod(0), pod(1))
+    entries = [entry(p.uid, 0, unread_gpus=1) for p in running]
+    status = live(started(), *running, second=5, reports=(report(*entries, second=5),))
+    metered = find_condition(status.conditions, Type.ENERGY_METERED)
+    assert metered is not None
+    assert (metered.status, metered.reason) == ("Unknown", "NoReadings")
+
+
 def test_a_job_without_gpus_says_so() -> None:
     status = live(started(), pod(0), pod(1), second=5)
     metered = find_condition(status.conditions, Type.ENERGY_METERED)

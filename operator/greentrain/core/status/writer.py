@@ -333,7 +333,11 @@ class Writer:
         if attempt is None or attempt.end_time is not None:
             return
         pods = self.seen.pods_of(attempt.number)
-        running = [pods[r] for r in sorted(pods) if pods[r].state is PodState.RUNNING and pods[r].gpus]
+        # A GPU that a ResourceClaim gives a pod shows in its agent's report alone.
+        claimed = {e.uid for r in self.seen.reports for e in r.pods if e.unread_gpus}
+        running = [
+            p for _, p in sorted(pods.items()) if p.state is PodState.RUNNING and (p.gpus or p.uid in claimed)
+        ]
         if not running:
             if known is None and _asks_for_no_gpu(attempt, pods):
                 text = "no pod asks for a GPU: there is no GPU energy to count"
