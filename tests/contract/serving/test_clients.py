@@ -178,19 +178,18 @@ async def test_metrics_are_rendered_for_a_tenth_of_the_time_at_most() -> None:
         assert min(b - a for a, b in pairwise(place.renders)) >= 0.1
 
 
-async def test_a_flood_does_not_hold_up_what_else_the_program_does() -> None:
-    async def flood(place: Place, end: float) -> None:
-        while time.monotonic() < end:
+async def test_during_a_flood_others_are_answered() -> None:
+    stop = asyncio.Event()
+
+    async def flood(place: Place) -> None:
+        while not stop.is_set():
             with contextlib.suppress(OSError, ValueError, IndexError):
                 await place.get("/metrics", HOSTILE)
 
     async with serving(Bounds()) as place:
-        end = time.monotonic() + 1
-        floods = [asyncio.create_task(flood(place, end)) for _ in range(200)]
-        last, latest = time.monotonic(), 0.0
-        while last < end:
-            await asyncio.sleep(0.01)
-            now = time.monotonic()
-            latest, last = max(latest, now - last), now
+        floods = [asyncio.create_task(flood(place)) for _ in range(200)]
+        await asyncio.sleep(0.2)
+        for _ in range(5):
+            assert await place.get("/healthz") == (200, b"ok\n")
+        stop.set()
         await asyncio.gather(*floods)
-        assert latest < 0.5
