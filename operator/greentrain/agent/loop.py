@@ -143,7 +143,7 @@ class Agent:
             if stop.is_set():
                 return
             await self._readings.list_allocations()
-            await self._keep_caps(self._readings.find_allocations(self.account))
+            await self._keep_caps(self._take_up_pods())
             self._report_and_evict()
             await self._clock.sleep(WAKE_SECONDS)
 
@@ -191,19 +191,28 @@ class Agent:
         self._stored.drop_settled(self._view.settled)
         await self._readings.list_allocations()
         readings, at, wall = await self._readings.read_cards(self.caps)
+        allocations = self._take_up_pods()
+        if allocations is not None:
+            self._account_for(readings, allocations, at, wall)
+        await self._keep_caps(allocations)
+
+    def _take_up_pods(self) -> Allocations | None:
+        """The allocations by the last list, and an account for each pod that has some, under its UID as far as that is known.
+
+        With that on the disk the next agent knows whose limit it finds, also while the API server does not show the pod.
+        """
         # Not before the allocations: a pod shown meanwhile must not count as another one than its entry without a UID.
         self._stored.note_new(name_pods(self.account, self._view.pods.values()))
         allocations = self._readings.find_allocations(self.account)
         if allocations is not None:
-            self._account_for(readings, allocations, at, wall)
-        await self._keep_caps(allocations)
+            self._stored.note_new(open_pods(self.account, allocations, self._view.pods))
+        return allocations
 
     def _account_for(
         self, readings: dict[str, CardReading], allocations: Allocations, at: float, wall: float
     ) -> None:
         account, pods = self.account, self._view.pods
         self._conditions.set(judge_allocations(allocations.problems))
-        self._stored.note_new(open_pods(account, allocations, pods))
         account.note_cards({c.uuid: describe(c, self.caps.limits.get(c.uuid)) for c in self.cards})
         account.advance(
             readings,
@@ -282,8 +291,6 @@ class Agent:
         now = self._clock.elapsed()
         if not self._reports.is_due(now) or (self._reporting is not None and not self._reporting.done()):
             return
-        # What is reported must be stored: a counter may be lost together with what the journal does not have yet.
-        self._stored.store()
         self._reports.note_reported(now, self._chance.uniform(0.9, 1.1))
         self._reporting = asyncio.create_task(self._report(), name="report")
 
@@ -291,6 +298,8 @@ class Agent:
         try:
             async with asyncio.timeout(self.settings.report_deadline):
                 await self._stored.inherit(self._view)
+                # What is reported must be stored: a counter may be lost together with what the journal does not have yet.
+                self._stored.store()
                 throttled = self.allowances.throttled if self.allowances is not None else ()
                 await self._view.report(self.build_status())
                 if self.allowances is not None:

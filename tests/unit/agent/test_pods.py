@@ -104,3 +104,25 @@ async def test_until_nvml_opens_a_new_agent_counts_nothing_and_the_counter_close
     await after.look()
     (pod,) = after.agent.account.pods.values()
     assert (pod.gpu, pod.missing_seconds) == (9_000_000, 0.0)
+
+
+async def test_a_pod_whose_cap_is_reported_is_on_the_disk_under_its_uid(tmp_path: Path) -> None:
+    world = World(caps={"uid-a": PowerCap(milliwatts=Milliwatts(150_000))})
+    world.hold("a")
+    pods, world.pods = world.pods, {}
+    life = Life(world, tmp_path)
+    life.agent._begin()
+    await life.look()
+    # The API server shows the pod between two looks: the cap does not wait for the next one.
+    world.pods = pods
+    world.news.set()
+    await life.agent._rest(life.clock.now, life.clock.stop)
+    await life.agent._report()
+    assert world.limit == 150_000
+    # Killed now, and the API server is away: the next agent knows whose limit it is.
+    world.pods, world.pods_known, world.caps = {}, False, None
+    again = Life(world, tmp_path, clock=life.clock)
+    again.agent._begin()
+    world.deeds.clear()
+    await again.look(3)
+    assert (world.limit, [d for d in world.deeds if d.startswith("limit")]) == (150_000, [])
