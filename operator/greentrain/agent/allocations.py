@@ -25,7 +25,8 @@ def find_allocations(
 ) -> Allocations:
     """The allocations of each card; to several pods at once only where it is shared or partitioned.
 
-    `listed`: whether the driver has listed its cards. A device that it does not list counts as a card of its own name, which is never read: its pod's time is then missing, not zero.
+    `listed`: whether the driver has listed its cards. A device that it does not list counts as a card of its own name, which is
+    never read: its pod's time is then missing, not zero.
     """
     found = Allocations()
     known = {PodKey(*key): KnownPod(p.uid, p.terminal) for key, p in by_name(pods).items()}

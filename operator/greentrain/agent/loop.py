@@ -144,6 +144,7 @@ class Agent:
                 return
             await self._readings.list_allocations()
             await self._keep_caps(self._take_up_pods())
+            self._stored.store_if_due()
             self._report_and_evict()
             await self._clock.sleep(WAKE_SECONDS)
 

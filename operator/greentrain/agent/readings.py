@@ -83,11 +83,14 @@ class Readings:
                 gpus = self.gpus = await self._machine.open_gpus()
                 schedule.note_opened(now)
             if schedule.must_discover(now):
-                self.cards = await gpus.discover()
-                self._listed = True
+                await self._discover(gpus)
                 schedule.note_discovered(now, all_named=not gpus.unnamed)
         except Unavailable as error:
             await self.lose_gpus(error)
+
+    async def _discover(self, gpus: Gpus) -> None:
+        self.cards = await gpus.discover()
+        self._listed = True
 
     async def open_again(self) -> None:
         """Open NVML, and list its cards.
@@ -96,7 +99,7 @@ class Readings:
             Unavailable: it cannot be used.
         """
         self.gpus = await self._machine.open_gpus()
-        self.cards = await self.gpus.discover()
+        await self._discover(self.gpus)
 
     async def lose_gpus(self, error: Unavailable) -> None:
         """NVML is lost as a whole: close it, to open it again."""

@@ -95,13 +95,13 @@ def name_kept(node: str, status: Mapping[str, Any]) -> int:
         return 1
     kept = [gpu for gpu in gpus if gpu.limits.previous_milliwatts is not None]
     for gpu in kept:
-        prior = format_power(Milliwatts(gpu.limits.previous_milliwatts or 0))
+        previous = format_power(Milliwatts(gpu.limits.previous_milliwatts or 0))
         logger.error(
             "node %s: GPU %s may still have the limit of a cap; before it, it was %s. On that node: nvidia-smi -i %s -pl %s",
             node,
             gpu.uuid,
-            prior,
+            previous,
             gpu.uuid,
-            prior.removesuffix("W"),
+            previous.removesuffix("W"),
         )
     return len(kept)

@@ -128,7 +128,7 @@ class AgentTelemetry(Collector):
             "Power limit that is due: not above the one before, within the GPU's range.",
             labels=labels,
         )
-        prior = GaugeMetricFamily(
+        previous = GaugeMetricFamily(
             "greentrain_gpu_power_limit_previous_watts",
             "Power limit before the agent changed it.",
             labels=labels,
@@ -160,7 +160,7 @@ class AgentTelemetry(Collector):
             for family, amount in (
                 (asked, typed(Milliwatts, report.asked_milliwatts) if report is not None else None),
                 (target, typed(Milliwatts, report.target_milliwatts) if report is not None else None),
-                (prior, caps.priors.get(card.uuid)),
+                (previous, caps.priors.get(card.uuid)),
                 (present, now.set_milliwatts if now is not None else None),
                 (enforced, now.enforced_milliwatts if now is not None else None),
             ):
@@ -170,7 +170,7 @@ class AgentTelemetry(Collector):
                 in_force.add_metric([*key, report.reason], float(report.in_force))
             foreign.add_metric(key, caps.foreign_changes[card.uuid])
             restores.add_metric(key, caps.restores[card.uuid])
-        yield from (asked, target, prior, present, enforced, in_force, foreign, restores)
+        yield from (asked, target, previous, present, enforced, in_force, foreign, restores)
 
     def _collect_allowances(self) -> Iterable[Metric]:
         """What was done because the operator was silent, and for how long it has been."""

@@ -94,8 +94,8 @@ def decide_admission(
     """Parse and check a job's spec; one that is too deep or too large is not parsed.
 
     `privileged`: its pods need no check against Pod Security's baseline, because their namespace allows more, or because they
-    were found to request no more. `gpu_resources`: which resources of
-    containers are GPUs; None where what its pods request does not matter any more.
+    were found to request no more. `gpu_resources`: which resources of containers are GPUs; None where what its pods request
+    does not matter any more.
     """
     more = [Problem(t.path, t.message) for t in template_problems]
     found = find_barrier(job.spec) if job.barrier is None else job.barrier

@@ -162,8 +162,13 @@ class NodeAccount:
             same = poll.boot == last.boot
             began = last.at + max(0.0, poll.asleep - last.asleep) if same else poll.asleep
             seconds = max(0.0, poll.at - began)
-            interval = Interval(seconds, Millijoules(0), missing_seconds=seconds)
-            self._attribute(card, last, CardReading(), interval, held, poll)
+            phases = [Phase(0.0, 0.0, ()), Phase(poll.at, poll.at, tuple(held))]
+            found = find_presences(
+                [self._phase(s) for s in last.phases] if same else phases, windows=poll.windows
+            )
+            for one in found:
+                self.pods[one.pod].miss(seconds * one.weight, self.find_highest(card))
+            card.missing_seconds += seconds
         card.last = None
         if held:
             card.last = LastSeen(at=poll.at, wall=poll.wall, boot=poll.boot, asleep=poll.asleep)

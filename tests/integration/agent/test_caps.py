@@ -50,7 +50,7 @@ async def begin_capped(node: Node, *arguments: str, cap: str = "200W") -> tuple[
     return agent, pod
 
 
-def told(reason: str, *, due: int | None = None, card: int = 0) -> Callable[[Json], bool]:
+def reported(reason: str, *, due: int | None = None, card: int = 0) -> Callable[[Json], bool]:
     """A status that says so of a card's cap, and that so many milliwatts are due."""
 
     def accept(status: Json) -> bool:
@@ -97,7 +97,7 @@ async def a_cap_is_set_followed_and_taken_back(node: Node) -> None:
     assert condition_of(status, "CapsAllowed") == ("True", "Allowed")
     for text, watts in (("180W", 180), ("70%", 210), ("0.25kW", 250)):
         await node.ask((pod, text))
-        status = await node.until_told(told("Capped", due=watts * 1000), f"{text} in force")
+        status = await node.until_told(reported("Capped", due=watts * 1000), f"{text} in force")
         assert limits_of(status) == (300_000, watts * 1000, watts * 1000)
         assert node.limit() == watts
     await node.ask()
@@ -137,7 +137,7 @@ async def told_to_stop_it_gives_every_card_its_limit_back_and_says_so(node: Node
     agent = await begin_agent(node)
     pod = await node.begin_pod("digits-worker-0-1", (0, 1), job="digits")
     await node.ask((pod, "200W"))
-    await node.until_told(lambda s: told("Capped")(s) and told("Capped", card=1)(s), "both capped")
+    await node.until_told(lambda s: reported("Capped")(s) and reported("Capped", card=1)(s), "both capped")
     assert await agent.end(signal.SIGTERM) == 0
     assert [node.limit(i) for i in (0, 1)] == [300, 250]
     status = await node.status()
@@ -157,7 +157,7 @@ async def told_to_stop_while_the_server_is_in_trouble_it_says_so_as_soon_as_it_i
         agent = await node.start_agent(kubeconfig=proxy.kubeconfig)
         await node.until_told(lambda s: s["gpuCount"] == 1, "a first report")
         await node.ask((await node.begin_pod("digits-worker-0-1", job="digits"), "200W"))
-        await node.until_told(told("Capped"), "a cap in force")
+        await node.until_told(reported("Capped"), "a cap in force")
         refused = proxy.script("PATCH", r"/nodepowers/[^/]+/status", Refuse(503, "Unavailable"), times=None)
         ending = asyncio.create_task(agent.end(signal.SIGTERM))
         await node.until_limits(300)
@@ -187,7 +187,7 @@ async def killed_with_the_pod_still_there_the_cap_stays_and_is_given_back_later(
     since = count_draws(node)
     for _ in range(2):
         agent = await restart(node, agent)
-        await node.until_told(told("Capped"), "a cap in force")
+        await node.until_told(reported("Capped"), "a cap in force")
     # A limit that had been given back for a moment would have let it draw 235 W.
     assert highest_draw(node, since) < 200_000
     assert limits_of(await node.status()) == (300_000, 200_000, 200_000)
@@ -227,11 +227,12 @@ async def what_an_administrator_sets_meanwhile_is_what_the_card_gets_back(node: 
     lowered = await node.begin_pod("lowered-worker-0-1", (0,), job="lowered")
     raised = await node.begin_pod("raised-worker-0-1", (1,), job="raised")
     await node.ask((lowered, "200W"), (raised, "200W"))
-    await node.until_told(lambda s: told("Capped")(s) and told("Capped", card=1)(s), "both capped")
+    await node.until_told(lambda s: reported("Capped")(s) and reported("Capped", card=1)(s), "both capped")
     node.cards.set_limit(0, 150)
     node.cards.set_limit(1, 350)
     status = await node.until_told(
-        lambda s: told("PreviousLower")(s) and limits_of(s, 1) == (350_000, 200_000, 200_000), "both followed"
+        lambda s: reported("PreviousLower")(s) and limits_of(s, 1) == (350_000, 200_000, 200_000),
+        "both followed",
     )
     # A prior is told of a card that we have changed; this one is the administrator's.
     assert limits_of(status)[1:] == (150_000, 150_000)
@@ -258,7 +259,7 @@ async def what_an_administrator_sets_while_no_agent_runs_survives(node: Node) ->
     ends = await node.begin_pod("ends-worker-0-1", (0,), job="ends")
     stays = await node.begin_pod("stays-worker-0-1", (1,), job="stays")
     await node.ask((ends, "200W"), (stays, "200W"))
-    await node.until_told(lambda s: told("Capped")(s) and told("Capped", card=1)(s), "both capped")
+    await node.until_told(lambda s: reported("Capped")(s) and reported("Capped", card=1)(s), "both capped")
     await agent.end()
     node.cards.set_limit(0, 250)
     node.cards.set_limit(1, 260)
@@ -282,14 +283,14 @@ async def a_limit_somebody_else_insists_on_is_left_until_the_cap_is_edited(node:
         node.cards.set_limit(0, watts)
         await node.until_limits(200)
     node.cards.set_limit(0, 270)
-    status = await node.until_told(told("Contested"), "that it is contested")
+    status = await node.until_told(reported("Contested"), "that it is contested")
     cap = find_cap(status)
     assert "change spec.power.cap to try again" in cap["message"]
     assert (cap["askedMilliwatts"], cap.get("targetMilliwatts")) == (200_000, None)
     await asyncio.sleep(3)
     assert node.limit() == 270
     await node.ask((pod, "180W"))
-    status = await node.until_told(told("Capped", due=180_000), "the edited cap")
+    status = await node.until_told(reported("Capped", due=180_000), "the edited cap")
     assert limits_of(status) == (270_000, 180_000, 180_000)
     await node.end_pod(pod)
     await node.until_limits(270)
@@ -348,7 +349,7 @@ async def without_a_journal_no_limit_is_changed(node: Node) -> None:
     blocking = node.journal / "caps.partial"
     blocking.mkdir()
     await node.ask((pod, "200W"))
-    status = await node.until_told(told("NoJournal"), "that there is no journal")
+    status = await node.until_told(reported("NoJournal"), "that there is no journal")
     assert "no limit is changed without it" in find_cap(status)["message"]
     status = await node.until_told(
         lambda s: condition_of(s, "CapsAllowed") == ("False", "NoJournal"), "its condition"
@@ -359,7 +360,7 @@ async def without_a_journal_no_limit_is_changed(node: Node) -> None:
     blocking.rmdir()
     await node.until_limits(200)
     status = await node.until_told(lambda s: condition_of(s, "CapsAllowed")[0] == "True", "caps allowed")
-    assert told("Capped")(status)
+    assert reported("Capped")(status)
     # A disk that fails later keeps no cap in place.
     blocking.mkdir()
     await node.end_pod(pod)
@@ -378,7 +379,7 @@ async def where_the_journal_is_no_folder_no_limit_is_changed(node: Node) -> None
     await begin_agent(node)
     pod = await node.begin_pod("digits-worker-0-1", job="digits")
     await node.ask((pod, "200W"))
-    status = await node.until_told(told("NoJournal"), "that there is no journal")
+    status = await node.until_told(reported("NoJournal"), "that there is no journal")
     assert condition_of(status, "CapsAllowed") == ("False", "NoJournal")
     assert node.limit() == 300
     assert node.journal.read_text() == "a file where a folder should be"
@@ -409,7 +410,7 @@ async def a_driver_that_is_to_be_replaced_gets_its_cards_back_and_is_let_go(node
         await label("paused-for-driver-upgrade")
         await until(lambda: not agent.maps(node.cards.path), what="NVML let go")
         assert node.limit() == 300
-        status = await node.until_told(told("Paused"), "the pause")
+        status = await node.until_told(reported("Paused"), "the pause")
         assert condition_of(status, "CapsAllowed") == ("False", "Paused")
         status = await node.until_told(
             lambda s: condition_of(s, "DevicesReadable") == ("False", "Paused"), "its condition"
@@ -424,7 +425,7 @@ async def a_driver_that_is_to_be_replaced_gets_its_cards_back_and_is_let_go(node
         await label("true")
         await node.until_limits(200)
         status = await node.until_told(
-            lambda s: told("Capped")(s) and condition_of(s, "CapsAllowed")[0] == "True", "a cap again"
+            lambda s: reported("Capped")(s) and condition_of(s, "CapsAllowed")[0] == "True", "a cap again"
         )
         assert limits_of(status) == (290_000, 200_000, 200_000)
         await node.end_pod(pod)
@@ -440,7 +441,7 @@ async def with_another_driver_the_journal_is_void(node: Node) -> None:
     ends = await node.begin_pod("ends-worker-0-1", (0,), job="ends")
     stays = await node.begin_pod("stays-worker-0-1", (1,), job="stays")
     await node.ask((ends, "200W"), (stays, "200W"))
-    await node.until_told(lambda s: told("Capped")(s) and told("Capped", card=1)(s), "both capped")
+    await node.until_told(lambda s: reported("Capped")(s) and reported("Capped", card=1)(s), "both capped")
     await agent.end()
     node.load_driver()
     # By chance the very limits that were ours with the driver before.
@@ -462,7 +463,7 @@ async def a_dry_run_sets_nothing_and_says_what_it_would_set(node: Node) -> None:
     agent = await begin_agent(node, "--dry-run")
     pod = await node.begin_pod("digits-worker-0-1", job="digits")
     await node.ask((pod, "200W"))
-    status = await node.until_told(told("DryRun"), "a dry run")
+    status = await node.until_told(reported("DryRun"), "a dry run")
     assert "which is 300W now, would be set to 200W" in find_cap(status)["message"]
     assert condition_of(status, "CapsAllowed") == ("False", "DryRun")
     assert node.limit() == 300
@@ -471,7 +472,7 @@ async def a_dry_run_sets_nothing_and_says_what_it_would_set(node: Node) -> None:
     # What an agent before a dry run has set is undone.
     await restart(node, agent, "--dry-run")
     await node.until_limits(300)
-    status = await node.until_told(told("DryRun"), "a dry run again")
+    status = await node.until_told(reported("DryRun"), "a dry run again")
     assert limits_of(status) == (None, 300_000, 300_000)
 
 
@@ -480,7 +481,7 @@ async def what_a_killed_agent_left_can_be_given_back_by_command(node: Node) -> N
     agent = await begin_agent(node)
     pod = await node.begin_pod("digits-worker-0-1", (0, 1), job="digits")
     await node.ask((pod, "200W"))
-    await node.until_told(lambda s: told("Capped")(s) and told("Capped", card=1)(s), "both capped")
+    await node.until_told(lambda s: reported("Capped")(s) and reported("Capped", card=1)(s), "both capped")
     await agent.end()
     node.cards.fault(1, Fault.LOST)
     restoring = await node.start_agent(arguments=("restore",))

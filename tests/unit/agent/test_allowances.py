@@ -297,7 +297,7 @@ async def test_a_watch_that_brings_nothing_is_not_taken_for_a_silent_operator(
 
 
 @pytest.mark.parametrize(
-    ("lease", "heard", "told"),
+    ("lease", "heard", "expected"),
     [
         (None, None, ("False", "NoLease")),
         (("ns", "operator"), None, ("Unknown", "NotYet")),
@@ -307,17 +307,17 @@ async def test_a_watch_that_brings_nothing_is_not_taken_for_a_silent_operator(
     ids=["no lease named", "not seen yet", "heard", "long ago"],
 )
 async def test_a_condition_says_whether_the_operator_is_heard(
-    lease: tuple[str, str] | None, heard: float | None, told: tuple[str, str], tmp_path: Path
+    lease: tuple[str, str] | None, heard: float | None, expected: tuple[str, str], tmp_path: Path
 ) -> None:
     story = Story(tmp_path)
     story.world.lease = lease
     story.world.operator_renewed = None if heard is None else story.clock.now + heard
     await story.go(1)
-    assert condition(story.world.status) == told
+    assert condition(story.world.status) == expected
     # Without a lease only the grace after a start is waited for.
     await story.go(GRACE)
     assert story.life.agent.allowances is not None
-    assert story.life.agent.allowances.silent is (told[1] != "LeaseRenewed")
+    assert story.life.agent.allowances.silent is (expected[1] != "LeaseRenewed")
 
 
 def condition(status: NodePowerStatus | None) -> tuple[str, str]:

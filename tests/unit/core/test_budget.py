@@ -639,6 +639,28 @@ def test_time_of_a_gpu_that_is_not_read_is_charged_as_that_of_a_node_that_fell_s
     assert report.reads(listed) is (not unread)
 
 
+def test_after_a_lost_journal_a_gpu_that_is_not_read_is_charged_once() -> None:
+    held = pod(0, gpus=1, node="node-1", started=at(0))
+    ended = PodEnergy(
+        uid="pod-0-1", namespace="team", name="a", last_reading=format_time(at(10)), closed=True
+    )
+    anew = PodEnergy(uid="pod-0-1", namespace="team", name="a", segment=1, unread_gpus=1, missing_seconds=90)
+    report = NodeReport("node-1", at(130), (ended, anew), observed=at(130), seen=at(130), report_seconds=30)
+    energy = EnergyStatus(missing_seconds=90)
+    found = charged(charged(Charges(), held, second=1), held, second=130, energy=energy, reports=(report,))
+    assert (found.joules, found.unread) == (300 * 90, (held,))
+
+
+def test_a_gpu_that_only_a_resource_claim_gives_stops_a_job_that_may_not_go_on_unread() -> None:
+    held = pod(0, node="node-1", started=at(0))
+    claimed = PodEnergy(uid="pod-0-1", namespace="team", name="a", unread_gpus=1, missing_seconds=100)
+    report = NodeReport("node-1", at(100), (claimed,), observed=at(100), seen=at(100), report_seconds=30)
+    energy = EnergyStatus(missing_seconds=100)
+    found = charged(Charges(), held, second=100, energy=energy, reports=(report,))
+    assert (found.joules, found.unread) == (300 * 100, (held,))
+    assert charged(Charges(), held, second=100).pods == (), "a pod without a GPU is charged nothing"
+
+
 HOUR = ABANDONED_AFTER.total_seconds()
 READ = EnergyStatus(pods=(PodEnergyStatus(uid="pod-0-1", node="node-1", attempt=1, gpu_joules=7),))
 

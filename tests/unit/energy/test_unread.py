@@ -55,6 +55,13 @@ def test_its_time_is_missing_from_the_first_second_on() -> None:
         node.look({}, {"GPU-a": ["p"]})
         assert node.entry() == (0, second, 1)
     assert node.account.pods["p"].missing_most == 4 * 300 * 1000
+    (entry,) = report_pods(node.account, at=node.now)
+    assert (entry.first_reading, entry.last_reading, entry.read_until, entry.buckets.joules) == (
+        None,
+        None,
+        None,
+        (),
+    )
 
 
 def test_a_pod_of_two_gpus_is_read_only_while_both_are() -> None:

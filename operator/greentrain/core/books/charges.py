@@ -9,7 +9,7 @@ was never read.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
@@ -18,7 +18,13 @@ from greentrain.api.budgets import ControlStatus, PodCharge
 from greentrain.api.nodepower import PodEnergy
 from greentrain.api.status import EnergyStatus
 from greentrain.core.books.account import Account
-from greentrain.core.seen.nodes import ABANDONED_AFTER, SILENT_AFTER, NodeReport, find_read_until
+from greentrain.core.seen.nodes import (
+    ABANDONED_AFTER,
+    SILENT_AFTER,
+    NodeReport,
+    find_read_until,
+    find_unread_pods,
+)
 from greentrain.core.seen.pods import Pod, PodState
 from greentrain.core.seen.times import format_time, parse_time
 from greentrain.quantities import Joules, Milliwatts, energy_of
@@ -83,10 +89,8 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
     fallback = account.seen.fleet.limit_milliwatts
     limits = {a.number: a.gpu_limit_milliwatts or fallback for a in account.attempts}
     by_node = {r.node: r for r in account.reports}
-    # The node's agent may report that a pod runs before the kubelet does.
     reported = {p.uid: p.node for p in energy.pods if not p.final}
-    pods = account.seen.pods
-    there = {p.uid: p for p in pods if p.gpus and (p.state is not PodState.PENDING or p.uid in reported)}
+    there = _find_there(account, reported)
     final = _final_reports(energy)
     listed = {p.uid for p in energy.pods}
     listed_before = {p.uid for p in stored.pods} if stored is not None else set()
@@ -147,6 +151,19 @@ def keep_charges(account: Account, energy: EnergyStatus) -> Charges:
         min(dues, default=None),
         growing,
     )
+
+
+def _find_there(account: Account, reported: Collection[str]) -> dict[str, Pod]:
+    """The pods with a GPU that have started, by UID; `reported`: those of which their node's agent has reported something.
+
+    The agent may report that a pod runs before the kubelet does.
+    """
+    claimed = find_unread_pods(account.reports)
+    return {
+        p.uid: p
+        for p in account.seen.pods
+        if (p.gpus or p.uid in claimed) and (p.state is not PodState.PENDING or p.uid in reported)
+    }
 
 
 def _ended(pod: Pod | None, now: datetime) -> datetime:
@@ -215,7 +232,7 @@ def _find_reading(uid: str, report: NodeReport | None) -> _Reading:
     if report is None or not entries:
         return _NOT_READ
     # Of a pod that goes on after its journal was lost, what was reported before is an ended entry: it gets no new readings.
-    entry = max(entries, key=lambda e: (e.last_reading is not None, e.segment))
+    entry = max(entries, key=lambda e: (find_read_until(e) is not None or e.unread_gpus > 0, e.segment))
     given = (entry, report.received, report.seen, report.observed)
     return report.kept.get("read", entry.key, given, _read_entry)
 

@@ -234,8 +234,8 @@ def find_emissions_line(
 ) -> Line | None:
     """The budget of emissions, in micrograms; None where there is none, or nothing to count it with.
 
-    What is charged for missing readings counts at a high intensity, and so does energy without one. It is
-    the highest until a stop would have taken effect, or the highest seen before if that is higher.
+    What is charged for missing readings counts at a high intensity, and so does energy without one. It is the highest until a
+    stop would have taken effect, or the highest seen before if that is higher.
     """
     spec, carbon, attempt = account.spec.emissions, account.intensities, account.attempt
     limit = spec.budget_micrograms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -111,6 +111,11 @@ class NodeReport:
 def find_read_until(entry: PodEnergy) -> str | None:
     """Until when all of a pod's GPUs were read, but for those that never were; None where none was."""
     return entry.read_until or entry.last_reading
+
+
+def find_unread_pods(reports: Iterable[NodeReport]) -> frozenset[str]:
+    """UIDs of the pods that have a GPU which was never read. One given by a ResourceClaim shows in no other way."""
+    return frozenset(e.uid for r in reports for e in r.pods if e.unread_gpus)
 
 
 def attempt_of(pod_name: str) -> int:

@@ -33,7 +33,7 @@ from greentrain.core.gang.judge import Cause, finished_ranks
 from greentrain.core.gang.manifests import ranks, replica_counts
 from greentrain.core.power.capped import judge_cap
 from greentrain.core.power.follow import chosen_cap
-from greentrain.core.seen.nodes import SILENT_AFTER
+from greentrain.core.seen.nodes import SILENT_AFTER, find_unread_pods
 from greentrain.core.seen.pods import Pod, PodState, Rank
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import format_time
@@ -333,8 +333,7 @@ class Writer:
         if attempt is None or attempt.end_time is not None:
             return
         pods = self.seen.pods_of(attempt.number)
-        # A GPU that a ResourceClaim gives a pod shows in its agent's report alone.
-        claimed = {e.uid for r in self.seen.reports for e in r.pods if e.unread_gpus}
+        claimed = find_unread_pods(self.seen.reports)
         running = [
             p for _, p in sorted(pods.items()) if p.state is PodState.RUNNING and (p.gpus or p.uid in claimed)
         ]
