@@ -296,8 +296,8 @@ class PodEnergy(_Lenient):
     )
     unread_gpus: Count = Field(
         0,
-        description="GPUs allocated to it that have never been read, or that no driver on the node lists: all their time is in "
-        "missingSeconds.",
+        description="GPUs allocated to it that have not been read once since, or that no driver on the node lists. Their time is in "
+        "missingSeconds, or in readUntil where the GPU was read before: then its counter may still show what they used.",
     )
     draw_milliwatts: quantities.Milliwatts | None = Field(
         None,

@@ -475,13 +475,15 @@ class NodeAccount:
         ]
 
     def find_read_until(self, key: str) -> tuple[float | None, int]:
-        """Until when all cards of a pod have been read, as a Unix time, and how many of them never were.
+        """Until when all cards of a pod have been read, as a Unix time, and how many were never read since it has them.
 
-        None where none was ever read. The time of a card that was never read is missing, so it delays nothing.
+        None where none was ever read. The time of a card that was never read at all is missing, so it delays nothing.
         """
         cards = [card.last for card in self._find_cards(key) if card.last is not None]
-        return min((last.wall for last in cards if last.was_read), default=None), sum(
-            not last.was_read for last in cards
+        until = min((last.wall for last in cards if last.was_read), default=None)
+        # The first phase begins with the last reading.
+        return until, sum(
+            not last.was_read or all(h[0] != key for h in last.phases[0].holders) for last in cards
         )
 
     def awaits(self, key: str) -> bool:

@@ -45,7 +45,7 @@ def report_pod(
     """One pod's entry. Its kinds add up to its buckets: their sum is cut off to whole joules once, not each kind.
 
     `draw` is its power in milliwatts, where that is known. `read_until`: until when all its cards were read, as a Unix time,
-    where one of them was not read later; `unread`: how many of them never were.
+    where one of them was not read later; `unread`: how many of them were never read since it has them.
     """
     behind = read_until is not None and (pod.last is None or read_until < pod.last)
     gpu, with_cpu, total = to_joules(pod.gpu), to_joules(add(pod.gpu, pod.cpu)), to_joules(pod.total)

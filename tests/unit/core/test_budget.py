@@ -413,6 +413,30 @@ def test_a_job_whose_energy_is_unknown_waits_until_its_node_reports() -> None:
     assert len(story.step(60).pods) == 1
 
 
+def test_a_job_whose_gpu_is_lost_waits_until_it_is_read_or_its_nodes_agent_gives_it_up() -> None:
+    story = running()
+    lost: dict[str, Any] = {"read_until": format_time(at(30))}
+    story.tell(100_000, draw=50_000)
+    story.step(30)
+    story.second += SILENT_AFTER.seconds
+    story.tell(110_000, draw=50_000, **lost)
+    assert story.step().deletions
+    story.stop()
+    story.step(5)
+    story.pods = ()
+    for _ in range(5):
+        # Its node reports all the time, and waits for the GPU to come back.
+        story.second += 60
+        story.tell(110_000, **lost)
+        assert story.step().pods == ()
+    status, reason, text = story.condition(Type.SUSPENDED)
+    assert (status, reason) == ("True", "ReadingsStopped")
+    assert "cannot read its GPUs" in text
+    story.second += 600
+    story.tell(110_000, closed=True, missing_seconds=900)
+    assert len(story.step().pods) == 1
+
+
 def test_on_unknown_continue_goes_on_charging() -> None:
     story = running(budgeted(onUnknown="Continue"))
     story.tell(100_000)

@@ -105,7 +105,12 @@ def test_a_card_that_was_lost_before_its_pod_began_says_so_by_the_time_of_its_la
     for _ in range(5):
         node.look({}, {"GPU-a": ["p"]})
     entry = report_pods(node.account, at=node.now)[0]
-    assert (entry.last_reading, entry.read_until) == (None, format_unix_time(lost))
+    assert (entry.last_reading, entry.read_until, entry.unread_gpus) == (None, format_unix_time(lost), 1)
+    # Its counter went on: what it used is known then, and nothing is missing.
+    node.look({"GPU-a": read(1200)}, {"GPU-a": ["p"]})
+    entry = report_pods(node.account, at=node.now)[0]
+    assert (entry.read_until, entry.unread_gpus, entry.missing_seconds) == (None, 0, 0)
+    assert entry.gpu_joules >= 900
 
 
 @pytest.mark.parametrize("device", ["GPU-away", "gpu0", "team/claim/gpu-0"])

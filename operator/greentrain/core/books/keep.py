@@ -105,13 +105,18 @@ def _weigh(
 
 
 def _find_waiting(account: Account, energy: EnergyStatus) -> tuple[str, ...]:
-    """Nodes whose silence stopped the job and that are still silent."""
+    """Nodes that stopped the job because its energy was not known there, and that still do not report or read its pods."""
     before = energy.control
     # A running attempt waits for no node: `unread` has its silent pods.
     waits = account.stage is not Stage.RUNNING or account.stopping
     if before is None or not waits or not _may_come(account.seen, now=account.now):
         return ()
-    reporting = {r.node for r in account.reports if not r.is_silent(account.now)}
+    # A GPU that is lost is waited for by its node's agent too: the entry stays open meanwhile.
+    reporting = {
+        r.node
+        for r in account.reports
+        if not r.is_silent(account.now) and all(e.closed or r.reads(e) for e in r.pods)
+    }
     return tuple(n for n in before.unread_nodes if n not in reporting)
 
 

@@ -108,7 +108,7 @@ def wait_while_unknown(books: Books, now: datetime) -> Wait | None:
     if not books.unknown_stops:
         return None
     node = (books.waiting_for or tuple(p.node for p in books.unread))[0]
-    why = f"its energy is not known: node {node} does not report (kubectl describe nodepower {node})"
+    why = f"its energy is not known: node {node} does not report, or cannot read its GPUs (kubectl describe nodepower {node})"
     remedy = "it goes on when it does; or set spec.energy.onUnknown to Continue"
     return Wait(Reason.READINGS_STOPPED, why, remedy, now + LOOK_FOR_NODES)
 
