@@ -446,6 +446,20 @@ def test_a_card_that_was_never_read_is_no_reading_from_the_first_report_on() -> 
     assert found.energy.missing_seconds == 10
 
 
+def test_a_pod_that_is_listed_and_not_read_yet_is_no_stop_of_readings() -> None:
+    running = (pod(0, gpus=1), pod(1, gpus=1))
+
+    def seen_at(second: float, last: float | None) -> tuple[NodeReport, ...]:
+        read = None if last is None else format_time(at(last))
+        entries = tuple(entry(p.uid, 10).model_copy(update={"last_reading": read}) for p in running)
+        return (NodeReport("node-1", at(second), entries, at(second)),)
+
+    status = live(started(), *running, second=5, reports=seen_at(5, 4))
+    for second, reports in ((7, seen_at(7, None)), (9, seen_at(9, 8))):
+        status = live(status, *running, second=second, reports=reports)
+        assert is_true(status.conditions, Type.ENERGY_METERED)
+
+
 def test_a_gpu_that_only_a_resource_claim_gives_is_not_read() -> None:
     running = (pod(0), pod(1))
     entries = [entry(p.uid, 0, unread_gpus=1) for p in running]

@@ -33,7 +33,7 @@ from greentrain.core.gang.judge import Cause, finished_ranks
 from greentrain.core.gang.manifests import ranks, replica_counts
 from greentrain.core.power.capped import judge_cap
 from greentrain.core.power.follow import chosen_cap
-from greentrain.core.seen.nodes import SILENT_AFTER, find_unread_pods
+from greentrain.core.seen.nodes import SILENT_AFTER, find_read_until, find_unread_pods
 from greentrain.core.seen.pods import Pod, PodState, Rank
 from greentrain.core.seen.snapshot import Snapshot
 from greentrain.core.seen.times import format_time
@@ -360,8 +360,13 @@ class Writer:
             self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
             return
         stopped = known is not None and (known.status == "True" or known.reason == Reason.READINGS_STOPPED)
-        reported_before = any(e.uid == unread.uid for r in self.seen.reports for e in r.pods)
-        if stopped and reported_before:
+        # An agent lists a pod a moment before it has read its GPUs.
+        read_before = any(
+            e.uid == unread.uid and (find_read_until(e) is not None or r.is_silent(self._moment))
+            for r in self.seen.reports
+            for e in r.pods
+        )
+        if stopped and read_before:
             reported = any(e.uid == unread.uid for r in reports for e in r.pods)
             why = "cannot read its GPUs" if reported else "does not report"
             text = (
