@@ -439,7 +439,7 @@ def test_a_card_that_was_never_read_is_no_reading_from_the_first_report_on() -> 
         assert metered is not None
         assert (metered.status, metered.reason) == ("Unknown", "NoReadings")
         assert metered.message == (
-            f"1 of the GPUs of pod {running[0].name} were never read since it has them: node {running[0].node} cannot read them "
+            f"1 of the GPUs of pod {running[0].name} could not be read since they were allocated to it "
             f"(kubectl describe nodepower {running[0].node})"
         )
     assert found.energy is not None

@@ -354,8 +354,8 @@ class Writer:
         )
         if entry is not None:
             text = (
-                f"{entry.unread_gpus} of the GPUs of pod {unread.name} were never read since it has them: node {unread.node} "
-                f"cannot read them (kubectl describe nodepower {unread.node})"
+                f"{entry.unread_gpus} of the GPUs of pod {unread.name} could not be read since they were allocated to it "
+                f"(kubectl describe nodepower {unread.node})"
             )
             self._set(Type.ENERGY_METERED, "Unknown", Reason.NO_READINGS, text)
             return
